@@ -1,0 +1,114 @@
+"""The drawn error tree. Each class says who sees it, what they get, and its metric label.
+
+    RouterError
+    ├── ClientError            the client gets the API's own error, nothing is forwarded
+    │   ├── BadRequest         400: not what the API requires
+    │   ├── Denied             403: a deny rule of the registry
+    │   └── UnknownModel       404: the registry routes only names it knows
+    ├── DecisionError          the client notices nothing: the default model answers
+    │   ├── DeadlineExceeded   the decision's time budget ran out
+    │   ├── Overloaded         shed before it queued for the encoder
+    │   └── EncoderFailed      the encoder raised
+    └── OperatorError          a command ends with it and exit status 1; serving never raises it
+        ├── RegistryError      a registry that cannot be used: file, line, what was expected
+        └── EncoderMissing     the encoder's files are absent, damaged or another model's
+"""
+
+from typing import ClassVar
+
+from extproc.vocabulary import Reason
+
+
+class RouterError(Exception):
+    """The root of every error this project raises on purpose."""
+
+    label: ClassVar[str] = "router_error"
+
+
+class ClientError(RouterError):
+    """The request cannot be served as sent. ``status`` is the HTTP status of the answer."""
+
+    status: ClassVar[int]
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class BadRequest(ClientError):
+    """The body is not what the API requires."""
+
+    status = 400
+    label = "bad_request"
+
+
+class Denied(ClientError):
+    """A deny rule of the registry matched."""
+
+    status = 403
+    label = "denied"
+    code = "request_denied"
+
+
+class UnknownModel(ClientError):
+    """The registry says ``unknown_models: reject`` and does not know the name."""
+
+    status = 404
+    label = "unknown_model"
+    code = "model_not_found"
+
+
+class DecisionError(RouterError):
+    """A stage could not finish; the default model answers, with ``reason`` on the record."""
+
+    reason: ClassVar[Reason]
+
+
+class DeadlineExceeded(DecisionError):
+    """The decision's time budget ran out."""
+
+    label = "deadline"
+    reason = Reason.DEADLINE
+
+
+class Overloaded(DecisionError):
+    """The encoder's queue is full: shed before queueing, so that latency stays bounded."""
+
+    label = "overloaded"
+    reason = Reason.OVERLOADED
+
+
+class EncoderFailed(DecisionError):
+    """The encoder raised on this input."""
+
+    label = "encoder_error"
+    reason = Reason.ENCODER_ERROR
+
+
+class OperatorError(RouterError):
+    """Something an operator must mend; the message says what and how."""
+
+    label = "operator_error"
+
+
+class RegistryError(OperatorError):
+    """A registry that cannot be used.
+
+    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based.
+    """
+
+    label = "registry_error"
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(f"{file}:{line}: {problem}")
+        self.file = file
+        self.line = line
+        self.problem = problem
+
+
+class EncoderMissing(OperatorError):
+    """The encoder's files are absent, damaged, or belong to another model."""
+
+    label = "encoder_missing"

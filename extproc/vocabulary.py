@@ -1,0 +1,250 @@
+"""The frozen types that pass between stages: the words every other module speaks.
+
+They are msgspec structs: immutable, built in a fraction of a microsecond, and encoded to
+JSON the same way wherever they appear (records, ``explain --json``, tests). This module
+imports nothing of ours, so that any layer may import it.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Api(StrEnum):
+    """An LLM API that clients speak. The value is written to records and metrics."""
+
+    OPENAI_CHAT = "openai.chat"
+
+
+class Stage(StrEnum):
+    """The stage of the pipeline that settled a decision."""
+
+    DENY = "deny"
+    PIN = "pin"
+    RULE = "rule"
+    EMBEDDING = "embedding"
+    DEFAULT = "default"
+
+
+class Reason(StrEnum):
+    """Why a decision came out as it did. Low cardinality: it labels metrics."""
+
+    DENIED = "denied"  # a deny rule matched
+    PINNED = "pinned"  # the client named a registry model that may be pinned
+    RULE = "rule"  # a rule named the route or the model
+    MATCHED = "matched"  # the scorer was sure enough
+    LOW_MARGIN = "low_margin"  # abstained: the runner-up was too close
+    LOW_SIMILARITY = "low_similarity"  # abstained: nothing like any example
+    NO_TEXT = "no_text"  # abstained: no user text to embed
+    NO_ROUTES = "no_routes"  # the registry has no routes to score
+    DEADLINE = "deadline"  # the decision's time budget ran out
+    OVERLOADED = "overloaded"  # shed before it queued for the encoder
+    ENCODER_ERROR = "encoder_error"  # the encoder raised
+    INTERNAL_ERROR = "internal_error"  # a defect of ours; logged with its traceback
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """What the client's HTTP request says before its body.
+
+    Header names are lower case, as Envoy sends them; pseudo headers are not in ``headers``.
+    """
+
+    method: str
+    path: str  # with its query string
+    headers: Mapping[str, str]
+    has_body: bool = True
+    traceparent: str = ""  # W3C trace context of Envoy's span, else of the client's header
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """One LLM request as far as routing needs to understand it. Everything else stays bytes."""
+
+    api: Api
+    model: str  # the name the client sent
+    model_span: tuple[int, int]  # where the model's JSON value stands in the body: [start, end)
+    user_text: str  # text parts of the latest user turn, joined by newlines; may be empty
+    body_bytes: int
+    tools: tuple[str, ...] = ()  # names of the functions offered
+    images: int = 0  # non-text parts in the latest user turn
+    messages: int = 1
+    stream: bool = False
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What the pipeline decides on: the parsed request and the head it came with."""
+
+    request: ChatRequest
+    head: RequestHead
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """One text as the encoder sees it."""
+
+    vector: NDArray[np.float32]  # shape (dimensions,), unit length
+    tokens: int  # tokens the encoder read, after truncation
+    queue_s: float  # seconds waited for the device
+    infer_s: float  # seconds of the batch it was in
+
+
+class Embedder(Protocol):
+    """Turns one text into its embedding without blocking the event loop."""
+
+    async def embed(self, text: str) -> Embedding:
+        """Raises ``errors.Overloaded`` when shed and ``errors.EncoderFailed`` when the encoder did."""
+        ...
+
+
+class Encoder(Protocol):
+    """Turns many texts into embeddings, blocking; for start-up, training and evaluation."""
+
+    @property
+    def name(self) -> str:
+        """The encoder's identity: equal names give equal vectors."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of shape (len(texts), dimensions). Raises ``errors.EncoderFailed``."""
+        ...
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One route as the scorer saw it."""
+
+    route: str
+    model: str
+    probability: float  # calibrated, sums to 1 over all routes
+    similarity: float  # cosine to the nearest example of this route, [-1, 1]
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """What the scorer says of one embedding."""
+
+    candidates: tuple[Candidate, ...]  # most probable first; never empty
+    margin: float  # probability of the first less that of the second, [0, 1]
+    similarity: float  # cosine to the nearest example of any route, [-1, 1]
+    nearest: str  # the text of that example
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most probable route."""
+        return self.candidates[0].probability
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What one stage found. An unsettled choice (an abstention) lets later stages speak."""
+
+    stage: Stage
+    reason: Reason
+    settled: bool
+    route: str = ""  # empty when no route was chosen
+    model: str = ""  # registry name; empty: the registry's default
+    rule: str = ""  # the rule that matched, if one did
+    message: str = ""  # what a denied client is told
+    scores: Scores | None = None
+
+
+class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Microseconds spent per step of one decision; a step that did not run is absent."""
+
+    parse: int | None = None
+    rules: int | None = None
+    queue: int | None = None
+    embed: int | None = None
+    score: int | None = None
+    total: int | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The outcome of the pipeline: where the request goes and how sure we are.
+
+    ``probability``, ``margin`` and ``similarity`` are None when no embedding was made: a
+    decision has no invented scores.
+    """
+
+    route: str  # empty when no route was chosen (pin, default)
+    model: str  # the registry's public name
+    upstream_model: str  # the name the provider is sent
+    cluster: str  # the Envoy cluster that serves it
+    stage: Stage
+    reason: Reason
+    version: str  # of the registry that decided
+    rule: str = ""
+    probability: float | None = None
+    margin: float | None = None
+    similarity: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    nearest: str = ""
+    tokens: int | None = None  # tokens embedded
+    times: StageTimes = StageTimes()
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """The pipeline's other outcome: the request is refused and nothing is forwarded."""
+
+    rule: str
+    message: str
+    version: str
+    times: StageTimes = StageTimes()
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the decision tells the outcome, carried by Envoy as dynamic metadata ``router``.
+
+    The sidecar keeps nothing between the two phases: any process can turn an access log
+    entry into a record, because everything the record needs about the decision is here.
+    Flat scalars, so that operators can use each as ``%DYNAMIC_METADATA(router:NAME)%``.
+    Durations are microseconds. ``error`` is the label of a refused request's error.
+    """
+
+    schema: int = 1
+    api: str = ""
+    route: str = ""
+    model: str = ""
+    upstream_model: str = ""
+    original_model: str = ""
+    stage: str = ""
+    reason: str = ""
+    rule: str = ""
+    error: str = ""
+    probability: float | None = None
+    margin: float | None = None
+    similarity: float | None = None
+    version: str = ""
+    tokens: int | None = None
+    stream: bool = False
+    traceparent: str = ""
+    parse_us: int | None = None
+    rules_us: int | None = None
+    queue_us: int | None = None
+    embed_us: int | None = None
+    score_us: int | None = None
+    total_us: int | None = None
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """One finished HTTP exchange as Envoy's access log tells it. Durations are seconds."""
+
+    request_id: str
+    started_at: float  # seconds since the epoch
+    duration: float | None  # until the last byte went to the client
+    first_byte: float | None  # until the provider's first byte came
+    status: int  # 0: the client left before an answer
+    flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
+    method: str
+    path: str  # without its query
+    cluster: str  # the upstream cluster; empty when none was chosen
+    request_bytes: int
+    response_bytes: int
+    envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+
+
+class ExchangeSink(Protocol):
+    """Where finished exchanges go: records, spans, metrics."""
+
+    def accept(self, exchange: Exchange) -> None:
+        """Never raises and never blocks on the network; what it drops, it counts."""
+        ...
