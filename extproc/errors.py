@@ -51,6 +51,10 @@ class Denied(ClientError):
     label = "denied"
     code = "request_denied"
 
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
 
 class UnknownModel(ClientError):
     """The registry says ``unknown_models: reject`` and does not know the name."""

@@ -33,7 +33,6 @@ class Stage(StrEnum):
 class Reason(StrEnum):
     """Why a decision came out as it did. Low cardinality: it labels metrics."""
 
-    DENIED = "denied"  # a deny rule matched
     PINNED = "pinned"  # the client named a registry model that may be pinned
     RULE = "rule"  # a rule named the route or the model
     MATCHED = "matched"  # the scorer was sure enough
@@ -143,19 +142,17 @@ class Choice(msgspec.Struct, frozen=True):
     route: str = ""  # empty when no route was chosen
     model: str = ""  # registry name; empty: the registry's default
     rule: str = ""  # the rule that matched, if one did
-    message: str = ""  # what a denied client is told
     scores: Scores | None = None
+    embedding: Embedding | None = None
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
     """Microseconds spent per step of one decision; a step that did not run is absent."""
 
-    parse: int | None = None
-    rules: int | None = None
-    queue: int | None = None
-    embed: int | None = None
-    score: int | None = None
-    total: int | None = None
+    parse: int | None = None  # reading the body
+    queue: int | None = None  # waiting for the encoder
+    embed: int | None = None  # the encoder's batch
+    total: int | None = None  # the whole decision, after parsing
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -179,15 +176,6 @@ class Decision(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...] = ()
     nearest: str = ""
     tokens: int | None = None  # tokens embedded
-    times: StageTimes = StageTimes()
-
-
-class Denial(msgspec.Struct, frozen=True):
-    """The pipeline's other outcome: the request is refused and nothing is forwarded."""
-
-    rule: str
-    message: str
-    version: str
     times: StageTimes = StageTimes()
 
 
@@ -218,10 +206,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
     traceparent: str = ""
     parse_us: int | None = None
-    rules_us: int | None = None
     queue_us: int | None = None
     embed_us: int | None = None
-    score_us: int | None = None
     total_us: int | None = None
 
 

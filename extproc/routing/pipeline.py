@@ -1,0 +1,92 @@
+"""The decision pipeline: one visible list of stages, one budget, always an answer."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from extproc.errors import ClientError, DecisionError
+from extproc.routing.snapshot import Snapshot
+from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule
+from extproc.vocabulary import Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Decides. Stateless but for the embedder; one instance serves all requests."""
+
+    def __init__(
+        self, embedder: Embedder, snapshot: Callable[[], Snapshot], clock: Callable[[], float]
+    ) -> None:
+        """``snapshot`` gives the current version; ``clock`` counts seconds from anywhere."""
+        self._snapshot = snapshot
+        self._clock = clock
+        # The order is the precedence: deny before pins before routes, and what costs
+        # microseconds before what costs milliseconds.
+        self._stages: tuple[PipelineStage, ...] = (deny, pin, route_by_rule, ByMeaning(embedder))
+
+    async def decide(self, question: Question) -> Decision:
+        """The decision, within the snapshot's budget; the default model whatever goes wrong.
+
+        Raises ``ClientError`` when the request must be refused, and nothing else.
+        """
+        snapshot = self._snapshot()
+        started = self._clock()
+        try:
+            async with asyncio.timeout(snapshot.budget_s):
+                choice = await self._ask(question, snapshot)
+        except ClientError:
+            raise
+        except DecisionError as error:
+            choice = _give_up(error.reason)
+        except TimeoutError:
+            choice = _give_up(Reason.DEADLINE)
+        except Exception:
+            # A defect of ours must not cost the client its answer: it is logged, it shows as
+            # a reason of its own on metrics and records, and the default model answers.
+            log.exception("a stage of the pipeline failed")
+            choice = _give_up(Reason.INTERNAL_ERROR)
+        return conclude(choice, snapshot, total_s=self._clock() - started)
+
+    async def _ask(self, question: Question, snapshot: Snapshot) -> Choice:
+        choice = None
+        for stage in self._stages:
+            choice = await stage(question, snapshot) or choice
+            if choice is not None and choice.settled:
+                return choice
+        return choice or _give_up(Reason.NO_ROUTES)
+
+
+def conclude(choice: Choice, snapshot: Snapshot, total_s: float) -> Decision:
+    """Turn what the stages found into where the request goes."""
+    target = snapshot.targets[choice.model or snapshot.default]
+    scores, embedding = choice.scores, choice.embedding
+    return Decision(
+        route=choice.route,
+        model=target.model,
+        upstream_model=target.upstream_model,
+        cluster=target.cluster,
+        stage=choice.stage,
+        reason=choice.reason,
+        version=snapshot.version,
+        rule=choice.rule,
+        probability=scores.probability if scores else None,
+        margin=scores.margin if scores else None,
+        similarity=scores.similarity if scores else None,
+        candidates=scores.candidates if scores else (),
+        nearest=scores.nearest if scores else "",
+        tokens=embedding.tokens if embedding else None,
+        times=StageTimes(
+            queue=_microseconds(embedding.queue_s) if embedding else None,
+            embed=_microseconds(embedding.infer_s) if embedding else None,
+            total=_microseconds(total_s),
+        ),
+    )
+
+
+def _give_up(reason: Reason) -> Choice:
+    return Choice(stage=Stage.DEFAULT, reason=reason, settled=False)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)

@@ -1,0 +1,107 @@
+"""Rules: conditions an operator writes, compiled once, asked of every request in microseconds.
+
+A rule holds when all of its conditions do. Regular expressions are RE2, whose time is linear
+in the text whatever the pattern: no client's text can make one of them slow.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import re2
+
+from extproc.vocabulary import Question
+
+Condition = Callable[[Question], bool]
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A compiled rule. Exactly one of ``deny``, ``route`` and ``model`` is not empty."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+    deny: str = ""
+    route: str = ""
+    model: str = ""
+
+    def holds(self, question: Question) -> bool:
+        """Do all conditions hold?"""
+        return all(condition(question) for condition in self.conditions)
+
+
+def first_that_holds(rules: Iterable[Rule], question: Question) -> Rule | None:
+    """The first rule, in the registry's order, that holds."""
+    return next((rule for rule in rules if rule.holds(question)), None)
+
+
+def path_like(patterns: Sequence[str]) -> Condition:
+    """The path without its query matches one of the shell patterns."""
+    like = _any_like(patterns)
+    return lambda question: like(question.head.path.partition("?")[0])
+
+
+def model_like(patterns: Sequence[str]) -> Condition:
+    """The model name that the client sent matches one of the shell patterns."""
+    like = _any_like(patterns)
+    return lambda question: like(question.request.model)
+
+
+def tool_like(patterns: Sequence[str]) -> Condition:
+    """The request offers a tool whose name matches one of the shell patterns."""
+    like = _any_like(patterns)
+    return lambda question: any(like(tool) for tool in question.request.tools)
+
+
+def header_in(name: str, values: Sequence[str]) -> Condition:
+    """The request header has one of the values, exactly."""
+    name, allowed = name.lower(), frozenset(values)
+    return lambda question: question.head.headers.get(name) in allowed
+
+
+def media_present(expected: bool) -> Condition:
+    """The latest user turn carries (or does not carry) images or other media."""
+    return lambda question: (question.request.images > 0) is expected
+
+
+def chars_between(low: int | None, high: int | None) -> Condition:
+    """The user text has from ``low`` to ``high`` characters, both included."""
+    between = _between(low, high)
+    return lambda question: between(len(question.request.user_text))
+
+
+def bytes_between(low: int | None, high: int | None) -> Condition:
+    """The body has from ``low`` to ``high`` bytes, both included."""
+    between = _between(low, high)
+    return lambda question: between(question.request.body_bytes)
+
+
+def keyword_in_text(keywords: Sequence[str]) -> Condition:
+    """One of the words or phrases stands in the user text, whole, in any case.
+
+    RE2's ``\\b`` knows only ASCII letters, so the word boundary is spelled out for every script.
+    """
+    words = "|".join(re2.escape(keyword) for keyword in keywords)
+    return regex_in_text(rf"(?i)(?:^|[^\pL\pN_])(?:{words})(?:$|[^\pL\pN_])")
+
+
+def regex_in_text(pattern: str) -> Condition:
+    """The RE2 pattern is found in the user text. Raises ``re2.error`` on a bad pattern."""
+    search = re2.compile(pattern, _quiet()).search
+    return lambda question: search(question.request.user_text) is not None
+
+
+def _quiet() -> re2.Options:
+    options = re2.Options()
+    options.log_errors = False  # the caller reports them, with the line of the registry
+    return options
+
+
+def _any_like(patterns: Sequence[str]) -> Callable[[str], bool]:
+    matches = [re.compile(fnmatch.translate(pattern)).match for pattern in patterns]
+    return lambda text: any(match(text) is not None for match in matches)
+
+
+def _between(low: int | None, high: int | None) -> Callable[[int], bool]:
+    least, most = low or 0, float("inf") if high is None else high
+    return lambda size: least <= size <= most

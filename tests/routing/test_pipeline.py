@@ -1,0 +1,213 @@
+"""The precedence of a decision, its honesty about scores, and that it always comes."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import pytest
+from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel
+from extproc.routing import rules
+from extproc.routing.meaning import Meaning
+from extproc.routing.pipeline import Pipeline
+from extproc.routing.scorers import Centroids
+from extproc.routing.snapshot import Snapshot, Target
+from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead, Stage
+
+AXES = np.eye(3, dtype=np.float32)
+TEXTS: Mapping[str, np.ndarray] = {
+    "code": AXES[0],
+    "chat": AXES[1],
+    "between": (AXES[0] + AXES[1]) / np.float32(np.sqrt(2)),
+    "elsewhere": AXES[2],
+}
+
+
+class Words:
+    """An embedder that knows four words, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def embed(self, text: str) -> Embedding:
+        self.asked.append(text)
+        return Embedding(TEXTS[text], tokens=3, queue_s=0.001, infer_s=0.002)
+
+
+def snapshot(**changes: object) -> Snapshot:
+    meaning = Meaning(
+        routes=("coding", "smalltalk"),
+        models=("coder", "small"),
+        scorer=Centroids(AXES[:2]),
+        temperature=0.1,
+        examples=AXES[:2],
+        texts=("code", "chat"),
+        starts=np.array([0, 1]),
+    )
+    base = Snapshot(
+        version="v1",
+        targets={
+            "small": Target("small", "small-8b", "model-small"),
+            "coder": Target("coder", "coder-32b", "model-coder"),
+            "large": Target("large", "large-400b", "model-large", pinnable=False),
+        },
+        route_models={"coding": "coder", "smalltalk": "small"},
+        default="large",
+        deny_rules=(rules.Rule("no-spam", (rules.model_like(["spam*"]),), deny="No spam."),),
+        route_rules=(
+            rules.Rule("to-route", (rules.tool_like(["compile"]),), route="coding"),
+            rules.Rule("to-model", (rules.tool_like(["*"]),), model="small"),
+        ),
+        meaning=meaning,
+        margin_floor=0.2,
+        similarity_floor=0.3,
+        budget_s=5.0,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def question(text: str = "code", model: str = "auto", tools: tuple[str, ...] = ()) -> Question:
+    request = ChatRequest(Api.OPENAI_CHAT, model, (0, 0), text, body_bytes=10, tools=tools)
+    return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
+
+
+async def decide(
+    asked: Question, current: Snapshot | None = None, embedder: object = None
+) -> tuple[Decision, list[str]]:
+    words = Words()
+    pipeline = Pipeline(embedder or words, lambda: current or snapshot(), clock=lambda: 0.0)  # type: ignore[arg-type]
+    return await pipeline.decide(asked), words.asked
+
+
+async def test_a_clear_request_goes_to_its_route_with_every_score() -> None:
+    decision, _ = await decide(question("code"))
+    assert (decision.route, decision.model, decision.cluster) == ("coding", "coder", "model-coder")
+    assert (decision.stage, decision.reason) == (Stage.EMBEDDING, Reason.MATCHED)
+    assert decision.upstream_model == "coder-32b"
+    assert decision.similarity == pytest.approx(1.0)
+    assert decision.probability == pytest.approx(1 / (1 + np.exp(-10)), abs=1e-5)
+    assert decision.margin == pytest.approx(2 / (1 + np.exp(-10)) - 1, abs=1e-5)
+    assert [candidate.route for candidate in decision.candidates] == ["coding", "smalltalk"]
+    assert decision.nearest == "code"
+    assert (decision.tokens, decision.times.queue, decision.times.embed) == (3, 1000, 2000)
+    assert decision.version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("between", Reason.LOW_MARGIN), ("elsewhere", Reason.LOW_SIMILARITY)],
+)
+async def test_a_doubtful_request_abstains_to_the_default_and_keeps_its_scores(
+    text: str, reason: Reason
+) -> None:
+    decision, _ = await decide(question(text))
+    assert (decision.model, decision.route) == ("large", "")
+    assert (decision.stage, decision.reason) == (Stage.DEFAULT, reason)
+    assert decision.margin == pytest.approx(0.0)
+    assert decision.similarity is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage", "model", "route", "rule"),
+    [
+        (question("between", tools=("compile",)), Stage.RULE, "coder", "coding", "to-route"),
+        (question("between", tools=("other",)), Stage.RULE, "small", "", "to-model"),
+        (question("between", model="small"), Stage.PIN, "small", "", ""),
+        (question("between", model="coder", tools=("other",)), Stage.PIN, "coder", "", ""),
+    ],
+)
+async def test_what_a_rule_or_a_pin_decides_is_never_embedded_and_has_no_scores(
+    asked: Question, stage: Stage, model: str, route: str, rule: str
+) -> None:
+    decision, embedded = await decide(asked)
+    assert (decision.stage, decision.model, decision.route, decision.rule) == (stage, model, route, rule)
+    assert embedded == []
+    assert (decision.probability, decision.margin, decision.similarity) == (None, None, None)
+    assert (decision.candidates, decision.tokens) == ((), None)
+
+
+async def test_a_deny_rule_comes_before_pins_and_routes() -> None:
+    targets = {**snapshot().targets, "spam-1": Target("spam-1", "s", "c")}
+    with pytest.raises(Denied, match=r"No spam\.") as denied:
+        await decide(question(model="spam-1", tools=("compile",)), snapshot(targets=targets))
+    assert denied.value.rule == "no-spam"
+
+
+async def test_a_model_that_may_not_be_pinned_is_routed_like_any_other_name() -> None:
+    decision, _ = await decide(question("code", model="large"))
+    assert (decision.stage, decision.model) == (Stage.EMBEDDING, "coder")
+
+
+async def test_unknown_names_are_routed_or_rejected_as_the_registry_says() -> None:
+    decision, _ = await decide(question("code", model="gpt-9"))
+    assert decision.model == "coder"
+    strict = snapshot(unknown_models_rejected=True)
+    with pytest.raises(UnknownModel, match="gpt-9"):
+        await decide(question("code", model="gpt-9"), strict)
+    assert (await decide(question("code", model="auto"), strict))[0].model == "coder"
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+async def test_a_request_without_user_text_goes_to_the_default_unembedded(text: str) -> None:
+    decision, embedded = await decide(question(text))
+    assert (decision.model, decision.reason, embedded) == ("large", Reason.NO_TEXT, [])
+
+
+async def test_a_registry_without_routes_sends_everything_to_the_default() -> None:
+    decision, embedded = await decide(question(), snapshot(meaning=None))
+    assert (decision.model, decision.reason, embedded) == ("large", Reason.NO_ROUTES, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Overloaded("full"), Reason.OVERLOADED),
+        (EncoderFailed("nan"), Reason.ENCODER_ERROR),
+        (ZeroDivisionError(), Reason.INTERNAL_ERROR),
+    ],
+)
+async def test_whatever_the_encoder_raises_the_default_answers(error: Exception, reason: Reason) -> None:
+    class Failing:
+        async def embed(self, text: str) -> Embedding:
+            raise error
+
+    decision, _ = await decide(question(), embedder=Failing())
+    assert (decision.model, decision.stage, decision.reason) == ("large", Stage.DEFAULT, reason)
+    assert decision.margin is None
+
+
+async def test_a_defect_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        async def embed(self, text: str) -> Embedding:
+            raise ZeroDivisionError
+
+    await decide(question(), embedder=Failing())
+    assert caplog.records[0].exc_info is not None
+
+
+async def test_at_the_deadline_the_default_answers_and_the_encoder_is_told() -> None:
+    cancelled = asyncio.Event()
+
+    class Stuck:
+        async def embed(self, text: str) -> Embedding:
+            try:
+                return await asyncio.Future()
+            finally:
+                cancelled.set()
+
+    decision, _ = await decide(question(), snapshot(budget_s=0.01), embedder=Stuck())
+    assert (decision.model, decision.reason) == ("large", Reason.DEADLINE)
+    assert cancelled.is_set()
+
+
+async def test_one_snapshot_serves_a_whole_decision() -> None:
+    versions = iter(["v1", "v2"])
+    pipeline = Pipeline(Words(), lambda: snapshot(version=next(versions)), clock=lambda: 0.0)
+    assert (await pipeline.decide(question())).version == "v1"
+    assert (await pipeline.decide(question())).version == "v2"
+
+
+async def test_the_time_a_decision_took_is_on_it() -> None:
+    ticks = iter([10.0, 10.25])
+    pipeline = Pipeline(Words(), snapshot, clock=lambda: next(ticks))
+    assert (await pipeline.decide(question())).times.total == 250_000
