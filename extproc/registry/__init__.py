@@ -1,0 +1,1 @@
+"""The registry: what an operator writes, read, cross-checked and compiled for serving."""

@@ -130,3 +130,8 @@ class Registry(Section, frozen=True):
 def cluster_name(model: str) -> str:
     """The Envoy cluster that serves a registry model; the one place that knows the scheme."""
     return f"model-{model}"
+
+
+def many(value: OneOrMany) -> list[str]:
+    """A key that takes one text or a list of them, as a list."""
+    return [value] if isinstance(value, str) else value

@@ -1,0 +1,90 @@
+"""Compiling a loaded registry into the snapshot that serving decides with."""
+
+from collections.abc import Iterator
+
+from extproc.registry.loading import Loaded
+from extproc.registry.schema import Registry, Rule, Scorer, When, cluster_name, many
+from extproc.routing import rules
+from extproc.routing.meaning import Meaning, fit_meaning
+from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
+from extproc.routing.snapshot import Snapshot, Target
+from extproc.vocabulary import Encoder
+
+
+def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
+    """Embed the examples, fit the scorer, compile the rules.
+
+    Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``.
+    """
+    registry = loaded.registry
+    compiled = [_rule(rule) for rule in registry.rules]
+    return Snapshot(
+        version=loaded.version,
+        targets={
+            name: Target(
+                model=name,
+                upstream_model=model.name or name,
+                cluster=cluster_name(name),
+                pinnable=model.pin,
+            )
+            for name, model in registry.models.items()
+        },
+        route_models={name: route.model for name, route in registry.routes.items()},
+        default=registry.default,
+        deny_rules=tuple(rule for rule in compiled if rule.deny),
+        route_rules=tuple(rule for rule in compiled if not rule.deny),
+        meaning=_meaning(loaded, encoder),
+        margin_floor=registry.thresholds.margin,
+        similarity_floor=registry.thresholds.similarity,
+        budget_s=registry.decision_ms / 1000,
+        unknown_models_rejected=registry.unknown_models == "reject",
+    )
+
+
+def _meaning(loaded: Loaded, encoder: Encoder) -> Meaning | None:
+    if not loaded.examples:
+        return None
+    models = {name: route.model for name, route in loaded.registry.routes.items()}
+    return fit_meaning(loaded.examples, models, encoder, _fit(loaded.registry))
+
+
+def _fit(registry: Registry) -> Fit:
+    match registry.scorer:
+        case Scorer(kind="prototypes", prototypes=per_route):
+            return fit_prototypes(per_route)
+        case Scorer(kind="logistic"):
+            return fit_logistic
+        case _:
+            return fit_centroids
+
+
+def _rule(rule: Rule) -> rules.Rule:
+    return rules.Rule(
+        name=rule.name,
+        conditions=tuple(_conditions(rule.when)),
+        deny=rule.deny,
+        route=rule.route,
+        model=rule.model,
+    )
+
+
+def _conditions(when: When) -> Iterator[rules.Condition]:
+    """The conditions given, cheapest first, so that a rule that fails does so early."""
+    if when.path:
+        yield rules.path_like(many(when.path))
+    if when.model:
+        yield rules.model_like(many(when.model))
+    for name, values in when.header.items():
+        yield rules.header_in(name, many(values))
+    if when.images is not None:
+        yield rules.media_present(when.images)
+    if when.min_chars is not None or when.max_chars is not None:
+        yield rules.chars_between(when.min_chars, when.max_chars)
+    if when.min_bytes is not None or when.max_bytes is not None:
+        yield rules.bytes_between(when.min_bytes, when.max_bytes)
+    if when.tool:
+        yield rules.tool_like(many(when.tool))
+    if when.keyword:
+        yield rules.keyword_in_text(many(when.keyword))
+    if when.regex:
+        yield rules.regex_in_text(when.regex)

@@ -1,0 +1,128 @@
+"""Reading a registry: YAML to typed values, with every mistake told by file and line."""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from extproc.errors import RegistryError
+from extproc.registry.checks import check
+from extproc.registry.schema import Model, Registry, Route, Section
+from extproc.registry.source import Source, steps
+
+S = TypeVar("S", bound=Section)
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
+_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?(?P<path>\$.*)`)?$", re.DOTALL)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A registry that passed every check."""
+
+    registry: Registry
+    examples: Mapping[str, tuple[str, ...]]  # by route: those in the file, then its examples_file's
+    version: str  # 12 hexadecimal digits of the content's SHA-256
+    path: Path
+
+
+def load(path: Path) -> Loaded:
+    """Read, type and cross-check the registry at ``path``.
+
+    Raises ``RegistryError`` with the file, the line and what was expected.
+    """
+    digest = hashlib.sha256()
+    source = Source(str(path), _read(path, str(path), 1, digest))
+    registry = _typed(source)
+    examples = {
+        name: (*route.examples, *_more_examples(source, name, route, digest))
+        for name, route in registry.routes.items()
+    }
+    check(registry, examples, source)
+    return Loaded(registry=registry, examples=examples, version=digest.hexdigest()[:12], path=path)
+
+
+def _read(path: Path, file: str, line: int, digest: "hashlib._Hash") -> str:
+    try:
+        content = path.read_bytes()
+        text = content.decode()
+    except OSError as error:
+        raise RegistryError(file, line, f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RegistryError(file, line, f"{path} is not UTF-8: {error.reason}") from error
+    digest.update(len(content).to_bytes(8, "big") + content)
+    return text
+
+
+def _more_examples(source: Source, name: str, route: Route, digest: "hashlib._Hash") -> list[str]:
+    if not route.examples_file:
+        return []
+    path = Path(source.file).parent / route.examples_file
+    line = source.line("routes", name, "examples_file")
+    lines = _read(path, source.file, line, digest).splitlines()
+    return [text.strip() for text in lines if text.strip()]
+
+
+def _typed(source: Source) -> Registry:
+    """Convert the plain value, mapping by mapping, since msgspec's error paths name no keys."""
+    value = dict(source.value)
+    models = _sections(source, value, "models", Model)
+    routes = _sections(source, value, "routes", Route)
+    value["models"] = value["routes"] = {}
+    whole = _convert(source, value, Registry, ())
+    return msgspec.structs.replace(whole, models=models, routes=routes)
+
+
+def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) -> dict[str, S]:
+    entries = value.get(key, {})
+    if not isinstance(entries, dict):
+        raise source.error(f"expected `{key}` to map names to {key}, got {_kind(entries)}", key)
+    return {name: _convert(source, entry, kind, (key, name)) for name, entry in entries.items()}
+
+
+def _convert(source: Source, value: Any, kind: type[S], at: tuple[str | int, ...]) -> S:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        parts = _AT.match(str(error))
+        assert parts is not None  # the pattern matches any text
+        path = (*at, *steps(parts["path"] or "$"))
+        problem = parts["problem"]
+        unknown = _UNKNOWN_FIELD.match(problem)
+        if unknown is not None:
+            known = _fields_at(kind, path[len(at) :])
+            raise source.error(_unknown_key(unknown["field"], known), *path, unknown["field"]) from error
+        where = ".".join(str(step) for step in path)
+        raise source.error(f"{where}: {_plain(problem)}" if where else _plain(problem), *path) from error
+
+
+def _fields_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the section at ``path`` below ``kind`` takes."""
+    for step in path:
+        if isinstance(step, str):
+            kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == step)
+        # list[Section] and Section | None both name their section first.
+        kind = get_args(kind)[0] if get_args(kind) else kind
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    return f"unknown key `{key}` ({hint}expected one of: {', '.join(known)})"
+
+
+def _plain(problem: str) -> str:
+    """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
+    words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
+             "float": "number", "bool": "true or false"}  # fmt: skip
+    problem = problem.replace("Object missing required field", "missing key")
+    for theirs, ours in words.items():
+        problem = re.sub(rf"`((?:[\w ]+ \| )*){theirs}((?: \| [\w ]+)*)`", rf"`\g<1>{ours}\g<2>`", problem)
+    return problem[0].lower() + problem[1:]
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), f"{value!r}")

@@ -1,0 +1,98 @@
+"""YAML with a memory: plain values, and the line on which each of them was written.
+
+PyYAML's loader forgets lines and lets a repeated key win in silence; a registry must do neither.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+from extproc.errors import RegistryError
+
+Path = tuple[str | int, ...]
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+
+
+class Source:
+    """One YAML file: its plain value and the line of every node in it."""
+
+    def __init__(self, file: str, text: str) -> None:
+        """Raises ``RegistryError`` where the text is no YAML, repeats a key, or is not a mapping."""
+        self.file = file
+        self._lines: dict[Path, int] = {}
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise RegistryError(file, line, f"not YAML: {error.problem}") from error
+        except yaml.YAMLError as error:
+            raise RegistryError(file, 1, f"not YAML: {error}") from error
+        except RecursionError as error:
+            raise RegistryError(file, 1, "nested too deeply") from error
+        if not isinstance(root, yaml.MappingNode):
+            raise RegistryError(file, 1, "expected a mapping with the keys models, default, routes, ...")
+        self._scalars = yaml.SafeLoader("")
+        self._open: set[int] = set()  # aliases may make a node its own descendant
+        self.value: dict[str, Any] = self._read(root, ())
+
+    def line(self, *path: str | int) -> int:
+        """The 1-based line of the node at ``path``, or of its closest known ancestor."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def error(self, problem: str, *path: str | int) -> RegistryError:
+        """An error at the node at ``path``."""
+        return RegistryError(self.file, self.line(*path), problem)
+
+    def _read(self, node: yaml.Node, path: Path) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if id(node) in self._open:
+            raise self.error("an alias points back into itself", *path)
+        self._open.add(id(node))
+        value: Any
+        if isinstance(node, yaml.MappingNode):
+            value = self._mapping(node, path)
+        else:
+            value = [self._read(item, (*path, i)) for i, item in enumerate(node.value)]
+        self._open.discard(id(node))
+        return value
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise RegistryError(self.file, line, "expected a plain key")
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise RegistryError(self.file, line, "merge keys (<<) are not supported; write the keys out")
+            key = key_node.value
+            if key in value:
+                first = self._lines[(*path, key)]
+                raise RegistryError(self.file, line, f"the key {key!r} is already given on line {first}")
+            self._lines[(*path, key)] = line
+            value[key] = self._read(value_node, (*path, key))
+        return value
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return self._scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            problem = getattr(error, "problem", None) or error
+            raise RegistryError(self.file, node.start_mark.line + 1, f"not YAML: {problem}") from error
+
+
+def steps(path: str) -> Path:
+    """msgspec's error path as steps: ``$.rules[2].when`` -> ("rules", 2, "when").
+
+    ``[...]``, which stands for any key of a mapping, ends the path.
+    """
+    found: list[str | int] = []
+    for name, index in _STEP.findall(path):
+        if index == "...":
+            break
+        found.append(name or int(index))
+    return tuple(found)

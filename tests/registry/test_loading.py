@@ -1,0 +1,138 @@
+"""Every mistake an operator can make is told by file, line and what was expected."""
+
+from pathlib import Path
+
+import pytest
+from extproc.errors import RegistryError
+from extproc.registry.loading import load
+
+GOOD = """\
+models:
+  small: {upstream: "http://127.0.0.1:1"}
+  large: {upstream: "http://[::1]:2/", name: big-1, pin: false, price: {input: 1, output: 2.5}}
+default: large
+trusted_headers: [X-Tier]
+rules:
+  - name: no-secrets
+    when: {regex: 'password\\s*=', path: /v1/chat/completions}
+    deny: No secrets.
+  - name: free-tier
+    when: {header: {x-tier: free}, keyword: [hello, good day]}
+    route: chat
+routes:
+  chat:
+    model: small
+    examples: [hi, how are you]
+  work:
+    model: large
+    examples: [plan the project]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "registry.yaml"
+    path.write_text(text)
+    return path
+
+
+def mistake(folder: Path, text: str) -> tuple[int, str]:
+    with pytest.raises(RegistryError) as caught:
+        load(write(folder, text))
+    assert str(caught.value) == f"{folder / 'registry.yaml'}:{caught.value.line}: {caught.value.problem}"
+    return caught.value.line, caught.value.problem
+
+
+def test_a_good_registry_is_read_with_its_defaults(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD))
+    assert loaded.registry.models["large"].name == "big-1"
+    assert loaded.registry.models["small"].pin is True
+    assert loaded.registry.rules[1].when.header == {"x-tier": "free"}
+    assert loaded.registry.thresholds.margin == 0.1
+    assert loaded.examples == {"chat": ("hi", "how are you"), "work": ("plan the project",)}
+
+
+def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
+    text = GOOD.replace("examples: [plan the project]", "examples_file: work.txt")
+    (tmp_path / "work.txt").write_text("plan the project\n\n  draft a budget  \n")
+    first = load(write(tmp_path, text))
+    assert first.examples["work"] == ("plan the project", "draft a budget")
+    assert load(write(tmp_path, text)).version == first.version
+    (tmp_path / "work.txt").write_text("plan the projects\n")
+    assert load(write(tmp_path, text)).version != first.version
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "problem"),
+    [
+        ("default: large", "defualt: large", 4, "unknown key `defualt` (did you mean `default`?"),
+        ("pin: false", "pins: false", 3, "unknown key `pins` (did you mean `pin`?"),
+        ("regex:", "regexp:", 8, "unknown key `regexp` (did you mean `regex`?"),
+        ("price: {input: 1", "price: {inputs: 1", 3, "unknown key `inputs`"),
+        ("default: large\n", "", 1, "missing key `default`"),
+        ("default: large", "default: huge", 4, "there is no model `huge` (expected one of: small, large)"),
+        ("    model: small\n", "    model: smal\n", 15, "there is no model `smal`"),
+        ("    route: chat", "    route: chit", 12, "there is no route `chit` (expected one of: chat, work)"),
+        ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model; got none"),
+        ("    deny: No", "    model: small\n    deny: No", 7, "got deny and model"),
+        ("name: free-tier", "name: no-secrets", 10, "the rule name `no-secrets` is taken"),
+        ("'password\\s*='", "'password('", 8, "expected RE2 syntax"),
+        ("'password\\s*='", "'(?=x)'", 8, "expected RE2 syntax"),
+        ("{header: {x-tier: free}, keyword: [hello, good day]}", "{}", 11, "at least one condition"),
+        ("{x-tier: free}", "{x-other: free}", 11, "could come from a client (expected one of trusted_headers: x-tier)"),
+        ("[hello, good day]", "['']", 11, "keyword: expected text that is not empty"),
+        ("{header: {x-tier: free}", "{min_chars: 9, max_chars: 3", 11, "min_chars 9 is more than max_chars 3"),
+        ("[X-Tier]", "[x-router-tier]", 5, "the router's own"),
+        ("[X-Tier]", "['a b']", 5, "is no header name"),
+        ("http://127.0.0.1:1", "127.0.0.1:1", 2, "expected http://HOST:PORT"),
+        ("http://127.0.0.1:1", "http://127.0.0.1", 2, "expected http://HOST:PORT"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:99999", 2, "expected http://HOST:PORT"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1/v1", 2, "expected http://HOST:PORT"),
+        ("http://127.0.0.1:1", "https://127.0.0.1:1", 2, "expected http://HOST:PORT"),
+        ("  small:", "  auto:", 2, "`auto` is how clients ask to be routed"),
+        ("  small:", "  sm all:", 2, "is no model name"),
+        ("  chat:", "  'chat room':", 14, "is no route name"),
+        ("examples: [plan the project]", "examples: []", 17, "the route `work` is empty"),
+        ("[plan the project]", "[plan, hi]", 19, "'hi' is an example of both `chat` and `work`"),
+        ("[plan the project]", "[plan, '']", 19, "expected `text` of length >= 1"),
+        ("[plan the project]", "[plan, 7]", 19, "routes.work.examples.1: expected `text`, got `whole number`"),
+        ("[plan the project]", "plan the project", 19, "expected `list`, got `text`"),
+        ("examples: [plan the project]", "examples_file: none.txt", 19, "No such file"),
+        ("default: large", "default: large\nthresholds: {margin: 1.5}", 5, "<= 1.0"),
+        ("default: large", "default: large\nthresholds:\n  margin: 0.1\n  similarity: high", 7, "expected `number`"),
+        ("default: large", "default: large\nscorer: {kind: magic}", 5, "scorer.kind"),
+        ("default: large", "default: large\ndecision_ms: 0", 5, ">= 1"),
+        ("default: large", "default: large\nenvoy: {listen: ':10000'}", 5, "expected HOST:PORT"),
+        ("default: large", "default: large\nenvoy: {sidecar: 'unix:relative'}", 5, "HOST:PORT or unix:/PATH"),
+        ("  small: {upstream", "  small: [] #", 2, "expected `mapping`, got `list`"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line_and_what_was_expected(
+    tmp_path: Path, old: str, new: str, line: int, problem: str
+) -> None:
+    assert old in GOOD
+    found_line, found = mistake(tmp_path, GOOD.replace(old, new, 1))
+    assert problem in found
+    assert found_line == line
+
+
+def test_models_must_be_a_mapping_with_something_in_it(tmp_path: Path) -> None:
+    assert "map names to models, got a list" in mistake(tmp_path, "models: [a]\ndefault: a\n")[1]
+    assert "at least one model" in mistake(tmp_path, "models: {}\ndefault: a\n")[1]
+
+
+def test_logistic_needs_two_routes(tmp_path: Path) -> None:
+    one = GOOD.partition("  work:")[0] + "scorer: {kind: logistic}\n"
+    assert "at least two routes" in mistake(tmp_path, one)[1]
+
+
+def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="No such file"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"models: {caf\xe9: 1}")
+    with pytest.raises(RegistryError, match="is not UTF-8"):
+        load(tmp_path / "latin.yaml")
+
+
+def test_a_registry_of_rules_alone_is_good(tmp_path: Path) -> None:
+    text = "models: {small: {upstream: 'http://h:1'}}\ndefault: small\n"
+    assert load(write(tmp_path, text)).examples == {}
