@@ -70,8 +70,6 @@ def _check_routes(registry: Registry, examples: Examples, source: Source) -> Non
                     f"{text!r} is an example of both `{other}` and `{name}` (expected one route)",
                     "routes", name, "examples", i,
                 )  # fmt: skip
-    if registry.scorer.kind == "logistic" and len(registry.routes) == 1:
-        raise source.error("`logistic` tells routes apart (expected at least two routes)", "scorer", "kind")
 
 
 def _check_rules(registry: Registry, source: Source) -> None:

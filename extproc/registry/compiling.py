@@ -52,10 +52,10 @@ def _fit(registry: Registry) -> Fit:
     match registry.scorer:
         case Scorer(kind="prototypes", prototypes=per_route):
             return fit_prototypes(per_route)
-        case Scorer(kind="logistic"):
-            return fit_logistic
-        case _:
+        case Scorer(kind="centroid"):
             return fit_centroids
+        case _:
+            return fit_logistic
 
 
 def _rule(rule: Rule) -> rules.Rule:

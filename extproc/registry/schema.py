@@ -78,7 +78,8 @@ class Rule(Section, frozen=True):
 class Scorer(Section, frozen=True):
     """How an embedding is turned into a probability per route."""
 
-    kind: Literal["centroid", "prototypes", "logistic"] = "centroid"
+    # The sharpest of the three from five examples a route on; see benchmarks/RESULTS.md.
+    kind: Literal["centroid", "prototypes", "logistic"] = "logistic"
     prototypes: Positive = 4  # per route, for kind: prototypes
 
 

@@ -120,11 +120,6 @@ def test_models_must_be_a_mapping_with_something_in_it(tmp_path: Path) -> None:
     assert "at least one model" in mistake(tmp_path, "models: {}\ndefault: a\n")[1]
 
 
-def test_logistic_needs_two_routes(tmp_path: Path) -> None:
-    one = GOOD.partition("  work:")[0] + "scorer: {kind: logistic}\n"
-    assert "at least two routes" in mistake(tmp_path, one)[1]
-
-
 def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="No such file"):
         load(tmp_path / "none.yaml")

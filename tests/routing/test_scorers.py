@@ -44,6 +44,12 @@ def test_fitting_twice_gives_the_same_logits(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("fit", ALL_KINDS)
+def test_a_single_route_is_certain_so_that_similarity_decides(fit: Fit) -> None:
+    vectors, labels = clusters(per_route=4, routes=1)
+    assert np.array_equal(softmax(fit(vectors, labels, 1).logits(vectors)), np.ones((4, 1)))
+
+
+@pytest.mark.parametrize("fit", ALL_KINDS)
 def test_one_example_a_route_is_enough_to_serve(fit: Fit) -> None:
     vectors, labels = clusters(per_route=1)
     assert (fit(vectors, labels, 3).logits(vectors).argmax(axis=1) == labels).all()
