@@ -1,0 +1,59 @@
+"""The small world of telemetry: one exchange, with whatever a test changes in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from extproc.vocabulary import Envelope, Exchange
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+
+DECIDED = Envelope(
+    api="openai.chat",
+    route="code",
+    model="code",
+    upstream_model="qwen3-coder",
+    original_model="auto",
+    stage="embedding",
+    reason="matched",
+    probability=0.91,
+    margin=0.84,
+    similarity=0.0,
+    version="v1",
+    tokens=16,
+    stream=True,
+    traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01",
+    parse_us=12,
+    queue_us=0,
+    embed_us=2400,
+    total_us=2600,
+)
+ANSWERED = Exchange(
+    request_id="7f2c",
+    started_at=1_795_000_000.25,
+    duration=1.5,
+    first_byte=0.125,
+    status=200,
+    flags=(),
+    method="POST",
+    path="/v1/chat/completions",
+    cluster="model-code",
+    request_bytes=120,
+    response_bytes=4096,
+    envelope=DECIDED,
+)
+
+
+@pytest.fixture
+def exchange() -> Callable[..., Exchange]:
+    """Makes an answered exchange; keywords replace fields of it, or of its envelope."""
+
+    def make(**changes: Any) -> Exchange:
+        of_envelope = {name: changes.pop(name) for name in [*changes] if name in Envelope.__struct_fields__}
+        envelope = msgspec.structs.replace(DECIDED, **of_envelope)
+        return msgspec.structs.replace(ANSWERED, **{"envelope": envelope, **changes})
+
+    return make

@@ -1,0 +1,247 @@
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from prometheus_client.parser import text_string_to_metric_families
+
+from extproc import __version__
+from extproc.telemetry.metrics import Metrics
+from extproc.vocabulary import Decision, Exchange, Reason, Stage, StageTimes
+
+Make = Callable[..., Exchange]
+
+BY_RULE = Decision(
+    route="code",
+    model="small",
+    upstream_model="qwen3-8b",
+    cluster="model-small",
+    stage=Stage.RULE,
+    reason=Reason.RULE,
+    version="v1",
+    times=StageTimes(total=20),
+)
+BY_MEANING = Decision(
+    route="code",
+    model="large",
+    upstream_model="qwen3-coder",
+    cluster="model-large",
+    stage=Stage.EMBEDDING,
+    reason=Reason.MATCHED,
+    version="v1",
+    probability=0.97,
+    margin=0.94,
+    similarity=-0.2,
+    times=StageTimes(queue=0, embed=2_400, total=2_600),
+)
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    made = Metrics()
+    yield made
+    made.close()
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+def test_decisions_are_counted_by_where_they_led_and_why(metrics: Metrics) -> None:
+    for decision in (BY_RULE, BY_RULE, BY_MEANING):
+        metrics.decided(decision)
+    by_rule = {
+        "router_route": "code",
+        "router_model": "small",
+        "router_stage": "rule",
+        "router_reason": "rule",
+    }
+    assert value(metrics, "router_decisions_total", **by_rule) == 2
+    by_meaning = by_rule | {"router_model": "large", "router_stage": "embedding", "router_reason": "matched"}
+    assert value(metrics, "router_decisions_total", **by_meaning) == 1
+
+
+def test_only_steps_that_ran_are_timed_in_seconds(metrics: Metrics) -> None:
+    metrics.decided(BY_RULE)
+    assert value(metrics, "router_step_duration_seconds_sum", router_step="total") == pytest.approx(20e-6)
+    assert value(metrics, "router_step_duration_seconds_count", router_step="embed") is None
+    metrics.decided(BY_MEANING)
+    assert value(metrics, "router_step_duration_seconds_sum", router_step="embed") == pytest.approx(2.4e-3)
+    assert value(metrics, "router_step_duration_seconds_count", router_step="queue") == 1
+    assert value(metrics, "router_step_duration_seconds_bucket", router_step="total", le="2.5e-05") == 1
+
+
+def test_a_decision_without_scores_is_in_no_score_histogram(metrics: Metrics) -> None:
+    metrics.decided(BY_RULE)
+    assert not [name for name, _ in samples(metrics) if name.startswith("router_decision_margin")]
+    metrics.decided(BY_MEANING)
+    assert value(metrics, "router_decision_margin_bucket", router_route="code", le="0.95") == 1
+    assert value(metrics, "router_decision_margin_bucket", router_route="code", le="0.9") == 0
+    assert value(metrics, "router_decision_probability_sum", router_route="code") == pytest.approx(0.97)
+
+
+def test_a_similarity_below_zero_is_counted_as_none_at_all(metrics: Metrics) -> None:
+    metrics.decided(BY_MEANING)
+    assert value(metrics, "router_decision_similarity_bucket", router_route="code", le="0.02") == 1
+    assert value(metrics, "router_decision_similarity_sum", router_route="code") == 0
+
+
+def test_refused_requests_are_counted_by_the_error_of_their_envelope(
+    metrics: Metrics, exchange: Make
+) -> None:
+    for label in ("denied", "bad_request", "denied"):
+        metrics.accept(exchange(status=400, error=label))
+    metrics.accept(exchange(status=400))  # the provider's word, not ours
+    assert value(metrics, "router_refusals_total", error_type="denied") == 2
+    assert value(metrics, "router_refusals_total", error_type="bad_request") == 1
+    assert value(metrics, "router_refusals_total", error_type="400") is None
+
+
+def test_failures_are_counted_by_where_they_happened(metrics: Metrics) -> None:
+    metrics.failed("decide")
+    metrics.failed("decide")
+    metrics.failed("protocol")
+    assert value(metrics, "router_failures_total", error_type="decide") == 2
+    assert value(metrics, "router_failures_total", error_type="protocol") == 1
+
+
+def test_parsing_is_timed_when_the_exchange_tells_of_it(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange(parse_us=None))
+    assert value(metrics, "router_step_duration_seconds_count", router_step="parse") is None
+    metrics.accept(exchange(parse_us=40))
+    assert value(metrics, "router_step_duration_seconds_sum", router_step="parse") == pytest.approx(40e-6)
+
+
+def test_exchanges_are_counted_by_outcome_bypassed_ones_too(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange())
+    metrics.accept(exchange(status=503))
+    metrics.accept(exchange(status=0))
+    metrics.accept(exchange(envelope=None))
+    counted = {
+        (labels["router_route"], labels["router_status_class"], labels["router_bypassed"]): count
+        for (name, pairs), count in samples(metrics).items()
+        if name == "router_exchanges_total" and (labels := dict(pairs))
+    }
+    assert counted == {
+        ("code", "2xx", "false"): 1,
+        ("code", "5xx", "false"): 1,
+        ("code", "none", "false"): 1,
+        ("", "2xx", "true"): 1,
+    }
+
+
+def test_calls_are_timed_by_model_and_error(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange())
+    metrics.accept(exchange(status=503, flags=("UF",), duration=0.5, first_byte=None))
+    call = {
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": "openai",
+        "gen_ai_request_model": "qwen3-coder",
+    }
+    duration = "gen_ai_server_request_duration_seconds_sum"
+    assert value(metrics, duration, **call, error_type="") == 1.5
+    assert value(metrics, duration, **call, error_type="UF") == 0.5
+    assert value(metrics, "router_upstream_first_byte_seconds_sum", **call) == 0.125
+    assert value(metrics, "router_upstream_first_byte_seconds_count", **call) == 1
+
+
+def test_what_called_no_model_is_not_timed_as_a_call(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange(status=400, error="bad_request"))
+    metrics.accept(exchange(envelope=None, path="/healthz"))
+    assert not [name for name, _ in samples(metrics) if name.startswith("gen_ai")]
+
+
+def test_strings_that_clients_send_become_no_label(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange())
+    before = len(samples(metrics))
+    for number in range(300):
+        hostile = f'"}}\n# {number} \\'
+        metrics.accept(
+            exchange(
+                original_model=hostile,
+                request_id=hostile,
+                method=hostile,
+                path=f"/v1/{hostile}",
+                traceparent=hostile,
+            )
+        )
+    assert len(samples(metrics)) == before
+
+
+def test_label_sets_are_bounded_even_when_the_envelope_is_forged(metrics: Metrics, exchange: Make) -> None:
+    for number in range(3000):
+        metrics.accept(exchange(route=f"forged-{number}", duration=None, first_byte=None))
+    exchanges = [name for name, _ in samples(metrics) if name == "router_exchanges_total"]
+    assert len(exchanges) <= 2001
+
+
+def test_gauges_show_what_is_watched_now(metrics: Metrics) -> None:
+    waiting, version = 3, "v1"
+    metrics.watch_encoder(model="minilm", device="cpu", precision="int8", waiting=lambda: waiting)
+    metrics.watch_registry(lambda: version)
+    assert value(metrics, "router_encoder_info", model="minilm", device="cpu", precision="int8") == 1
+    assert value(metrics, "router_encoder_queue") == 3
+    assert value(metrics, "router_registry_info", version="v1") == 1
+    waiting, version = 0, "v2"
+    assert value(metrics, "router_encoder_queue") == 0
+    assert value(metrics, "router_registry_info", version="v1") is None
+    assert value(metrics, "router_registry_info", version="v2") == 1
+
+
+def test_what_telemetry_loses_is_counted_by_sink(metrics: Metrics) -> None:
+    metrics.watch_dropped({"records": lambda: 7, "spans": lambda: 0})
+    assert value(metrics, "router_telemetry_dropped_total", router_sink="records") == 7
+    assert value(metrics, "router_telemetry_dropped_total", router_sink="spans") == 0
+
+
+def test_the_page_tells_the_build(metrics: Metrics) -> None:
+    labels = [dict(pairs) for (name, pairs) in samples(metrics) if name == "router_build_info"]
+    assert [label["version"] for label in labels] == [__version__]
+
+
+def test_two_instances_share_nothing(metrics: Metrics) -> None:
+    other = Metrics()
+    other.failed("decide")
+    assert value(metrics, "router_failures_total", error_type="decide") is None
+    other.close()
+
+
+def test_scrapes_at_the_same_time_each_get_the_whole_page(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.failed("decide")
+    whole = metrics.render()
+    first_collected, second_collected, first_done = Event(), Event(), Event()
+
+    def between_collecting_and_rendering() -> None:
+        if not first_collected.is_set():
+            first_collected.set()
+            second_collected.wait(0.2)  # in vain, when scrapes take turns
+        else:
+            second_collected.set()
+            assert first_done.wait(30)
+
+    receive = PrometheusMetricReader._receive_metrics
+
+    def receive_and_pause(reader: PrometheusMetricReader, *args: Any, **kwargs: Any) -> None:
+        receive(reader, *args, **kwargs)
+        between_collecting_and_rendering()
+
+    monkeypatch.setattr(PrometheusMetricReader, "_receive_metrics", receive_and_pause)
+    with ThreadPoolExecutor(2) as scrapers:
+        first = scrapers.submit(metrics.render)
+        first.add_done_callback(lambda _: first_done.set())
+        assert first_collected.wait(30)
+        second = scrapers.submit(metrics.render)
+        assert first.result() == second.result() == whole

@@ -1,0 +1,108 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from extproc.telemetry.rows import ExchangeRow, row_of
+from extproc.vocabulary import Envelope, Exchange
+
+Make = Callable[..., Exchange]
+
+
+def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
+    assert row_of(exchange()) == ExchangeRow(
+        time=datetime.fromtimestamp(1_795_000_000.25, UTC),
+        request_id="7f2c",
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        api="openai.chat",
+        method="POST",
+        path="/v1/chat/completions",
+        route="code",
+        model="code",
+        upstream_model="qwen3-coder",
+        original_model="auto",
+        stage="embedding",
+        reason="matched",
+        rule="",
+        probability=0.91,
+        margin=0.84,
+        similarity=0.0,
+        version="v1",
+        status=200,
+        error="",
+        flags=(),
+        bypassed=False,
+        refused=False,
+        stream=True,
+        cluster="model-code",
+        duration_ms=1500.0,
+        first_byte_ms=125.0,
+        request_bytes=120,
+        response_bytes=4096,
+        tokens=16,
+        parse_us=12,
+        queue_us=0,
+        embed_us=2400,
+        total_us=2600,
+    )
+
+
+def test_what_was_not_measured_is_null_and_never_zero(exchange: Make) -> None:
+    row = row_of(exchange(envelope=Envelope(), duration=None, first_byte=None, status=0))
+    measured = ("probability", "margin", "similarity", "tokens", "status", "duration_ms", "first_byte_ms")
+    times = ("parse_us", "queue_us", "embed_us", "total_us")
+    assert {getattr(row, field) for field in (*measured, *times)} == {None}
+
+
+def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exchange: Make) -> None:
+    row = row_of(exchange(envelope=None))
+    assert row.bypassed
+    assert row.api == "openai.chat"  # the path tells
+    assert (row.route, row.model, row.upstream_model, row.version, row.trace_id) == ("", "", "", "", "")
+    assert row.stream is None
+
+
+def test_a_path_that_is_no_llm_call_has_no_api(exchange: Make) -> None:
+    assert row_of(exchange(envelope=None, path="/v1/models")).api == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"status": 200}, ""),
+        ({"status": 399}, ""),
+        ({"status": 400}, "400"),
+        ({"status": 429, "flags": ("URX",)}, "429"),
+        ({"status": 503, "flags": ("URX", "UF")}, "UF"),
+        ({"status": 504, "flags": ("UT",)}, "UT"),
+        ({"status": 200, "flags": ("UC",)}, "UC"),
+        ({"status": 0, "flags": ("DC",)}, ""),
+        ({"status": 200, "flags": ("DR",)}, ""),
+        ({"status": 400, "error": "bad_request"}, "bad_request"),
+    ],
+)
+def test_the_error_names_the_failure_and_the_clients_leaving_is_none(
+    exchange: Make, changes: dict[str, object], error: str
+) -> None:
+    assert row_of(exchange(**changes)).error == error
+
+
+@pytest.mark.parametrize(
+    "traceparent", ["", "nonsense", f"00-{'0' * 32}-b7ad6b7169203331-01", "00-0af7-b7ad-01"]
+)
+def test_an_invalid_traceparent_is_no_trace(exchange: Make, traceparent: str) -> None:
+    assert row_of(exchange(traceparent=traceparent)).trace_id == ""
+
+
+def test_a_path_of_any_length_is_cut(exchange: Make) -> None:
+    assert row_of(exchange(path="/" + "x" * 60_000)).path == "/" + "x" * 255
+
+
+def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> None:
+    # What clients can put words of their own into; each is bounded where it is read.
+    chosen_by_clients = {"method", "path", "original_model"}
+    told = msgspec.to_builtins(row_of(exchange(envelope=None, method="M", path="P")))
+    texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
+    known = {"kind", "time", "request_id", "trace_id", "api", "route", "model", "upstream_model", "stage"}
+    assert texts == known | {"reason", "rule", "version", "error", "cluster"}
