@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from extproc.errors import RegistryError
 from extproc.registry.loading import load
 

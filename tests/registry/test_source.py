@@ -1,4 +1,5 @@
 import pytest
+
 from extproc.errors import RegistryError
 from extproc.registry.source import Source, steps
 

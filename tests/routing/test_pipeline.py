@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 import pytest
+
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel
 from extproc.routing import rules
 from extproc.routing.meaning import Meaning

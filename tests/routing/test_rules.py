@@ -1,4 +1,5 @@
 import pytest
+
 from extproc.routing import rules
 from extproc.routing.rules import Condition, Rule
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead

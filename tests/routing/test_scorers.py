@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from extproc.routing.calibration import best_temperature, fit_temperature
 from extproc.routing.scorers import (
     Fit,
@@ -10,8 +13,6 @@ from extproc.routing.scorers import (
     fit_prototypes,
     softmax,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 DIMENSIONS = 24
 ALL_KINDS = [fit_centroids, fit_prototypes(3), fit_logistic]
