@@ -1,0 +1,81 @@
+"""Text to token ids, never more of either than the encoder can see."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from extproc.errors import EncoderMissing
+
+Ids = NDArray[np.int32]
+
+# English prose has 4 to 5 characters a token, so what stays after the cut nearly always
+# fills the encoder; and the tokenizer reads a kilobyte in 0.2 ms where 16 KB cost it 4 ms.
+CUT_CHARS_PER_TOKEN = 8
+ESTIMATED_CHARS_PER_TOKEN = 4
+_SPECIAL_TOKENS = 2  # [CLS] before and [SEP] behind every text
+_JOINT = "\n"
+
+
+def cut(text: str, max_tokens: int) -> str:
+    """The head and the tail of a text too long for the encoder; a shorter text unchanged.
+
+    People paste a document and put the question before or after it, so both ends are kept, in
+    equal parts, and the middle goes. The result has at most ``CUT_CHARS_PER_TOKEN`` characters
+    for every token; whatever tokens that leaves too many are cut the same way.
+    """
+    limit = CUT_CHARS_PER_TOKEN * max_tokens
+    if len(text) <= limit:
+        return text
+    tail = (limit - len(_JOINT)) // 2
+    head = limit - len(_JOINT) - tail
+    return text[:head] + _JOINT + text[-tail:]
+
+
+def estimate_tokens(text: str, max_tokens: int) -> int:
+    """About how many tokens a text will have, from its length alone, in no time."""
+    return min(max_tokens, len(text) // ESTIMATED_CHARS_PER_TOKEN + _SPECIAL_TOKENS)
+
+
+def pad(rows: Sequence[Ids]) -> tuple[Ids, Ids]:
+    """Token ids and attention mask, both (len(rows), longest row), padded on the right."""
+    lengths = np.array([row.size for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int32)  # 0 is [PAD]
+    ids[mask] = np.concatenate(rows)
+    return ids, mask.astype(np.int32)
+
+
+class Tokenizer:
+    """The encoder's tokenizer. Total: any str gives ids, so no text can fail its batch."""
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        """Raises ``EncoderMissing`` when the file cannot be read as a tokenizer."""
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise EncoderMissing(f"{path} is not a tokenizer: {error}") from error
+        # The file asks for fixed padding, and for a truncation that drops the tail.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.max_tokens = max_tokens
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text with [CLS] and [SEP], at most ``max_tokens`` of them.
+
+        Releases the GIL while it works.
+        """
+        encodings = self._tokenizer.encode_batch_fast([self._readable(text) for text in texts])
+        return [self._truncated(np.array(encoding.ids, np.int32)) for encoding in encodings]
+
+    def _readable(self, text: str) -> str:
+        """The cut text; half a surrogate pair, which JSON can carry and UTF-8 cannot, becomes '?'."""
+        return cut(text, self.max_tokens).encode("utf-8", "replace").decode("utf-8")
+
+    def _truncated(self, ids: Ids) -> Ids:
+        if ids.size <= self.max_tokens:
+            return ids
+        tail = self.max_tokens // 2
+        return np.concatenate([ids[: self.max_tokens - tail], ids[-tail:]])

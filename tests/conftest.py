@@ -1,0 +1,22 @@
+"""What tests of several packages need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from extproc.embedding.files import EncoderFiles, locate
+from extproc.errors import EncoderMissing
+
+# Where `make setup` puts the encoder, so that pytest run by hand finds it too. The processes
+# that tests start inherit it.
+os.environ.setdefault("EXTPROC_ENCODER_DIR", str(Path(__file__).parents[1] / ".cache" / "encoder"))
+
+
+@pytest.fixture(scope="session")
+def encoder_files() -> EncoderFiles:
+    """The real encoder. Absent, the tests that need it fail: skipping would hide them in CI."""
+    try:
+        return locate()
+    except EncoderMissing as missing:
+        pytest.fail(f"{missing}, or `make setup`", pytrace=False)
