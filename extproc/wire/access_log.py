@@ -1,0 +1,124 @@
+"""Envoy's access log messages -> ``Exchange``. Whatever decodes as an entry gives an exchange."""
+
+from collections.abc import Iterator
+
+from google.protobuf.duration_pb2 import Duration
+
+from extproc._pb.access_log_pb2 import (
+    AccessLogCommon,
+    AccessLogType,
+    HTTPAccessLogEntry,
+    HTTPRequestProperties,
+    Metadata,
+    RequestMethod,
+    ResponseFlags,
+    StreamAccessLogsMessage,
+)
+from extproc.vocabulary import Envelope, Exchange
+from extproc.wire import envelope
+
+# Entries about exchanges that go on, for access logs that ask for them.
+_UNFINISHED = frozenset(
+    {
+        AccessLogType.DownstreamStart,
+        AccessLogType.DownstreamPeriodic,
+        AccessLogType.DownstreamTunnelSuccessfullyEstablished,
+        AccessLogType.UpstreamPoolReady,
+        AccessLogType.UpstreamPeriodic,
+    }
+)
+
+# What %RESPONSE_FLAGS% prints for each.
+_FLAGS = {
+    "failed_local_healthcheck": "LH",
+    "no_healthy_upstream": "UH",
+    "upstream_request_timeout": "UT",
+    "local_reset": "LR",
+    "upstream_remote_reset": "UR",
+    "upstream_connection_failure": "UF",
+    "upstream_connection_termination": "UC",
+    "upstream_overflow": "UO",
+    "no_route_found": "NR",
+    "delay_injected": "DI",
+    "fault_injected": "FI",
+    "rate_limited": "RL",
+    "unauthorized_details": "UAEX",
+    "rate_limit_service_error": "RLSE",
+    "downstream_connection_termination": "DC",
+    "upstream_retry_limit_exceeded": "URX",
+    "stream_idle_timeout": "SI",
+    "invalid_envoy_request_headers": "IH",
+    "downstream_protocol_error": "DPE",
+    "upstream_max_stream_duration_reached": "UMSDR",
+    "response_from_cache_filter": "RFCF",
+    "no_filter_config_found": "NFCF",
+    "duration_timeout": "DT",
+    "upstream_protocol_error": "UPE",
+    "no_cluster_found": "NC",
+    "overload_manager": "OM",
+    "dns_resolution_failure": "DF",
+    "downstream_remote_reset": "DR",
+}
+
+
+def exchanges(data: bytes) -> Iterator[Exchange]:
+    """The finished exchanges that one message of Envoy's access log stream tells of.
+
+    Raises:
+        google.protobuf.message.DecodeError: it is no such message.
+    """
+    for entry in StreamAccessLogsMessage.FromString(data).http_logs.log_entry:
+        if entry.common_properties.access_log_type not in _UNFINISHED:
+            yield _exchange(entry)
+
+
+def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
+    common, request, response = entry.common_properties, entry.request, entry.response
+    return Exchange(
+        request_id=request.request_id or common.stream_id,
+        started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
+        duration=_duration(common),
+        first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
+        status=response.response_code.value,
+        flags=_flags(common.response_flags),
+        method=_method(request),
+        path=_path(request),
+        cluster=common.upstream_cluster,
+        request_bytes=request.request_body_bytes,
+        response_bytes=response.response_body_bytes,
+        envelope=_envelope(common.metadata),
+    )
+
+
+def _duration(common: AccessLogCommon) -> float | None:
+    """Until the last byte went to the client or, when none did, until Envoy was done with the request."""
+    sent = _elapsed(common, "time_to_last_downstream_tx_byte")
+    return sent if sent is not None else _elapsed(common, "duration")
+
+
+def _elapsed(common: AccessLogCommon, field: str) -> float | None:
+    if not common.HasField(field):
+        return None
+    duration: Duration = getattr(common, field)
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _flags(flags: ResponseFlags) -> tuple[str, ...]:
+    return tuple(_FLAGS[field.name] for field, _ in flags.ListFields())
+
+
+def _method(request: HTTPRequestProperties) -> str:
+    # Envoy has a name for the common methods only; the rest are unspecified.
+    number = request.request_method
+    return RequestMethod.Name(number) if number in RequestMethod.values() and number else ""
+
+
+def _path(request: HTTPRequestProperties) -> str:
+    """What the client asked for: a route may have rewritten it for the provider."""
+    return (request.original_path or request.path).partition("?")[0]
+
+
+def _envelope(metadata: Metadata) -> Envelope | None:
+    if envelope.NAMESPACE not in metadata.filter_metadata:
+        return None
+    return envelope.read(metadata.filter_metadata[envelope.NAMESPACE])

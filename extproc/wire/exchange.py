@@ -1,0 +1,250 @@
+"""The decide exchange as a state machine without I/O: events in, effects out.
+
+One instance lives as long as one ext_proc stream, which is one HTTP request:
+
+AwaitingHead ──Head──> AwaitingBody ──Body──> AwaitingDecision ──Decided──> Done   Route
+    │                      │                         └───────────Refused──> Done   Refuse
+    │                      └──Body that cannot be read────────────────────> Done   Refuse
+    ├──Head of an LLM call without a body─────────────────────────────────> Done   Refuse
+    └──Head of anything else──────────────────────────────────────────────> Done   Proceed
+
+Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries out its effects.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec.structs import replace
+
+from extproc import chat
+from extproc.errors import BadRequest, ClientError, Denied, RouterError
+from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Stage
+
+
+class ProtocolError(RouterError):
+    """What came does not fit the exchange: Envoy is set up in a way the sidecar cannot serve."""
+
+    label: ClassVar[str] = "protocol"
+
+
+# --- States: what the exchange waits for, with what is known by then ----------------------------
+
+
+class AwaitingHead(msgspec.Struct, frozen=True):
+    """Nothing is known."""
+
+
+class AwaitingBody(msgspec.Struct, frozen=True):
+    """The request is an LLM call."""
+
+    api: Api
+    head: RequestHead
+
+
+class AwaitingDecision(msgspec.Struct, frozen=True):
+    """The request is read, and the pipeline was asked."""
+
+    question: Question
+    body: bytes
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The last effect ended the exchange."""
+
+
+State = AwaitingHead | AwaitingBody | AwaitingDecision | Done
+
+
+# --- Events -------------------------------------------------------------------------------------
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The request's head came. ``buffered``: will its body come whole, in one message?"""
+
+    head: RequestHead
+    buffered: bool = True
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The request's whole body came."""
+
+    data: bytes
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """The pipeline answered the question."""
+
+    decision: Decision
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The pipeline refused the request."""
+
+    error: ClientError
+
+
+Event = Head | Body | Decided | Refused
+
+
+# --- Effects ------------------------------------------------------------------------------------
+
+
+class Proceed(msgspec.Struct, frozen=True):
+    """Let the request go on as it is. The envelope, if any, says why it was not routed."""
+
+    envelope: Envelope | None = None
+
+
+class AskDecision(msgspec.Struct, frozen=True):
+    """Ask the pipeline, and come back with ``Decided`` or ``Refused``."""
+
+    question: Question
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Send the request to ``cluster``, with another body unless that is None."""
+
+    cluster: str
+    body: bytes | None
+    envelope: Envelope
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Answer the client with ``status`` and a JSON body; nothing is forwarded."""
+
+    status: int
+    body: bytes
+    envelope: Envelope
+
+
+Reply = Proceed | Route | Refuse
+Effect = Reply | AskDecision
+
+
+# --- The machine --------------------------------------------------------------------------------
+
+
+class DecideExchange:
+    """One request's way through the decision."""
+
+    def __init__(self, version: str, clock: Callable[[], float]) -> None:
+        """``version`` is the registry's, for requests without a decision; ``clock`` counts seconds."""
+        self._clock = clock
+        self._state: State = AwaitingHead()
+        self._known = Envelope(version=version)  # of this request, so far
+
+    @property
+    def state(self) -> State:
+        """What the exchange waits for."""
+        return self._state
+
+    @property
+    def done(self) -> bool:
+        """Whether the last effect ended the exchange."""
+        return isinstance(self._state, Done)
+
+    def receive(self, event: Event) -> Effect:
+        """What to do about ``event``.
+
+        Raises:
+            ProtocolError: the event does not fit the state, which stays as it was.
+        """
+        step = _STEPS.get((type(self._state), type(event)))
+        if step is None:
+            raise ProtocolError(f"{type(event).__name__} came in state {type(self._state).__name__}")
+        self._state, effect = step(self, self._state, event)
+        return effect
+
+    def give_up(self) -> Proceed:
+        """End the exchange after a defect of ours: Envoy's default answers, and the record says why."""
+        self._state = Done()
+        return Proceed(replace(self._known, stage=Stage.DEFAULT, reason=Reason.INTERNAL_ERROR))
+
+    def _on_head(self, _: AwaitingHead, event: Head) -> tuple[State, Effect]:
+        head = event.head
+        api = chat.api_of(head.method, head.path)
+        if api is None:
+            return Done(), Proceed()
+        self._known = replace(self._known, api=api, traceparent=head.traceparent)
+        state = AwaitingBody(api, head)
+        if not head.has_body:
+            return self._on_body(state, Body(b""))
+        if not event.buffered:
+            raise ProtocolError("the body will not come whole: ext_proc's request_body_mode must be BUFFERED")
+        return state, Proceed()
+
+    def _on_body(self, state: AwaitingBody, event: Body) -> tuple[State, Effect]:
+        started = self._clock()
+        try:
+            _require_uncompressed(state.head)
+            request = chat.parse(state.api, event.data)
+        except BadRequest as error:
+            return Done(), self._refuse(state.api, error)
+        self._known = replace(
+            self._known,
+            original_model=request.model,
+            stream=request.stream,
+            parse_us=round((self._clock() - started) * 1e6),
+        )
+        question = Question(request, state.head)
+        return AwaitingDecision(question, event.data), AskDecision(question)
+
+    def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
+        decision = event.decision
+        body = chat.with_model(state.body, state.question.request, decision.upstream_model)
+        changed = body if body is not state.body else None
+        return Done(), Route(decision.cluster, changed, _decided(self._known, decision))
+
+    def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
+        return Done(), self._refuse(state.question.request.api, event.error)
+
+    def _refuse(self, api: Api, error: ClientError) -> Refuse:
+        body = chat.error_body(
+            api, status=error.status, message=error.message, code=error.code, param=error.param
+        )
+        # The reason repeats the error, because it is what operators see on the answer.
+        envelope = replace(self._known, reason=error.label, error=error.label)
+        if isinstance(error, Denied):
+            envelope = replace(envelope, stage=Stage.DENY, rule=error.rule)
+        return Refuse(error.status, body, envelope)
+
+
+# A pair that is not here is a protocol error.
+_STEPS: dict[tuple[type, type], Callable[[DecideExchange, Any, Any], tuple[State, Effect]]] = {
+    (AwaitingHead, Head): DecideExchange._on_head,
+    (AwaitingBody, Body): DecideExchange._on_body,
+    (AwaitingDecision, Decided): DecideExchange._on_decided,
+    (AwaitingDecision, Refused): DecideExchange._on_refused,
+}
+
+
+def _require_uncompressed(head: RequestHead) -> None:
+    encoding = head.headers.get("content-encoding", "")
+    if encoding.lower() not in ("", "identity"):
+        raise BadRequest("The request body is compressed; it must be sent without content-encoding.")
+
+
+def _decided(known: Envelope, decision: Decision) -> Envelope:
+    return replace(
+        known,
+        route=decision.route,
+        model=decision.model,
+        upstream_model=decision.upstream_model,
+        stage=decision.stage,
+        reason=decision.reason,
+        rule=decision.rule,
+        probability=_rounded(decision.probability),
+        margin=_rounded(decision.margin),
+        similarity=_rounded(decision.similarity),
+        version=decision.version,
+        tokens=decision.tokens,
+        queue_us=decision.times.queue,
+        embed_us=decision.times.embed,
+        total_us=decision.times.total,
+    )
+
+
+def _rounded(score: float | None) -> float | None:
+    # Four digits tell two decisions apart; more would only make headers and records longer.
+    return None if score is None else round(score, 4)

@@ -1,0 +1,120 @@
+"""Envoy's ext_proc messages <-> the events and replies of the exchange."""
+
+from google.protobuf.message import DecodeError
+
+from extproc._pb.ext_proc_pb2 import (
+    BUFFERED,
+    OVERWRITE_IF_EXISTS_OR_ADD,
+    CommonResponse,
+    HeaderMutation,
+    HttpHeaders,
+    ImmediateResponse,
+    MessageResponse,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from extproc.vocabulary import Envelope, RequestHead
+from extproc.wire import envelope as metadata
+from extproc.wire.exchange import Body, Head, Proceed, ProtocolError, Refuse, Reply, Route
+
+CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
+
+_HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
+
+
+def decode(data: bytes, traceparent: str) -> Head | Body:
+    """What one message of Envoy tells.
+
+    ``traceparent`` is that of the ext_proc stream, which is Envoy's own span; it goes before
+    the one among the request's headers, which is the client's.
+
+    Raises:
+        ProtocolError: it is no message, or one that the exchange has no use for.
+    """
+    try:
+        request = ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise ProtocolError("a message cannot be decoded") from error
+    match request.WhichOneof("request"):
+        case "request_headers":
+            return Head(_head(request.request_headers, traceparent), buffered=_buffered(request))
+        case "request_body":
+            return Body(request.request_body.body)
+        case other:
+            raise ProtocolError(
+                f"{other or 'an unknown message'} came; ext_proc's processing_mode must skip it"
+            )
+
+
+def encode(event: Head | Body, reply: Reply) -> bytes:
+    """Envoy's message for ``reply``, which answers ``event``."""
+    match reply:
+        case Proceed(envelope=None) if isinstance(event, Head):
+            return _HEAD_PROCEEDS
+        case Proceed():
+            response = _proceed(event)
+        case Route():
+            response = ProcessingResponse(request_body=MessageResponse(response=_common(reply)))
+        case Refuse():
+            response = ProcessingResponse(immediate_response=_immediate(reply))
+    if reply.envelope is not None:
+        _attach(response, reply.envelope)
+    return response.SerializeToString()
+
+
+def _head(message: HttpHeaders, traceparent: str) -> RequestHead:
+    pseudo: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    for header in message.headers.headers:
+        name = header.key
+        # Envoy sends raw_value; `value` is for one whose runtime was told otherwise.
+        value = header.raw_value.decode(errors="replace") or header.value
+        found = pseudo if name.startswith(":") else headers
+        # A name that comes twice is one list: RFC 9110, section 5.3.
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return RequestHead(
+        method=pseudo.get(":method", ""),
+        path=pseudo.get(":path", ""),
+        headers=headers,
+        has_body=not message.end_of_stream,
+        traceparent=traceparent or headers.get("traceparent", ""),
+    )
+
+
+def _buffered(request: ProcessingRequest) -> bool:
+    # An Envoy that does not tell its configuration has to be believed.
+    return not request.HasField("protocol_config") or request.protocol_config.request_body_mode == BUFFERED
+
+
+def _proceed(event: Head | Body) -> ProcessingResponse:
+    if isinstance(event, Head):
+        return ProcessingResponse(request_headers=MessageResponse())
+    return ProcessingResponse(request_body=MessageResponse())
+
+
+def _common(route: Route) -> CommonResponse:
+    common = CommonResponse(clear_route_cache=True)
+    _set_header(common.header_mutation, CLUSTER_HEADER, route.cluster)
+    if route.body is not None:
+        common.body_mutation.body = route.body
+        # Without it Envoy answers 500, whatever failure_mode_allow says.
+        _set_header(common.header_mutation, "content-length", str(len(route.body)))
+    return common
+
+
+def _immediate(refusal: Refuse) -> ImmediateResponse:
+    response = ImmediateResponse(body=refusal.body, details=f"router_{refusal.envelope.error}")
+    response.status.code = refusal.status
+    # The x-router-* headers of this answer too are made by Envoy, of the metadata.
+    _set_header(response.headers, "content-type", "application/json")
+    return response
+
+
+def _set_header(mutation: HeaderMutation, name: str, value: str) -> None:
+    option = mutation.set_headers.add(append_action=OVERWRITE_IF_EXISTS_OR_ADD)
+    option.header.key = name
+    option.header.raw_value = value.encode()
+
+
+def _attach(response: ProcessingResponse, envelope: Envelope) -> None:
+    metadata.write(envelope, response.dynamic_metadata.fields[metadata.NAMESPACE].struct_value)

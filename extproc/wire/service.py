@@ -1,0 +1,169 @@
+"""The two gRPC services that Envoy calls: ext_proc for each request, the access log for what became of it.
+
+Both are registered by Envoy's full method names, and take and give bytes: the exchange's usual
+answers are constants, and grpc's own (de)serialisation hooks would only add calls.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+
+from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
+from extproc.errors import ClientError
+from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.wire import access_log, messages
+from extproc.wire.exchange import (
+    AskDecision,
+    Body,
+    Decided,
+    DecideExchange,
+    Event,
+    Head,
+    ProtocolError,
+    Refused,
+    Reply,
+)
+
+log = logging.getLogger(__name__)
+
+EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+ACCESS_LOG_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
+_Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class Decider(Protocol):
+    """What decides: the pipeline."""
+
+    async def decide(self, question: Question) -> Decision:
+        """Raises ``errors.ClientError`` when the request must be refused."""
+        ...
+
+
+class ExternalProcessor:
+    """Answers Envoy for each request: one stream, one ``DecideExchange``.
+
+    Nothing that goes wrong here reaches the client. A defect of ours is answered so that Envoy
+    goes on with its default; where there is no telling what to answer, the stream is ended
+    cleanly, which Envoy takes for the same, whatever ``failure_mode_allow`` says.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        *,
+        version: Callable[[], str],
+        count_failure: Callable[[str], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``version`` is that of the current registry.
+
+        ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
+        that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
+        """
+        self._decider = decider
+        self._version = version
+        self._count_failure = count_failure
+        self._clock = clock
+        self._open = 0
+        self._none_open = asyncio.Event()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a ``grpc.aio`` server registers."""
+        method: _Method = grpc.stream_stream_rpc_method_handler(self._process)
+        return grpc.method_handlers_generic_handler(EXT_PROC_SERVICE, {"Process": method})
+
+    async def finished(self) -> None:
+        """Return once no exchange is open."""
+        while self._open:
+            self._none_open.clear()
+            await self._none_open.wait()
+
+    async def _process(self, _: object, context: _Context) -> None:
+        self._open += 1
+        try:
+            await self._converse(context)
+        except ProtocolError as error:
+            log.warning("an exchange is not routed: %s", error)
+            self._count_failure("protocol")
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._none_open.set()
+
+    async def _converse(self, context: _Context) -> None:
+        # Reading and writing by hand costs a tenth less than an async generator; and ending the
+        # stream with the last answer saves the wait for Envoy to end it.
+        exchange = DecideExchange(self._version(), self._clock)
+        traceparent = _traceparent(context)
+        while not exchange.done:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return
+            event = messages.decode(data, traceparent)
+            await context.write(await self._answer(exchange, event))
+
+    async def _answer(self, exchange: DecideExchange, event: Head | Body) -> bytes:
+        try:
+            return messages.encode(event, await self._settle(exchange, event))
+        except ProtocolError:
+            raise
+        except Exception:
+            log.exception("a request could not be decided; it goes to Envoy's default")
+            self._count_failure("decide")
+            return messages.encode(event, exchange.give_up())
+
+    async def _settle(self, exchange: DecideExchange, event: Event) -> Reply:
+        effect = exchange.receive(event)
+        while isinstance(effect, AskDecision):
+            effect = exchange.receive(await self._ask(effect.question))
+        return effect
+
+    async def _ask(self, question: Question) -> Decided | Refused:
+        try:
+            return Decided(await self._decider.decide(question))
+        except ClientError as error:
+            return Refused(error)
+
+
+class AccessLog:
+    """Hands every finished exchange that Envoy reports to a sink.
+
+    Envoy keeps one such stream open for as long as it runs and never waits for an answer.
+    """
+
+    def __init__(self, sink: ExchangeSink, *, count_failure: Callable[[str], None]) -> None:
+        """``count_failure`` is called with ``access_log`` for a message that could not be used."""
+        self._sink = sink
+        self._count_failure = count_failure
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a ``grpc.aio`` server registers."""
+        method: _Method = grpc.stream_unary_rpc_method_handler(self._stream)
+        return grpc.method_handlers_generic_handler(ACCESS_LOG_SERVICE, {"StreamAccessLogs": method})
+
+    async def _stream(self, _: object, context: _Context) -> bytes:
+        while (data := await context.read()) is not grpc.aio.EOF:
+            self._take(data)
+        return StreamAccessLogsResponse().SerializeToString()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            for exchange in access_log.exchanges(data):
+                self._sink.accept(exchange)
+        except Exception:
+            # The next message is no worse for it, so the stream stays open.
+            log.exception("an access log message is lost")
+            self._count_failure("access_log")
+
+
+def _traceparent(context: _Context) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == "traceparent":
+            return value if isinstance(value, str) else value.decode(errors="replace")
+    return ""

@@ -1,0 +1,104 @@
+"""An Envoy as small as a test needs: it opens ext_proc streams and speaks its messages."""
+
+import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import grpc
+import pytest
+
+from extproc._pb.ext_proc_pb2 import (
+    BUFFERED,
+    HeaderMap,
+    HeaderValue,
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+    ProtocolConfiguration,
+)
+from extproc.vocabulary import Decision, Question, Reason, Stage
+
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+CHAT_PATH = "/v1/chat/completions"
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class FakeDecider:
+    """Answers with ``answer``, which may be an error, once ``gate`` is open; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Decision | Exception = Decision(
+            route="code",
+            model="coder",
+            upstream_model="qwen-coder",
+            cluster="model-coder",
+            stage=Stage.EMBEDDING,
+            reason=Reason.MATCHED,
+            version="v2",
+        )
+        self.asked: list[Question] = []
+        self.busy = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def decide(self, question: Question) -> Decision:
+        self.asked.append(question)
+        self.busy.set()
+        await self.gate.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Stream:
+    """One ext_proc stream, seen from Envoy."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        self.call: Any = channel.stream_stream(PROCESS)(metadata=metadata)
+
+    async def send_head(
+        self, path: str = CHAT_PATH, headers: Mapping[str, str] = EMPTY, *, end_of_stream: bool = False
+    ) -> None:
+        fields = {":method": "POST", ":path": path, **headers}
+        values = [HeaderValue(key=name, raw_value=value.encode()) for name, value in fields.items()]
+        head = HttpHeaders(headers=HeaderMap(headers=values), end_of_stream=end_of_stream)
+        config = ProtocolConfiguration(request_body_mode=BUFFERED)
+        await self.send(ProcessingRequest(request_headers=head, protocol_config=config))
+
+    async def send_body(self, body: bytes) -> None:
+        await self.send(ProcessingRequest(request_body=HttpBody(body=body, end_of_stream=True)))
+
+    async def send(self, message: ProcessingRequest) -> None:
+        await self.call.write(message.SerializeToString())
+
+    async def receive(self) -> ProcessingResponse | None:
+        """The next answer, or None when the stream ended without one."""
+        data = await self.call.read()
+        return None if data is grpc.aio.EOF else ProcessingResponse.FromString(data)
+
+    async def ended_well(self) -> bool:
+        """Whether the sidecar ends the stream here, in the way that lets Envoy go on."""
+        return await self.receive() is None and await self.call.code() is grpc.StatusCode.OK
+
+    async def exchange(self, body: bytes, headers: Mapping[str, str] = EMPTY) -> ProcessingResponse | None:
+        """The answer to the body of an LLM call."""
+        await self.send_head(headers=headers)
+        head_answer = await self.receive()
+        assert head_answer is not None
+        assert head_answer.WhichOneof("response") == "request_headers"
+        await self.send_body(body)
+        return await self.receive()
+
+
+@pytest.fixture
+def decider() -> FakeDecider:
+    return FakeDecider()
+
+
+@pytest.fixture
+def failures() -> list[str]:
+    """What the services counted."""
+    return []

@@ -1,0 +1,99 @@
+"""The envelope through the Struct that Envoy carries."""
+
+import math
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.vocabulary import Envelope
+from extproc.wire import envelope
+
+FULL = Envelope(
+    api="openai.chat",
+    route="code",
+    model="coder",
+    upstream_model="qwen-coder",
+    original_model="auto",
+    stage="embedding",
+    reason="matched",
+    rule="r",
+    error="e",
+    probability=0.9123,
+    margin=0.0,
+    similarity=-0.25,
+    version="v1",
+    tokens=7,
+    stream=True,
+    traceparent="00-aa-bb-01",
+    parse_us=0,
+    queue_us=11,
+    embed_us=2500,
+    total_us=2600,
+)
+
+
+def written(value: Envelope) -> Struct:
+    struct = Struct()
+    envelope.write(value, struct)
+    return struct
+
+
+def struct(fields: dict[str, Any]) -> Struct:
+    message = Struct()
+    message.update(fields)
+    return message
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert envelope.read(Struct.FromString(written(FULL).SerializeToString())) == FULL
+
+
+def test_empty_fields_are_not_written_but_zeros_are() -> None:
+    sparse = Envelope(route="code", margin=0.0, queue_us=0)
+    assert MessageToDict(written(sparse)) == {"schema": 1, "route": "code", "margin": 0, "queue_us": 0}
+
+
+def test_the_schema_is_always_written() -> None:
+    assert MessageToDict(written(Envelope())) == {"schema": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("route", 7),
+        ("route", None),
+        ("route", ["code"]),
+        ("stream", "yes"),
+        ("tokens", "7"),
+        ("tokens", True),
+        ("tokens", math.inf),
+        ("tokens", 2.0**53),
+        ("margin", "0.5"),
+        ("margin", math.nan),
+        ("margin", {"value": 1}),
+    ],
+)
+def test_a_field_of_another_type_keeps_its_default_and_spoils_no_other(field: str, value: object) -> None:
+    assert envelope.read(struct({field: value, "model": "coder"})) == Envelope(model="coder")
+
+
+def test_fields_of_another_version_are_skipped() -> None:
+    assert envelope.read(struct({"schema": 2, "tier": "large", "model": "coder"})) == Envelope(
+        schema=2, model="coder"
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(Envelope.__struct_fields__) | st.text(max_size=8), json_values))
+def test_whatever_stands_in_the_namespace_gives_an_envelope(fields: dict[str, Any]) -> None:
+    assert isinstance(envelope.read(struct(fields)), Envelope)

@@ -1,0 +1,266 @@
+"""The decide exchange, driven with plain values."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.errors import BadRequest, ClientError, Denied, UnknownModel
+from extproc.vocabulary import Decision, Envelope, Reason, RequestHead, Stage, StageTimes
+from extproc.wire.exchange import (
+    AskDecision,
+    Body,
+    Decided,
+    DecideExchange,
+    Done,
+    Event,
+    Head,
+    Proceed,
+    ProtocolError,
+    Refuse,
+    Refused,
+    Route,
+)
+
+CHAT = RequestHead(
+    method="POST", path="/v1/chat/completions", headers={"x-request-id": "r"}, traceparent="00-aa-bb-01"
+)
+OTHER = RequestHead(method="GET", path="/v1/models", headers={})
+DATA = b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":true}'
+DECISION = Decision(
+    route="code",
+    model="coder",
+    upstream_model="qwen-coder",
+    cluster="model-coder",
+    stage=Stage.EMBEDDING,
+    reason=Reason.MATCHED,
+    version="v2",
+    rule="",
+    probability=0.912345,
+    margin=0.81,
+    similarity=-0.00004,
+    tokens=7,
+    times=StageTimes(queue=11, embed=2500, total=2600),
+)
+
+
+class Ticks:
+    """A clock that advances by a millisecond each time it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+def exchange() -> DecideExchange:
+    return DecideExchange("v1", Ticks())
+
+
+def asked(data: bytes = DATA) -> DecideExchange:
+    machine = exchange()
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Body(data))
+    assert isinstance(effect, AskDecision)
+    return machine
+
+
+def test_a_request_that_is_no_llm_call_goes_on_untouched_and_unrecorded() -> None:
+    machine = exchange()
+    assert machine.receive(Head(OTHER)) == Proceed()
+    assert machine.done
+
+
+def test_a_request_that_is_no_llm_call_needs_no_whole_body() -> None:
+    assert exchange().receive(Head(OTHER, buffered=False)) == Proceed()
+
+
+def test_the_head_of_an_llm_call_goes_on_to_its_body() -> None:
+    machine = exchange()
+    assert machine.receive(Head(CHAT)) == Proceed()
+    assert not machine.done
+
+
+def test_the_body_becomes_a_question() -> None:
+    machine = exchange()
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Body(DATA))
+    assert isinstance(effect, AskDecision)
+    assert effect.question.head == CHAT
+    assert effect.question.request.user_text == "hi"
+    assert effect.question.request.model == "auto"
+    assert not machine.done
+
+
+def test_a_decision_becomes_a_route_with_only_the_model_changed() -> None:
+    machine = asked()
+    effect = machine.receive(Decided(DECISION))
+    assert isinstance(effect, Route)
+    assert effect.cluster == "model-coder"
+    assert effect.body == DATA.replace(b'"auto"', b'"qwen-coder"')
+    assert machine.done
+
+
+def test_a_body_that_already_names_the_model_is_not_changed() -> None:
+    effect = asked(DATA.replace(b"auto", b"qwen-coder")).receive(Decided(DECISION))
+    assert isinstance(effect, Route)
+    assert effect.body is None
+
+
+def test_the_envelope_of_a_route_says_all_that_the_record_needs() -> None:
+    effect = asked().receive(Decided(DECISION))
+    assert isinstance(effect, Route)
+    assert effect.envelope == Envelope(
+        api="openai.chat",
+        route="code",
+        model="coder",
+        upstream_model="qwen-coder",
+        original_model="auto",
+        stage="embedding",
+        reason="matched",
+        probability=0.9123,
+        margin=0.81,
+        similarity=0.0,
+        version="v2",
+        tokens=7,
+        stream=True,
+        traceparent="00-aa-bb-01",
+        parse_us=1000,
+        queue_us=11,
+        embed_us=2500,
+        total_us=2600,
+    )
+
+
+def test_a_decision_without_an_embedding_has_no_scores_in_its_envelope() -> None:
+    decision = msgspec.structs.replace(
+        DECISION,
+        stage=Stage.PIN,
+        reason=Reason.PINNED,
+        rule="vip",
+        probability=None,
+        margin=None,
+        similarity=None,
+    )
+    effect = asked().receive(Decided(decision))
+    assert isinstance(effect, Route)
+    envelope = effect.envelope
+    assert (envelope.probability, envelope.margin, envelope.similarity) == (None, None, None)
+    assert (envelope.stage, envelope.reason, envelope.rule) == ("pin", "pinned", "vip")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "stage", "rule"),
+    [
+        (BadRequest("no", param="messages"), 400, None, "", ""),
+        (UnknownModel("no", param="model"), 404, "model_not_found", "", ""),
+        (Denied("no", rule="secrets"), 403, "request_denied", "deny", "secrets"),
+    ],
+)
+def test_a_refusal_answers_in_the_shape_of_the_api(
+    error: ClientError, status: int, code: str | None, stage: str, rule: str
+) -> None:
+    machine = asked()
+    effect = machine.receive(Refused(error))
+    assert isinstance(effect, Refuse)
+    assert effect.status == status
+    assert json.loads(effect.body) == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": error.param, "code": code}
+    }
+    assert effect.envelope == Envelope(
+        api="openai.chat",
+        original_model="auto",
+        stage=stage,
+        reason=error.label,
+        rule=rule,
+        error=error.label,
+        version="v1",
+        stream=True,
+        traceparent="00-aa-bb-01",
+        parse_us=1000,
+    )
+    assert machine.done
+
+
+def test_a_body_that_cannot_be_read_is_refused_without_asking() -> None:
+    machine = exchange()
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Body(b"{"))
+    assert isinstance(effect, Refuse)
+    assert effect.status == 400
+    assert effect.envelope.error == "bad_request"
+    assert machine.done
+
+
+def test_an_llm_call_without_a_body_is_refused_at_its_head() -> None:
+    machine = exchange()
+    effect = machine.receive(Head(msgspec.structs.replace(CHAT, has_body=False)))
+    assert isinstance(effect, Refuse)
+    assert effect.status == 400
+    assert b"empty" in effect.body
+    assert machine.done
+
+
+@pytest.mark.parametrize(
+    ("encoding", "refused"),
+    [("gzip", True), ("GZIP, br", True), ("identity", False), ("Identity", False), ("", False)],
+)
+def test_a_compressed_body_is_refused_in_words_the_client_understands(encoding: str, refused: bool) -> None:
+    machine = exchange()
+    machine.receive(Head(msgspec.structs.replace(CHAT, headers={"content-encoding": encoding})))
+    effect = machine.receive(Body(DATA))
+    assert isinstance(effect, Refuse) is refused
+    if isinstance(effect, Refuse):
+        assert b"content-encoding" in effect.body
+
+
+def test_an_envoy_that_will_not_send_the_whole_body_is_told_what_to_change() -> None:
+    machine = exchange()
+    with pytest.raises(ProtocolError, match="request_body_mode must be BUFFERED"):
+        machine.receive(Head(CHAT, buffered=False))
+
+
+def test_giving_up_ends_the_exchange_and_says_why() -> None:
+    machine = asked()
+    effect = machine.give_up()
+    assert machine.done
+    assert effect.envelope == Envelope(
+        api="openai.chat",
+        original_model="auto",
+        stage="default",
+        reason="internal_error",
+        version="v1",
+        stream=True,
+        traceparent="00-aa-bb-01",
+        parse_us=1000,
+    )
+
+
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(
+        Head, st.sampled_from([CHAT, OTHER, msgspec.structs.replace(CHAT, has_body=False)]), st.booleans()
+    ),
+    st.builds(Body, st.sampled_from([DATA, b"", b"{", b"\xff"]) | st.binary(max_size=20)),
+    st.just(Decided(DECISION)),
+    st.just(Refused(Denied("no", rule="r"))),
+)
+
+
+@given(st.lists(events, max_size=6))
+def test_any_order_of_events_gives_effects_or_a_protocol_error_that_changes_nothing(
+    order: list[Event],
+) -> None:
+    machine = exchange()
+    for event in order:
+        before = machine.state
+        try:
+            effect = machine.receive(event)
+        except ProtocolError:
+            assert machine.state is before
+        else:
+            assert not isinstance(before, Done)
+            assert isinstance(effect, AskDecision | Proceed) or machine.done

@@ -1,0 +1,78 @@
+"""gRPC health, as an orchestrator or Envoy asks for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from extproc.health import Components
+from extproc.wire.health import Health
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+READY_NAMES = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"]
+
+
+@pytest.fixture
+def components() -> Components:
+    return Components("registry", "encoder")
+
+
+@pytest.fixture
+def health(components: Components) -> Health:
+    return Health(components)
+
+
+@pytest.fixture
+async def stub(health: Health) -> AsyncIterator[HealthStub]:
+    server = grpc.aio.server()
+    health.register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await health.publish()
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield HealthStub(channel)
+    finally:
+        await server.stop(None)
+
+
+async def checked(stub: HealthStub, name: str) -> int:
+    response = await stub.Check(HealthCheckRequest(service=name))
+    status: int = response.status
+    return status
+
+
+@pytest.mark.parametrize("registry", [False, True])
+@pytest.mark.parametrize("encoder", [False, True])
+async def test_every_name_tells_the_truth(
+    components: Components, health: Health, stub: HealthStub, registry: bool, encoder: bool
+) -> None:
+    components.report("registry", ready=registry)
+    components.report("encoder", ready=encoder)
+    await health.publish()
+    expected = SERVING if registry and encoder else NOT_SERVING
+    assert [await checked(stub, name) for name in READY_NAMES] == [expected] * 3
+    assert await checked(stub, "liveness") == SERVING
+
+
+async def test_a_name_that_is_not_known_is_not_found(stub: HealthStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await checked(stub, "nonsense")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_followers_see_every_change(components: Components, health: Health, stub: HealthStub) -> None:
+    following = asyncio.create_task(health.follow())
+    watch = stub.Watch(HealthCheckRequest(service="readiness"))
+    seen = [(await watch.read()).status]
+    components.report("registry", ready=True)
+    components.report("encoder", ready=True)
+    seen.append((await watch.read()).status)
+    components.drain()
+    seen.append((await watch.read()).status)
+    assert seen == [NOT_SERVING, SERVING, NOT_SERVING]
+    watch.cancel()
+    following.cancel()

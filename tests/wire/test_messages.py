@@ -1,0 +1,184 @@
+"""Envoy's messages to events, replies to Envoy's messages."""
+
+import contextlib
+from collections.abc import Sequence
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc._pb.ext_proc_pb2 import (
+    BUFFERED,
+    NONE,
+    OVERWRITE_IF_EXISTS_OR_ADD,
+    STREAMED,
+    BodySendMode,
+    HeaderMap,
+    HeaderValue,
+    HttpBody,
+    HttpHeaders,
+    MessageResponse,
+    ProcessingRequest,
+    ProcessingResponse,
+    ProtocolConfiguration,
+    Unread,
+)
+from extproc.vocabulary import Envelope, RequestHead
+from extproc.wire import messages
+from extproc.wire.exchange import Body, Head, Proceed, ProtocolError, Refuse, Route
+
+HEAD = Head(RequestHead(method="POST", path="/", headers={}))
+BODY = Body(b"{}")
+ENVELOPE = Envelope(api="openai.chat", route="code", version="v1", margin=0.5)
+
+
+def head_message(
+    *headers: tuple[str, bytes], end_of_stream: bool = False, mode: BodySendMode | None = BUFFERED
+) -> ProcessingRequest:
+    values = [HeaderValue(key=name, raw_value=value) for name, value in headers]
+    return ProcessingRequest(
+        request_headers=HttpHeaders(headers=HeaderMap(headers=values), end_of_stream=end_of_stream),
+        protocol_config=None if mode is None else ProtocolConfiguration(request_body_mode=mode),
+    )
+
+
+def decoded_head(message: ProcessingRequest, traceparent: str = "") -> Head:
+    event = messages.decode(message.SerializeToString(), traceparent)
+    assert isinstance(event, Head)
+    return event
+
+
+def answered(event: Head | Body, reply: Proceed | Route | Refuse) -> ProcessingResponse:
+    return ProcessingResponse.FromString(messages.encode(event, reply))
+
+
+def set_headers(options: Sequence[object]) -> dict[str, bytes]:
+    return {option.header.key: option.header.raw_value for option in options}  # type: ignore[attr-defined]
+
+
+def test_a_head_is_method_path_and_headers() -> None:
+    message = head_message(
+        (":method", b"POST"),
+        (":path", b"/v1/chat/completions?a=b"),
+        (":authority", b"example.org"),
+        ("content-type", b"application/json"),
+        ("traceparent", b"00-client"),
+    )
+    assert decoded_head(message) == Head(
+        RequestHead(
+            method="POST",
+            path="/v1/chat/completions?a=b",
+            headers={"content-type": "application/json", "traceparent": "00-client"},
+            has_body=True,
+            traceparent="00-client",
+        ),
+        buffered=True,
+    )
+
+
+def test_a_head_that_ends_the_stream_has_no_body() -> None:
+    assert not decoded_head(head_message(end_of_stream=True)).head.has_body
+
+
+def test_the_trace_of_the_stream_goes_before_that_of_the_client() -> None:
+    message = head_message(("traceparent", b"00-client"))
+    assert decoded_head(message, "00-envoy").head.traceparent == "00-envoy"
+
+
+def test_a_header_that_comes_twice_is_one_list() -> None:
+    message = head_message(("x-team", b"a"), ("x-other", b"o"), ("x-team", b"b"))
+    assert decoded_head(message).head.headers == {"x-team": "a, b", "x-other": "o"}
+
+
+def test_a_header_that_is_not_utf8_spoils_nothing() -> None:
+    assert decoded_head(head_message(("x-a", b"\xff!"))).head.headers == {"x-a": "\ufffd!"}
+
+
+def test_an_envoy_that_sends_values_as_text_is_understood() -> None:
+    message = ProcessingRequest(
+        request_headers=HttpHeaders(headers=HeaderMap(headers=[HeaderValue(key=":method", value="GET")]))
+    )
+    assert decoded_head(message).head.method == "GET"
+
+
+@pytest.mark.parametrize(
+    ("mode", "buffered"), [(BUFFERED, True), (None, True), (STREAMED, False), (NONE, False)]
+)
+def test_whether_the_body_comes_whole_is_what_envoy_says_if_it_says_it(
+    mode: BodySendMode | None, buffered: bool
+) -> None:
+    assert decoded_head(head_message(mode=mode)).buffered is buffered
+
+
+def test_a_body_is_its_bytes() -> None:
+    message = ProcessingRequest(request_body=HttpBody(body=b'{"a":1}', end_of_stream=True))
+    assert messages.decode(message.SerializeToString(), "") == Body(b'{"a":1}')
+
+
+@pytest.mark.parametrize(
+    "phase", ["response_headers", "response_body", "request_trailers", "response_trailers"]
+)
+def test_another_phase_is_named_in_the_error(phase: str) -> None:
+    message = ProcessingRequest(**{phase: Unread()})  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match=phase):
+        messages.decode(message.SerializeToString(), "")
+
+
+def test_an_empty_message_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError, match="unknown"):
+        messages.decode(b"", "")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_give_an_event_or_a_protocol_error(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        assert isinstance(messages.decode(data, ""), Head | Body)
+
+
+@pytest.mark.parametrize(("event", "phase"), [(HEAD, "request_headers"), (BODY, "request_body")])
+def test_what_proceeds_is_answered_in_its_own_phase_and_empty(event: Head | Body, phase: str) -> None:
+    assert answered(event, Proceed()) == ProcessingResponse(**{phase: MessageResponse()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("event", "phase"), [(HEAD, "request_headers"), (BODY, "request_body")])
+def test_what_proceeds_may_say_why(event: Head | Body, phase: str) -> None:
+    response = answered(event, Proceed(ENVELOPE))
+    assert response.WhichOneof("response") == phase
+    assert MessageToDict(response.dynamic_metadata)["router"]["route"] == "code"
+
+
+def test_a_route_sets_the_cluster_and_clears_the_route_cache() -> None:
+    response = answered(BODY, Route("model-coder", None, ENVELOPE))
+    common = response.request_body.response
+    assert common.clear_route_cache
+    assert set_headers(common.header_mutation.set_headers) == {"x-router-cluster": b"model-coder"}
+    assert not common.HasField("body_mutation")
+
+
+def test_a_changed_body_comes_with_its_length() -> None:
+    common = answered(BODY, Route("model-coder", '{"ä":1}'.encode(), ENVELOPE)).request_body.response
+    assert common.body_mutation.body == '{"ä":1}'.encode()
+    assert set_headers(common.header_mutation.set_headers)["content-length"] == b"8"
+
+
+def test_headers_replace_what_is_there() -> None:
+    common = answered(BODY, Route("model-coder", b"{}", ENVELOPE)).request_body.response
+    actions = {option.append_action for option in common.header_mutation.set_headers}
+    assert actions == {OVERWRITE_IF_EXISTS_OR_ADD}
+
+
+def test_a_refusal_is_an_immediate_response_in_json() -> None:
+    envelope = Envelope(error="bad_request", reason="bad_request")
+    response = answered(BODY, Refuse(400, b'{"error":{}}', envelope)).immediate_response
+    assert response.status.code == 400
+    assert response.body == b'{"error":{}}'
+    assert response.details == "router_bad_request"
+    assert set_headers(response.headers.set_headers) == {"content-type": b"application/json"}
+
+
+@pytest.mark.parametrize("reply", [Route("c", None, ENVELOPE), Refuse(400, b"", ENVELOPE), Proceed(ENVELOPE)])
+def test_the_envelope_travels_in_the_namespace_router(reply: Proceed | Route | Refuse) -> None:
+    assert MessageToDict(answered(BODY, reply).dynamic_metadata) == {
+        "router": {"schema": 1, "api": "openai.chat", "route": "code", "version": "v1", "margin": 0.5}
+    }

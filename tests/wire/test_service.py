@@ -1,0 +1,289 @@
+"""The two services over a real gRPC channel."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import msgspec
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from extproc._pb.access_log_pb2 import (
+    HTTPAccessLogEntry,
+    HTTPRequestProperties,
+    StreamAccessLogsMessage,
+)
+from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse, Unread
+from extproc.errors import Denied
+from extproc.vocabulary import Exchange
+from extproc.wire.service import AccessLog, ExternalProcessor
+from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
+
+ASK = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
+
+
+@asynccontextmanager
+async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[grpc.aio.Channel]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(handlers)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
+
+
+@pytest.fixture
+def processor(decider: FakeDecider, failures: list[str]) -> ExternalProcessor:
+    return ExternalProcessor(decider, version=lambda: "v1", count_failure=failures.append)
+
+
+@pytest.fixture
+async def channel(processor: ExternalProcessor) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(processor.handler()) as channel:
+        yield channel
+
+
+def envelope(response: ProcessingResponse | None) -> dict[str, Any]:
+    assert response is not None
+    return dict(MessageToDict(response.dynamic_metadata)["router"])
+
+
+async def test_an_llm_call_is_routed_by_its_decision(channel: grpc.aio.Channel, decider: FakeDecider) -> None:
+    stream = Stream(channel)
+    response = await stream.exchange(ASK)
+    assert response is not None
+    common = response.request_body.response
+    assert [option.header.raw_value for option in common.header_mutation.set_headers] == [
+        b"model-coder",
+        b"66",
+    ]
+    assert common.body_mutation.body == ASK.replace(b"auto", b"qwen-coder")
+    assert envelope(response)["route"] == "code"
+    assert [question.request.user_text for question in decider.asked] == ["hi"]
+    assert await stream.ended_well()
+
+
+async def test_any_other_request_is_let_go_at_its_head(
+    channel: grpc.aio.Channel, decider: FakeDecider
+) -> None:
+    stream = Stream(channel)
+    await stream.send_head("/v1/models")
+    response = await stream.receive()
+    assert response is not None
+    assert response.WhichOneof("response") == "request_headers"
+    assert not response.HasField("dynamic_metadata")
+    assert await stream.ended_well()
+    assert not decider.asked
+
+
+async def test_a_refusal_reaches_the_client(channel: grpc.aio.Channel, decider: FakeDecider) -> None:
+    decider.answer = Denied("not here", rule="secrets")
+    stream = Stream(channel)
+    response = await stream.exchange(ASK)
+    assert response is not None
+    assert response.immediate_response.status.code == 403
+    assert b"not here" in response.immediate_response.body
+    assert envelope(response)["rule"] == "secrets"
+    assert envelope(response)["version"] == "v1"
+    assert await stream.ended_well()
+
+
+async def test_an_llm_call_without_a_body_is_refused_at_its_head(channel: grpc.aio.Channel) -> None:
+    stream = Stream(channel)
+    await stream.send_head(end_of_stream=True)
+    response = await stream.receive()
+    assert response is not None
+    assert response.immediate_response.status.code == 400
+
+
+async def test_exchanges_do_not_wait_for_each_other(channel: grpc.aio.Channel, decider: FakeDecider) -> None:
+    decider.gate.clear()
+    slow = [asyncio.create_task(Stream(channel).exchange(ASK)) for _ in range(20)]
+    await decider.busy.wait()
+    other = Stream(channel)
+    await other.send_head("/v1/models")
+    assert await other.receive() is not None
+    decider.gate.set()
+    assert all(response and response.HasField("request_body") for response in await asyncio.gather(*slow))
+
+
+# --- The parent of the trace --------------------------------------------------------------------
+
+
+async def test_the_trace_of_envoys_own_span_goes_before_the_clients(
+    channel: grpc.aio.Channel, decider: FakeDecider
+) -> None:
+    response = await Stream(channel, (("traceparent", "00-envoy"),)).exchange(
+        ASK, {"traceparent": "00-client"}
+    )
+    assert decider.asked[0].head.traceparent == "00-envoy"
+    assert envelope(response)["traceparent"] == "00-envoy"
+
+
+async def test_without_one_the_clients_counts(channel: grpc.aio.Channel, decider: FakeDecider) -> None:
+    await Stream(channel).exchange(ASK, {"traceparent": "00-client"})
+    assert decider.asked[0].head.traceparent == "00-client"
+
+
+# --- What goes wrong never reaches the client ---------------------------------------------------
+
+
+async def test_a_defect_lets_the_request_go_on_and_is_told_once(
+    channel: grpc.aio.Channel, decider: FakeDecider, failures: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    decider.answer = RuntimeError("a defect")
+    stream = Stream(channel)
+    response = await stream.exchange(ASK)
+    assert response is not None
+    assert response.WhichOneof("response") == "request_body"
+    assert not response.request_body.HasField("response")
+    assert (envelope(response)["stage"], envelope(response)["reason"]) == ("default", "internal_error")
+    assert await stream.ended_well()
+    assert failures == ["decide"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "a defect" in str(record.exc_info[1])
+
+
+async def test_an_answer_that_cannot_be_written_lets_the_request_go_on(
+    channel: grpc.aio.Channel, decider: FakeDecider, failures: list[str]
+) -> None:
+    assert isinstance(decider.answer, msgspec.Struct)
+    decider.answer = msgspec.structs.replace(decider.answer, route="\ud800")  # is not UTF-8
+    response = await Stream(channel).exchange(ASK)
+    assert envelope(response)["reason"] == "internal_error"
+    assert failures == ["decide"]
+
+
+@pytest.mark.parametrize(
+    "message", [b"\xff", b"", ProcessingRequest(response_headers=Unread()).SerializeToString()]
+)
+async def test_a_message_that_does_not_fit_ends_the_stream_in_peace(
+    channel: grpc.aio.Channel, failures: list[str], caplog: pytest.LogCaptureFixture, message: bytes
+) -> None:
+    stream = Stream(channel)
+    await stream.call.write(message)
+    assert await stream.ended_well()
+    assert failures == ["protocol"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_a_body_without_its_head_ends_the_stream_in_peace(
+    channel: grpc.aio.Channel, failures: list[str], decider: FakeDecider
+) -> None:
+    stream = Stream(channel)
+    await stream.send_body(ASK)
+    assert await stream.ended_well()
+    assert failures == ["protocol"]
+    assert not decider.asked
+
+
+async def test_an_envoy_that_leaves_between_head_and_body_is_no_failure(
+    channel: grpc.aio.Channel, failures: list[str]
+) -> None:
+    stream = Stream(channel)
+    await stream.send_head()
+    await stream.receive()
+    await stream.call.done_writing()
+    assert await stream.ended_well()
+    assert not failures
+
+
+async def test_a_client_that_leaves_cancels_its_decision(
+    channel: grpc.aio.Channel,
+    processor: ExternalProcessor,
+    decider: FakeDecider,
+    failures: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decider.gate.clear()
+    stream = Stream(channel)
+    await stream.send_head()
+    await stream.receive()
+    await stream.send_body(ASK)
+    await decider.busy.wait()
+    stream.call.cancel()
+    await asyncio.wait_for(processor.finished(), 10)
+    assert not failures
+    assert not caplog.records
+
+
+async def test_it_is_finished_when_the_last_exchange_is(
+    channel: grpc.aio.Channel, processor: ExternalProcessor, decider: FakeDecider
+) -> None:
+    await asyncio.wait_for(processor.finished(), 10)  # none was ever open
+    decider.gate.clear()
+    exchange = asyncio.create_task(Stream(channel).exchange(ASK))
+    await decider.busy.wait()
+    finished = asyncio.create_task(processor.finished())
+    await asyncio.sleep(0)  # it would be done by now if it did not wait
+    assert not finished.done()
+    decider.gate.set()
+    await asyncio.wait_for(finished, 10)
+    await exchange
+
+
+# --- The access log -----------------------------------------------------------------------------
+
+
+class Sink:
+    """Keeps what it is given; fails on the exchange named ``refuses``."""
+
+    def __init__(self) -> None:
+        self.accepted: list[str] = []
+        self.refuses = ""
+
+    def accept(self, exchange: Exchange) -> None:
+        if exchange.request_id == self.refuses:
+            raise RuntimeError("a sink that breaks its contract")
+        self.accepted.append(exchange.request_id)
+
+
+def log_message(*request_ids: str) -> bytes:
+    entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in request_ids]
+    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=entries)
+    return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
+
+
+async def send_log(sink: Sink, failures: list[str], *messages: bytes) -> grpc.StatusCode:
+    access_log = AccessLog(sink, count_failure=failures.append)
+    async with serving(access_log.handler()) as channel:
+        call: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
+        for message in messages:
+            await call.write(message)
+        await call.done_writing()
+        await call
+        code: grpc.StatusCode = await call.code()
+        return code
+
+
+async def test_every_entry_reaches_the_sink_in_order(failures: list[str]) -> None:
+    sink = Sink()
+    code = await send_log(sink, failures, log_message("a", "b"), log_message(), log_message("c"))
+    assert sink.accepted == ["a", "b", "c"]
+    assert code is grpc.StatusCode.OK
+    assert not failures
+
+
+async def test_a_message_that_cannot_be_read_costs_only_itself(
+    failures: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink()
+    await send_log(sink, failures, log_message("a"), b"\xff", log_message("b"))
+    assert sink.accepted == ["a", "b"]
+    assert failures == ["access_log"]
+    assert len(caplog.records) == 1
+
+
+async def test_a_sink_that_raises_does_not_end_the_stream(failures: list[str]) -> None:
+    sink = Sink()
+    sink.refuses = "a"
+    await send_log(sink, failures, log_message("a"), log_message("b"))
+    assert sink.accepted == ["b"]
+    assert failures == ["access_log"]
