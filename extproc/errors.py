@@ -1,17 +1,19 @@
 """The drawn error tree. Each class says who sees it, what they get, and its metric label.
 
-    RouterError
-    ├── ClientError            the client gets the API's own error, nothing is forwarded
-    │   ├── BadRequest         400: not what the API requires
-    │   ├── Denied             403: a deny rule of the registry
-    │   └── UnknownModel       404: the registry routes only names it knows
-    ├── DecisionError          the client notices nothing: the default model answers
-    │   ├── DeadlineExceeded   the decision's time budget ran out
-    │   ├── Overloaded         shed before it queued for the encoder
-    │   └── EncoderFailed      the encoder raised
-    └── OperatorError          a command ends with it and exit status 1; serving never raises it
-        ├── RegistryError      a registry that cannot be used: file, line, what was expected
-        └── EncoderMissing     the encoder's files are absent, damaged or another model's
+RouterError
+├── ClientError            the client gets the API's own error, nothing is forwarded
+│   ├── BadRequest         400: not what the API requires
+│   ├── Denied             403: a deny rule of the registry
+│   └── UnknownModel       404: the registry routes only names it knows
+├── DecisionError          the client notices nothing: the default model answers
+│   ├── DeadlineExceeded   the decision's time budget ran out
+│   ├── Overloaded         shed before it queued for the encoder
+│   └── EncoderFailed      the encoder raised
+└── OperatorError          a command ends with it and exit status 1; serving never raises it
+    ├── RegistryError      a registry that cannot be used: file, line, what was expected
+    ├── EncoderMissing     the encoder's files are absent, damaged or another model's
+    ├── EnvoyMissing       there is no Envoy to run
+    └── EnvoyRefused       Envoy does not accept its configuration
 """
 
 from typing import ClassVar
@@ -116,3 +118,15 @@ class EncoderMissing(OperatorError):
     """The encoder's files are absent, damaged, or belong to another model."""
 
     label = "encoder_missing"
+
+
+class EnvoyMissing(OperatorError):
+    """There is no Envoy to run, or it does not start."""
+
+    label = "envoy_missing"
+
+
+class EnvoyRefused(OperatorError):
+    """Envoy does not accept its configuration; the message has the file and Envoy's words."""
+
+    label = "envoy_refused"

@@ -1,0 +1,153 @@
+"""The listener's HTTP filters, and how a route switches them on.
+
+All but the last are off until a route says otherwise, so that what the router does not
+understand passes Envoy as if the router were not there.
+"""
+
+from datetime import timedelta
+
+import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import (
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    SubstitutionFormatString,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExtProcOverrides,
+    ExtProcPerRoute,
+    HeaderForwardingRules,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation as HeaderMutationFilter,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutationPerRoute,
+    Mutations,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.transform.v3 import (
+    BodyTransformation,
+    BodyTransformationTransformAction,
+    Transformation,
+    TransformConfig,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any, Struct
+
+from extproc.envoyconf.clusters import SIDECAR_CLUSTER
+from extproc.registry.schema import Registry
+from extproc.wire.envelope import NAMESPACE
+from extproc.wire.messages import CLUSTER_HEADER
+
+_EXT_PROC = "envoy.filters.http.ext_proc"
+_HEADER_MUTATION = "envoy.filters.http.header_mutation"
+_TRANSFORM = "envoy.filters.http.transform"
+_ROUTER = "envoy.filters.http.router"
+
+# The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
+# hangs; it leaves room for a busy machine and for moving a body of many megabytes.
+_MESSAGE_MARGIN_MS = 200
+# What the sidecar reads; it never sees a client's credentials.
+_FORWARDED = (
+    ":method",
+    ":path",
+    "content-encoding",
+    "content-type",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+)
+# What the sidecar may set: the decision, a changed body's length, an immediate response's type.
+_MUTABLE = (CLUSTER_HEADER, "content-length", "content-type")
+
+
+def http_filters(registry: Registry) -> list[HttpFilter]:
+    """The filter chain: the decision, then the two steps of failing open, then the router."""
+    return [
+        _switchable(_EXT_PROC, ext_proc(registry)),
+        _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
+        _switchable(_TRANSFORM, TransformConfig()),
+        HttpFilter(name=_ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
+    ]
+
+
+def ext_proc(registry: Registry) -> ExternalProcessor:
+    """The decision: two messages each way, the request's head and its whole body."""
+    return ExternalProcessor(
+        grpc_service=sidecar_service(),
+        failure_mode_allow=True,
+        processing_mode=ProcessingMode(
+            # With SKIP, Envoy would ignore the headers that the reply to the body sets.
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        message_timeout=timedelta(milliseconds=registry.decision_ms + _MESSAGE_MARGIN_MS),
+        forward_rules=HeaderForwardingRules(
+            allowed_headers=_any_of(*_FORWARDED, *(name.lower() for name in registry.trusted_headers))
+        ),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=RegexMatcher(regex="|".join(_MUTABLE))
+        ),
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[NAMESPACE])
+        ),
+    )
+
+
+def sidecar_service() -> GrpcService:
+    """The sidecar's gRPC services."""
+    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True))
+
+
+def fail_open(model: str) -> dict[str, Any]:
+    """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
+
+    Envoy makes the filters of the route that matches first, before there is a decision, and
+    gives each the settings of the route that is current when the request reaches it. So a
+    request that was decided runs into idle filters, its body untouched.
+    """
+    return {
+        _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides())),
+        _HEADER_MUTATION: Any.pack(_as_json()),
+        _TRANSFORM: Any.pack(_with_model(model)),
+    }
+
+
+def _as_json() -> HeaderMutationPerRoute:
+    # The transform filter leaves bodies alone whose type is not exactly this, and a provider
+    # would refuse the name that the client sent.
+    content_type = HeaderValueOption(
+        header=HeaderValue(key="content-type", value="application/json"),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    return HeaderMutationPerRoute(
+        mutations=Mutations(request_mutations=[HeaderMutation(append=content_type)])
+    )
+
+
+def _with_model(model: str) -> TransformConfig:
+    body = BodyTransformation(
+        body_format=SubstitutionFormatString(json_format=Struct.from_dict({"model": model})),
+        action=BodyTransformationTransformAction.MERGE,
+    )
+    return TransformConfig(request_transformation=Transformation(body_transformation=body))
+
+
+def _switchable(name: str, config: betterproto2.Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=Any.pack(config), disabled=True)
+
+
+def _any_of(*names: str) -> ListStringMatcher:
+    return ListStringMatcher(patterns=[StringMatcher(exact=name) for name in names])

@@ -1,0 +1,118 @@
+"""The listener that clients speak to: HTTP/1.1 and h2c, nothing forged, every outcome logged."""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, AndFilter, HeaderFilter
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
+    CommonGrpcAccessLogConfig,
+    HttpGrpcAccessLogConfig,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.envoyconf.filters import http_filters, sidecar_service
+from extproc.envoyconf.messages import address, extension
+from extproc.envoyconf.replies import local_replies
+from extproc.envoyconf.routes import CHAT_METHOD, CHAT_PATH, route_configuration
+from extproc.registry.schema import Registry
+
+_CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+# The limits are those of Envoy's own advice for an edge proxy.
+_IDLE_CONNECTION = timedelta(minutes=15)
+_HEADERS_IN = timedelta(seconds=10)
+# For the request alone: it ends when the request is sent on, so answers may stream for longer.
+_REQUEST_IN = timedelta(minutes=5)
+_STREAMS_PER_CONNECTION = 100
+# Records are wanted soon, but in batches.
+_LOG_FLUSH = timedelta(milliseconds=200)
+
+
+def listener(registry: Registry) -> Listener:
+    """The one listener, at ``envoy.listen``."""
+    manager = Filter(name=_CONNECTION_MANAGER, typed_config=Any.pack(connection_manager(registry)))
+    return Listener(
+        name="llm",
+        address=address(registry.envoy.listen),
+        filter_chains=[FilterChain(filters=[manager])],
+    )
+
+
+def connection_manager(registry: Registry) -> HttpConnectionManager:
+    """How requests are read, cleaned, filtered, routed and logged."""
+    return HttpConnectionManager(
+        stat_prefix="llm",
+        route_config=route_configuration(registry),
+        http_filters=http_filters(registry),
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=_IDLE_CONNECTION,
+            # To many servers x_router_cluster and x-router-cluster are one header.
+            headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.DROP_HEADER,
+        ),
+        http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=_STREAMS_PER_CONNECTION),
+        request_headers_timeout=_HEADERS_IN,
+        request_timeout=_REQUEST_IN,
+        access_log=[_outcomes()],
+        # Nobody's word is taken for where a request came from.
+        use_remote_address=True,
+        early_header_mutation_extensions=[_unforgeable()],
+        always_set_request_id_in_response=True,
+        # Every spelling of a path that a provider may take for the chat path is the chat path.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_FORWARD,
+        local_reply_config=local_replies(registry),
+    )
+
+
+def _unforgeable() -> TypedExtensionConfig:
+    """Removes, before anything reads them, headers by which a client could steer or pose."""
+    mutations = [_without_prefix("x-router-"), _without_prefix("x-envoy-"), Mutation(remove="x-request-id")]
+    return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=mutations))
+
+
+def _without_prefix(prefix: str) -> Mutation:
+    return Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
+
+
+def _outcomes() -> AccessLog:
+    """One entry per chat exchange, to the sidecar, after the answer; lost while it is down."""
+    config = HttpGrpcAccessLogConfig(
+        common_config=CommonGrpcAccessLogConfig(
+            log_name="outcome",
+            grpc_service=sidecar_service(),
+            transport_api_version=ApiVersion.V3,
+            buffer_flush_interval=_LOG_FLUSH,
+        )
+    )
+    path_and_query = RegexMatcher(regex=rf"{CHAT_PATH}(\?.*)?")
+    chat = AndFilter(
+        filters=[
+            _header(":method", StringMatcher(exact=CHAT_METHOD)),
+            _header(":path", StringMatcher(safe_regex=path_and_query)),
+        ]
+    )
+    return AccessLog(
+        name="envoy.access_loggers.http_grpc",
+        filter=AccessLogFilter(and_filter=chat),
+        typed_config=Any.pack(config),
+    )
+
+
+def _header(name: str, match: StringMatcher) -> AccessLogFilter:
+    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=name, string_match=match)))

@@ -1,0 +1,44 @@
+"""Envoy's typed messages: their spelling in YAML, and short words for the long-winded ones.
+
+All configuration is built from envoy-data-plane's dataclasses, not from plain dicts: a misspelt
+field or a string in place of a number is refused by the type checker, and by Python when it
+runs, before Envoy sees anything.
+"""
+
+import ipaddress
+import typing
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress, TypedExtensionConfig
+from envoy_data_plane.google.protobuf import Any
+
+_UNIX = "unix:"
+
+
+def plain(message: betterproto2.Message) -> dict[str, typing.Any]:
+    """The message as Envoy's YAML spells it: protobuf's JSON mapping with snake_case keys."""
+    return message.to_dict(casing=betterproto2.Casing.SNAKE)
+
+
+def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:
+    """A named extension and its configuration."""
+    return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+
+
+def address(text: str) -> Address:
+    """``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``, as the registry writes them."""
+    if text.startswith(_UNIX):
+        return Address(pipe=Pipe(path=text.removeprefix(_UNIX)))
+    host, _, port = text.rpartition(":")
+    return Address(socket_address=SocketAddress(address=host.strip("[]"), port_value=int(port)))
+
+
+def is_name(address: Address) -> bool:
+    """Must the address be resolved by DNS before it can be connected to?"""
+    if address.socket_address is None:
+        return False
+    try:
+        ipaddress.ip_address(address.socket_address.address)
+    except ValueError:
+        return True
+    return False

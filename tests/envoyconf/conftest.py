@@ -1,0 +1,311 @@
+"""A real Envoy on the generated configuration, between scripted models and a scripted decision.
+
+The wire is the project's own; what is scripted stands behind its narrow seams.
+"""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import msgspec
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from extproc.envoyconf import binary, bootstrap
+from extproc.errors import ClientError
+from extproc.registry.schema import Envoy, Model, Registry, cluster_name
+from extproc.vocabulary import Decision, Exchange, Question, Reason, Stage
+from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
+
+CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
+ASK = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
+DEADLINE_S = 10.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One request as a provider got it; header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Provider:
+    """A model's server: it keeps what it got, and answers with its own name or by ``handler``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self.received: list[Received] = []
+        self.handler: Handler | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Provider"]:
+        application = web.Application(client_max_size=2**26)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.port = runner.addresses[0][1]
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.received.append(Received(request.method, request.raw_path, headers, await request.read()))
+        if self.handler is not None:
+            return await self.handler(request)
+        return web.json_response({"by": self.name})
+
+
+class Sidecar:
+    """The project's gRPC services; what they decide is ``decision``, or raised as ``refusal``.
+
+    While ``open`` is not set, decisions hang.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.decision = decided("small")
+        self.refusal: ClientError | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked: asyncio.Queue[Question] = asyncio.Queue()
+        self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.failures: list[str] = []
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
+        """Listens; ``handlers`` replace ext_proc."""
+        processor = ExternalProcessor(self, version=lambda: "v1", count_failure=self.failures.append)
+        access_log = AccessLog(self, count_failure=self.failures.append)
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
+        self._server.add_generic_rpc_handlers((*(handlers or (processor.handler(),)), access_log.handler()))
+        self._server.add_insecure_port(self.address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """As a process that was killed: connections are cut, nothing is finished."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    async def decide(self, question: Question) -> Decision:
+        """The seam of ext_proc."""
+        self.asked.put_nowait(question)
+        await self.open.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return self.decision
+
+    def accept(self, exchange: Exchange) -> None:
+        """The seam of the access log."""
+        self.exchanges.put_nowait(exchange)
+
+
+def decided(model: str, **fields: Any) -> Decision:
+    """A decision for ``model`` that leaves its name in the body as it is."""
+    known: dict[str, Any] = {
+        "route": "greeting",
+        "model": model,
+        "upstream_model": "auto",
+        "cluster": cluster_name(model),
+        "stage": Stage.EMBEDDING,
+        "reason": Reason.MATCHED,
+        "version": "v1",
+    }
+    return Decision(**{**known, **fields})
+
+
+def ext_proc(answer: Callable[[ProcessingRequest], ProcessingResponse]) -> grpc.GenericRpcHandler:
+    """An ext_proc service for ``Sidecar.start`` that says what the project's own never would."""
+
+    async def process(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        async for data in requests:
+            yield answer(ProcessingRequest.FromString(data)).SerializeToString()
+
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(process)
+    return grpc.method_handlers_generic_handler(EXT_PROC_SERVICE, {"Process": method})
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One HTTP answer; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def by(self) -> str:
+        """The name of the provider that answered."""
+        name: str = msgspec.json.decode(self.body)["by"]
+        return name
+
+    def json(self) -> Any:
+        """The body's JSON value."""
+        return msgspec.json.decode(self.body)
+
+
+class World:
+    """Envoy with all around it."""
+
+    def __init__(
+        self, sidecar: Sidecar, providers: Mapping[str, Provider], http: aiohttp.ClientSession
+    ) -> None:
+        self.sidecar = sidecar
+        self.providers = providers
+        self.http = http
+        self.port = 0
+        self.admin_port = 0
+        self.log = Path()
+
+    async def ask(
+        self,
+        body: bytes | None = ASK,
+        *,
+        path: str = CHAT,
+        method: str = "POST",
+        headers: Mapping[str, str] = JSON,
+    ) -> Answer:
+        """One request to Envoy, with the path as written and no headers added that matter."""
+        url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+        data = None if body is None else io.BytesIO(body)
+        skip = {"content-type"} - headers.keys()
+        async with self.http.request(
+            method, url, data=data, headers=headers, skip_auto_headers=skip
+        ) as answer:
+            names = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, names, await answer.read())
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A plain connection to Envoy."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                yield reader, writer
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def logged(self) -> Exchange:
+        """The next entry of the access log."""
+        return await asyncio.wait_for(self.sidecar.exchanges.get(), DEADLINE_S)
+
+    async def admin(self, path: str) -> str:
+        """A page of Envoy's admin interface."""
+        async with self.http.get(f"http://127.0.0.1:{self.admin_port}{path}") as page:
+            return await page.text()
+
+    def forget(self) -> None:
+        """Empties what the providers got."""
+        for provider in self.providers.values():
+            provider.received.clear()
+
+    def only_request(self) -> tuple[str, Received]:
+        """The one provider that was asked, and the one request it got."""
+        ((name, request),) = [(p.name, request) for p in self.providers.values() for request in p.received]
+        return name, request
+
+
+Launch = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
+    """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
+
+    Models: ``small`` and ``large`` (the default) have keys, ``local`` has none and is reached by name.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(*, sidecar: str = "", running: bool = True, **settings: Any) -> World:
+            providers = {name: Provider(name) for name in ("small", "large", "local")}
+            for provider in providers.values():
+                await stack.enter_async_context(provider.running())
+            fake = Sidecar(sidecar or f"unix:{tmp_path}/s")
+            if running:
+                await fake.start()
+            stack.push_async_callback(fake.stop)
+            session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S))
+            http = await stack.enter_async_context(session)
+            world = World(fake, providers, http)
+            registry = registry_for(tmp_path, fake.address, providers, settings)
+            await stack.enter_async_context(envoy_on(world, registry, tmp_path))
+            return world
+
+        yield start
+
+
+@pytest.fixture
+async def world(launch: Launch) -> World:
+    """The world as most tests want it."""
+    return await launch()
+
+
+def registry_for(
+    directory: Path, sidecar: str, providers: Mapping[str, Provider], settings: Mapping[str, Any]
+) -> Registry:
+    """The world's registry, its key files written beside it."""
+    for name in ("small", "large"):
+        # Written by an editor or by echo, a file ends with a newline.
+        (directory / f"{name}.key").write_text(f"sk-{name}\n")
+    models = {
+        "small": Model(upstream=f"http://127.0.0.1:{providers['small'].port}", key_file="small.key"),
+        "large": Model(
+            upstream=f"http://127.0.0.1:{providers['large'].port}", name="large-400b", key_file="large.key"
+        ),
+        "local": Model(upstream=f"http://localhost:{providers['local'].port}"),
+    }
+    fields = set(Envoy.__struct_fields__)
+    ours = {key: value for key, value in settings.items() if key in fields}
+    rest = {key: value for key, value in settings.items() if key not in fields}
+    envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", sidecar=sidecar, **ours)
+    return Registry(models=models, default="large", envoy=envoy, **rest)
+
+
+@asynccontextmanager
+async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
+    """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
+    config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
+    config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
+    options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    with world.log.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
+        )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await _ready(world, admin, process)
+        yield
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _ready(world: World, admin: Path, process: asyncio.subprocess.Process) -> None:
+    while process.returncode is None:
+        if address := _written(admin):
+            world.admin_port = int(address.rpartition(":")[2])
+            if await world.admin("/ready") == "LIVE\n":
+                world.port = int((await world.admin("/listeners")).strip().rpartition(":")[2])
+                return
+        await asyncio.sleep(0.005)
+    pytest.fail(f"Envoy ended: {world.log.read_text(errors='replace')}")
+
+
+def _written(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
