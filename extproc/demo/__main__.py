@@ -1,0 +1,7 @@
+"""`python -m extproc.demo`."""
+
+import sys
+
+from extproc.demo.runner import main
+
+sys.exit(main())

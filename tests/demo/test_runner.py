@@ -1,0 +1,217 @@
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from extproc.demo import ports
+from extproc.demo.pool import Pool
+from extproc.demo.runner import demo_models, main
+from extproc.errors import OperatorError
+from extproc.registry.schema import Model, Registry
+
+
+def registry(**models: Model) -> Registry:
+    return Registry(models=models, default=next(iter(models)))
+
+
+def test_a_model_on_this_machine_is_played_under_its_upstream_name_and_port(tmp_path: Path) -> None:
+    models = demo_models(registry(small=Model(upstream="http://127.0.0.1:10011", name="small-8b")), tmp_path)
+    assert (models["small"].name, models["small"].port, models["small"].key) == ("small-8b", 10011, "")
+
+
+def test_a_model_without_an_upstream_name_is_played_under_its_public_one(tmp_path: Path) -> None:
+    assert (
+        demo_models(registry(small=Model(upstream="http://localhost:8000")), tmp_path)["small"].name
+        == "small"
+    )
+
+
+def test_a_model_elsewhere_is_real_and_not_played(tmp_path: Path) -> None:
+    there = registry(hosted=Model(upstream="http://models.example:80"))
+    assert demo_models(there, tmp_path) == {}
+
+
+def test_a_missing_key_file_is_made_for_its_owner_alone_and_kept(tmp_path: Path) -> None:
+    keyed = registry(small=Model(upstream="http://127.0.0.1:10011", key_file="keys/small"))
+    first = demo_models(keyed, tmp_path)["small"].key
+    assert first
+    assert (tmp_path / "keys/small").read_text() == first
+    assert (tmp_path / "keys/small").stat().st_mode & 0o777 == 0o600
+    assert demo_models(keyed, tmp_path)["small"].key == first
+
+
+def test_two_models_do_not_share_a_made_key(tmp_path: Path) -> None:
+    keyed = registry(
+        a=Model(upstream="http://127.0.0.1:10011", key_file="a"),
+        b=Model(upstream="http://127.0.0.1:10012", key_file="b"),
+    )
+    models = demo_models(keyed, tmp_path)
+    assert models["a"].key != models["b"].key
+
+
+def test_an_empty_key_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    keyed = registry(small=Model(upstream="http://127.0.0.1:10011", key_file="key"))
+    with pytest.raises(OperatorError, match=f"^{tmp_path / 'key'} holds no key"):
+        demo_models(keyed, tmp_path)
+
+
+async def test_a_played_model_remembers_no_request(tmp_path: Path) -> None:
+    [port] = ports.free(1)
+    models = demo_models(registry(small=Model(upstream=f"http://127.0.0.1:{port}")), tmp_path)
+    async with Pool(models) as pool, aiohttp.ClientSession() as session:
+        async with session.get(f"{pool['small'].url}/v1/models") as answer:
+            assert answer.status == 200
+        assert not pool["small"].journal
+
+
+def one_model_registry(tmp_path: Path) -> tuple[Path, int]:
+    [port] = ports.free(1)
+    path = tmp_path / "registry.yaml"
+    path.write_text(f"models:\n  small: {{upstream: 'http://127.0.0.1:{port}'}}\ndefault: small\n")
+    return path, port
+
+
+@pytest.mark.parametrize("variable", ["PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"])
+def test_a_taken_port_is_one_message_with_the_variable_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    path, _ = one_model_registry(tmp_path)
+    variables = ("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT")
+    for name, port in zip(variables, ports.free(3), strict=True):
+        monkeypatch.setenv(name, str(port))
+    with socket.create_server((ports.HOST, 0)) as server:
+        taken = server.getsockname()[1]
+        monkeypatch.setenv(variable, str(taken))
+        assert main(["--registry", str(path), "--run-dir", str(tmp_path / "run")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"port {taken} for " in err
+    assert err.endswith(f"is taken: set {variable} to another\n")
+
+
+def test_a_demo_models_taken_port_names_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, port = one_model_registry(tmp_path)
+    for name, free in zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), ports.free(3), strict=True):
+        monkeypatch.setenv(name, str(free))
+    with socket.create_server((ports.HOST, port)):
+        assert main(["--registry", str(path), "--run-dir", str(tmp_path / "run")]) == 1
+    message = f"port {port} for the demo model small is taken: change its upstream in {path}"
+    assert capsys.readouterr().err == f"extproc.demo: {message}\n"
+
+
+def test_a_registry_that_is_not_there_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--registry", str(tmp_path / "none.yaml")]) == 1
+    assert "none.yaml" in capsys.readouterr().err
+
+
+Alive = Callable[[int], bool]
+
+
+class Run:
+    """`python -m extproc.demo` in a process of its own, up to its curl example."""
+
+    def __init__(self, process: asyncio.subprocess.Process, lines: list[str]) -> None:
+        self.process = process
+        self.lines = lines
+
+    def pid(self, name: str) -> int:
+        """The process id that the progress lines give for ``name``."""
+        [pid] = re.findall(rf"^{name} +pid (\d+)", "\n".join(self.lines), re.MULTILINE)
+        return int(pid)
+
+    async def ended(self) -> tuple[int, str, str]:
+        """Its exit status, and the rest of what it wrote to stdout and stderr."""
+        async with asyncio.timeout(20):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    path, _ = one_model_registry(tmp_path)
+    chosen = dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc.demo", "--registry", str(path), "--run-dir", str(tmp_path / "run")),
+        env=os.environ | chosen,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(90):
+        while line := (await process.stdout.readline()).decode().rstrip("\n"):
+            lines.append(line)
+            if lines[-1].endswith("}'"):
+                break
+    yield Run(process, lines)
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def nothing_left(run: Run, alive: Alive) -> bool:
+    """Waits for the run's children to be gone."""
+    async with asyncio.timeout(10):
+        while alive(run.pid("sidecar")) or alive(run.pid("envoy")):
+            await asyncio.sleep(0.01)
+    return True
+
+
+async def test_it_says_ready_once_and_its_example_works_when_pasted(run: Run) -> None:
+    [ready] = [line for line in run.lines if line.startswith("ready ")]
+    url = ready.removeprefix("ready ")
+    position = run.lines.index(ready) + 1
+    curl, include, address, *rest = shlex.split("\n".join(run.lines[position:]))
+    assert (curl, include, address) == ("curl", "-i", f"{url}/v1/chat/completions")
+    headers = dict([rest[rest.index("-H") + 1].split(": ")])
+    data = rest[rest.index("-d") + 1]
+    assert json.loads(data)["model"] == "auto"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(address, data=data, headers=headers) as answer,
+    ):
+        assert answer.status == 200
+        assert (await answer.json())["choices"][0]["message"]["content"].startswith("[small] You asked: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_stops_everything_and_is_no_error(
+    run: Run, alive: Alive, number: signal.Signals
+) -> None:
+    run.process.send_signal(number)
+    assert await run.ended() == (0, "stopped\n", "")
+    assert await nothing_left(run, alive)
+
+
+@pytest.mark.parametrize("name", ["envoy", "sidecar"])
+async def test_a_process_that_dies_is_named_and_stops_the_rest(run: Run, alive: Alive, name: str) -> None:
+    pid = run.pid(name)
+    os.kill(pid, signal.SIGKILL)
+    status, _, err = await run.ended()
+    assert status == 1
+    assert re.match(
+        rf"extproc\.demo: {name} \(pid {pid}, log .*\) was ended by SIGKILL; it last said:\n", err
+    )
+    assert await nothing_left(run, alive)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+async def test_nothing_survives_the_kill_of_the_runner(run: Run, alive: Alive) -> None:
+    run.process.kill()
+    assert await nothing_left(run, alive)
