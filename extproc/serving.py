@@ -1,0 +1,135 @@
+"""`extproc serve`: the whole program, in the order it happens."""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from extproc.embedding.batching import BatchingEmbedder
+from extproc.embedding.cache import CachedEncoder
+from extproc.embedding.files import EncoderFiles, locate
+from extproc.embedding.session import OnnxEncoder, open_encoder
+from extproc.errors import OperatorError
+from extproc.health import Components
+from extproc.registry.compiling import compile_snapshot
+from extproc.registry.loading import Loaded, load
+from extproc.routing.pipeline import Pipeline
+from extproc.routing.snapshot import Snapshot
+from extproc.telemetry import logs
+from extproc.telemetry.admin import AdminServer
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.records import RecordWriter
+from extproc.telemetry.sinks import Fanout
+from extproc.telemetry.spans import sink_from_environment
+from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.wire.server import Options, Server
+from extproc.wire.service import AccessLog, ExternalProcessor
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the command line says; the rest is in the registry."""
+
+    registry: Path
+    encoder_dir: Path | None = None  # None: where `extproc model fetch` puts it by default
+    listen: str | None = None  # None: the registry's envoy.sidecar
+    admin: str = "127.0.0.1:9902"
+    records: str = "-"
+    log_level: str = "info"
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises ``OperatorError`` when it cannot start."""
+    logs.configure(settings.log_level)
+    stop = _stop_on_signals()
+    loaded = load(settings.registry)
+    async with AsyncExitStack() as closing:
+        # The admin page first: liveness holds while the encoder loads, readiness does not yet.
+        metrics, health = Metrics(), Components("registry", "encoder", "grpc")
+        closing.callback(metrics.close)
+        host, port = _host_and_port(settings.admin)
+        admin = AdminServer(
+            host, port, metrics=metrics.render, health=health, registry_version=lambda: loaded.version
+        )
+        closing.callback(admin.close)
+
+        encoder, snapshot = await asyncio.to_thread(_prepare, loaded, locate(settings.encoder_dir))
+        health.report("registry", ready=True, detail=f"version {snapshot.version}")
+        health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
+
+        embedder = BatchingEmbedder(encoder, loaded.registry.encoder.queue)
+        embedder.start()
+        closing.push_async_callback(embedder.close)
+        metrics.watch_encoder(
+            model=encoder.name, device=encoder.device, precision=encoder.precision,
+            waiting=lambda: embedder.depth,
+        )  # fmt: skip
+        metrics.watch_registry(lambda: snapshot.version)
+
+        sinks = _sinks(settings, metrics, closing)
+        decider = _Metered(Pipeline(embedder, lambda: snapshot, time.perf_counter), metrics)
+        server = Server(
+            Options(
+                address=settings.listen or loaded.registry.envoy.sidecar,
+                max_body_bytes=loaded.registry.envoy.max_body_bytes,
+            ),
+            ExternalProcessor(decider, version=lambda: snapshot.version, count_failure=metrics.failed),
+            AccessLog(sinks, count_failure=metrics.failed),
+            health,
+        )
+        await server.start()
+        await server.run(stop)
+
+
+class _Metered:
+    """The pipeline, with every decision counted."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._metrics = metrics
+
+    async def decide(self, question: Question) -> Decision:
+        """See ``Pipeline.decide``."""
+        decision = await self._pipeline.decide(question)
+        self._metrics.decided(decision)
+        return decision
+
+
+def _prepare(loaded: Loaded, files: EncoderFiles) -> tuple[OnnxEncoder, Snapshot]:
+    """Open the encoder and compile the registry: seconds of work, off the event loop."""
+    encoder = open_encoder(files, loaded.registry.encoder)
+    cached = CachedEncoder(encoder, files.directory / "examples.npz")
+    return encoder, compile_snapshot(loaded, cached)
+
+
+def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
+    """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
+    records = RecordWriter(settings.records)
+    closing.callback(records.close)
+    sinks: list[ExchangeSink] = [metrics, records]
+    lost = {"records": lambda: records.dropped}
+    spans = sink_from_environment()
+    if spans is not None:
+        closing.callback(spans.close)
+        sinks.append(spans)
+        lost["spans"] = lambda: spans.dropped
+    metrics.watch_dropped(lost)
+    return Fanout(sinks)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.log_uncaught_in_loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise OperatorError(f"--admin: {address!r} is no address (expected HOST:PORT)")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,131 @@
+"""The demo registry behind a real Envoy and a real sidecar; only the models are fake."""
+
+import asyncio
+import io
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import openai
+import pytest
+import pytest_asyncio
+
+from extproc.demo.pool import FakeModel, Pool, Received
+from extproc.demo.stack import Stack, running_stack
+from extproc.registry.loading import load
+
+DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
+NAMES = {"demo-small": "demo-small-8b", "demo-code": "demo-code-32b", "demo-large": "demo-large-400b"}
+
+
+class World:
+    """A running stack, the models behind it, and clients that know only its address."""
+
+    def __init__(self, stack: Stack, pool: Pool, http: aiohttp.ClientSession) -> None:
+        self.stack = stack
+        self.pool = pool
+        self.http = http
+        self.openai = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="clients-own", max_retries=0)
+
+    def forget(self) -> None:
+        """Empty every journal."""
+        for model in self.pool.values():
+            model.journal.clear()
+
+    def received(self) -> dict[str, list[Received]]:
+        """What each model that was asked anything got, by public name."""
+        return {name: list(model.journal) for name, model in self.pool.items() if model.journal}
+
+    def only_request(self) -> tuple[str, Received]:
+        """The public name of the one model that was asked, and the one request it got."""
+        ((name, requests),) = self.received().items()
+        (request,) = requests
+        return name, request
+
+    async def post(
+        self, body: bytes | dict[str, Any], path: str = "/v1/chat/completions", **headers: str
+    ) -> "Answer":
+        """POST a body as it is; header names are given with _ for -."""
+        data = io.BytesIO(body if isinstance(body, bytes) else msgspec.json.encode(body))
+        named = {"content-type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        async with self.http.post(f"{self.stack.url}{path}", data=data, headers=named) as answer:
+            lower = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, lower, await answer.read())
+
+    async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The outcome records of these exchanges, in this order, once all have arrived."""
+        async with asyncio.timeout(10):
+            while True:
+                lines = self.stack.records.read_text().splitlines() if self.stack.records.exists() else []
+                rows = {row["request_id"]: row for row in map(msgspec.json.decode, lines)}
+                if rows.keys() >= set(request_ids):
+                    return [rows[request_id] for request_id in request_ids]
+                await asyncio.sleep(0.02)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One HTTP answer; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body's JSON value."""
+        return msgspec.json.decode(self.body)
+
+
+def chat(text: str, **fields: Any) -> dict[str, Any]:
+    """A chat completion request with one user message."""
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def write_registry(folder: Path, pool: Pool) -> Path:
+    """The demo registry with this pool's addresses and keys."""
+    text = DEMO.read_text()
+    models = load(DEMO).registry.models
+    for name, model in pool.items():
+        key_file = folder / f"{name}.key"
+        key_file.write_text(model.key)
+        key_file.chmod(0o600)
+        text = text.replace(models[name].upstream, model.url).replace(models[name].key_file, str(key_file))
+    assert not re.search(r"1001\d", text)
+    path = folder / "registry.yaml"
+    path.write_text(text)
+    return path
+
+
+async def world_in(folder: Path, environment: dict[str, str] | None = None) -> AsyncIterator[World]:
+    """A world of its own, for tests that break it."""
+    models = {name: FakeModel(sent, key=f"key-{secrets.token_hex(8)}") for name, sent in NAMES.items()}
+    async with (
+        Pool(models) as pool,
+        running_stack(write_registry(folder, pool), folder / "run", environment=environment) as stack,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
+    ):
+        world = World(stack, pool, http)
+        async with world.openai:
+            yield world
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async for world in world_in(tmp_path_factory.mktemp("world")):
+        yield world
+
+
+@pytest.fixture
+def world(shared_world: World) -> World:
+    """The shared world with empty journals; for tests that leave it as it was."""
+    shared_world.forget()
+    return shared_world
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_world(tmp_path: Path) -> AsyncIterator[World]:
+    async for world in world_in(tmp_path):
+        yield world

@@ -1,0 +1,77 @@
+"""What comes out: one record and one span per exchange, metrics, health."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from extproc.registry.loading import load
+from tests.e2e.conftest import World, chat
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: World) -> None:
+    asked = [
+        chat("implement quicksort in python"),
+        chat("Good morning!", stream=True),
+        chat("asdkjh qwe zxc"),
+    ]
+    answers = await asyncio.gather(*(world.post(body) for body in asked))
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    code, small, doubtful = await world.records(ids)
+    assert (code["route"], code["model"], code["upstream_model"]) == ("coding", "demo-code", "demo-code-32b")
+    assert (code["stage"], code["reason"], code["original_model"]) == ("embedding", "matched", "auto")
+    assert code["cluster"] == "model-demo-code"
+    assert code["version"] == load(world.stack.registry).version
+    assert (code["status"], code["error"], code["bypassed"]) == (200, "", False)
+    assert 0 < code["first_byte_ms"] <= code["duration_ms"]
+    assert 0 < code["embed_us"] < code["total_us"]
+    assert (small["route"], small["stream"]) == ("everyday", True)
+    assert (doubtful["route"], doubtful["reason"], doubtful["stage"]) == ("", "low_similarity", "default")
+    assert doubtful["similarity"] < 0.25
+    text = world.stack.records.read_text()
+    for request_id in ids:
+        assert text.count(request_id) == 1
+
+
+async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
+    secret = "implement quicksort for the xylophone orchestra"
+    answer = await world.post(chat(secret), authorization="Bearer clients-own-secret")
+    await world.records([answer.headers["x-request-id"]])
+    keys = [model.key for model in world.pool.values()]
+    written = [path for path in world.stack.run_dir.iterdir() if path.is_file()]
+    assert {"records.jsonl", "sidecar.log", "envoy.log", "envoy.yaml"} <= {path.name for path in written}
+    for path in written:
+        text = path.read_text()
+        assert not [found for found in ["xylophone", "clients-own-secret", *keys] if found in text], path
+
+
+async def test_metrics_count_decisions_and_say_where_the_encoder_runs(world: World) -> None:
+    async def samples() -> dict[tuple[str, str], float]:
+        async with world.http.get(f"{world.stack.sidecar_admin_url}/metrics") as page:
+            families = list(text_string_to_metric_families(await page.text()))
+        return {
+            (sample.name, sample.labels.get("router_route", sample.labels.get("device", ""))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    before = await samples()
+    await world.post(chat("implement quicksort in python"))
+    after = await samples()
+    name = next(name for name, route in after if "decisions" in name and route == "coding")
+    assert after[name, "coding"] == before.get((name, "coding"), 0) + 1
+    assert [device for name, device in after if "encoder_info" in name] == ["cpu"]
+
+
+async def test_health_tells_each_component(world: World) -> None:
+    async with world.http.get(f"{world.stack.sidecar_admin_url}/readyz") as page:
+        assert page.status == 200
+        ready: Any = await page.json()
+    assert ready["ready"] is True
+    assert ready["components"].keys() == {"registry", "encoder", "grpc"}
+    assert "on cpu" in ready["components"]["encoder"]["detail"]
+    async with world.http.get(f"{world.stack.sidecar_admin_url}/healthz") as page:
+        assert page.status == 200

@@ -1,0 +1,193 @@
+"""Requests reach the model of their route, through the real Envoy, with an unchanged client."""
+
+import base64
+import json
+import re
+from typing import Any
+
+import openai
+import pytest
+
+from extproc.registry.loading import load
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+UNSEEN = [
+    ("everyday", "demo-small", "Good morning!"),
+    ("everyday", "demo-small", "Say happy anniversary in French"),
+    ("everyday", "demo-small", "recommend a movie for tonight"),
+    ("coding", "demo-code", "implement quicksort in python"),
+    ("coding", "demo-code", "git merge conflict how to resolve"),
+    ("coding", "demo-code", "create a Dockerfile for a node app"),
+    ("reasoning", "demo-large", "Prove that there are infinitely many primes"),
+    ("reasoning", "demo-large", "Compare the fiscal policies of Keynes and Friedman"),
+    ("reasoning", "demo-large", "Derive the equations of motion for a double pendulum"),
+]
+NAMES = {"demo-small": "demo-small-8b", "demo-code": "demo-code-32b", "demo-large": "demo-large-400b"}
+
+
+async def test_the_prompts_are_unseen(world: Any) -> None:
+    seen = {text for texts in load(world.stack.registry).examples.values() for text in texts}
+    assert not seen & {text for _, _, text in UNSEEN}
+
+
+@pytest.mark.parametrize(("route", "model", "text"), UNSEEN)
+async def test_an_unseen_prompt_reaches_the_model_of_its_route(
+    world: Any, route: str, model: str, text: str
+) -> None:
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": text}]
+    )
+    assert raw.headers["x-router-route"] == route
+    assert raw.headers["x-router-model"] == model
+    assert raw.headers["x-router-reason"] == "matched"
+    assert 0.15 <= float(raw.headers["x-router-margin"]) <= float(raw.headers["x-router-probability"]) <= 1
+    assert raw.headers["x-router-version"] == load(world.stack.registry).version
+    assert re.fullmatch(r"[0-9a-f-]{36}", raw.headers["x-request-id"])
+    assert raw.parse().model == NAMES[model]
+    asked, request = world.only_request()
+    assert (asked, request.model, request.key) == (model, NAMES[model], world.pool[model].key)
+
+
+@pytest.mark.parametrize(("route", "model", "text"), UNSEEN[::3])
+async def test_a_stream_is_routed_and_arrives_whole(world: Any, route: str, model: str, text: str) -> None:
+    stream = await world.openai.chat.completions.create(
+        model="auto",
+        messages=[{"role": "user", "content": text}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert stream.response.headers["x-router-route"] == route
+    chunks = [chunk async for chunk in stream]
+    assert {chunk.model for chunk in chunks} == {NAMES[model]}
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.completion_tokens > 0
+    assert world.only_request()[0] == model
+
+
+async def test_the_latest_user_turn_decides_whatever_came_before(world: Any) -> None:
+    messages: list[Any] = [
+        {"role": "system", "content": "You are an expert in C++, Rust, SQL and compilers."},
+        {"role": "user", "content": "Write a unit test for this class with pytest"},
+        {"role": "assistant", "content": "def test_it(): ..."},
+        {"role": "user", "content": [{"type": "text", "text": "Thanks!"}, {"type": "text", "text": "Bye"}]},
+    ]
+    await world.openai.chat.completions.create(model="auto", messages=messages)
+    assert world.only_request()[0] == "demo-small"
+
+
+async def test_a_doubtful_prompt_goes_to_the_default_and_says_why(world: Any) -> None:
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": "asdkjh qwe zxc"}]
+    )
+    assert raw.headers["x-router-reason"] == "low_similarity"
+    assert "x-router-route" not in raw.headers
+    assert world.only_request()[0] == "demo-large"
+
+
+async def test_a_public_name_pins_its_model_and_has_no_scores(world: Any) -> None:
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="demo-large", messages=[{"role": "user", "content": "Good morning!"}]
+    )
+    assert raw.headers["x-router-reason"] == "pinned"
+    assert not {"x-router-margin", "x-router-probability", "x-router-route"} & set(raw.headers)
+    assert world.only_request()[1].model == "demo-large-400b"
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "demo-small-8b", "model-demo-small", "ext-proc"])
+async def test_a_name_the_registry_does_not_know_is_routed_by_meaning(world: Any, name: str) -> None:
+    await world.openai.chat.completions.create(
+        model=name, messages=[{"role": "user", "content": "implement quicksort in python"}]
+    )
+    assert world.only_request()[0] == "demo-code"
+
+
+async def test_a_tool_rule_decides_without_an_embedding(world: Any) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "browser_open", "parameters": {}}}]
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": "Good morning!"}], tools=tools
+    )
+    assert raw.headers["x-router-reason"] == "rule"
+    assert "x-router-margin" not in raw.headers
+    assert world.only_request()[0] == "demo-large"
+
+
+async def test_an_image_rule_decides_and_five_megabytes_pass_unchanged(world: Any) -> None:
+    image = base64.b64encode(bytes(range(256)) * 15_000).decode()
+    parts: list[Any] = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+    ]
+    await world.openai.chat.completions.create(model="auto", messages=[{"role": "user", "content": parts}])
+    asked, request = world.only_request()
+    assert asked == "demo-large"
+    assert len(request.body) > 5_000_000
+    assert json.loads(request.body)["messages"][0]["content"] == parts
+
+
+async def test_a_deny_rule_refuses_in_the_apis_own_shape_even_a_pinned_model(world: Any) -> None:
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        await world.openai.chat.completions.create(
+            model="demo-small", messages=[{"role": "user", "content": "my card is 4111 1111 1111 1111"}]
+        )
+    assert "Card numbers may not be sent to a model." in refused.value.message
+    assert refused.value.code == "request_denied"
+    assert world.received() == {}
+
+
+async def test_only_the_models_name_changes_in_the_body(world: Any) -> None:
+    body = (
+        b'{ "z":1, "messages" : [{"role":"user","content":"implement quicksort in python \\u00e9\xc3\xa9"}],'
+        b'\n  "model":\t"auto" , "tools":[{"type":"function","function":{"name":"f","parameters":'
+        b'{"type":"object","properties":{"model":{"type":"string"},"a":{"default":9007199254740993}}}}}],'
+        b'"x":1.0e2,"x":-0.0,"metadata":{"model":"auto"} }'
+    )
+    answer = await world.post(body)
+    assert answer.status == 200
+    assert world.only_request()[1].body == body.replace(b'"auto" ,', b'"demo-code-32b" ,')
+
+
+async def test_tool_calls_come_back_through_the_client(world: Any) -> None:
+    tools: list[Any] = [
+        {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    ]
+    answer = await world.openai.chat.completions.create(
+        model="auto",
+        messages=[{"role": "user", "content": "Call get_weather: do I need a coat tonight?"}],
+        tools=tools,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "get_weather"
+
+
+async def test_what_is_no_llm_call_passes_untouched(world: Any) -> None:
+    async with world.http.get(f"{world.stack.url}/v1/models?x=%20") as answer:
+        assert "x-router-route" not in answer.headers
+    asked, request = world.only_request()
+    assert (asked, request.method, request.path) == ("demo-large", "GET", "/v1/models?x=%20")
+    assert request.body == b""
+    world.forget()
+    body = b'\x00\xff not json {"model": "auto"'
+    await world.post(body, path="/v1/audio/transcriptions")
+    assert world.only_request()[1].body == body
+
+
+async def test_what_a_client_forges_chooses_nothing(world: Any) -> None:
+    answer = await world.post(
+        {"model": "auto", "messages": [{"role": "user", "content": "implement quicksort in python"}]},
+        x_router_cluster="model-demo-large",
+        x_router_model="demo-large",
+        X_Router_Route="reasoning",
+        x_request_id="forged",
+        x_envoy_max_retries="5",
+        authorization="Bearer stolen",
+        x_api_key="stolen",
+        api_key="stolen",
+    )
+    assert answer.headers["x-router-route"] == "coding"
+    assert answer.headers["x-request-id"] != "forged"
+    asked, request = world.only_request()
+    assert (asked, request.key) == ("demo-code", world.pool["demo-code"].key)
+    assert not {"x-api-key", "api-key"} & set(request.headers)
+    assert not any(name.startswith(("x-router-", "x-envoy-")) for name in request.headers)
+    assert "stolen" not in str(request.headers)

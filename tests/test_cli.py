@@ -1,0 +1,166 @@
+"""The command line as an operator uses it, each command in its own words and exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import extproc
+from extproc.cli import main
+
+CONFIG = Path(__file__).parents[1] / "config"
+DEMO = str(CONFIG / "demo.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_encoder(encoder_files: object) -> None:
+    """Fails with what to do when it is absent."""
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(["explain", "--json", "--registry", DEMO, *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("registry", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_registry_is_good(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(registry)]) == 0
+    assert ": good: " in capsys.readouterr().out
+
+
+def test_the_minimal_registry_has_three_routes_in_sixty_lines() -> None:
+    text = (CONFIG / "minimal.yaml").read_text()
+    assert len(text.splitlines()) <= 60
+    assert len(yaml.safe_load(text)["routes"]) == 3
+
+
+def test_validate_tells_file_line_and_expectation_and_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("models:\n  a: {upstream: 'http://h:1'}\ndefault: b\n")
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().err == (
+        f"extproc: {path}:3: there is no model `b` (expected one of: a)\n"
+    )  # fmt: skip
+
+
+def test_explain_json_is_one_object_with_every_promised_key(capsys: pytest.CaptureFixture[str]) -> None:
+    decision = explained(capsys, "implement quicksort in python")
+    promised = {
+        "route",
+        "model",
+        "stage",
+        "reason",
+        "probability",
+        "margin",
+        "similarity",
+        "candidates",
+        "version",
+    }
+    assert promised <= decision.keys()
+    assert (decision["route"], decision["model"]) == ("coding", "demo-code")
+    assert (decision["stage"], decision["reason"]) == ("embedding", "matched")
+    assert sum(c["probability"] for c in decision["candidates"]) == pytest.approx(1.0, abs=1e-5)
+    assert decision["candidates"][0]["route"] == "coding"
+
+
+def test_explain_leaves_the_scores_of_a_rule_or_a_pin_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, stage in ((["--tool", "browser_open"], "rule"), (["--model", "demo-small"], "pin")):
+        decision = explained(capsys, "hello", *arguments)
+        assert decision["stage"] == stage
+        assert (decision["probability"], decision["margin"], decision["similarity"]) == (None, None, None)
+        assert decision["candidates"] == []
+
+
+def test_explain_shows_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = explained(capsys, "4111 1111 1111 1111")
+    assert refusal["denied"] == "Card numbers may not be sent to a model."
+    assert refusal["rule"] == "no-card-numbers"
+    assert main(["explain", "--registry", DEMO, "4111 1111 1111 1111"]) == 0
+    assert "no-card-numbers" in capsys.readouterr().out
+
+
+def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--registry", DEMO, "asdkjh qwe zxc"]) == 0
+    told = capsys.readouterr().out
+    assert "default: low_similarity" in told
+    assert "(below the floor of 0.25)" in told
+
+
+def test_explain_reads_stdin(capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-m", "extproc", "explain", "--json", "--registry", DEMO, "-"],
+        input="git merge conflict\nhow to resolve?",
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert json.loads(done.stdout)["route"] == "coding"
+    assert done.stderr == ""
+
+
+def test_envoy_config_is_yaml_with_a_cluster_for_every_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["envoy-config", "--registry", DEMO]) == 0
+    printed = capsys.readouterr().out
+    clusters = {cluster["name"] for cluster in yaml.safe_load(printed)["static_resources"]["clusters"]}
+    assert {"model-demo-small", "model-demo-code", "model-demo-large"} < clusters
+    assert main(["envoy-config", "--registry", DEMO, "--output", str(tmp_path / "e.yaml")]) == 0
+    assert (tmp_path / "e.yaml").read_text() == printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
+        (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
+        (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
+        (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
+    ],
+)  # fmt: skip
+def test_what_an_operator_must_mend_is_one_line_and_status_1(arguments: list[str], told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "extproc", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("extproc: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["validate"], ["explain"], ["envoy-config"], ["model", "fetch"]]
+)
+def test_every_command_has_help_that_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"extproc {extproc.__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "extproc", "envoy-config", "--registry", DEMO],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 1
