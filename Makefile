@@ -1,0 +1,62 @@
+# Two commands matter: `make run` and `make test`. Both do all set-up themselves.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export EXTPROC_ENCODER_DIR ?= $(CURDIR)/.cache/encoder
+
+# The first Python that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+
+.PHONY: help setup run test lint fmt bench lock clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## Virtual environment, pinned dependencies, encoder
+	@$(BIN)/extproc model fetch --dir $(EXTPROC_ENCODER_DIR)
+
+$(INSTALLED): deploy/requirements-dev.txt pyproject.toml $(wildcard protos/*)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=..."; exit 1; }
+	@echo "==> virtual environment ($$($(PYTHON) --version))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> pinned dependencies (about 400 MB, once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes \
+		-r deploy/requirements-dev.txt | sed -un 's/^Collecting \([^ ]*\).*/    \1/p; s/^Installing .*/    installing/p'
+	@echo "==> this project, with its protobuf code"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## Envoy, the sidecar and a demo model pool, in the foreground
+	@exec $(BIN)/python -m extproc.demo
+
+test: setup lint ## Every check and every test
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Style, strict types, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: $(INSTALLED) ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## Measure speed against plain Envoy and a do-nothing ext_proc
+	@$(BIN)/python benchmarks/speed.py
+
+lock: ## Pin every dependency anew (needs uv)
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		pyproject.toml -o deploy/requirements.txt
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--extra dev --no-emit-package envoy-semantic-router -c deploy/requirements.txt \
+		pyproject.toml -o deploy/requirements-dev.txt
+
+clean: ## Remove everything that set-up made
+	rm -rf $(VENV) .cache .run extproc/_pb
