@@ -51,10 +51,10 @@ fmt: $(INSTALLED) ## Format the code
 bench: setup ## Measure speed against plain Envoy and a do-nothing ext_proc
 	@$(BIN)/python benchmarks/speed.py
 
-lock: ## Pin every dependency anew (needs uv)
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+lock: $(INSTALLED) ## Pin every dependency anew
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		pyproject.toml -o deploy/requirements.txt
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra dev --no-emit-package envoy-semantic-router -c deploy/requirements.txt \
 		pyproject.toml -o deploy/requirements-dev.txt
 
