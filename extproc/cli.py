@@ -10,6 +10,7 @@ from pathlib import Path
 
 import extproc
 from extproc.errors import OperatorError, UnknownModel
+from extproc.registry.schema import Registry
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\
@@ -92,13 +93,27 @@ def _envoy_config(options: argparse.Namespace) -> int:
     from extproc.envoyconf.bootstrap import build, render
     from extproc.registry.loading import load
 
-    loaded = load(options.registry)
-    text = render(build(loaded.registry, options.registry.parent))
+    registry = load(options.registry).registry
+    _warn_of_unusable_keys(registry, options.registry.parent)
+    text = render(build(registry, options.registry.parent))
     if options.output is None:
         sys.stdout.write(text)
         return 0
     options.output.write_text(text)
     return 0
+
+
+def _warn_of_unusable_keys(registry: Registry, directory: Path) -> None:
+    """The keys may be on another machine, so this is no error; there, Envoy would not say it so plainly."""
+    for name, model in registry.models.items():
+        path = directory / model.key_file
+        if model.key_file and not path.is_file():
+            print(f"extproc: warning: models.{name}: Envoy will not start without {path}", file=sys.stderr)
+        elif model.key_file and not path.read_text().strip():
+            print(
+                f"extproc: warning: models.{name}: {path} is empty: every request will be a 401",
+                file=sys.stderr,
+            )
 
 
 def _model_fetch(options: argparse.Namespace) -> int:

@@ -118,6 +118,27 @@ def test_envoy_config_is_yaml_with_a_cluster_for_every_model(
     assert (tmp_path / "e.yaml").read_text() == printed
 
 
+def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "good").write_text("key\n")
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "default: a\nmodels:\n"
+        "  a: {upstream: 'http://h:1', key_file: absent}\n"
+        "  b: {upstream: 'http://h:1', key_file: empty}\n"
+        "  c: {upstream: 'http://h:1', key_file: good}\n"
+    )
+    assert main(["envoy-config", "--registry", str(path)]) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        f"extproc: warning: models.a: Envoy will not start without {tmp_path / 'absent'}",
+        f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 401",
+    ]
+    assert yaml.safe_load(told.out)["static_resources"]["clusters"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -138,8 +138,9 @@ def _as_json() -> HeaderMutationPerRoute:
 
 
 def _with_model(model: str) -> TransformConfig:
+    literal = model.replace("%", "%%")  # in Envoy's formats a single one begins a command
     body = BodyTransformation(
-        body_format=SubstitutionFormatString(json_format=Struct.from_dict({"model": model})),
+        body_format=SubstitutionFormatString(json_format=Struct.from_dict({"model": literal})),
         action=BodyTransformationTransformAction.MERGE,
     )
     return TransformConfig(request_transformation=Transformation(body_transformation=body))

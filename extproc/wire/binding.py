@@ -72,11 +72,12 @@ def _try_host(host: str, port: int) -> None:
 def _try_path(path: str) -> None:
     """Raises ``OSError`` unless nothing is at ``path`` or a socket that nobody listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a busy listener's queue may be full
         if not os.path.lexists(path):
             probe.bind(path)
             os.unlink(path)
         elif not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "a file that is no socket is in its place")
-        elif probe.connect_ex(path) == 0:
+        elif probe.connect_ex(path) != errno.ECONNREFUSED:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         # What a process that was killed has left behind, grpc replaces.

@@ -77,7 +77,6 @@ class Server:
     async def _drain(self) -> None:
         log.info("draining")
         self._components.drain()
-        await self._health.publish()  # not left to the follower: it goes before any refusal
         await asyncio.sleep(self._options.notice_s)
         # New exchanges are refused from here on. Streams that never end by themselves (access
         # log, watched health) must not make every stop last the whole grace.

@@ -227,11 +227,15 @@ Launch = Callable[..., Awaitable[World]]
 async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
     """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
 
+    ``name`` is what the default model's provider calls it.
+
     Models: ``small`` and ``large`` (the default) have keys, ``local`` has none and is reached by name.
     """
     async with AsyncExitStack() as stack:
 
-        async def start(*, sidecar: str = "", running: bool = True, **settings: Any) -> World:
+        async def start(
+            *, sidecar: str = "", running: bool = True, name: str = "large-400b", **settings: Any
+        ) -> World:
             providers = {name: Provider(name) for name in ("small", "large", "local")}
             for provider in providers.values():
                 await stack.enter_async_context(provider.running())
@@ -242,7 +246,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S))
             http = await stack.enter_async_context(session)
             world = World(fake, providers, http)
-            registry = registry_for(tmp_path, fake.address, providers, settings)
+            settings["sidecar"] = fake.address
+            registry = registry_for(tmp_path, providers, name, settings)
             await stack.enter_async_context(envoy_on(world, registry, tmp_path))
             return world
 
@@ -256,7 +261,7 @@ async def world(launch: Launch) -> World:
 
 
 def registry_for(
-    directory: Path, sidecar: str, providers: Mapping[str, Provider], settings: Mapping[str, Any]
+    directory: Path, providers: Mapping[str, Provider], default_name: str, settings: Mapping[str, Any]
 ) -> Registry:
     """The world's registry, its key files written beside it."""
     for name in ("small", "large"):
@@ -265,14 +270,14 @@ def registry_for(
     models = {
         "small": Model(upstream=f"http://127.0.0.1:{providers['small'].port}", key_file="small.key"),
         "large": Model(
-            upstream=f"http://127.0.0.1:{providers['large'].port}", name="large-400b", key_file="large.key"
+            upstream=f"http://127.0.0.1:{providers['large'].port}", name=default_name, key_file="large.key"
         ),
         "local": Model(upstream=f"http://localhost:{providers['local'].port}"),
     }
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
-    envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", sidecar=sidecar, **ours)
+    envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", **ours)
     return Registry(models=models, default="large", envoy=envoy, **rest)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 import grpc
+import msgspec
 import pytest
 
 from extproc._pb.ext_proc_pb2 import (
@@ -48,6 +49,13 @@ async def test_without_a_sidecar_the_default_gets_its_own_name_and_key(launch: L
     request = world.only_request()[1]
     assert request.body == WITH_DEFAULT
     assert request.headers["authorization"] == "Bearer sk-large"
+
+
+async def test_any_name_a_provider_may_give_its_model_is_sent_as_it_is(launch: Launch) -> None:
+    name = 'a "50%" \\ %REQ(:path)% é'
+    world = await launch(running=False, name=name)
+    await world.ask(PLAIN)
+    assert msgspec.json.decode(world.only_request()[1].body)["model"] == name
 
 
 async def test_a_hung_sidecar_costs_the_deadline_and_its_margin(launch: Launch) -> None:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.errors import BadRequest, ClientError, Denied, UnknownModel
-from tests.envoyconf.conftest import Launch, World, decided, ext_proc
+from tests.envoyconf.conftest import ASK, Launch, World, decided, ext_proc
 
 
 def error(kind: str, code: str) -> dict[str, Any]:
@@ -37,6 +37,13 @@ async def test_a_body_over_the_limit_is_413_and_one_at_it_passes(launch: Launch,
     assert told(too_large) == error("invalid_request_error", "request_too_large")
     assert "3000000" in too_large.json()["error"]["message"]
     assert not [request for p in world.providers.values() for request in p.received]
+
+
+async def test_a_body_at_the_limit_may_grow_by_the_models_name(launch: Launch) -> None:
+    world = await launch(max_body_bytes=len(ASK))
+    world.sidecar.decision = decided("small", upstream_model="a-much-longer-name")
+    assert (await world.ask()).status == 200
+    assert world.only_request()[1].body == ASK.replace(b"auto", b"a-much-longer-name")
 
 
 async def test_a_model_that_is_down_is_503(world: World) -> None:
