@@ -9,11 +9,13 @@ RouterError
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         shed before it queued for the encoder
 │   └── EncoderFailed      the encoder raised
+├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
-    └── EnvoyRefused       Envoy does not accept its configuration
+    ├── EnvoyRefused       Envoy does not accept its configuration
+    └── ProcessFailed      a process that was started ended or did not become ready
 """
 
 from typing import ClassVar
@@ -93,6 +95,12 @@ class EncoderFailed(DecisionError):
     reason = Reason.ENCODER_ERROR
 
 
+class ProtocolError(RouterError):
+    """What came does not fit the exchange: Envoy is set up in a way the sidecar cannot serve."""
+
+    label = "protocol"
+
+
 class OperatorError(RouterError):
     """Something an operator must mend; the message says what and how."""
 
@@ -130,3 +138,9 @@ class EnvoyRefused(OperatorError):
     """Envoy does not accept its configuration; the message has the file and Envoy's words."""
 
     label = "envoy_refused"
+
+
+class ProcessFailed(OperatorError):
+    """A started process ended or did not become ready; the message ends with the last lines of its log."""
+
+    label = "process_failed"

@@ -11,18 +11,12 @@ from typing import Self
 import aiohttp
 
 from extproc.demo import tether
-from extproc.errors import OperatorError
+from extproc.errors import ProcessFailed
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 _POLL_S = 0.02
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-
-
-class ProcessFailed(OperatorError):
-    """A child ended or did not become ready; the message ends with the last lines of its log."""
-
-    label = "process_failed"
 
 
 class Process:

@@ -12,21 +12,14 @@ Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from extproc import chat
-from extproc.errors import BadRequest, ClientError, Denied, RouterError
+from extproc.errors import BadRequest, ClientError, Denied, ProtocolError
 from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Stage
-
-
-class ProtocolError(RouterError):
-    """What came does not fit the exchange: Envoy is set up in a way the sidecar cannot serve."""
-
-    label: ClassVar[str] = "protocol"
-
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 

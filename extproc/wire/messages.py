@@ -13,9 +13,10 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
 )
+from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import envelope as metadata
-from extproc.wire.exchange import Body, Head, Proceed, ProtocolError, Refuse, Reply, Route
+from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
-from extproc.errors import ClientError
+from extproc.errors import ClientError, ProtocolError
 from extproc.vocabulary import Decision, ExchangeSink, Question
 from extproc.wire import access_log, messages
 from extproc.wire.exchange import (
@@ -23,7 +23,6 @@ from extproc.wire.exchange import (
     DecideExchange,
     Event,
     Head,
-    ProtocolError,
     Refused,
     Reply,
 )

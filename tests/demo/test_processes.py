@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from extproc.demo import ports, tether
-from extproc.demo.processes import Process, ProcessFailed
+from extproc.demo.processes import Process
+from extproc.errors import ProcessFailed
 
 Start = Callable[..., Awaitable[Process]]
 Alive = Callable[[int], bool]

@@ -11,9 +11,8 @@ import pytest
 
 from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool
-from extproc.demo.processes import ProcessFailed
 from extproc.demo.stack import Stack, running_stack
-from extproc.errors import OperatorError, RegistryError
+from extproc.errors import OperatorError, ProcessFailed, RegistryError
 
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
 

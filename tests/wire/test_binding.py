@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,19 @@ def test_a_path_that_another_process_listens_on_is_left_to_it(server: grpc.aio.S
             bind(server, f"unix:{path}")
         with socket.socket(socket.AF_UNIX) as client:
             assert client.connect_ex(str(path)) == 0
+
+
+def test_a_listener_too_busy_to_answer_is_a_listener(server: grpc.aio.Server, path: Path) -> None:
+    with ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            waiting.connect_ex(str(path))
+        with pytest.raises(OperatorError, match="Address already in use"):
+            bind(server, f"unix:{path}")
 
 
 def test_what_a_killed_process_left_behind_is_replaced(server: grpc.aio.Server, path: Path) -> None:

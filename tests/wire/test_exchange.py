@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.errors import BadRequest, ClientError, Denied, UnknownModel
+from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
 from extproc.vocabulary import Decision, Envelope, Reason, RequestHead, Stage, StageTimes
 from extproc.wire.exchange import (
     AskDecision,
@@ -18,7 +18,6 @@ from extproc.wire.exchange import (
     Event,
     Head,
     Proceed,
-    ProtocolError,
     Refuse,
     Refused,
     Route,

@@ -24,9 +24,10 @@ from extproc._pb.ext_proc_pb2 import (
     ProtocolConfiguration,
     Unread,
 )
+from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import messages
-from extproc.wire.exchange import Body, Head, Proceed, ProtocolError, Refuse, Route
+from extproc.wire.exchange import Body, Head, Proceed, Refuse, Route
 
 HEAD = Head(RequestHead(method="POST", path="/", headers={}))
 BODY = Body(b"{}")

@@ -134,11 +134,12 @@ async def test_it_is_ready_once_it_listens(start: Start) -> None:
 async def test_until_every_component_is_ready_it_says_so(decider: FakeDecider) -> None:
     sidecar = Sidecar(decider, Options(address="127.0.0.1:0", max_body_bytes=MIB))
     sidecar.components.report("encoder", ready=False)
-    await sidecar.start()
-    async with envoy(sidecar.address) as channel:
+    address = await sidecar.server.start()  # and no more: the first answer must be right already
+    async with envoy(address) as channel:
         answer = await HealthStub(channel).Check(HealthCheckRequest())
         assert answer.status == HealthCheckResponse.NOT_SERVING
-    await sidecar.close()
+    sidecar.stop.set()
+    await sidecar.server.run(sidecar.stop)
 
 
 async def test_it_serves_over_a_unix_socket(start: Start, tmp_path: Path) -> None:
