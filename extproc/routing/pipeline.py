@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError
 from extproc.routing.snapshot import Snapshot
@@ -22,8 +22,10 @@ class Pipeline:
         self._snapshot = snapshot
         self._clock = clock
         # The order is the precedence: deny before pins before routes, and what costs
-        # microseconds before what costs milliseconds.
-        self._stages: tuple[PipelineStage, ...] = (deny, pin, route_by_rule, ByMeaning(embedder))
+        # microseconds before what costs milliseconds. Only the latter wait, so only they need
+        # the deadline's timer, which costs more than all rules together.
+        self._instant_stages: tuple[PipelineStage, ...] = (deny, pin, route_by_rule)
+        self._waiting_stages: tuple[PipelineStage, ...] = (ByMeaning(embedder),)
 
     async def decide(self, question: Question) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
@@ -33,8 +35,10 @@ class Pipeline:
         snapshot = self._snapshot()
         started = self._clock()
         try:
-            async with asyncio.timeout(snapshot.budget_s):
-                choice = await self._ask(question, snapshot)
+            choice = await _ask(self._instant_stages, question, snapshot)
+            if choice is None or not choice.settled:
+                async with asyncio.timeout(snapshot.budget_s):
+                    choice = await _ask(self._waiting_stages, question, snapshot) or choice
         except ClientError:
             raise
         except DecisionError as error:
@@ -46,15 +50,17 @@ class Pipeline:
             # a reason of its own on metrics and records, and the default model answers.
             log.exception("a stage of the pipeline failed")
             choice = _give_up(Reason.INTERNAL_ERROR)
-        return conclude(choice, snapshot, total_s=self._clock() - started)
+        return conclude(choice or _give_up(Reason.NO_ROUTES), snapshot, total_s=self._clock() - started)
 
-    async def _ask(self, question: Question, snapshot: Snapshot) -> Choice:
-        choice = None
-        for stage in self._stages:
-            choice = await stage(question, snapshot) or choice
-            if choice is not None and choice.settled:
-                return choice
-        return choice or _give_up(Reason.NO_ROUTES)
+
+async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Snapshot) -> Choice | None:
+    """The first settled choice, else the last one found: an abstention."""
+    choice = None
+    for stage in stages:
+        choice = await stage(question, snapshot) or choice
+        if choice is not None and choice.settled:
+            break
+    return choice
 
 
 def conclude(choice: Choice, snapshot: Snapshot, total_s: float) -> Decision:

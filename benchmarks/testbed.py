@@ -1,0 +1,171 @@
+"""Every process of the benchmark, started once: rows differ only in the port that they ask.
+
+load generator ──> Envoy under test ─┬─ plain ───────────────────────┬──> model, an Envoy too
+                                     ├─ do-nothing ── do_nothing.py ─┤
+                                     ├─ patient ───── extproc serve ─┤
+                                     └─ hasty ─────── extproc serve ─┘
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+import msgspec
+
+from benchmarks import do_nothing, envoys, workload
+from extproc.demo.ports import HOST, free
+from extproc.demo.processes import Process
+from extproc.envoyconf import binary
+from extproc.registry.loading import load
+
+# The longest budget that a registry may set: saturation shows as latency, not as defaults.
+PATIENT_MS = 10_000
+_START_S = 60.0
+_POLL_S = 0.02
+
+
+class Door(StrEnum):
+    """A port that is measured."""
+
+    MODEL = "model"  # no Envoy in between
+    PLAIN = "plain"
+    DO_NOTHING = "do-nothing"
+    PATIENT = "patient"  # decides, within PATIENT_MS
+    HASTY = "hasty"  # decides, within the registry's default budget
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Resident memory of a process in MiB: Linux's VmRSS and VmHWM."""
+
+    resident: float
+    peak: float
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """What the kernel says of a process that runs."""
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        resident, peak = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+        return cls(resident, peak)
+
+
+class Testbed(msgspec.Struct, frozen=True):
+    """What runs."""
+
+    ports: dict[Door, int]
+    sidecar: Process  # behind Door.PATIENT; the last one started
+    starts_s: list[float]  # from starting the process to /readyz, in order
+    idle: Memory  # of that sidecar, before its first request
+    registry: Path  # that sidecar's
+    encoder: str  # what that sidecar says of its encoder: model, precision, device
+
+
+@asynccontextmanager
+async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) -> AsyncIterator[Testbed]:
+    """All processes, ready, for as long as the block lasts; their logs are in ``run_dir``.
+
+    The sidecar is started ``starts`` times in turn, to time it; the last one stays. Raises
+    OperatorError when a process does not become ready.
+    """
+    numbers = free(len(Door) + 4)
+    ports = dict(zip(Door, numbers, strict=False))
+    model_admin, front_admin, patient_admin, hasty_admin = numbers[len(Door) :]
+    for door, budget in ((Door.PATIENT, PATIENT_MS), (Door.HASTY, None)):
+        workload.write_registry(
+            _registry(run_dir, door),
+            upstream=f"http://{HOST}:{ports[Door.MODEL]}",
+            listen=f"{HOST}:{ports[door]}",
+            admin=f"{HOST}:{front_admin}",
+            sidecar=f"unix:{_socket(run_dir, door)}",
+            decision_ms=budget,
+        )
+    async with AsyncExitStack() as stopping:
+        report(f"starting the sidecar {starts} times")
+        seconds: list[float] = []
+        while True:
+            began = time.perf_counter()
+            sidecar = await _start_sidecar(run_dir, Door.PATIENT, patient_admin, stopping)
+            seconds.append(time.perf_counter() - began)
+            if len(seconds) == starts:
+                break
+            await sidecar.stop()
+        idle = Memory.of(sidecar.pid)
+
+        report("starting the rest")
+        await _start_sidecar(run_dir, Door.HASTY, hasty_admin, stopping)
+        await _start_do_nothing(run_dir, stopping)
+        model = envoys.model(ports[Door.MODEL], model_admin)
+        # One worker carries it: a second would take more from the Envoy under test than it gives.
+        await _start_envoy(run_dir, "model", model, model_admin, stopping, "--concurrency", "1")
+        await _start_envoy(run_dir, "front", _front(run_dir, ports), front_admin, stopping)
+        encoder = await _encoder(patient_admin)
+        yield Testbed(ports, sidecar, seconds, idle, _registry(run_dir, Door.PATIENT), encoder)
+
+
+def _front(run_dir: Path, ports: Mapping[Door, int]) -> envoys.Tree:
+    return envoys.front(
+        load(_registry(run_dir, Door.PATIENT)).registry,
+        load(_registry(run_dir, Door.HASTY)).registry,
+        run_dir,
+        plain=ports[Door.PLAIN],
+        do_nothing=ports[Door.DO_NOTHING],
+        do_nothing_at=str(_socket(run_dir, Door.DO_NOTHING)),
+    )
+
+
+async def _start_sidecar(run_dir: Path, door: Door, admin: int, stopping: AsyncExitStack) -> Process:
+    command = [
+        *(sys.executable, "-m", "extproc", "serve"),
+        *("--registry", str(_registry(run_dir, door))),
+        *("--admin", f"{HOST}:{admin}"),
+        *("--records", str(run_dir / f"{door}.jsonl")),
+    ]
+    process = await _start(run_dir, door, command, stopping)
+    await process.ready(f"http://{HOST}:{admin}/readyz", timeout_s=_START_S)
+    return process
+
+
+async def _encoder(admin: int) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{admin}/readyz") as answer:
+        return str((await answer.json())["components"]["encoder"]["detail"])
+
+
+async def _start_do_nothing(run_dir: Path, stopping: AsyncExitStack) -> None:
+    path = _socket(run_dir, Door.DO_NOTHING)
+    command = [sys.executable, do_nothing.__file__, f"unix:{path}"]
+    process = await _start(run_dir, Door.DO_NOTHING, command, stopping)
+    # It has no page to ask. grpc makes the socket's file when it can be connected to.
+    while not path.exists():
+        if process.returncode is not None:
+            raise process.failure()
+        await asyncio.sleep(_POLL_S)
+
+
+async def _start_envoy(
+    run_dir: Path, name: str, tree: envoys.Tree, admin: int, stopping: AsyncExitStack, *options: str
+) -> None:
+    config = run_dir / f"{name}.yaml"
+    envoys.write(tree, config)
+    command = [str(binary.find()), "-c", str(config), "--disable-hot-restart", *options]
+    process = await _start(run_dir, f"{name}-envoy", command, stopping)
+    await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=_START_S)
+
+
+async def _start(run_dir: Path, name: str, command: Sequence[str], stopping: AsyncExitStack) -> Process:
+    process = await Process.start(name, command, log=run_dir / f"{name}.log")
+    stopping.push_async_callback(process.stop)
+    return process
+
+
+def _registry(run_dir: Path, door: Door) -> Path:
+    return run_dir / f"registry-{door}.yaml"
+
+
+def _socket(run_dir: Path, door: Door) -> Path:
+    return run_dir / f"{door}.sock"

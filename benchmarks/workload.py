@@ -1,0 +1,103 @@
+"""What is asked: a registry of three routes and a rule, and requests of known length in tokens."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from extproc.embedding.files import locate
+from extproc.embedding.tokenizer import Tokenizer
+from extproc.errors import OperatorError
+
+RULE_16 = "Has the invoice for the new office chairs been paid yet?"
+EMBEDDED_16 = "Write a Python function that sorts a long list of names by their length"
+EMBEDDED_64 = (
+    "Write a Python function that reads a large file of orders line by line, adds up the price of "
+    "every order for each customer, sorts the customers by their total and prints the first ten. "
+    "It must not load the file into memory, and it must raise a clear error when a line "
+    "cannot be parsed."
+)
+_TOKENS = {RULE_16: 16, EMBEDDED_16: 16, EMBEDDED_64: 64}  # with [CLS] and [SEP]
+_MAX_TOKENS = 128
+
+_ROUTES = {
+    "everyday": [
+        "Hi there, how are you today?",
+        "Tell me a joke about cats",
+        "What is the capital of Australia?",
+        "Translate good morning into Spanish",
+        "Give me a recipe for pancakes",
+        "Write a birthday message for my colleague",
+        "What should I cook for dinner tonight?",
+        "How do you say thank you in Japanese?",
+    ],
+    "coding": [
+        "Write a Python function that reverses a list",
+        "Write a function that sorts a list of words by length",
+        "Why does this loop raise an index error?",
+        "Parse a large CSV file line by line in Python",
+        "Add type annotations to this class",
+        "Explain what this regular expression matches",
+        "Write a unit test for this function",
+        "Sum the price of the orders of each customer in SQL",
+    ],
+    "reasoning": [
+        "A train leaves at noon at 80 km/h; when does it meet the other one?",
+        "Prove that the square root of two is irrational",
+        "How many ways are there to seat six guests at a round table?",
+        "If all bloops are razzies and some razzies are lazzies, are some bloops lazzies?",
+        "What is the probability of two sixes in five throws of a die?",
+        "Solve the recurrence T(n) = 2T(n/2) + n",
+        "Find the smallest number divisible by every number from 1 to 20",
+        "Is this argument valid, and which premise is the weakest?",
+    ],
+}
+_MODELS = {"everyday": "small", "coding": "code", "reasoning": "large"}
+
+
+def check_tokens() -> None:
+    """Raises OperatorError unless the encoder reads the texts as the lengths they are named by."""
+    texts = list(_TOKENS)
+    rows = Tokenizer(locate().tokenizer, _MAX_TOKENS).tokenize(texts)
+    for text, row in zip(texts, rows, strict=True):
+        if row.size != _TOKENS[text]:
+            raise OperatorError(f"{text!r} has {row.size} tokens instead of {_TOKENS[text]}")
+
+
+def write_registry(
+    path: Path, *, upstream: str, listen: str, admin: str, sidecar: str, decision_ms: int | None
+) -> None:
+    """Writes a registry; ``decision_ms`` None leaves the budget at its default."""
+    registry: dict[str, object] = {
+        "models": {name: {"upstream": upstream} for name in _MODELS.values()},
+        "default": "large",
+        "rules": [{"name": "invoices", "when": {"keyword": "invoice"}, "model": "small"}],
+        "routes": {name: {"model": _MODELS[name], "examples": _ROUTES[name]} for name in _ROUTES},
+        "envoy": {"listen": listen, "admin": admin, "sidecar": sidecar},
+    }
+    if decision_ms is not None:
+        registry["decision_ms"] = decision_ms
+    path.write_text(yaml.safe_dump(registry, sort_keys=False))
+
+
+def chat_body(text: str) -> bytes:
+    """A chat completion request as the OpenAI client writes it."""
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": text},
+    ]
+    return json.dumps({"model": "auto", "messages": messages, "temperature": 0.2}).encode()
+
+
+def http_request(body: bytes) -> bytes:
+    """The body as a whole HTTP/1.1 request, with the headers that clients of an LLM send."""
+    head = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "host: router.example",
+        "content-type: application/json",
+        "accept: application/json",
+        "user-agent: benchmark",
+        "authorization: Bearer of-a-client",
+        f"content-length: {len(body)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
