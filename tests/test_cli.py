@@ -183,5 +183,6 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.stderr.read() == b""
+        told = child.stderr.read().decode().splitlines()
+        assert [line for line in told if not line.startswith("extproc: warning: ")] == []  # of absent keys
         assert child.wait() == 1
