@@ -58,7 +58,7 @@ async def _rule_decision(registry: Path) -> float:
 def _meaning(routes: int) -> Meaning:
     """Fitted on noise: scoring takes as long. By centroids, which cost as much as the logistic scorer."""
     examples = {f"route-{route}": [f"{route}/{i}" for i in range(_EXAMPLES)] for route in range(routes)}
-    return fit_meaning(examples, dict.fromkeys(examples, "model"), _RandomEncoder(), fit_centroids)
+    return fit_meaning(examples, _RandomEncoder(), fit_centroids)
 
 
 class _RandomEncoder:

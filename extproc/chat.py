@@ -131,6 +131,8 @@ class _OpenAIChat(msgspec.Struct, gc=False):
     tools: list[_Tool] | None = None
     functions: list[_Function] | None = None  # what tools were called at first; still accepted
     stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None  # what max_tokens is called since there is reasoning
 
 
 class _OpenAIError(msgspec.Struct):
@@ -169,7 +171,15 @@ def _parse_openai_chat(body: bytes) -> ChatRequest:
         images=images,
         messages=len(chat.messages),
         stream=bool(chat.stream),
+        prompt_chars=sum(map(_chars, chat.messages)),
+        max_tokens=chat.max_completion_tokens or chat.max_tokens,
     )
+
+
+def _chars(message: _Message) -> int:
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text) for part in message.content or () if part.text)
 
 
 def _latest_user_turn(messages: list[_Message]) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import extproc
 from extproc.errors import OperatorError, UnknownModel
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Auth, Registry
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\
@@ -84,6 +84,7 @@ def _question(options: argparse.Namespace, text: str) -> Question:
         model_span=(0, 0),
         user_text=text,
         body_bytes=len(text.encode()),
+        prompt_chars=len(text),
         tools=tuple(options.tool),
     )
     return Question(request, RequestHead("POST", options.path, dict(options.header)))
@@ -106,14 +107,24 @@ def _envoy_config(options: argparse.Namespace) -> int:
 def _warn_of_unusable_keys(registry: Registry, directory: Path) -> None:
     """The keys may be on another machine, so this is no error; there, Envoy would not say it so plainly."""
     for name, model in registry.models.items():
-        path = directory / model.key_file
-        if model.key_file and not path.is_file():
-            print(f"extproc: warning: models.{name}: Envoy will not start without {path}", file=sys.stderr)
-        elif model.key_file and not path.read_text().strip():
-            print(
-                f"extproc: warning: models.{name}: {path} is empty: every request will be a 401",
-                file=sys.stderr,
-            )
+        problem = _key_problem(model.auth, directory) if model.auth else ""
+        if problem:
+            print(f"extproc: warning: models.{name}: {problem}", file=sys.stderr)
+
+
+def _key_problem(auth: Auth, directory: Path) -> str:
+    if auth.env:
+        known = os.environ.get(auth.env)
+        absent, empty = known is None, known == ""
+        where = f"${auth.env} in its environment"
+    else:
+        path = directory / auth.file
+        absent = not path.is_file()
+        empty = not absent and not path.read_text().strip()
+        where = str(path)
+    if absent:
+        return f"Envoy will not start without {where}"
+    return f"{where} is empty: every request will be a 401" if empty else ""
 
 
 def _model_fetch(options: argparse.Namespace) -> int:

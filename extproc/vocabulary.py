@@ -36,6 +36,7 @@ class Reason(StrEnum):
     PINNED = "pinned"  # the client named a registry model that may be pinned
     RULE = "rule"  # a rule named the route or the model
     MATCHED = "matched"  # the scorer was sure enough
+    NO_CANDIDATE = "no_candidate"  # a route was found, but the request fits none of its models
     LOW_MARGIN = "low_margin"  # abstained: the runner-up was too close
     LOW_SIMILARITY = "low_similarity"  # abstained: nothing like any example
     NO_TEXT = "no_text"  # abstained: no user text to embed
@@ -71,6 +72,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     images: int = 0  # non-text parts in the latest user turn
     messages: int = 1
     stream: bool = False
+    prompt_chars: int = 0  # of all text that the model will read
+    max_tokens: int | None = None  # the client's limit for the answer
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -114,7 +117,6 @@ class Candidate(msgspec.Struct, frozen=True):
     """One route as the scorer saw it."""
 
     route: str
-    model: str
     probability: float  # calibrated, sums to 1 over all routes
     similarity: float  # cosine to the nearest example of this route, [-1, 1]
 
@@ -169,6 +171,7 @@ class Decision(msgspec.Struct, frozen=True):
     stage: Stage
     reason: Reason
     version: str  # of the registry that decided
+    provider: str = ""  # who serves the model, as the GenAI conventions name providers
     rule: str = ""
     probability: float | None = None
     margin: float | None = None
@@ -194,6 +197,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     upstream_model: str = ""
     original_model: str = ""
+    provider: str = ""
     stage: str = ""
     reason: str = ""
     rule: str = ""

@@ -79,7 +79,13 @@ def test_every_other_request_is_not_an_llm_call(method: str, path: str) -> None:
 def test_a_plain_request_is_read_whole() -> None:
     body = b'{"model": "auto", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
     assert chat.parse(CHAT, body) == ChatRequest(
-        api=CHAT, model="auto", model_span=(10, 16), user_text="Hello", body_bytes=len(body), stream=True
+        api=CHAT,
+        model="auto",
+        model_span=(10, 16),
+        user_text="Hello",
+        body_bytes=len(body),
+        stream=True,
+        prompt_chars=5,
     )
 
 

@@ -82,7 +82,7 @@ class FakeModel:
 
     @property
     def url(self) -> str:
-        """The server's origin: what a registry calls ``upstream``."""
+        """The server's origin: what a registry calls ``base_url``."""
         return f"http://{self.host}:{self.port}"
 
     async def start(self) -> web.AppRunner:

@@ -1,7 +1,7 @@
 """A running Envoy and sidecar made from one registry, for `make run` and the end-to-end tests.
 
 async with Pool({"small": FakeModel("demo-small", key="k")}) as pool:
-    registry = write_registry(tmp_path, pool)              # its models' upstreams are pool[...].url
+    registry = write_registry(tmp_path, pool)              # its models' base URLs are pool[...].url
     async with running_stack(registry, tmp_path / "run") as stack:
         client = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="any")
         ...

@@ -60,12 +60,12 @@ def clusters(registry: Registry) -> list[Cluster]:
 
 
 def model_cluster(name: str, model: Model) -> Cluster:
-    """The pool of one registry model, ``model.upstream`` being ``http://HOST[:PORT]``.
+    """The pool of one registry model, ``model.base_url`` being ``http://HOST[:PORT]``.
 
     The provider's key is added here, in the cluster's own filters, so that whatever route leads
     to it, a request carries this provider's key or none.
     """
-    url = urlsplit(model.upstream)
+    url = urlsplit(model.base_url)
     host = url.netloc if url.port else f"{url.netloc}:80"
     return _cluster(
         cluster_name(name),
@@ -135,7 +135,7 @@ def _provider_http(name: str, model: Model) -> HttpProtocolOptions:
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http_protocol_options=Http1ProtocolOptions()
         ),
-        http_filters=_key_filters(name) if model.key_file else [],
+        http_filters=_key_filters(name) if model.auth else [],
     )
 
 

@@ -1,11 +1,14 @@
-"""Providers' keys: Envoy reads them from the operator's own files; no generated file holds one."""
+"""Providers' keys: Envoy reads them from its environment or the operator's own files.
+
+No generated file holds one.
+"""
 
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret
 
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Auth, Registry
 
 
 def secret_name(model: str) -> str:
@@ -14,16 +17,22 @@ def secret_name(model: str) -> str:
 
 
 def secrets(registry: Registry, directory: Path) -> list[Secret]:
-    """One secret per model with a key file; ``directory`` is that of the registry file.
+    """One secret per model with ``auth``; ``directory`` is that of the registry file.
 
-    A key file holds the bare key; Envoy cuts newlines off its end. It is read when Envoy starts:
-    one that is missing stops it, an empty one makes every request to that model a 401.
+    A key file holds the bare key; Envoy cuts newlines off its end. Both kinds are read when Envoy
+    starts: one that is missing stops it, an empty one makes every request to that model a 401.
     """
     return [
         Secret(
             name=secret_name(name),
-            generic_secret=GenericSecret(secret=DataSource(filename=str(directory / model.key_file))),
+            generic_secret=GenericSecret(secret=_source(model.auth, directory)),
         )
         for name, model in registry.models.items()
-        if model.key_file
+        if model.auth
     ]
+
+
+def _source(auth: Auth, directory: Path) -> DataSource:
+    if auth.env:
+        return DataSource(environment_variable=auth.env)
+    return DataSource(filename=str(directory / auth.file))

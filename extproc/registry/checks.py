@@ -39,26 +39,40 @@ def _check_models(registry: Registry, source: Source) -> None:
         if name == AUTO:
             raise source.error(f"`{AUTO}` is how clients ask to be routed: name the model otherwise",
                                "models", name)  # fmt: skip
-        _check_upstream(name, model, source)
+        _check_base_url(name, model, source)
+        _check_auth(name, model, source)
     _known_model(registry, registry.default, source, "default")
 
 
-def _check_upstream(name: str, model: Model, source: Source) -> None:
-    if not _is_http_origin(model.upstream):
+def _check_base_url(name: str, model: Model, source: Source) -> None:
+    if not _is_http_origin(model.base_url):
         raise source.error(
-            f"models.{name}.upstream: {model.upstream!r} is no upstream (expected http://HOST:PORT)",
-            "models", name, "upstream",
+            f"models.{name}.base_url: {model.base_url!r} is no base URL (expected http://HOST:PORT)",
+            "models", name, "base_url",
+        )  # fmt: skip
+
+
+def _check_auth(name: str, model: Model, source: Source) -> None:
+    auth, at = model.auth, ("models", name, "auth")
+    if auth is None:
+        return
+    if bool(auth.env) == bool(auth.file):
+        raise source.error(f"models.{name}.auth: expected exactly one of env, file", *at)
+    if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
+        raise source.error(
+            f"models.{name}.auth.env: {auth.env!r} is no variable's name (expected a name, not the key)",
+            *at, "env",
         )  # fmt: skip
 
 
 def _check_routes(registry: Registry, examples: Examples, source: Source) -> None:
     written: dict[str, str] = {}
-    for name, route in registry.routes.items():
+    for name in registry.routes:
         if re.fullmatch(ROUTE_NAME, name) is None:
             raise source.error(
                 f"{name!r} is no route name (expected letters, digits and ._-, at most 64)", "routes", name
             )
-        _known_model(registry, route.model, source, "routes", name, "model")
+        _check_candidates(registry, name, source)
         if not examples[name]:
             raise source.error(
                 f"the route `{name}` is empty (expected `examples` or an `examples_file`)", "routes", name
@@ -70,6 +84,23 @@ def _check_routes(registry: Registry, examples: Examples, source: Source) -> Non
                     f"{text!r} is an example of both `{other}` and `{name}` (expected one route)",
                     "routes", name, "examples", i,
                 )  # fmt: skip
+
+
+def _check_candidates(registry: Registry, name: str, source: Source) -> None:
+    candidates, at = many(registry.routes[name].candidates), ("routes", name, "candidates")
+    if not candidates:
+        raise source.error(f"the route `{name}` has no candidates (expected at least one model)", *at)
+    for i, model in enumerate(candidates):
+        _known_model(registry, model, source, *at, i)
+        if model in candidates[:i]:
+            raise source.error(f"the candidate `{model}` is named twice", *at, i)
+    unpriced = [model for model in candidates if registry.models[model].price is None]
+    if len(candidates) > 1 and unpriced:
+        raise source.error(
+            f"the cheapest of {', '.join(candidates)} cannot be told: "
+            f"{', '.join(unpriced)} has no price (expected `price` in each of them)",
+            *at,
+        )
 
 
 def _check_rules(registry: Registry, source: Source) -> None:

@@ -1,7 +1,7 @@
 """The registry's YAML schema: what an operator may write, with its defaults.
 
 Every struct refuses unknown keys. ``registry.loading`` reads files into these types and
-cross-checks them; ``registry.snapshot`` compiles them into what serving uses.
+cross-checks them; ``registry.compiling`` compiles them into what serving uses.
 """
 
 from typing import Annotated, Literal
@@ -30,22 +30,39 @@ class Price(Section, frozen=True):
     output: Annotated[float, Meta(ge=0.0)]
 
 
+class Auth(Section, frozen=True):
+    """Where Envoy finds a provider's key: exactly one of the two. Nobody else reads it."""
+
+    env: str = ""  # a variable of Envoy's own environment
+    file: str = ""  # relative to the registry file
+
+
 class Model(Section, frozen=True):
     """One model behind one provider. Its key in ``models`` is the name clients may pin."""
 
-    upstream: str  # http://host:port
+    base_url: str  # http://host:port
     name: str = ""  # what the provider calls it; empty: the public name
-    key_file: str = ""  # holds the provider's key; relative to the registry file
+    provider: Annotated[str, Meta(min_length=1)] = "openai"  # gen_ai.provider.name on spans and records
+    auth: Auth | None = None
     pin: bool = True  # may a client choose it by its public name?
     price: Price | None = None
+    context_window: Positive | None = None  # tokens of prompt and answer; None: takes any request
+
+
+class RouteThresholds(Section, frozen=True):
+    """Floors of one route; one that is absent is the registry's."""
+
+    margin: Fraction | None = None
+    similarity: Fraction | None = None
 
 
 class Route(Section, frozen=True):
-    """One kind of request, told by examples, and the model that answers it."""
+    """One kind of request, told by examples, and the models that may answer it."""
 
-    model: str
+    candidates: OneOrMany  # the cheapest that can take the request answers it
     examples: list[Annotated[str, Meta(min_length=1)]] = []
     examples_file: str = ""  # one example a line; relative to the registry file
+    thresholds: RouteThresholds = RouteThresholds()
     description: str = ""
 
 
@@ -106,7 +123,7 @@ class Envoy(Section, frozen=True):
 
     listen: str = "127.0.0.1:10000"
     admin: str = "127.0.0.1:9901"
-    sidecar: str = "127.0.0.1:50051"  # where Envoy finds `extproc serve`
+    sidecar: str = "unix:/tmp/extproc.sock"  # where Envoy finds `extproc serve`: that, or HOST:PORT
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Annotated[float, Meta(gt=0)] = 600.0  # idle limit of an answer

@@ -72,6 +72,7 @@ def conclude(choice: Choice, snapshot: Snapshot, total_s: float) -> Decision:
         model=target.model,
         upstream_model=target.upstream_model,
         cluster=target.cluster,
+        provider=target.provider,
         stage=choice.stage,
         reason=choice.reason,
         version=snapshot.version,

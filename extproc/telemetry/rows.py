@@ -40,6 +40,7 @@ class ExchangeRow(msgspec.Struct, frozen=True, tag_field="kind", tag="exchange")
     model: str
     upstream_model: str
     original_model: str
+    provider: str
     stage: str
     reason: str
     rule: str
@@ -81,6 +82,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         model=envelope.model,
         upstream_model=envelope.upstream_model,
         original_model=envelope.original_model,
+        provider=envelope.provider,
         stage=envelope.stage,
         reason=envelope.reason,
         rule=envelope.rule,

@@ -38,6 +38,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "model": names.ROUTER_MODEL,
     "upstream_model": names.GEN_AI_REQUEST_MODEL,
     "original_model": names.GEN_AI_ORIGINAL_MODEL,
+    "provider": names.GEN_AI_PROVIDER_NAME,
     "stage": names.ROUTER_STAGE,
     "reason": names.ROUTER_REASON,
     "rule": names.ROUTER_RULE,
@@ -200,7 +201,7 @@ def _attributes(row: ExchangeRow) -> dict[str, AttributeValue]:
         operation, provider = names.OPERATIONS.get(row.api, ("", ""))
         attributes |= {
             names.GEN_AI_OPERATION_NAME: operation,
-            names.GEN_AI_PROVIDER_NAME: provider,
+            names.GEN_AI_PROVIDER_NAME: row.provider or provider,
             names.ERROR_TYPE: row.error,
         }
     return {name: value for name, value in attributes.items() if value not in (None, "", ())}

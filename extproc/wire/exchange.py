@@ -224,6 +224,7 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         route=decision.route,
         model=decision.model,
         upstream_model=decision.upstream_model,
+        provider=decision.provider,
         stage=decision.stage,
         reason=decision.reason,
         rule=decision.rule,

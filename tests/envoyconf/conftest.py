@@ -20,7 +20,7 @@ from yarl import URL
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
-from extproc.registry.schema import Envoy, Model, Registry, cluster_name
+from extproc.registry.schema import Auth, Envoy, Model, Registry, cluster_name
 from extproc.vocabulary import Decision, Exchange, Question, Reason, Stage
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
@@ -268,11 +268,13 @@ def registry_for(
         # Written by an editor or by echo, a file ends with a newline.
         (directory / f"{name}.key").write_text(f"sk-{name}\n")
     models = {
-        "small": Model(upstream=f"http://127.0.0.1:{providers['small'].port}", key_file="small.key"),
+        "small": Model(base_url=f"http://127.0.0.1:{providers['small'].port}", auth=Auth(file="small.key")),
         "large": Model(
-            upstream=f"http://127.0.0.1:{providers['large'].port}", name=default_name, key_file="large.key"
+            base_url=f"http://127.0.0.1:{providers['large'].port}",
+            name=default_name,
+            auth=Auth(file="large.key"),
         ),
-        "local": Model(upstream=f"http://localhost:{providers['local'].port}"),
+        "local": Model(base_url=f"http://localhost:{providers['local'].port}"),
     }
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}

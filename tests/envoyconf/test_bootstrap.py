@@ -11,15 +11,15 @@ from msgspec.structs import replace
 from extproc.envoyconf import binary, bootstrap
 from extproc.envoyconf.messages import plain
 from extproc.registry.loading import load
-from extproc.registry.schema import Envoy, Model, Registry
+from extproc.registry.schema import Auth, Envoy, Model, Registry
 
 REPOSITORY = Path(__file__).parents[2]
 
 REGISTRY = Registry(
     models={
         # Every character that a model's name may have.
-        "org/model-1.5:free@eu_west": Model(upstream="http://127.0.0.1:1", key_file="a.key"),
-        "b": Model(upstream="http://models.example.com"),
+        "org/model-1.5:free@eu_west": Model(base_url="http://127.0.0.1:1", auth=Auth(file="a.key")),
+        "b": Model(base_url="http://models.example.com"),
     },
     default="b",
     trusted_headers=["x-tier"],

@@ -7,7 +7,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryTy
 
 from extproc.envoyconf.clusters import clusters, model_cluster, sidecar_cluster
 from extproc.envoyconf.messages import plain
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Auth, Model, Registry
 from tests.envoyconf.conftest import JSON, Launch, World, decided
 
 CREDENTIALS = JSON | {
@@ -81,7 +81,7 @@ async def test_many_requests_at_once_meet_no_limit_of_envoys(launch: Launch) -> 
 def test_names_are_resolved_and_addresses_are_not(
     upstream: str, kind: ClusterDiscoveryType, address: str, port: int, name: str
 ) -> None:
-    cluster = model_cluster("m", Model(upstream=upstream))
+    cluster = model_cluster("m", Model(base_url=upstream))
     endpoint = only_endpoint(cluster)
     assert cluster.type == kind
     assert endpoint["address"]["socket_address"] == {"address": address, "port_value": port}
@@ -108,8 +108,8 @@ def test_the_sidecar_is_reached_by_socket_address_or_name(sidecar: str, kind: st
 
 def test_every_model_has_a_cluster_and_only_those_with_a_key_a_filter() -> None:
     models = {
-        "a": Model(upstream="http://127.0.0.1:1"),
-        "b": Model(upstream="http://127.0.0.1:2", key_file="b.key"),
+        "a": Model(base_url="http://127.0.0.1:1"),
+        "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="b.key")),
     }
     made = {cluster.name: plain(cluster) for cluster in clusters(Registry(models=models, default="a"))}
     assert made.keys() == {"model-a", "model-b", "ext-proc"}

@@ -40,7 +40,7 @@ async def test_providers_learn_nothing_of_envoy_or_of_the_client(world: World) -
 
 def test_what_steers_or_poses_is_removed_before_anything_reads_it() -> None:
     """Where clients are told from the inside by their address, Envoy would let some of these pass."""
-    registry = Registry(models={"only": Model(upstream="http://127.0.0.1:1")}, default="only")
+    registry = Registry(models={"only": Model(base_url="http://127.0.0.1:1")}, default="only")
     manager = plain(connection_manager(registry))
     (extension,) = manager["early_header_mutation_extensions"]
     assert extension["typed_config"]["mutations"] == [

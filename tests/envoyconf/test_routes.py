@@ -137,7 +137,7 @@ async def test_an_answer_may_be_silent_for_as_long_as_the_registry_says(launch: 
 
 
 def test_the_headers_on_answers_are_fields_of_the_envelope() -> None:
-    registry = Registry(models={"only": Model(upstream="http://127.0.0.1:1")}, default="only")
+    registry = Registry(models={"only": Model(base_url="http://127.0.0.1:1")}, default="only")
     (host,) = route_configuration(registry).virtual_hosts
     added = [option.header.value for option in host.response_headers_to_add if option.header]
     fields = {re.fullmatch(r"%DYNAMIC_METADATA\(router:(\w+)\)%", value)[1] for value in added}  # type: ignore[index]

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from extproc.envoyconf.messages import plain
 from extproc.envoyconf.secrets import secrets
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Auth, Model, Registry
 
 
 def test_a_models_key_file_is_named_relative_to_the_registry_and_not_read() -> None:
     registry = Registry(
         models={
-            "a": Model(upstream="http://127.0.0.1:1", key_file="keys/a"),
-            "b": Model(upstream="http://127.0.0.1:2", key_file="/run/secrets/b"),
-            "c": Model(upstream="http://127.0.0.1:3"),
+            "a": Model(base_url="http://127.0.0.1:1", auth=Auth(file="keys/a")),
+            "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="/run/secrets/b")),
+            "c": Model(base_url="http://127.0.0.1:3"),
         },
         default="a",
     )

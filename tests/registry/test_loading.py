@@ -9,8 +9,8 @@ from extproc.registry.loading import load
 
 GOOD = """\
 models:
-  small: {upstream: "http://127.0.0.1:1"}
-  large: {upstream: "http://[::1]:2/", name: big-1, pin: false, price: {input: 1, output: 2.5}}
+  small: {base_url: "http://127.0.0.1:1"}
+  large: {base_url: "http://[::1]:2/", name: big-1, pin: false, price: {input: 1, output: 2.5}}
 default: large
 trusted_headers: [X-Tier]
 rules:
@@ -22,10 +22,10 @@ rules:
     route: chat
 routes:
   chat:
-    model: small
+    candidates: small
     examples: [hi, how are you]
   work:
-    model: large
+    candidates: [large]
     examples: [plan the project]
 """
 
@@ -71,7 +71,16 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("price: {input: 1", "price: {inputs: 1", 3, "unknown key `inputs`"),
         ("default: large\n", "", 1, "missing key `default`"),
         ("default: large", "default: huge", 4, "there is no model `huge` (expected one of: small, large)"),
-        ("    model: small\n", "    model: smal\n", 15, "there is no model `smal`"),
+        ("candidates: small\n", "candidates: smal\n", 15, "there is no model `smal`"),
+        ("candidates: [large]", "candidates: []", 18, "the route `work` has no candidates"),
+        ("candidates: [large]", "candidates: [large, large]", 18, "the candidate `large` is named twice"),
+        ("candidates: [large]", "candidates: [large, small]", 18, "small has no price (expected `price` in each"),
+        ("candidates: [large]", "candidates: large\n    thresholds: {margin: 2}", 19, "<= 1.0"),
+        ("name: big-1", "auth: {}", 3, "expected exactly one of env, file"),
+        ("name: big-1", "auth: {env: A, file: b}", 3, "expected exactly one of env, file"),
+        ("name: big-1", "auth: {env: sk-123}", 3, "is no variable's name (expected a name, not the key)"),
+        ("name: big-1", "auth: {key: sk-123}", 3, "unknown key `key`"),
+        ("name: big-1", "context_window: 0", 3, ">= 1"),
         ("    route: chat", "    route: chit", 12, "there is no route `chit` (expected one of: chat, work)"),
         ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model; got none"),
         ("    deny: No", "    model: small\n    deny: No", 7, "got deny and model"),
@@ -104,7 +113,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("default: large", "default: large\ndecision_ms: 0", 5, ">= 1"),
         ("default: large", "default: large\nenvoy: {listen: ':10000'}", 5, "expected HOST:PORT"),
         ("default: large", "default: large\nenvoy: {sidecar: 'unix:relative'}", 5, "HOST:PORT or unix:/PATH"),
-        ("  small: {upstream", "  small: [] #", 2, "expected `mapping`, got `list`"),
+        ("  small: {base_url", "  small: [] #", 2, "expected `mapping`, got `list`"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_what_was_expected(
@@ -130,5 +139,5 @@ def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
 
 
 def test_a_registry_of_rules_alone_is_good(tmp_path: Path) -> None:
-    text = "models: {small: {upstream: 'http://h:1'}}\ndefault: small\n"
+    text = "models: {small: {base_url: 'http://h:1'}}\ndefault: small\n"
     assert load(write(tmp_path, text)).examples == {}

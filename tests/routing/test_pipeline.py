@@ -9,10 +9,11 @@ import pytest
 
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel
 from extproc.routing import rules
+from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.scorers import Centroids
-from extproc.routing.snapshot import Snapshot, Target
+from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead, Stage
 
 AXES = np.eye(3, dtype=np.float32)
@@ -38,21 +39,25 @@ class Words:
 def snapshot(**changes: object) -> Snapshot:
     meaning = Meaning(
         routes=("coding", "smalltalk"),
-        models=("coder", "small"),
         scorer=Centroids(AXES[:2]),
         temperature=0.1,
         examples=AXES[:2],
         texts=("code", "chat"),
         starts=np.array([0, 1]),
     )
+    small = Target("small", "small-8b", "model-small", context_window=100)
+    coder = Target("coder", "coder-32b", "model-coder", provider="forge")
     base = Snapshot(
         version="v1",
         targets={
-            "small": Target("small", "small-8b", "model-small"),
-            "coder": Target("coder", "coder-32b", "model-coder"),
+            "small": small,
+            "coder": coder,
             "large": Target("large", "large-400b", "model-large", pinnable=False),
         },
-        route_models={"coding": "coder", "smalltalk": "small"},
+        routes={
+            "coding": RoutePolicy((coder,), margin_floor=0.2, similarity_floor=0.3),
+            "smalltalk": RoutePolicy((small,), margin_floor=0.2, similarity_floor=0.3),
+        },
         default="large",
         deny_rules=(rules.Rule("no-spam", (rules.model_like(["spam*"]),), deny="No spam."),),
         route_rules=(
@@ -60,15 +65,17 @@ def snapshot(**changes: object) -> Snapshot:
             rules.Rule("to-model", (rules.tool_like(["*"]),), model="small"),
         ),
         meaning=meaning,
-        margin_floor=0.2,
-        similarity_floor=0.3,
         budget_s=5.0,
     )
     return msgspec.structs.replace(base, **changes)
 
 
-def question(text: str = "code", model: str = "auto", tools: tuple[str, ...] = ()) -> Question:
-    request = ChatRequest(Api.OPENAI_CHAT, model, (0, 0), text, body_bytes=10, tools=tools)
+def question(
+    text: str = "code", model: str = "auto", tools: tuple[str, ...] = (), prompt_chars: int = 0
+) -> Question:
+    request = ChatRequest(
+        Api.OPENAI_CHAT, model, (0, 0), text, body_bytes=10, tools=tools, prompt_chars=prompt_chars
+    )
     return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
 
 
@@ -84,7 +91,7 @@ async def test_a_clear_request_goes_to_its_route_with_every_score() -> None:
     decision, _ = await decide(question("code"))
     assert (decision.route, decision.model, decision.cluster) == ("coding", "coder", "model-coder")
     assert (decision.stage, decision.reason) == (Stage.EMBEDDING, Reason.MATCHED)
-    assert decision.upstream_model == "coder-32b"
+    assert (decision.upstream_model, decision.provider) == ("coder-32b", "forge")
     assert decision.similarity == pytest.approx(1.0)
     assert decision.probability == pytest.approx(1 / (1 + np.exp(-10)), abs=1e-5)
     assert decision.margin == pytest.approx(2 / (1 + np.exp(-10)) - 1, abs=1e-5)
@@ -125,6 +132,37 @@ async def test_what_a_rule_or_a_pin_decides_is_never_embedded_and_has_no_scores(
     assert embedded == []
     assert (decision.probability, decision.margin, decision.similarity) == (None, None, None)
     assert (decision.candidates, decision.tokens) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "floors",
+    [{"margin_floor": 0.99995, "similarity_floor": 0.0}, {"margin_floor": 0.0, "similarity_floor": 1.01}],
+)
+async def test_a_route_is_held_to_its_own_floors(floors: dict[str, float]) -> None:
+    routes = snapshot().routes
+    strict = {**routes, "coding": msgspec.structs.replace(routes["coding"], **floors)}
+    assert (await decide(question("code"), snapshot(routes=strict)))[0].stage == Stage.DEFAULT
+    assert (await decide(question("chat"), snapshot(routes=strict)))[0].route == "smalltalk"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage"),
+    [
+        (question("chat", prompt_chars=404), Stage.EMBEDDING),
+        (question("chat", tools=("compile",), prompt_chars=404), Stage.RULE),
+    ],
+)
+async def test_a_request_that_fits_none_of_its_routes_models_goes_to_the_default_and_says_why(
+    asked: Question, stage: Stage
+) -> None:
+    small = snapshot().routes["smalltalk"]
+    only_small = snapshot(routes={"smalltalk": small, "coding": small})
+    decision, _ = await decide(asked, only_small)
+    assert (decision.model, decision.stage, decision.reason) == ("large", stage, Reason.NO_CANDIDATE)
+    assert decision.route in ("smalltalk", "coding")
+    fitting = msgspec.structs.replace(asked.request, prompt_chars=400)
+    decision, _ = await decide(msgspec.structs.replace(asked, request=fitting), only_small)
+    assert decision.model == "small"
 
 
 async def test_a_deny_rule_comes_before_pins_and_routes() -> None:

@@ -22,6 +22,7 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         model="code",
         upstream_model="qwen3-coder",
         original_model="auto",
+        provider="acme",
         stage="embedding",
         reason="matched",
         rule="",
@@ -105,4 +106,4 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     told = msgspec.to_builtins(row_of(exchange(envelope=None, method="M", path="P")))
     texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
     known = {"kind", "time", "request_id", "trace_id", "api", "route", "model", "upstream_model", "stage"}
-    assert texts == known | {"reason", "rule", "version", "error", "cluster"}
+    assert texts == known | {"provider", "reason", "rule", "version", "error", "cluster"}
