@@ -10,7 +10,8 @@ from pathlib import Path
 
 import extproc
 from extproc.errors import OperatorError, UnknownModel
-from extproc.registry.schema import Auth, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\

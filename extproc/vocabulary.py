@@ -18,6 +18,9 @@ class Api(StrEnum):
     """An LLM API that clients speak. The value is written to records and metrics."""
 
     OPENAI_CHAT = "openai.chat"
+    OPENAI_COMPLETIONS = "openai.completions"
+    OPENAI_RESPONSES = "openai.responses"
+    ANTHROPIC_MESSAGES = "anthropic.messages"
 
 
 class Stage(StrEnum):
@@ -74,6 +77,24 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool = False
     prompt_chars: int = 0  # of all text that the model will read
     max_tokens: int | None = None  # the client's limit for the answer
+
+
+class Effort(StrEnum):
+    """How much a model should reason before it answers."""
+
+    NONE = "none"  # not at all
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class BodyPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request's body must say when it goes to the provider, whichever API it speaks."""
+
+    model: str  # the provider's name of the model
+    max_tokens: int | None = None  # the client's limit is lowered to this, or set; never raised
+    reasoning: Effort | None = None  # None: as the client wishes
+    include_usage: bool = False  # ask for token usage in streams that tell it only when asked
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -166,7 +187,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     route: str  # empty when no route was chosen (pin, default)
     model: str  # the registry's public name
-    upstream_model: str  # the name the provider is sent
+    policy: BodyPolicy  # what the body must say, the provider's name of the model first of all
     cluster: str  # the Envoy cluster that serves it
     stage: Stage
     reason: Reason
@@ -180,6 +201,11 @@ class Decision(msgspec.Struct, frozen=True):
     nearest: str = ""
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
+
+    @property
+    def upstream_model(self) -> str:
+        """The name the provider is sent."""
+        return self.policy.model
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):

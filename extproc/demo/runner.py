@@ -20,7 +20,8 @@ from extproc.demo.ports import Claim
 from extproc.demo.stack import Ports, running_stack
 from extproc.errors import OperatorError
 from extproc.registry.loading import load
-from extproc.registry.schema import Auth, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth
 
 _LOOPBACK = (ports.HOST, "localhost")
 _EXAMPLE = """\

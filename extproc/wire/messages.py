@@ -19,6 +19,7 @@ from extproc.wire import envelope as metadata
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
+ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
 
 _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 
@@ -96,6 +97,8 @@ def _proceed(event: Head | Body) -> ProcessingResponse:
 def _common(route: Route) -> CommonResponse:
     common = CommonResponse(clear_route_cache=True)
     _set_header(common.header_mutation, CLUSTER_HEADER, route.cluster)
+    if route.envelope.route:
+        _set_header(common.header_mutation, ROUTE_HEADER, route.envelope.route)
     if route.body is not None:
         common.body_mutation.body = route.body
         # Without it Envoy answers 500, whatever failure_mode_allow says.

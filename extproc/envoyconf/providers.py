@@ -1,0 +1,118 @@
+"""How Envoy speaks to a provider: protocol, TLS, and the provider's own key."""
+
+import ipaddress
+from datetime import timedelta
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
+from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SdsSecretConfig,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsAutoHttpConfig,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.envoyconf.messages import extension
+from extproc.envoyconf.site import Site
+from extproc.registry.upstreams import Auth, KeyHeader, Upstream
+
+_CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
+_UPSTREAM_CODEC = "envoy.filters.http.upstream_codec"
+
+# vLLM and other servers on uvicorn close idle connections after 5 s. A request that Envoy sends
+# on a connection just being closed fails, so Envoy must be the first to let go.
+_IDLE = timedelta(seconds=4)
+# Hosted APIs keep connections for minutes, and a new one costs a handshake across the internet.
+_IDLE_TLS = timedelta(seconds=55)
+# Where Debian, Ubuntu, Alpine and Envoy's own images keep what the system trusts.
+SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -> HttpProtocolOptions:
+    """Protocol and, in the cluster's own filters, the key.
+
+    The key is added here so that, whatever route leads to the cluster, a request carries this
+    provider's key or none.
+    """
+    filters = _key_filters(cluster, key, site) if isinstance(upstream.auth, Auth) else []
+    if upstream.url.scheme == "https":
+        return HttpProtocolOptions(
+            common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE_TLS),
+            # HTTP/2 where the provider offers it (ALPN): one connection for many slow answers.
+            auto_config=HttpProtocolOptionsAutoHttpConfig(
+                http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=Http2ProtocolOptions()
+            ),
+            http_filters=filters,
+        )
+    return HttpProtocolOptions(
+        common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE),
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+        http_filters=filters,
+    )
+
+
+def transport_socket(upstream: Upstream, site: Site) -> TransportSocket:
+    """TLS that believes only who proves to be the provider."""
+    name = upstream.tls.server_name or upstream.url.hostname or ""
+    trusted = str(site.registry / upstream.tls.ca_file) if upstream.tls.ca_file else SYSTEM_TRUST
+    san_type = SubjectAltNameMatcherSanType.IP_ADDRESS if _is_ip(name) else SubjectAltNameMatcherSanType.DNS
+    context = UpstreamTlsContext(
+        sni="" if _is_ip(name) else name,  # an address is no server name: RFC 6066, section 3
+        common_tls_context=CommonTlsContext(
+            validation_context=CertificateValidationContext(
+                trusted_ca=DataSource(filename=trusted),
+                match_typed_subject_alt_names=[
+                    SubjectAltNameMatcher(san_type=san_type, matcher=StringMatcher(exact=name))
+                ],
+            ),
+        ),
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _key_filters(cluster: str, key: KeyHeader, site: Site) -> list[HttpFilter]:
+    credential = Generic(
+        credential=SdsSecretConfig(name=secret_name(cluster), sds_config=site.source(secret_name(cluster))),
+        header=key.name,
+        header_value_prefix=key.prefix,
+    )
+    injector = CredentialInjector(
+        overwrite=True, credential=extension("envoy.http.injected_credentials.generic", credential)
+    )
+    return [_filter(_CREDENTIAL_INJECTOR, injector), _filter(_UPSTREAM_CODEC, UpstreamCodec())]
+
+
+def secret_name(cluster: str) -> str:
+    """The Envoy secret that holds the key of a cluster's provider."""
+    return f"key-{cluster}"
+
+
+def _filter(name: str, config: betterproto2.Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=Any.pack(config))
