@@ -82,7 +82,7 @@ def _question(options: argparse.Namespace, text: str) -> Question:
     request = ChatRequest(
         api=Api.OPENAI_CHAT,
         model=options.model,
-        model_span=(0, 0),
+        spans={},
         user_text=text,
         body_bytes=len(text.encode()),
         prompt_chars=len(text),

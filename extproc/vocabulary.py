@@ -63,20 +63,30 @@ class RequestHead(msgspec.Struct, frozen=True):
     traceparent: str = ""  # W3C trace context of Envoy's span, else of the client's header
 
 
+Span = tuple[int, int]
+"""Where a JSON value stands in a body: the offsets [start, end) of its bytes."""
+
+
 class ChatRequest(msgspec.Struct, frozen=True):
-    """One LLM request as far as routing needs to understand it. Everything else stays bytes."""
+    """One LLM request as far as routing needs to understand it. Everything else stays bytes.
+
+    ``prompt_chars`` is for estimates of context windows: the characters of all text that the model
+    will read (system prompts, every turn, results of tools), the bytes of JSON that it will read as
+    text (definitions and calls of tools), and 4 for each token of a prompt that is given as tokens.
+    Images and other media, documents, earlier reasoning and what the provider keeps count nothing.
+    """
 
     api: Api
-    model: str  # the name the client sent
-    model_span: tuple[int, int]  # where the model's JSON value stands in the body: [start, end)
+    model: str  # the name the client sent; empty where its API does not require one
+    spans: Mapping[str, Span]  # of the members that edits may concern, by path: ``reasoning.effort``
     user_text: str  # text parts of the latest user turn, joined by newlines; may be empty
     body_bytes: int
     tools: tuple[str, ...] = ()  # names of the functions offered
     images: int = 0  # non-text parts in the latest user turn
     messages: int = 1
     stream: bool = False
-    prompt_chars: int = 0  # of all text that the model will read
-    max_tokens: int | None = None  # the client's limit for the answer
+    prompt_chars: int = 0
+    max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
 
 
 class Effort(StrEnum):

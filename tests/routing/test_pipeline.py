@@ -74,7 +74,7 @@ def question(
     text: str = "code", model: str = "auto", tools: tuple[str, ...] = (), prompt_chars: int = 0
 ) -> Question:
     request = ChatRequest(
-        Api.OPENAI_CHAT, model, (0, 0), text, body_bytes=10, tools=tools, prompt_chars=prompt_chars
+        Api.OPENAI_CHAT, model, {}, text, body_bytes=10, tools=tools, prompt_chars=prompt_chars
     )
     return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
 
