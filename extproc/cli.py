@@ -10,8 +10,6 @@ from pathlib import Path
 
 import extproc
 from extproc.errors import OperatorError, UnknownModel
-from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Auth
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\
@@ -93,39 +91,18 @@ def _question(options: argparse.Namespace, text: str) -> Question:
 
 def _envoy_config(options: argparse.Namespace) -> int:
     from extproc.envoyconf.bootstrap import build, render
+    from extproc.registry.keys import key_problems
     from extproc.registry.loading import load
 
-    registry = load(options.registry).registry
-    _warn_of_unusable_keys(registry, options.registry.parent)
-    text = render(build(registry, options.registry.parent))
+    loaded, directory = load(options.registry), options.registry.parent
+    for problem in key_problems(loaded.registry, directory, os.environ):
+        print(f"extproc: warning: {problem}", file=sys.stderr)
+    text = render(build(loaded.registry, loaded.version, directory))
     if options.output is None:
         sys.stdout.write(text)
         return 0
     options.output.write_text(text)
     return 0
-
-
-def _warn_of_unusable_keys(registry: Registry, directory: Path) -> None:
-    """The keys may be on another machine, so this is no error; there, Envoy would not say it so plainly."""
-    for name, model in registry.models.items():
-        problem = _key_problem(model.auth, directory) if model.auth else ""
-        if problem:
-            print(f"extproc: warning: models.{name}: {problem}", file=sys.stderr)
-
-
-def _key_problem(auth: Auth, directory: Path) -> str:
-    if auth.env:
-        known = os.environ.get(auth.env)
-        absent, empty = known is None, known == ""
-        where = f"${auth.env} in its environment"
-    else:
-        path = directory / auth.file
-        absent = not path.is_file()
-        empty = not absent and not path.read_text().strip()
-        where = str(path)
-    if absent:
-        return f"Envoy will not start without {where}"
-    return f"{where} is empty: every request will be a 401" if empty else ""
 
 
 def _model_fetch(options: argparse.Namespace) -> int:

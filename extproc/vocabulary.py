@@ -203,6 +203,7 @@ class Decision(msgspec.Struct, frozen=True):
     reason: Reason
     version: str  # of the registry that decided
     provider: str = ""  # who serves the model, as the GenAI conventions name providers
+    fallback: bool = False  # whether Envoy may ask other models should this one fail
     rule: str = ""
     probability: float | None = None
     margin: float | None = None
@@ -251,13 +252,28 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     total_us: int | None = None
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What an answer told of itself. A count that was not seen is None, which is not 0."""
+
+    input: int | None = None  # tokens, as the provider counts them
+    output: int | None = None
+    cached: int | None = None  # of the input, read from the provider's cache
+    cache_write: int | None = None  # of the input, written to it
+    reasoning: int | None = None  # of the output
+    finish: str = ""  # why it ended, in the API's own word
+    response_id: str = ""
+    response_model: str = ""
+    first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen
+
+
 class Exchange(msgspec.Struct, frozen=True):
     """One finished HTTP exchange as Envoy's access log tells it. Durations are seconds."""
 
     request_id: str
     started_at: float  # seconds since the epoch
     duration: float | None  # until the last byte went to the client
-    first_byte: float | None  # until the provider's first byte came
+    first_byte: float | None  # until the provider's first byte came, which may be of an early head
+    first_body_byte: float | None  # until the first byte of its answer's body came
     status: int  # 0: the client left before an answer
     flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
     method: str
@@ -266,6 +282,10 @@ class Exchange(msgspec.Struct, frozen=True):
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    api: str = ""  # that was asked, as Envoy saw it
+    usage: Usage | None = None  # None: nothing was seen of it
+    attempts: int = 1  # how often Envoy asked a model
+    served_by: str = ""  # the model that answered, when that may be another than was decided
 
 
 class ExchangeSink(Protocol):

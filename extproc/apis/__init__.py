@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from extproc.apis import anthropic, openai, responses
+from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, edit
-from extproc.vocabulary import Api, BodyPolicy, ChatRequest
+from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Span
 
-__all__ = ["Edit", "api_of", "edit", "edits", "error_body", "parse", "with_policy"]
+__all__ = ["Edit", "api_of", "edit", "edits", "error_body", "model_span", "parse", "with_policy"]
 
 
 class _Dialect(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class _Dialect(msgspec.Struct, frozen=True):
     edits: Callable[[BodyPolicy, bytes, ChatRequest], Iterable[Edit]]  # the model's name aside
     error_body: Callable[[int, str, str | None, str | None], bytes]  # status, message, code, param
 
+
+_MODEL = Shape("model")
 
 # The suffixes of all but chat completions begin with their version, as the rest is a common word:
 # a thread of OpenAI's assistants has /messages too.
@@ -80,6 +83,13 @@ def edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> tuple[Edit, 
 def with_policy(body: bytes, request: ChatRequest, policy: BodyPolicy) -> bytes:
     """``body`` as ``policy`` wants it; the very same object when it already says all that."""
     return edit(body, request, edits(policy, body, request))
+
+
+def model_span(body: bytes) -> Span:
+    """Where ``body``, which ``with_policy`` gave, names its model."""
+    document = Document(body)
+    document.members(_MODEL)
+    return document.spans["model"]
 
 
 def error_body(

@@ -97,7 +97,7 @@ def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
         upstream = urlsplit(model.base_url)
         if upstream.hostname not in _LOOPBACK:
             continue
-        key = _key(model.auth, directory) if model.auth else ""
+        key = _key(model.auth, directory) if isinstance(model.auth, Auth) else ""
         # keep=0: a pool that runs for days must not remember what it was asked.
         models[name] = FakeModel(model.name or name, key=key, port=upstream.port or 80, keep=0)
     return models

@@ -10,10 +10,18 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
 )
-from envoy_data_plane.envoy.config.route.v3 import RetryPolicy, RouteAction
-from envoy_data_plane.google.protobuf import UInt32Value
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRateLimitedRetryBackOff,
+    RetryPolicyResetHeader,
+    RetryPolicyResetHeaderFormat,
+    RetryPolicyRetryBackOff,
+    RouteAction,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from extproc.registry.schema import Registry, Retry, Route
+from extproc.registry.schema import Registry, Route
 from extproc.registry.upstreams import Upstream
 from extproc.vocabulary import Api
 
@@ -26,18 +34,10 @@ LLM_PATHS = {
     Api.ANTHROPIC_MESSAGES: f"{API_ROOT}/messages",
 }
 
-# What identifies a client to us is nobody else's business; the last two would even make OpenAI
-# refuse the provider's own key.
-_CREDENTIALS = (
-    "authorization",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "openai-organization",
-    "openai-project",
+_RETRIED = "connect-failure,refused-stream,reset,retriable-status-codes"
+_BACK_OFF = RetryPolicyRetryBackOff(
+    base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250)
 )
-_NEVER_FORWARDED = ("proxy-authorization", "cookie", "x-forwarded-for", "x-envoy-external-address")
-_RETRIED = "connect-failure,refused-stream,reset-before-request,retriable-status-codes"
 
 
 def action(
@@ -45,20 +45,18 @@ def action(
     upstream: Upstream,
     *,
     matched: str,
-    cluster: str | None = None,
-    cluster_header: str | None = None,
+    cluster: str,
     policy: Route | None = None,
 ) -> RouteAction:
     """Send to ``upstream``'s cluster what a route matched by the prefix or path ``matched``."""
     return RouteAction(
         cluster=cluster,
-        cluster_header=cluster_header,
         auto_host_rewrite=True,
         prefix_rewrite=rewritten(matched, upstream),
         # A stream may take as long as it likes, but not be silent for ever.
-        timeout=timedelta(seconds=(policy and policy.timeout_s) or 0.0),
+        timeout=timedelta(0),
         idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
-        retry_policy=_retries(policy.retry) if policy and policy.retry else None,
+        retry_policy=_tries(policy) if policy else None,
     )
 
 
@@ -69,11 +67,6 @@ def rewritten(matched: str, upstream: Upstream) -> str:
     return upstream.path + matched.removeprefix(API_ROOT)
 
 
-def removed_headers(upstream: Upstream) -> list[str]:
-    """What a provider must not see of a client's request."""
-    return list(_NEVER_FORWARDED if upstream.auth == "passthrough" else (*_CREDENTIALS, *_NEVER_FORWARDED))
-
-
 def header(name: str, value: str) -> HeaderValueOption:
     """A header that replaces what the client or the provider sent of that name."""
     return HeaderValueOption(
@@ -82,14 +75,33 @@ def header(name: str, value: str) -> HeaderValueOption:
     )
 
 
+def exactly(name: str, value: str) -> HeaderMatcher:
+    """The request header ``name`` is ``value``."""
+    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
+
+
 def literal(text: str) -> str:
     """``text`` where Envoy takes a format: a single % would begin a command."""
     return text.replace("%", "%%")
 
 
-def _retries(retry: Retry) -> RetryPolicy:
+def _tries(policy: Route) -> RetryPolicy | None:
+    """How long one attempt may take to begin its answer, and how often there is another."""
+    if policy.timeout_s is None and policy.retry is None:
+        return None
     return RetryPolicy(
-        retry_on=_RETRIED,
-        retriable_status_codes=list(retry.statuses),
-        num_retries=UInt32Value(value=retry.attempts),
+        retry_on=_RETRIED if policy.retry else "",
+        retriable_status_codes=list(policy.retry.statuses) if policy.retry else [],
+        num_retries=policy.retry.attempts if policy.retry else 0,
+        per_try_timeout=timedelta(seconds=policy.timeout_s) if policy.timeout_s else None,
+        retry_back_off=_BACK_OFF,
+        # What a provider asks for, as far as a client would wait.
+        rate_limited_retry_back_off=RetryPolicyRateLimitedRetryBackOff(
+            reset_headers=[
+                RetryPolicyResetHeader(name="retry-after", format=RetryPolicyResetHeaderFormat.SECONDS)
+            ],
+            max_interval=timedelta(seconds=5),
+        )
+        if policy.retry
+        else None,
     )

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.config.route.v3 import DirectResponseAction, HeaderMatcher, Route, RouteMatch
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import UInt32Value
 
 from extproc import apis
-from extproc.envoyconf.actions import API_ROOT, header
+from extproc.envoyconf.actions import API_ROOT, exactly, header
 from extproc.registry.schema import Registry
 from extproc.routing.stages import AUTO
 from extproc.vocabulary import Api
@@ -27,7 +25,7 @@ def routes(registry: Registry) -> Iterator[Route]:
     """``GET /v1/models`` and ``/v1/models/NAME``, in Anthropic's shape for its clients, else in OpenAI's."""
     anthropic = HeaderMatcher(name="anthropic-version", present_match=True)
     for listed, headers in ((_anthropic(registry), [anthropic]), (_openai(registry), [])):
-        get = HeaderMatcher(name=":method", string_match=StringMatcher(exact="GET"))
+        get = exactly(":method", "GET")
         whole, each = listed
         yield _direct("models", RouteMatch(path=_MODELS, headers=[get, *headers]), 200, _encoded(whole))
         for name, entry in each.items():
@@ -51,10 +49,10 @@ def nothing_here() -> Route:
     return _direct("nothing-here", RouteMatch(prefix="/"), 404, body.decode())
 
 
-def body_limit(registry: Registry) -> UInt32Value:
+def body_limit(registry: Registry) -> int:
     """Bytes of the longest direct answer, which Envoy wants to be told of."""
     longest = max(len(_encoded(whole).encode()) for whole, _ in (_anthropic(registry), _openai(registry)))
-    return UInt32Value(value=max(longest, _LEAST_BODY_LIMIT))
+    return max(longest, _LEAST_BODY_LIMIT)
 
 
 def _openai(registry: Registry) -> tuple[_Json, Mapping[str, _Json]]:

@@ -61,15 +61,15 @@ _BALANCING = {
 }
 
 
-def clusters(registry: Registry, site: Site) -> list[Cluster]:
-    """Every cluster that routes, filters and the sidecar's decisions name."""
+def upstream_clusters(registry: Registry, site: Site) -> list[Cluster]:
+    """One cluster per upstream that the registry names."""
     models = [
         upstream_cluster(cluster_name(name), model, model.key_header, site)
         for name, model in registry.models.items()
     ]
     rest = registry.passthrough
     passed = [upstream_cluster(PASSTHROUGH_CLUSTER, rest, BEARER, site)] if rest else []
-    return [*models, *passed, sidecar_cluster(registry.envoy.sidecar)]
+    return [*models, *passed]
 
 
 def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) -> Cluster:
@@ -83,7 +83,7 @@ def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) 
         for at, weight in upstream.addresses.items()
     ]
     secure = upstream.url.scheme == "https"
-    cluster = _cluster(name, endpoints, http_options(name, upstream, key, site))
+    cluster = plain_cluster(name, endpoints, http_options(name, upstream, key, site))
     cluster.connect_timeout = _TLS_CONNECT if secure else _CONNECT
     cluster.lb_policy = _BALANCING[upstream.load_balancing]
     cluster.transport_socket = transport_socket(upstream, site) if secure else None
@@ -94,10 +94,11 @@ def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) 
         cluster.health_checks = [_health_check(upstream.health_check, upstream.url.netloc)]
     if upstream.outlier_ejection is not None:
         cluster.outlier_detection = _outlier_detection(upstream.outlier_ejection)
-    if upstream.health_check is not None or upstream.outlier_ejection is not None:
-        # By default Envoy sends to sick endpoints too once half of them are: a pool that the
-        # operator has checked fails at once instead, so that a fallback can answer.
-        cluster.common_lb_config = ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
+    # By default Envoy sends to sick endpoints too once half of them are, and learns of changes after
+    # a second: a pool whose endpoints are known to be sick fails at once, so that a fallback answers.
+    cluster.common_lb_config = ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=0.0), update_merge_window=timedelta(0)
+    )
     return cluster
 
 
@@ -108,12 +109,13 @@ def sidecar_cluster(sidecar: str) -> Cluster:
             http2_protocol_options=Http2ProtocolOptions()
         )
     )
-    cluster = _cluster(SIDECAR_CLUSTER, [LbEndpoint(endpoint=Endpoint(address=address(sidecar)))], http)
+    cluster = plain_cluster(SIDECAR_CLUSTER, [LbEndpoint(endpoint=Endpoint(address=address(sidecar)))], http)
     cluster.connect_timeout = _SIDECAR_CONNECT
     return cluster
 
 
-def _cluster(name: str, endpoints: list[LbEndpoint], http: HttpProtocolOptions) -> Cluster:
+def plain_cluster(name: str, endpoints: list[LbEndpoint], http: HttpProtocolOptions) -> Cluster:
+    """A cluster of equal endpoints without limits of ours."""
     by_name = any(is_name(_address(endpoint)) for endpoint in endpoints)
     return Cluster(
         name=name,
@@ -148,6 +150,7 @@ def _health_check(check: upstreams.HealthCheck, host: str) -> HealthCheck:
     return HealthCheck(
         http_health_check=HealthCheckHttpHealthCheck(path=check.path, host=host),
         interval=timedelta(seconds=check.interval_s),
+        no_traffic_interval=timedelta(seconds=check.interval_s),  # Envoy's default is a minute
         timeout=timedelta(seconds=check.timeout_s),
         unhealthy_threshold=check.unhealthy_after,
         healthy_threshold=check.healthy_after,

@@ -1,9 +1,14 @@
-"""How Envoy speaks to a provider: protocol, TLS, and the provider's own key."""
+"""How Envoy speaks to a provider: protocol, TLS, and whose credentials it shows.
+
+Credentials are the business of the cluster's own filters: whatever route leads to a provider, a
+request carries this provider's key or none, and no other attempt at the request ever has it.
+"""
 
 import ipaddress
 from datetime import timedelta
 
 import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
     Http1ProtocolOptions,
@@ -12,6 +17,10 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation as HeaderMutationFilter,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
@@ -36,7 +45,20 @@ from extproc.envoyconf.site import Site
 from extproc.registry.upstreams import Auth, KeyHeader, Upstream
 
 _CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
+_HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _UPSTREAM_CODEC = "envoy.filters.http.upstream_codec"
+
+# What identifies a client to us is nobody else's business; the last two would even make OpenAI
+# refuse the provider's own key.
+_CREDENTIALS = (
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "openai-organization",
+    "openai-project",
+)
+_NEVER_FORWARDED = ("proxy-authorization", "cookie", "x-forwarded-for", "x-envoy-external-address")
 
 # vLLM and other servers on uvicorn close idle connections after 5 s. A request that Envoy sends
 # on a connection just being closed fails, so Envoy must be the first to let go.
@@ -48,12 +70,12 @@ SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -> HttpProtocolOptions:
-    """Protocol and, in the cluster's own filters, the key.
-
-    The key is added here so that, whatever route leads to the cluster, a request carries this
-    provider's key or none.
-    """
-    filters = _key_filters(cluster, key, site) if isinstance(upstream.auth, Auth) else []
+    """Protocol and credentials."""
+    filters = [
+        _without_clients_own(upstream),
+        *([_injector(cluster, key, site)] if isinstance(upstream.auth, Auth) else []),
+        _filter(_UPSTREAM_CODEC, UpstreamCodec()),
+    ]
     if upstream.url.scheme == "https":
         return HttpProtocolOptions(
             common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE_TLS),
@@ -65,7 +87,9 @@ def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -
         )
     return HttpProtocolOptions(
         common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE),
-        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=Http1ProtocolOptions()
+        ),
         http_filters=filters,
     )
 
@@ -97,7 +121,15 @@ def _is_ip(name: str) -> bool:
     return True
 
 
-def _key_filters(cluster: str, key: KeyHeader, site: Site) -> list[HttpFilter]:
+def _without_clients_own(upstream: Upstream) -> HttpFilter:
+    """Removes what a provider must not see of a client."""
+    kept = upstream.auth == "passthrough"
+    removed = _NEVER_FORWARDED if kept else (*_CREDENTIALS, *_NEVER_FORWARDED)
+    mutations = Mutations(request_mutations=[HeaderMutation(remove=name) for name in removed])
+    return _filter(_HEADER_MUTATION, HeaderMutationFilter(mutations=mutations))
+
+
+def _injector(cluster: str, key: KeyHeader, site: Site) -> HttpFilter:
     credential = Generic(
         credential=SdsSecretConfig(name=secret_name(cluster), sds_config=site.source(secret_name(cluster))),
         header=key.name,
@@ -106,7 +138,7 @@ def _key_filters(cluster: str, key: KeyHeader, site: Site) -> list[HttpFilter]:
     injector = CredentialInjector(
         overwrite=True, credential=extension("envoy.http.injected_credentials.generic", credential)
     )
-    return [_filter(_CREDENTIAL_INJECTOR, injector), _filter(_UPSTREAM_CODEC, UpstreamCodec())]
+    return _filter(_CREDENTIAL_INJECTOR, injector)
 
 
 def secret_name(cluster: str) -> str:

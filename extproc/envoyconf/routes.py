@@ -1,8 +1,9 @@
 """Which requests are decided, where they go when they are not, and what passes untouched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 
-from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption, Metadata
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
     Route,
@@ -11,36 +12,30 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from extproc.envoyconf import catalogue
-from extproc.envoyconf.actions import (
-    API_ROOT,
-    LLM_METHOD,
-    LLM_PATHS,
-    action,
-    header,
-    literal,
-    removed_headers,
-)
+from extproc.envoyconf import catalogue, observing
+from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, LLM_PATHS, action, exactly, header, literal
+from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
-from extproc.envoyconf.filters import fail_open, reads_usage
+from extproc.envoyconf.filters import fail_open
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
-from extproc.registry.upstreams import Model, Passthrough
-from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
 NAME = "llm"
+
+_Clusters = Mapping[str, str]
 
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
 
 
-def route_configuration(registry: Registry, version: str) -> RouteConfiguration:
+def route_configuration(registry: Registry, version: str, clusters: Mapping[str, str]) -> RouteConfiguration:
     """The routes, in the order in which they are tried.
+
+    ``version`` is the registry's; ``clusters`` are the names under which Envoy has its clusters.
 
     A request to an LLM first matches its API's ``fail-open``, since clients cannot send the headers
     of a decision. When the sidecar has set them, Envoy looks again and finds the route that was
@@ -55,10 +50,10 @@ def route_configuration(registry: Registry, version: str) -> RouteConfiguration:
                 domains=["*"],
                 routes=[
                     *catalogue.routes(registry),
-                    *_decided_with_policy(registry),
-                    *_decided(registry),
-                    *_undecided(registry, version),
-                    *_passthrough(registry),
+                    *_decided_with_policy(registry, clusters),
+                    *_decided(registry, clusters),
+                    *_undecided(registry, version, clusters),
+                    *_passthrough(registry, clusters),
                 ],
                 # Removed first, so that a provider cannot pass its own off as the router's.
                 response_headers_to_remove=[_answer_header(key) for key in _ANSWERED],
@@ -69,97 +64,103 @@ def route_configuration(registry: Registry, version: str) -> RouteConfiguration:
     )
 
 
-def _decided(registry: Registry) -> Iterator[Route]:
-    """One route per model: providers differ in path, host and what they may see of a client."""
+def _decided(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+    """One route per model: providers differ in path and host."""
     for name, model in registry.models.items():
-        match = _llm(_is(CLUSTER_HEADER, cluster_name(name)))
-        yield _to_model(cluster_name(name), match, model, _to_decided_cluster(registry, model))
+        to = action(registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(name)])
+        yield _to_model(cluster_name(name), _llm(exactly(CLUSTER_HEADER, cluster_name(name))), to)
 
 
-def _decided_with_policy(registry: Registry) -> Iterator[Route]:
+def _decided_with_policy(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+    """One route per route of the registry that asks for something, and model that may answer it."""
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
             continue
         for target in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
+            conditions = (exactly(ROUTE_HEADER, name), exactly(CLUSTER_HEADER, cluster_name(target)))
+            if route.fallback:
+                yield from _chained(registry, name, route, target, conditions)
+                continue
             model = registry.models[target]
-            match = _llm(_is(ROUTE_HEADER, name), _is(CLUSTER_HEADER, cluster_name(target)))
-            yield _to_model(
-                f"{name}-{target}", match, model, _to_decided_cluster(registry, model, route), route
+            to = action(
+                registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(target)], policy=route
             )
+            yield _to_model(f"{name}-{target}", _llm(*conditions), to, route)
 
 
-def _to_decided_cluster(registry: Registry, model: Model, policy: schema.Route | None = None) -> RouteAction:
-    return action(
-        registry, model, matched=f"{API_ROOT}/", cluster_header=CLUSTER_HEADER, policy=policy
-    )
+def _chained(
+    registry: Registry, name: str, route: schema.Route, first: str, conditions: Iterable[HeaderMatcher]
+) -> Iterator[Route]:
+    """One route per API: a model that does not speak it is no fallback for it."""
+    for api in registry.models[first].speaks:
+        models = chain_of(registry, route, first, api)
+        match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
+        to = RouteAction(
+            cluster=chain_name(models, route),
+            timeout=timedelta(0),
+            idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
+            retry_policy=tries(models, route),
+        )
+        chained = _to_model(f"{name}-{first}-{api}", match, to, route)
+        chained.request_headers_to_remove = []  # the hops need them
+        chained.response_headers_to_remove = []
+        # A retry needs the whole request.
+        chained.request_body_buffer_limit = registry.envoy.max_body_bytes
+        yield chained
 
 
-def _undecided(registry: Registry, version: str) -> Iterator[Route]:
+def _undecided(registry: Registry, version: str, clusters: _Clusters) -> Iterator[Route]:
     """An API's default by Envoy alone; an API that no model speaks is a 404 in its own shape."""
     for api, path in LLM_PATHS.items():
-        match = RouteMatch(path=path, headers=[_is(":method", LLM_METHOD)])
+        match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
         name = registry.defaults.get(api)
-        yield catalogue.unspoken(api, match) if name is None else _fail_open(registry, version, api, name)
+        if name is None:
+            yield catalogue.unspoken(api, match)
+            continue
+        model = registry.models[name]
+        to = action(registry, model, matched=path, cluster=clusters[cluster_name(name)])
+        route = _to_model(f"fail-open-{api}", match, to)
+        # This is the route while the body is awaited, decided or not.
+        route.request_body_buffer_limit = registry.envoy.max_body_bytes
+        route.metadata = Metadata(filter_metadata=observing.metadata(api))
+        route.typed_per_filter_config = fail_open(model.name or name, version)
+        yield route
 
 
-def _fail_open(registry: Registry, version: str, api: Api, name: str) -> Route:
-    path, model = LLM_PATHS[api], registry.models[name]
-    match = RouteMatch(path=path, headers=[_is(":method", LLM_METHOD)])
-    route = _to_model(
-        f"fail-open-{api}", match, model, action(registry, model, matched=path, cluster=cluster_name(name))
-    )
-    # This is the route while the body is awaited, decided or not.
-    route.request_body_buffer_limit = registry.envoy.max_body_bytes
-    route.typed_per_filter_config |= fail_open(model.name or name, version)
-    return route
-
-
-def _to_model(
-    name: str, match: RouteMatch, model: Model, to: RouteAction, policy: schema.Route | None = None
-) -> Route:
+def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Route | None = None) -> Route:
     added = policy.request_headers if policy else {}
     answered = policy.response_headers if policy else {}
     return Route(
         name=name,
         match=match,
         route=to,
-        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, *removed_headers(model)],
+        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER],
         request_headers_to_add=[
             # Usage is read from the answer, which must not be compressed for that.
             header("accept-encoding", "identity"),
             *(header(key, literal(value)) for key, value in added.items()),
         ],
         response_headers_to_add=[header(key, literal(value)) for key, value in answered.items()],
-        typed_per_filter_config=reads_usage(),
+        response_headers_to_remove=[SERVED_BY],  # a hop's to say, not a provider's
     )
 
 
-def _passthrough(registry: Registry) -> Iterator[Route]:
+def _passthrough(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
     """All else, untouched: no filter is on, and no limit of ours holds."""
     upstream = registry.passthrough
     if upstream is None:
         yield catalogue.nothing_here()
         return
-    if upstream.path != API_ROOT:
-        yield _passing(registry, upstream, f"{API_ROOT}/")
-    yield _passing(registry, upstream, "/")
-
-
-def _passing(registry: Registry, upstream: Passthrough, prefix: str) -> Route:
-    return Route(
-        name="passthrough",
-        match=RouteMatch(prefix=prefix),
-        route=action(registry, upstream, matched=prefix, cluster=PASSTHROUGH_CLUSTER),
-        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, *removed_headers(upstream)],
-    )
+    for prefix in (f"{API_ROOT}/", "/"):
+        yield Route(
+            name="passthrough",
+            match=RouteMatch(prefix=prefix),
+            route=action(registry, upstream, matched=prefix, cluster=clusters[PASSTHROUGH_CLUSTER]),
+        )
 
 
 def _llm(*headers: HeaderMatcher) -> RouteMatch:
-    return RouteMatch(prefix=f"{API_ROOT}/", headers=[_is(":method", LLM_METHOD), *headers])
-
-
-def _is(name: str, value: str) -> HeaderMatcher:
-    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
+    return RouteMatch(prefix=f"{API_ROOT}/", headers=[exactly(":method", LLM_METHOD), *headers])
 
 
 def _answers() -> list[HeaderValueOption]:

@@ -58,6 +58,7 @@ def _route(registry: Registry, route: Route, targets: Mapping[str, Target]) -> R
         similarity_floor=common.similarity if own.similarity is None else own.similarity,
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
+        fallback=bool(route.fallback),
     )
 
 

@@ -27,7 +27,7 @@ class Retry(Section, frozen=True):
     """How often Envoy asks the same model again before the client sees a failure."""
 
     attempts: Annotated[int, Meta(ge=1, le=10)] = 1  # beside the first
-    statuses: list[Annotated[int, Meta(ge=400, le=599)]] = [429, 502, 503, 504]
+    statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (429, 502, 503, 504)
 
 
 class Route(Section, frozen=True):
@@ -38,7 +38,7 @@ class Route(Section, frozen=True):
     examples_file: str = ""  # one example a line; relative to the registry file
     thresholds: RouteThresholds = RouteThresholds()
     description: str = ""
-    timeout_s: Seconds | None = None  # of one model's whole answer; None: as long as it is not silent
+    timeout_s: Seconds | None = None  # until a model begins to answer; None: as long as it takes
     retry: Retry | None = None
     fallback: OneOrMany = []  # models asked in this order when the chosen one fails
     request_headers: dict[str, str] = {}  # added to what the provider gets

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta
 
-from extproc.registry.section import Count, Positive, Seconds, Section
+from extproc.registry.section import Positive, Seconds, Section
 from extproc.vocabulary import Api
 
 # Names end up in Envoy cluster names, header values, metric labels and file names.

@@ -80,6 +80,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, total_s: fl
         ),
         cluster=target.cluster,
         provider=target.provider,
+        fallback=route.fallback if route else False,
         stage=choice.stage,
         reason=choice.reason,
         version=snapshot.version,

@@ -22,6 +22,7 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     similarity_floor: float
     max_tokens: int | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None
+    fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
 
 
 class Snapshot(msgspec.Struct, frozen=True):

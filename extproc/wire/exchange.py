@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from extproc import apis
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError
-from extproc.vocabulary import Api, BodyPolicy, Decision, Envelope, Question, Reason, RequestHead, Stage
+from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Span, Stage
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -96,11 +96,15 @@ class AskDecision(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Send the request to ``cluster``, with another body unless that is None."""
+    """Send the request to ``cluster``, with another body unless that is None.
+
+    ``model_span`` is where the body names the model, for those that may be asked in its place.
+    """
 
     cluster: str
     body: bytes | None
     envelope: Envelope
+    model_span: Span | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -185,10 +189,10 @@ class DecideExchange:
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
         decision = event.decision
-        policy = BodyPolicy(model=decision.upstream_model)
-        body = apis.with_policy(state.body, state.question.request, policy)
+        body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
-        return Done(), Route(decision.cluster, changed, _decided(self._known, decision))
+        span = apis.model_span(body) if decision.fallback else None
+        return Done(), Route(decision.cluster, changed, _decided(self._known, decision), span)
 
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
         return Done(), self._refuse(state.question.request.api, event.error)

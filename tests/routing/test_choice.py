@@ -14,9 +14,7 @@ LARGE = Target("large", "l", "model-large", price=Price(3e-6, 1.5e-5))
 
 
 def request(prompt_chars: int = 40, max_tokens: int | None = None) -> ChatRequest:
-    return ChatRequest(
-        Api.OPENAI_CHAT, "auto", {}, "", 10, prompt_chars=prompt_chars, max_tokens=max_tokens
-    )
+    return ChatRequest(Api.OPENAI_CHAT, "auto", {}, "", 10, prompt_chars=prompt_chars, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(

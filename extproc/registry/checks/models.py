@@ -73,6 +73,11 @@ def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
             )
         if endpoint.address in [other.address for other in upstream.endpoints[:i]]:
             raise source.error(f"the endpoint {endpoint.address} is given twice", *at, "endpoints", i)
+    if upstream.load_balancing == "random" and {endpoint.weight for endpoint in upstream.endpoints} - {1}:
+        raise source.error(
+            f"{where}: Envoy's random load balancing knows no weights (expected round_robin, least_request)",
+            *at, "load_balancing",
+        )  # fmt: skip
     if upstream.health_check is not None and not upstream.health_check.path.startswith("/"):
         raise source.error(
             f"{upstream.health_check.path!r} is no path (expected /...)", *at, "health_check", "path"
