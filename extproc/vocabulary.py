@@ -273,7 +273,6 @@ class Exchange(msgspec.Struct, frozen=True):
     started_at: float  # seconds since the epoch
     duration: float | None  # until the last byte went to the client
     first_byte: float | None  # until the provider's first byte came, which may be of an early head
-    first_body_byte: float | None  # until the first byte of its answer's body came
     status: int  # 0: the client left before an answer
     flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
     method: str
@@ -282,6 +281,7 @@ class Exchange(msgspec.Struct, frozen=True):
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    first_body_byte: float | None = None  # until the first byte of its answer's body came
     api: str = ""  # that was asked, as Envoy saw it
     usage: Usage | None = None  # None: nothing was seen of it
     attempts: int = 1  # how often Envoy asked a model

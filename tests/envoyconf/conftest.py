@@ -20,8 +20,9 @@ from yarl import URL
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
-from extproc.registry.schema import Auth, Envoy, Model, Registry, cluster_name
-from extproc.vocabulary import Decision, Exchange, Question, Reason, Stage
+from extproc.registry.schema import Envoy, Registry, cluster_name
+from extproc.registry.upstreams import Auth, Model
+from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
 CHAT = "/v1/chat/completions"
@@ -120,7 +121,7 @@ def decided(model: str, **fields: Any) -> Decision:
     known: dict[str, Any] = {
         "route": "greeting",
         "model": model,
-        "upstream_model": "auto",
+        "policy": BodyPolicy(model="auto"),
         "cluster": cluster_name(model),
         "stage": Stage.EMBEDDING,
         "reason": Reason.MATCHED,
@@ -287,7 +288,7 @@ def registry_for(
 async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
-    config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
+    config.write_text(bootstrap.render(bootstrap.build(registry, "v1", directory)))
     options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from extproc.envoyconf import binary, bootstrap
 from extproc.envoyconf.messages import plain
 from extproc.registry.loading import load
-from extproc.registry.schema import Auth, Envoy, Model, Registry
+from extproc.registry.schema import Envoy, Registry
+from extproc.registry.upstreams import Auth, Model
 
 REPOSITORY = Path(__file__).parents[2]
 

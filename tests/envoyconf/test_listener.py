@@ -9,7 +9,8 @@ from aiohttp import web
 from extproc.envoyconf.listener import connection_manager
 from extproc.envoyconf.messages import plain
 from extproc.errors import Denied
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Model
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Launch, World
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.errors import BadRequest, ClientError, Denied, UnknownModel
+from extproc.vocabulary import BodyPolicy
 from tests.envoyconf.conftest import ASK, Launch, World, decided, ext_proc
 
 
@@ -41,7 +42,7 @@ async def test_a_body_over_the_limit_is_413_and_one_at_it_passes(launch: Launch,
 
 async def test_a_body_at_the_limit_may_grow_by_the_models_name(launch: Launch) -> None:
     world = await launch(max_body_bytes=len(ASK))
-    world.sidecar.decision = decided("small", upstream_model="a-much-longer-name")
+    world.sidecar.decision = decided("small", policy=BodyPolicy(model="a-much-longer-name"))
     assert (await world.ask()).status == 200
     assert world.only_request()[1].body == ASK.replace(b"auto", b"a-much-longer-name")
 

@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Model
 from extproc.vocabulary import Envelope, Reason
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Launch, World, decided
 

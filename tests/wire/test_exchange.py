@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
-from extproc.vocabulary import Decision, Envelope, Reason, RequestHead, Stage, StageTimes
+from extproc.vocabulary import BodyPolicy, Decision, Envelope, Reason, RequestHead, Stage, StageTimes
 from extproc.wire.exchange import (
     AskDecision,
     Body,
@@ -31,7 +31,7 @@ DATA = b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":tr
 DECISION = Decision(
     route="code",
     model="coder",
-    upstream_model="qwen-coder",
+    policy=BodyPolicy(model="qwen-coder"),
     cluster="model-coder",
     stage=Stage.EMBEDDING,
     reason=Reason.MATCHED,
