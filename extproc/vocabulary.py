@@ -82,7 +82,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     user_text: str  # text parts of the latest user turn, joined by newlines; may be empty
     body_bytes: int
     tools: tuple[str, ...] = ()  # names of the functions offered
-    images: int = 0  # non-text parts in the latest user turn
+    images: int = 0  # parts of the latest user turn that are not text, and of results of tools after it
     messages: int = 1
     stream: bool = False
     prompt_chars: int = 0
