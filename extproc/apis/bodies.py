@@ -6,7 +6,8 @@ edited without touching another byte, and one that is given twice is found: msgs
 of duplicates, a provider may read the first.
 
 All scanning is done by msgspec in C, and Python loops only run over objects that ``_OBJECT_LIMIT``
-counts. Depth is bounded by the interpreter's recursion limit (1,000 levels in Python 3.11), which msgspec heeds.
+counts. Depth is bounded by the interpreter's recursion limit, which msgspec heeds (1,000 levels in
+Python 3.11).
 """
 
 import re

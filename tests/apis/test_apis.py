@@ -137,9 +137,6 @@ def inside(prefix: bytes, unit: bytes, suffix: bytes) -> Callable[[int], bytes]:
     return lambda size: prefix + unit * (size // len(unit)) + suffix
 
 
-LIST = b'{"model":"a","max_tokens":5,"%s":['
-
-
 @EACH
 @pytest.mark.parametrize(
     "hostile",
