@@ -109,6 +109,8 @@ _CHAT = Shape(
     "max_tokens",
     "reasoning_effort",
 )
+# The first is what a limit is set by: today's name, and the only one that reasoning models take.
+_CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
 _STREAM_OPTIONS = Shape("include_usage")
 _MESSAGES = msgspec.json.Decoder(list[_Message])
 _TOOLS: msgspec.json.Decoder[list[_Tool] | None] = msgspec.json.Decoder(list[_Tool] | None)
@@ -122,12 +124,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     model = bodies.model_name(members)
     messages = bodies.required(members, "messages", _MESSAGES)
     bodies.require_some(messages, "messages", "message")
-    # What tools were called at first is still accepted.
-    tools, functions = (
-        bodies.optional(members, "tools", _TOOLS),
-        bodies.optional(members, "functions", _FUNCTIONS),
-    )
-    tools, functions = tools or [], functions or []
+    tools = bodies.optional(members, "tools", _TOOLS) or []
+    functions = bodies.optional(members, "functions", _FUNCTIONS) or []  # their first name, still accepted
     bodies.require_few_tools(len(tools) + len(functions))
     stream = _stream(document, members)
     # Where both are given, servers that take both heed the newer name.
@@ -167,10 +165,6 @@ def _chat_tool_name(tool: _Tool) -> str | None:
     return (defined and defined.name) or tool.name or tool.type
 
 
-# The first is what a limit is set by: today's name, and the only one that reasoning models take.
-_CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
-
-
 def chat_edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> Iterator[Edit]:
     """What ``policy`` asks for, the model's name aside, in words of chat completions."""
     if policy.max_tokens is not None:
@@ -197,7 +191,7 @@ def parse_completions(body: bytes) -> ChatRequest:
     document = Document(body)
     members = document.members(_COMPLETIONS)
     model = bodies.model_name(members)
-    text, chars = _prompt(members)
+    text, size = _prompt(members)
     return ChatRequest(
         api=Api.OPENAI_COMPLETIONS,
         model=model,
@@ -205,7 +199,7 @@ def parse_completions(body: bytes) -> ChatRequest:
         user_text=text,
         body_bytes=len(body),
         stream=_stream(document, members),
-        prompt_chars=chars,
+        prompt_chars=size,
         max_tokens=bodies.whole_number(members, "max_tokens"),
     )
 
@@ -213,10 +207,10 @@ def parse_completions(body: bytes) -> ChatRequest:
 def _prompt(members: dict[str, Raw]) -> tuple[str, int]:
     """The prompt's text, several of them joined by newlines, and its characters for estimates."""
     raw = bytes(members.get("prompt", b""))
-    if raw.startswith(b"[") and raw[1:].lstrip().startswith(_TOKENS):
-        # Millions of numbers are not built only to be counted.
-        return "", (raw.count(b",") + 1) * _CHARS_PER_TOKEN
     if raw.startswith(b"["):
+        if b'"' not in raw and raw[1:].lstrip().startswith(_TOKENS):
+            # Millions of numbers are not built only to be counted.
+            return "", (raw.count(b",") + 1) * _CHARS_PER_TOKEN
         bodies.require_few_strings(raw, "prompt")
     prompt = bodies.required(members, "prompt", _PROMPT)
     if isinstance(prompt, str):

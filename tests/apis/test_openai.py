@@ -397,6 +397,11 @@ def test_a_prompt_that_is_none_is_refused(fields: dict[str, Any], message: str) 
     assert (caught.value.message, caught.value.param) == (message, "prompt")
 
 
+def test_text_cannot_hide_among_tokens() -> None:
+    with pytest.raises(BadRequest, match=r"'prompt\[0\]' must be a string, not a number\."):
+        completion(prompt=[1, "text that no rule would see"])
+
+
 def test_a_strange_item_of_a_prompt_is_named() -> None:
     with pytest.raises(BadRequest, match=r"'prompt\[1\]' must be a string, not a number\."):
         completion(prompt=["a", 1])
