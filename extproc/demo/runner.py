@@ -99,7 +99,9 @@ def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
             continue
         key = _key(model.auth, directory) if isinstance(model.auth, Auth) else ""
         # keep=0: a pool that runs for days must not remember what it was asked.
-        models[name] = FakeModel(model.name or name, key=key, port=upstream.port or 80, keep=0)
+        models[name] = FakeModel(
+            model.name or name, key=key, port=upstream.port or 80, keep=0, apis=model.speaks
+        )
     return models
 
 

@@ -16,7 +16,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     EnvoyInternalAddress,
     Http2ProtocolOptions,
-    Metadata,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
@@ -32,7 +31,6 @@ from envoy_data_plane.envoy.config.listener.v3 import (
     ListenerInternalListenerConfig,
 )
 from envoy_data_plane.envoy.config.route.v3 import (
-    FilterConfig,
     HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
@@ -55,12 +53,12 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import Percent
-from envoy_data_plane.google.protobuf import Any, Struct
+from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.filters import ROUTER
-from extproc.envoyconf.observing import LUA, script
+from extproc.envoyconf.observing import LUA, script, told
 from extproc.envoyconf.replies import local_replies
 from extproc.envoyconf.site import Site
 from extproc.registry import schema
@@ -244,8 +242,5 @@ def _ways_to_name(registry: Registry, name: str, clusters: Mapping[str, str]) ->
 
     yield route("named", exactly(CLUSTER_HEADER, cluster_name(name)))
     renamed = route("renamed", HeaderMatcher(name=SPAN_HEADER, present_match=True))
-    renamed.metadata = Metadata(
-        filter_metadata={LUA: Struct.from_dict({"model": json.dumps(model.name or name)})}
-    )
-    renamed.typed_per_filter_config = {LUA: Any.pack(FilterConfig(config=Any()))}
+    renamed.typed_per_filter_config = told(model=json.dumps(model.name or name))
     yield renamed

@@ -48,6 +48,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from extproc.envoyconf import observing
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
+from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
@@ -77,7 +78,7 @@ CONFIG_KEY = "x-router-config"  # of the ext_proc stream's metadata: the version
 def http_filters(registry: Registry) -> list[HttpFilter]:
     """The filter chain: what is observed, the decision, the two steps of failing open, the router."""
     return [
-        *observing.filters(),
+        observing.observer(),
         _switchable(_EXT_PROC, ext_proc(registry)),
         _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
         _switchable(_TRANSFORM, TransformConfig()),
@@ -114,7 +115,7 @@ def sidecar_service() -> GrpcService:
     return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True))
 
 
-def fail_open(model: str, version: str) -> dict[str, Any]:
+def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:
     """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
 
     The sidecar is told the ``version`` of the registry that this configuration was made from, so
@@ -132,7 +133,7 @@ def fail_open(model: str, version: str) -> dict[str, Any]:
         ),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
-        **observing.switched_on(),
+        **observing.observed(api),
     }
 
 

@@ -46,9 +46,6 @@ _HEADERS_IN = timedelta(seconds=10)
 # For the request alone: it ends when the request is sent on, so answers may stream for longer.
 _REQUEST_IN = timedelta(minutes=5)
 _STREAMS_PER_CONNECTION = 100
-# A plain JSON answer is held until it is whole, so that its usage is read; one beyond this limit
-# would be an error. (Streams are never held.)
-_LARGEST_ANSWER = 32 * 1024 * 1024
 # Records are wanted soon, but in batches.
 _LOG_FLUSH = timedelta(milliseconds=200)
 _FIRST_BODY_BYTE = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
@@ -63,7 +60,6 @@ def listener(registry: Registry, routes: RouteConfiguration, site: Site) -> List
         filter_chains=[
             FilterChain(filters=[Filter(name=_CONNECTION_MANAGER, typed_config=Any.pack(manager))])
         ],
-        per_connection_buffer_limit_bytes=max(registry.envoy.max_body_bytes, _LARGEST_ANSWER),
     )
 
 

@@ -17,13 +17,14 @@ _UNIX = "unix:"
 
 def plain(message: betterproto2.Message) -> dict[str, typing.Any]:
     """The message as Envoy's YAML spells it: protobuf's JSON mapping with snake_case keys."""
-    return typing.cast(dict[str, typing.Any], _spelled(message.to_dict(casing=betterproto2.Casing.SNAKE)))
+    tree = message.to_dict(casing=betterproto2.Casing.SNAKE)
+    return typing.cast(dict[str, typing.Any], _spelled(tree))
 
 
 def _spelled(value: typing.Any) -> typing.Any:
-    """An ``Any`` that holds nothing is ``{}`` to Envoy, and to betterproto one whose @type is empty."""
+    """betterproto's snake case tears ``consecutive_5xx`` apart."""
     if isinstance(value, dict):
-        return {key: _spelled(member) for key, member in value.items() if (key, member) != ("@type", "")}
+        return {key.replace("_5_xx", "_5xx"): _spelled(member) for key, member in value.items()}
     return [_spelled(member) for member in value] if isinstance(value, list) else value
 
 

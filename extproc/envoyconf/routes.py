@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption, Metadata
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
     Route,
@@ -13,7 +13,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 
-from extproc.envoyconf import catalogue, observing
+from extproc.envoyconf import catalogue
 from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, LLM_PATHS, action, exactly, header, literal
 from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
@@ -122,8 +122,7 @@ def _undecided(registry: Registry, version: str, clusters: _Clusters) -> Iterato
         route = _to_model(f"fail-open-{api}", match, to)
         # This is the route while the body is awaited, decided or not.
         route.request_body_buffer_limit = registry.envoy.max_body_bytes
-        route.metadata = Metadata(filter_metadata=observing.metadata(api))
-        route.typed_per_filter_config = fail_open(model.name or name, version)
+        route.typed_per_filter_config = fail_open(api, model.name or name, version)
         yield route
 
 

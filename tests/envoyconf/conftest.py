@@ -21,7 +21,7 @@ from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
 from extproc.registry.schema import Envoy, Registry, cluster_name
-from extproc.registry.upstreams import Auth, Model
+from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
@@ -237,7 +237,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         async def start(
             *, sidecar: str = "", running: bool = True, name: str = "large-400b", **settings: Any
         ) -> World:
-            providers = {name: Provider(name) for name in ("small", "large", "local")}
+            providers = {name: Provider(name) for name in ("small", "large", "local", "rest")}
             for provider in providers.values():
                 await stack.enter_async_context(provider.running())
             fake = Sidecar(sidecar or f"unix:{tmp_path}/s")
@@ -265,7 +265,7 @@ def registry_for(
     directory: Path, providers: Mapping[str, Provider], default_name: str, settings: Mapping[str, Any]
 ) -> Registry:
     """The world's registry, its key files written beside it."""
-    for name in ("small", "large"):
+    for name in ("small", "large", "rest"):
         # Written by an editor or by echo, a file ends with a newline.
         (directory / f"{name}.key").write_text(f"sk-{name}\n")
     models = {
@@ -281,7 +281,10 @@ def registry_for(
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
     envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", **ours)
-    return Registry(models=models, default="large", envoy=envoy, **rest)
+    passthrough = Passthrough(
+        base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
+    )
+    return Registry(models=models, default="large", envoy=envoy, **{"passthrough": passthrough, **rest})
 
 
 @asynccontextmanager

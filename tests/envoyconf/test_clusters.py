@@ -39,10 +39,10 @@ async def test_a_provider_gets_its_own_key_or_none_and_never_the_clients(
     assert "client" not in "".join(headers.values())
 
 
-async def test_what_passes_untouched_has_the_default_providers_key_too(world: World) -> None:
+async def test_what_passes_untouched_has_the_passthrough_upstreams_key(world: World) -> None:
     await world.ask(path="/v1/embeddings", headers=CREDENTIALS)
     headers = world.only_request()[1].headers
-    assert headers["authorization"] == "Bearer sk-large"
+    assert headers["authorization"] == "Bearer sk-rest"
     assert "client" not in "".join(headers.values())
 
 
@@ -69,6 +69,7 @@ async def test_many_requests_at_once_meet_no_limit_of_envoys(launch: Launch) -> 
         "model-small",
         "model-large",
         "model-local",
+        "passthrough",
         "ext-proc",
     }
     assert {line.rpartition("::")[2] for line in limits} == {"1000000"}

@@ -12,6 +12,7 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
 )
+from extproc.vocabulary import BodyPolicy
 from tests.envoyconf.conftest import JSON, Launch, World, decided, ext_proc
 
 # What a JSON parser would not give back as it was: order, spacing, escapes, doubles, big integers.

@@ -1,6 +1,7 @@
 """Errors that Envoy makes are OpenAI's shape; errors that anybody else makes are left alone."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -60,11 +61,13 @@ async def test_a_model_that_is_down_is_503(world: World) -> None:
     assert answer.headers["x-router-model"] == "small"
 
 
-async def test_a_cluster_that_envoy_does_not_hold_is_503(world: World) -> None:
-    world.sidecar.decision = decided("small", cluster="model-of-yesterday")
+async def test_a_model_that_this_envoy_does_not_hold_is_the_defaults_to_answer(world: World) -> None:
+    world.sidecar.decision = decided(
+        "small", cluster="model-of-yesterday", policy=BodyPolicy(model="yesterday-7b")
+    )
     answer = await world.ask()
-    assert answer.status == 503
-    assert told(answer) == error("server_error", "upstream_unavailable")
+    assert (answer.status, answer.by) == (200, "large")
+    assert json.loads(world.only_request()[1].body) == json.loads(ASK.replace(b'"auto"', b'"large-400b"'))
 
 
 async def test_a_model_that_says_nothing_in_time_is_504(launch: Launch) -> None:

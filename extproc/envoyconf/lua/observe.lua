@@ -1,11 +1,13 @@
 -- What the record of an exchange needs and only Envoy sees: which API was asked under which path,
--- and, of a streamed answer, its token usage, its first token and how it ended.
+-- and of the answer its token usage, its first token, how it ended, and what it calls itself.
 --
--- Changes nothing and buffers nothing. Envoy's own sse_to_metadata would do, were it not for a crash
--- on events whose data is a JSON scalar (1.40). Every pattern is anchored or bounded: an unbounded one
--- is quadratic in what a provider sends.
+-- Changes nothing, buffers nothing, delays nothing. (Envoy's own filters would not do: in 1.40
+-- sse_to_metadata crashes on an event whose data is a JSON scalar, and json_to_metadata holds the
+-- answer and makes a 500 of one beyond the buffer limit.) Text inside JSON strings cannot pose as a
+-- key, since its quotes are escaped. Every pattern is anchored or bounded: an unbounded one is
+-- quadratic in what a provider sends.
 
-local WINDOW = 16384 -- bytes of an unfinished line that are kept
+local WINDOW = 16384 -- bytes of what is unfinished that are kept for the next chunk
 local OBJECT = 1023 -- bytes in which a usage object must end
 
 local COUNTS = {
@@ -19,12 +21,15 @@ local TOKENS = {
   '"partial_json"%s*:%s*"[^"]', '"reasoning_content"%s*:%s*"[^"]', '"arguments"%s*:%s*"[^"]',
   '"tool_calls"%s*:%s*%[',
 }
-local FINISHES = {'"finish_reason"%s*:%s*"([%w_]+)"', '"stop_reason"%s*:%s*"([%w_]+)"'}
+local FINISHES = {
+  '"finish_reason"%s*:%s*"([%w_]+)"', '"stop_reason"%s*:%s*"([%w_]+)"',
+  '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"',
+}
 local NAMES = {{"model", '"model"%s*:%s*"([^"\\]+)"'}, {"id", '"id"%s*:%s*"([^"\\]+)"'}}
 
 function envoy_on_request(handle)
-  -- The route's own metadata: this is the fail-open route, whatever is decided later.
-  local api = handle:metadata():get("api")
+  -- The route's own word: this is the fail-open route, whatever is decided later.
+  local api = handle:filterContext():get("api")
   if api == nil then return end
   local request = handle:streamInfo():dynamicMetadata()
   request:set("router.request", "api", api)
@@ -37,26 +42,33 @@ local function put(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("router.usage", key, value)
 end
 
-local function last_usage(line)
+-- The last usage object of a text: what a tool's schema or arguments call usage comes before it.
+local function last_usage(text)
   local object, at = nil, 1
   while true do
-    local from = string.find(line, '"usage"', at, true)
+    local from = string.find(text, '"usage"', at, true)
     if from == nil then return object end
-    object = string.match(string.sub(line, from, from + OBJECT), '^"usage"%s*:%s*(%b{})') or object
+    object = string.match(string.sub(text, from, from + OBJECT), '^"usage"%s*:%s*(%b{})') or object
     at = from + 7
   end
 end
 
-local function read_usage(handle, line)
-  local object = last_usage(line)
+local function read_usage(handle, text)
+  local object = last_usage(text)
   if object == nil then return end
   -- The output count of a message_start is that of a beginning, not of an answer.
-  local beginning = string.find(line, '"message_start"', 1, true)
+  local beginning = string.find(text, '"message_start"', 1, true)
   for _, count in ipairs(COUNTS) do
     local digits = string.match(object, '[{,]%s*"' .. count[1] .. '"%s*:%s*(%d+)%s*[,}]')
     if digits and #digits < 16 and not (beginning and count[2] == "output") then
       put(handle, count[2], tonumber(digits))
     end
+  end
+end
+
+local function read_ends(handle, text)
+  for _, pattern in ipairs(FINISHES) do
+    for reason in string.gmatch(text, pattern) do put(handle, "finish", reason) end
   end
 end
 
@@ -67,14 +79,17 @@ local function has_token(text)
   return false
 end
 
-local function is_readable_stream(headers)
-  local kind = string.lower(headers:get("content-type") or "")
-  local coding = headers:get("content-encoding")
-  return string.find(kind, "^%s*text/event%-stream") and (coding == nil or coding == "identity")
+-- Returns those that are still to be found.
+local function read_names(handle, text, wanted)
+  local still = {}
+  for _, name in ipairs(wanted) do
+    local value = string.match(text, name[2])
+    if value and #value <= 256 then put(handle, name[1], value) else table.insert(still, name) end
+  end
+  return still
 end
 
-function envoy_on_response(handle)
-  if not is_readable_stream(handle:headers()) then return end
+local function read_stream(handle)
   local tail, token_seen, unnamed = "", false, NAMES
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
@@ -84,20 +99,40 @@ function envoy_on_response(handle)
         token_seen = true
         put(handle, "first_token", handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
       end
-      local still = {}
-      for _, name in ipairs(unnamed) do
-        local value = string.match(text, name[2])
-        if value and #value <= 256 then put(handle, name[1], value) else table.insert(still, name) end
-      end
-      unnamed = still
+      unnamed = read_names(handle, text, unnamed)
       if string.find(text, '"usage"', 1, true) then
+        -- By event: a message_start must not be taken for the message_delta that follows it.
         for line in string.gmatch(text, "[^\r\n]+") do read_usage(handle, line) end
       end
-      for _, pattern in ipairs(FINISHES) do
-        for reason in string.gmatch(text, pattern) do put(handle, "finish", reason) end
-      end
+      read_ends(handle, text)
       tail = string.sub(text, string.match(text, "^.*[\r\n]()") or 1)
       if #tail > WINDOW then tail = string.sub(tail, -WINDOW) end
     end
+  end
+end
+
+local function read_document(handle)
+  local tail, unnamed = "", NAMES
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    if length > 0 then
+      local text = tail .. chunk:getBytes(0, length)
+      unnamed = read_names(handle, text, unnamed)
+      read_usage(handle, text)
+      read_ends(handle, text)
+      tail = string.sub(text, -WINDOW)
+    end
+  end
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local coding = headers:get("content-encoding")
+  if coding ~= nil and coding ~= "identity" then return end
+  local kind = string.lower(headers:get("content-type") or "")
+  if string.find(kind, "^%s*text/event%-stream") then
+    read_stream(handle)
+  elseif string.find(kind, "^%s*application/[%w.+-]*json") then
+    read_document(handle)
   end
 end

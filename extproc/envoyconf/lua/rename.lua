@@ -3,7 +3,7 @@
 
 function envoy_on_request(handle)
   local from, to = string.match(handle:headers():get("x-router-span") or "", "^(%d+)-(%d+)$")
-  local name = handle:metadata():get("model")
+  local name = handle:filterContext():get("model")
   if from == nil or name == nil then return end
   local body = handle:body()
   if body == nil then return end
