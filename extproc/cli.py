@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
-from extproc.commands import evaluating
+from extproc.commands import evaluating, holdout
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.registry.schema import Auth, Registry
@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_explain(commands)
     evaluating.add(commands)
+    holdout.add(commands)
     _add_envoy_config(commands)
     _add_model(commands)
     return parser
