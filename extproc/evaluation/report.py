@@ -15,6 +15,7 @@ from extproc.evaluation.intervals import (
     Interval,
     auroc_of,
     bootstrap,
+    bootstrap_distance,
     bootstrap_macro_f1,
     mean_of,
     one_by_one,
@@ -230,7 +231,9 @@ def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict
 
 
 def _calibration(metric: Callable[[Floats, Truths], float], confidence: Floats, right: Truths) -> Figure:
-    return _slow_figure(lambda drawn: metric(confidence[drawn], right[drawn]), len(right))
+    value = metric(confidence, right)
+    statistic = one_by_one(lambda drawn: metric(confidence[drawn], right[drawn]))
+    return _figure(value, bootstrap_distance(statistic, value, len(right), resamples=_SLOW_RESAMPLES))
 
 
 def _slow_figure(metric: Callable[[Labels], float], rows: int) -> Figure:
