@@ -195,8 +195,10 @@ def _weighed(values: Floats, count: NDArray[np.int64]) -> float:
 def _folded_mean(gap: float, width: float) -> float:
     if width == 0.0:
         return gap
-    ratio = gap / width
-    return width * math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + gap * math.erf(ratio / math.sqrt(2))
+    relative = gap / width
+    return width * math.sqrt(2 / math.pi) * math.exp(-(relative**2) / 2) + gap * math.erf(
+        relative / math.sqrt(2)
+    )
 
 
 def _mean_within_ties(ranked: Floats, values: Floats) -> Floats:
@@ -204,5 +206,5 @@ def _mean_within_ties(ranked: Floats, values: Floats) -> Floats:
     if not len(ranked):
         return values
     run = np.cumsum(np.append(False, ranked[1:] != ranked[:-1]))
-    means: Floats = np.bincount(run, weights=values) / np.bincount(run)
-    return means[run]
+    means: Floats = (np.bincount(run, weights=values) / np.bincount(run))[run]
+    return means
