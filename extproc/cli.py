@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
+from extproc.commands import evaluating
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.registry.schema import Registry
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_validate(commands)
     _add_explain(commands)
+    evaluating.add(commands)
     _add_envoy_config(commands)
     _add_model(commands)
     return parser

@@ -112,14 +112,14 @@ def bootstrap_macro_f1(
     cells' counts from a multinomial: exact, and independent of the number of rows.
     """
     table = confusion(truth, predicted, routes)
-    if not table.sum():
+    counted = ~np.isnan(per_route(table).f1)  # the same routes as in the figure itself
+    if not counted.any():
         return Interval(math.nan, math.nan)
     random = np.random.default_rng(seed)
     cells = random.multinomial(int(table.sum()), table.ravel() / table.sum(), size=resamples)
     tables = cells.reshape(resamples, *table.shape)
     hits = np.diagonal(tables, axis1=1, axis2=2)[:, :-1]
     both = tables.sum(axis=1)[:, :-1] + tables.sum(axis=2)[:, :-1]
-    counted = ~np.isnan(per_route(table).f1)  # the same routes as in the figure itself
     f1 = np.divide(2.0 * hits, both, out=np.zeros(both.shape), where=both > 0)
     return percentile_interval(f1[:, counted].mean(axis=1))
 
