@@ -20,6 +20,7 @@ a first session:
   extproc model fetch                                    the encoder, once
   extproc validate registry.yaml                         is the registry good?
   extproc explain --registry registry.yaml "hi there"    where would this go, and why?
+  extproc eval --registry registry.yaml --data F.jsonl   how well does it route labelled rows?
   extproc envoy-config --registry registry.yaml          Envoy's configuration for it
   extproc serve --registry registry.yaml                 the sidecar that Envoy asks
 """

@@ -82,7 +82,7 @@ def _confusion(report: Report) -> str:
     )
     return (
         f'<div class="wide">{plot}</div><p class="soft">Truths down, decisions '
-        f"across. The darker, the larger the share of the row.</p>{largest}"
+        f"across. The stronger the colour, the larger the share of the row.</p>{largest}"
     )
 
 

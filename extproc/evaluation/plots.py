@@ -56,7 +56,7 @@ def unit_plot(
 
 
 def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A matrix of counts, each cell as dark as its share of its row; the diagonal in another colour."""
+    """A matrix of counts, each cell as strong as its share of its row; the diagonal in another colour."""
     numbered = len(rows) <= _NUMBERED
     cell = _CELL if numbered else 12
     size = 12 if numbered else 9
