@@ -14,6 +14,7 @@ import msgspec
 from extproc.commands.options import command, takes_registry
 from extproc.errors import OperatorError
 
+_SHOWN = 1500  # characters of a text
 _END_OF_INPUT = ("", "\x04")  # of a pipe, and Ctrl-D on a terminal
 
 
@@ -79,7 +80,7 @@ def _label(options: argparse.Namespace) -> int:
     legend, effect = _legend(keys), Effect.SKIPPED
     with _single_keys(sys.stdin) as pressed:
         while effect is not Effect.QUIT and (session.current is not None or session.can_undo):
-            text = "That was the last one." if session.current is None else session.current
+            text = "That was the last one." if session.current is None else _shown(session.current)
             print(f"\n{session.labelled} of {len(rows)} labelled\n\n{text}\n\n{legend}", flush=True)
             key = next(pressed)
             effect = session.press(key)
@@ -89,6 +90,14 @@ def _label(options: argparse.Namespace) -> int:
                 write_rows(options.file, rows)
     print(f"{options.file}: {session.labelled} of {len(rows)} rows have a label")
     return 0
+
+
+def _shown(text: str) -> str:
+    """A prompt may be a book; its beginning says what it is about."""
+    from extproc.evaluation.datasets import printable
+
+    more = f"\n… {len(text) - _SHOWN} more characters" if len(text) > _SHOWN else ""
+    return printable(text[:_SHOWN]) + more
 
 
 def _legend(keys: Mapping[str, str | None]) -> str:

@@ -77,6 +77,12 @@ def labels_of(rows: Sequence[RouteRow], routes: Sequence[str]) -> Labels:
     return np.array([ABSTAIN if row.route is None else place[row.route] for row in rows], np.intp)
 
 
+def printable(text: str) -> str:
+    """The text without what could steer a terminal: whoever wrote a prompt must not write on a screen."""
+    lines = text.replace("\r\n", "\n")
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in lines)
+
+
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, numbered from 1; gzipped or not. Raises ``DataError``."""
     number = 0

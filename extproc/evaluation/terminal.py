@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from extproc.evaluation.datasets import printable
 from extproc.evaluation.metrics import QUANTILES
 from extproc.evaluation.report import FIGURES, SIGNALS, Figure, Report
 
@@ -57,7 +58,7 @@ def with_interval(figure: Figure) -> str:
 
 def cut(text: str, limit: int = _TEXT) -> str:
     """One line of at most ``limit`` characters."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -86,6 +86,20 @@ def test_a_terminal_takes_keys_without_enter(registry: str, rows: Path) -> None:
     assert routes_in(rows) == ["greeting", None, "-"]
 
 
+def test_a_text_is_shown_cut_and_cannot_steer_the_terminal(
+    registry: str, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07 hi\nthere " + "x" * 3000
+    rows.write_text(json.dumps({"text": evil}) + "\n")
+    assert label(registry, rows, "2q", monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\x07" not in told
+    assert "hi\nthere" in told
+    assert f"{len(evil) - 1500} more characters" in told
+    assert json.loads(rows.read_text()) == {"text": evil, "route": "greeting"}
+
+
 def test_sample_draws_a_file_that_label_takes(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

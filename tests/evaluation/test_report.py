@@ -111,6 +111,13 @@ def test_the_terminal_shows_the_matrix_and_warns_of_memory(report: Report) -> No
     assert max(map(len, text.splitlines()[2:])) < 125
 
 
+def test_no_text_can_steer_the_terminal(candidate: Candidate, data: Path) -> None:
+    data.write_text('{"text": "hello \\u001b[2J friend", "route": null}\n')
+    text = as_text(evaluate(candidate, data))
+    assert "hello \ufffd[2J friend" in text
+    assert "\x1b" not in text
+
+
 def test_many_routes_show_their_largest_confusions_instead(tmp_path: Path) -> None:
     names = [f"route{i}" for i in range(13)]
     registry = (
