@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
+from extproc.apis import api_of
 from extproc.commands import evaluating, holdout
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
-from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
+from extproc.vocabulary import ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\
 a first session:
@@ -23,6 +24,9 @@ a first session:
   extproc envoy-config --registry registry.yaml          Envoy's configuration for it
   extproc serve --registry registry.yaml                 the sidecar that Envoy asks
 """
+
+
+_CHAT_PATH = "/v1/chat/completions"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,8 +84,11 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _question(options: argparse.Namespace, text: str) -> Question:
+    api = api_of("POST", options.path)
+    if api is None:
+        raise OperatorError(f"--path: {options.path!r} is no LLM call (expected one such as {_CHAT_PATH})")
     request = ChatRequest(
-        api=Api.OPENAI_CHAT,
+        api=api,
         model=options.model,
         spans={},
         user_text=text,
@@ -205,7 +212,7 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--header", action="append", default=[], type=_header, metavar="NAME=VALUE",
         help="a request header, for rules on trusted headers; repeatable",
     )  # fmt: skip
-    explain.add_argument("--path", default="/v1/chat/completions", help="the request's path")
+    explain.add_argument("--path", default=_CHAT_PATH, help="the request's path, which tells its API")
 
 
 def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

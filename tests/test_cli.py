@@ -148,6 +148,7 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
         (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
         (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
+        (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip
