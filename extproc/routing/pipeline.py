@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError
 from extproc.routing.snapshot import Snapshot
-from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule
+from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, spoken
 from extproc.vocabulary import BodyPolicy, Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Pipeline:
         # The order is the precedence: deny before pins before routes, and what costs
         # microseconds before what costs milliseconds. Only the latter wait, so only they need
         # the deadline's timer, which costs more than all rules together.
-        self._instant_stages: tuple[PipelineStage, ...] = (deny, pin, route_by_rule)
+        self._instant_stages: tuple[PipelineStage, ...] = (spoken, deny, pin, route_by_rule)
         self._waiting_stages: tuple[PipelineStage, ...] = (ByMeaning(embedder),)
 
     async def decide(self, question: Question) -> Decision:

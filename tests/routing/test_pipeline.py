@@ -160,6 +160,11 @@ async def test_what_no_model_of_the_route_or_rule_speaks_goes_to_the_apis_defaul
     assert (decision.model, decision.reason) == ("large", Reason.NO_CANDIDATE)
 
 
+async def test_an_api_that_no_model_speaks_is_refused() -> None:
+    with pytest.raises(UnknownModel, match=r"No model here speaks openai\.responses"):
+        await decide(over(Api.OPENAI_RESPONSES, question()))
+
+
 async def test_a_pin_of_a_model_that_does_not_speak_the_api_is_refused_with_what_it_speaks() -> None:
     with pytest.raises(UnknownModel, match=r"'small' is not served by this API, but by openai\.chat"):
         await decide(over(Api.ANTHROPIC_MESSAGES, question(model="small")))
