@@ -134,9 +134,10 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
     assert main(["envoy-config", "--registry", str(path)]) == 0
     told = capsys.readouterr()
     assert told.err.splitlines() == [
-        f"extproc: warning: models.a: Envoy will not start without {tmp_path / 'absent'}",
+        f"extproc: warning: models.a: Envoy will have no key: {tmp_path / 'absent'}: No such file or directory",
         f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 401",
-        "extproc: warning: models.d: Envoy will not start without $ROUTER_TEST_ABSENT_KEY in its environment",
+        f"extproc: warning: models.c: {tmp_path / 'good'} may be read by everybody (expected mode 0600)",
+        "extproc: warning: models.d: Envoy will have no key without $ROUTER_TEST_ABSENT_KEY in its environment",
     ]
     assert yaml.safe_load(told.out)["static_resources"]["clusters"]
 
@@ -147,6 +148,7 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
         (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
         (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
+        (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip

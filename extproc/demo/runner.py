@@ -20,7 +20,8 @@ from extproc.demo.ports import Claim
 from extproc.demo.stack import Ports, running_stack
 from extproc.errors import OperatorError
 from extproc.registry.loading import load
-from extproc.registry.schema import Auth, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth
 
 _LOOPBACK = (ports.HOST, "localhost")
 _EXAMPLE = """\
@@ -96,9 +97,11 @@ def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
         upstream = urlsplit(model.base_url)
         if upstream.hostname not in _LOOPBACK:
             continue
-        key = _key(model.auth, directory) if model.auth else ""
+        key = _key(model.auth, directory) if isinstance(model.auth, Auth) else ""
         # keep=0: a pool that runs for days must not remember what it was asked.
-        models[name] = FakeModel(model.name or name, key=key, port=upstream.port or 80, keep=0)
+        models[name] = FakeModel(
+            model.name or name, key=key, port=upstream.port or 80, keep=0, apis=model.speaks
+        )
     return models
 
 

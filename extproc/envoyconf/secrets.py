@@ -3,36 +3,40 @@
 No generated file holds one.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret
 
-from extproc.registry.schema import Auth, Registry
+from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
+from extproc.envoyconf.providers import secret_name
+from extproc.envoyconf.site import Site
+from extproc.registry.schema import Registry, cluster_name
+from extproc.registry.upstreams import Auth, Upstream
 
 
-def secret_name(model: str) -> str:
-    """The Envoy secret that holds a registry model's key."""
-    return f"key-{model}"
+def secrets(registry: Registry, site: Site) -> list[Secret]:
+    """One secret per upstream that has a key of its own.
 
-
-def secrets(registry: Registry, directory: Path) -> list[Secret]:
-    """One secret per model with ``auth``; ``directory`` is that of the registry file.
-
-    A key file holds the bare key; Envoy cuts newlines off its end. Both kinds are read when Envoy
-    starts: one that is missing stops it, an empty one makes every request to that model a 401.
+    A key file holds the bare key; Envoy cuts newlines off its end.
     """
     return [
         Secret(
-            name=secret_name(name),
-            generic_secret=GenericSecret(secret=_source(model.auth, directory)),
+            name=secret_name(cluster),
+            generic_secret=GenericSecret(secret=_source(upstream.auth, site)),
         )
-        for name, model in registry.models.items()
-        if model.auth
+        for cluster, upstream in _upstreams(registry).items()
+        if isinstance(upstream.auth, Auth)
     ]
 
 
-def _source(auth: Auth, directory: Path) -> DataSource:
+def _upstreams(registry: Registry) -> Mapping[str, Upstream]:
+    models = {cluster_name(name): model for name, model in registry.models.items()}
+    rest = registry.passthrough
+    return {**models, PASSTHROUGH_CLUSTER: rest} if rest else models
+
+
+def _source(auth: Auth, site: Site) -> DataSource:
     if auth.env:
         return DataSource(environment_variable=auth.env)
-    return DataSource(filename=str(directory / auth.file))
+    return DataSource(filename=str(site.registry / auth.file))

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import Model, Registry, Route, Rule, Scorer, When, cluster_name, many
+from extproc.registry.schema import Registry, Route, Rule, Scorer, When, cluster_name
+from extproc.registry.section import many
+from extproc.registry.upstreams import Model
 from extproc.routing import rules
 from extproc.routing.choice import Price, Target
 from extproc.routing.meaning import Meaning, fit_meaning
@@ -24,12 +26,13 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
         version=loaded.version,
         targets=targets,
         routes={name: _route(registry, route, targets) for name, route in registry.routes.items()},
-        default=registry.default,
+        defaults=registry.defaults,
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
         meaning=_meaning(loaded, encoder),
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
+        ask_usage=registry.stream_usage == "ask",
     )
 
 
@@ -39,6 +42,7 @@ def _target(name: str, model: Model) -> Target:
         model=name,
         upstream_model=model.name or name,
         cluster=cluster_name(name),
+        apis=frozenset(model.speaks),
         provider=model.provider,
         pinnable=model.pin,
         price=Price(price.input / 1e6, price.output / 1e6) if price else None,
@@ -52,6 +56,9 @@ def _route(registry: Registry, route: Route, targets: Mapping[str, Target]) -> R
         candidates=tuple(targets[name] for name in many(route.candidates)),
         margin_floor=common.margin if own.margin is None else own.margin,
         similarity_floor=common.similarity if own.similarity is None else own.similarity,
+        max_tokens=route.max_tokens,
+        reasoning=route.reasoning,
+        fallback=bool(route.fallback),
     )
 
 

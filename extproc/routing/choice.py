@@ -4,11 +4,11 @@ Filter, score, pick. Tokens are estimated from characters, since every provider 
 good enough to compare prices and to keep a novel away from a small window, not to bill by.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
-from extproc.vocabulary import ChatRequest
+from extproc.vocabulary import Api, ChatRequest
 
 _CHARS_PER_TOKEN = 4  # of English prose
 # What an answer is taken to cost where the client sets no limit; the same for every candidate.
@@ -28,6 +28,7 @@ class Target(msgspec.Struct, frozen=True):
     model: str  # the registry's public name
     upstream_model: str  # what its provider calls it
     cluster: str  # the Envoy cluster that serves it
+    apis: Collection[Api]  # what it speaks
     provider: str = "openai"
     pinnable: bool = True
     price: Price | None = None
@@ -41,7 +42,9 @@ def pick(candidates: Iterable[Target], request: ChatRequest) -> Target | None:
 
 
 def can_take(target: Target, request: ChatRequest) -> bool:
-    """Whether the prompt and the answer that the client allows are likely to fit the model's window."""
+    """Whether the model speaks the request's API, and prompt and answer are likely to fit its window."""
+    if request.api not in target.apis:
+        return False
     if target.context_window is None:
         return True
     return prompt_tokens(request) + (request.max_tokens or 0) <= target.context_window

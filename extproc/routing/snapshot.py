@@ -11,6 +11,7 @@ import msgspec
 from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
 from extproc.routing.rules import Rule
+from extproc.vocabulary import Api, Effort
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -19,6 +20,9 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     candidates: tuple[Target, ...]  # in the registry's order; never empty
     margin_floor: float
     similarity_floor: float
+    max_tokens: int | None = None  # the client's limit for the answer is lowered to this
+    reasoning: Effort | None = None
+    fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -27,9 +31,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     version: str
     targets: Mapping[str, Target]  # by public name
     routes: Mapping[str, RoutePolicy]  # by name
-    default: str  # public name
+    defaults: Mapping[Api, str]  # public names
     deny_rules: tuple[Rule, ...]
     route_rules: tuple[Rule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
     budget_s: float  # for the whole decision
     unknown_models_rejected: bool = False
+    ask_usage: bool = False  # of streams that tell it only when asked

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from extproc.errors import Denied, UnknownModel
 from extproc.routing.choice import pick
-from extproc.routing.rules import first_that_holds
+from extproc.routing.rules import Rule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Choice, Embedder, Question, Reason, Scores, Stage
 
@@ -23,6 +23,13 @@ class PipelineStage(Protocol):
         ...
 
 
+async def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
+    """Refuse an API that no model of the registry speaks. Raises ``UnknownModel``."""
+    if question.request.api not in snapshot.defaults:
+        raise UnknownModel(f"No model here speaks {question.request.api}.", param="model")
+    return None
+
+
 async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse what a deny rule names. Raises ``Denied``."""
     rule = first_that_holds(snapshot.deny_rules, question)
@@ -32,7 +39,10 @@ async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
 
 
 async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
-    """Honour a client that names a registry model. Raises ``UnknownModel`` where names must be known."""
+    """Honour a client that names a registry model.
+
+    Raises ``UnknownModel`` where names must be known, and for a model that does not speak the API.
+    """
     name = question.request.model
     target = snapshot.targets.get(name)
     if target is None:
@@ -41,6 +51,9 @@ async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
         return None
     if not target.pinnable:
         return None
+    if question.request.api not in target.apis:
+        spoken = ", ".join(sorted(target.apis))
+        raise UnknownModel(f"The model {name!r} is not served by this API, but by {spoken}.", param="model")
     return Choice(stage=Stage.PIN, reason=Reason.PINNED, settled=True, model=name)
 
 
@@ -49,9 +62,7 @@ async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None
     rule = first_that_holds(snapshot.route_rules, question)
     if rule is None:
         return None
-    if rule.model:
-        return Choice(Stage.RULE, Reason.RULE, settled=True, model=rule.model, rule=rule.name)
-    model = _model_of(rule.route, question, snapshot)
+    model = _model_named_by(rule, question, snapshot)
     reason = Reason.RULE if model else Reason.NO_CANDIDATE
     return Choice(Stage.RULE, reason, settled=True, route=rule.route, model=model, rule=rule.name)
 
@@ -95,6 +106,14 @@ def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     if scores.margin < policy.margin_floor:
         return Reason.LOW_MARGIN
     return None
+
+
+def _model_named_by(rule: Rule, question: Question, snapshot: Snapshot) -> str:
+    """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
+    if rule.route:
+        return _model_of(rule.route, question, snapshot)
+    # An operator's word goes before an estimate of tokens, but no model learns an API by it.
+    return rule.model if question.request.api in snapshot.targets[rule.model].apis else ""
 
 
 def _model_of(route: str, question: Question, snapshot: Snapshot) -> str:

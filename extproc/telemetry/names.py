@@ -85,4 +85,9 @@ REFUSE_SPAN: Final = "refuse"
 DEFAULT_SERVICE_NAME: Final = "envoy-semantic-router"
 
 # Each API as the conventions see it: (operation, provider).
-OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {Api.OPENAI_CHAT: ("chat", "openai")}
+OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
+    Api.OPENAI_CHAT: ("chat", "openai"),
+    Api.OPENAI_COMPLETIONS: ("text_completion", "openai"),
+    Api.OPENAI_RESPONSES: ("chat", "openai"),
+    Api.ANTHROPIC_MESSAGES: ("chat", "anthropic"),
+}

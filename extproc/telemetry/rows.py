@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from extproc.chat import api_of
+from extproc.apis import api_of
 from extproc.vocabulary import Envelope, Exchange
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added

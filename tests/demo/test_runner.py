@@ -16,7 +16,8 @@ from extproc.demo import ports
 from extproc.demo.pool import Pool
 from extproc.demo.runner import demo_models, main
 from extproc.errors import OperatorError
-from extproc.registry.schema import Auth, Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth, Model
 
 
 def registry(**models: Model) -> Registry:

@@ -176,10 +176,10 @@ async def test_tool_calls_come_back_through_the_client(world: Any) -> None:
 
 
 async def test_what_is_no_llm_call_passes_untouched(world: Any) -> None:
-    async with world.http.get(f"{world.stack.url}/v1/models?x=%20") as answer:
+    async with world.http.get(f"{world.stack.url}/v1/files?x=%20") as answer:
         assert "x-router-route" not in answer.headers
     asked, request = world.only_request()
-    assert (asked, request.method, request.path) == ("mid", "GET", "/v1/models?x=%20")
+    assert (asked, request.method, request.path) == ("mid", "GET", "/v1/files?x=%20")
     assert request.body == b""
     world.forget()
     body = b'\x00\xff not json {"model": "auto"'

@@ -8,15 +8,13 @@ from hypothesis import strategies as st
 from extproc.routing.choice import Price, Target, can_take, expected_cost, pick
 from extproc.vocabulary import Api, ChatRequest
 
-SMALL = Target("small", "s", "model-small", price=Price(1e-7, 4e-7), context_window=1000)
-MID = Target("mid", "m", "model-mid", price=Price(8e-7, 3e-6), context_window=8000)
-LARGE = Target("large", "l", "model-large", price=Price(3e-6, 1.5e-5))
+SMALL = Target("small", "s", "model-small", [Api.OPENAI_CHAT], price=Price(1e-7, 4e-7), context_window=1000)
+MID = Target("mid", "m", "model-mid", [Api.OPENAI_CHAT], price=Price(8e-7, 3e-6), context_window=8000)
+LARGE = Target("large", "l", "model-large", [Api.OPENAI_CHAT], price=Price(3e-6, 1.5e-5))
 
 
 def request(prompt_chars: int = 40, max_tokens: int | None = None) -> ChatRequest:
-    return ChatRequest(
-        Api.OPENAI_CHAT, "auto", (0, 0), "", 10, prompt_chars=prompt_chars, max_tokens=max_tokens
-    )
+    return ChatRequest(Api.OPENAI_CHAT, "auto", {}, "", 10, prompt_chars=prompt_chars, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +34,8 @@ def test_the_cheapest_whose_window_holds_prompt_and_answer_is_chosen(
 
 
 def test_a_long_answer_may_turn_the_order_of_prices() -> None:
-    cheap_to_read = Target("reader", "r", "model-r", price=Price(1e-7, 9e-6))
-    cheap_to_write = Target("writer", "w", "model-w", price=Price(1e-6, 1e-6))
+    cheap_to_read = Target("reader", "r", "model-r", [Api.OPENAI_CHAT], price=Price(1e-7, 9e-6))
+    cheap_to_write = Target("writer", "w", "model-w", [Api.OPENAI_CHAT], price=Price(1e-6, 1e-6))
     pair = [cheap_to_read, cheap_to_write]
     assert pick(pair, request(prompt_chars=400_000, max_tokens=10)) is cheap_to_read
     assert pick(pair, request(prompt_chars=40, max_tokens=1000)) is cheap_to_write
@@ -46,6 +44,13 @@ def test_a_long_answer_may_turn_the_order_of_prices() -> None:
 def test_of_equals_the_first_listed_is_chosen() -> None:
     twin = msgspec.structs.replace(SMALL, model="twin")
     assert pick([twin, SMALL], request()) is twin
+
+
+def test_a_model_that_does_not_speak_the_requests_api_is_no_candidate() -> None:
+    other = msgspec.structs.replace(request(), api=Api.ANTHROPIC_MESSAGES)
+    speaker = msgspec.structs.replace(LARGE, apis=frozenset(Api))
+    assert pick([SMALL, speaker], other) is speaker
+    assert pick([SMALL, MID], other) is None
 
 
 def test_none_is_chosen_when_none_can_take_the_request() -> None:
