@@ -171,9 +171,10 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument(
         "--records",
-        metavar="FILE",
+        metavar="DIR",
         default="-",
-        help="one JSON line per finished exchange is appended here; - is stdout (default: %(default)s)",
+        help="segments of JSON lines, one per finished exchange, are written to this directory, 4 GiB of "
+        "them at most; - is stdout (default: %(default)s)",
     )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 

@@ -21,7 +21,7 @@ from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.records import RecordWriter
+from extproc.telemetry.records import open_records
 from extproc.telemetry.sinks import Fanout
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, ExchangeSink, Question
@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     encoder_dir: Path | None = None  # None: where `extproc model fetch` puts it by default
     listen: str | None = None  # None: the registry's envoy.sidecar
     admin: str = "127.0.0.1:9902"
-    records: str = "-"
+    records: str = "-"  # a directory of segments; - is standard output
     log_level: str = "info"
 
 
@@ -106,7 +106,7 @@ def _prepare(loaded: Loaded, files: EncoderFiles) -> tuple[OnnxEncoder, Snapshot
 
 def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
     """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
-    records = RecordWriter(settings.records)
+    records = open_records(settings.records)
     closing.callback(records.close)
     sinks: list[ExchangeSink] = [metrics, records]
     lost = {"records": lambda: records.dropped}
@@ -116,6 +116,7 @@ def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fan
         sinks.append(spans)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
+    metrics.watch_deleted(lambda: records.deleted)
     return Fanout(sinks)
 
 

@@ -69,7 +69,7 @@ class Stack:
         self.envoy_config = run_dir / "envoy.yaml"
         self.envoy_log = run_dir / "envoy.log"
         self.sidecar_log = run_dir / "sidecar.log"
-        self.records = run_dir / "records.jsonl"
+        self.records = run_dir / "records"
         self.socket = run_dir / "sidecar.sock"
         self._environment = environment
         self._processes: dict[str, Process] = {}
@@ -179,7 +179,7 @@ async def running_stack(
     """A sidecar and Envoy, ready, for as long as the ``async with`` block lasts.
 
     ``run_dir`` is made when absent; it gets the generated ``envoy.yaml``, ``envoy.log``,
-    ``sidecar.log`` and ``records.jsonl``. The registry's own addresses (``envoy.listen`` and so
+    ``sidecar.log`` and the segments in ``records``. The registry's own addresses (``envoy.listen`` and so
     on) are replaced by loopback and ``ports``, free ones by default. ``environment`` is added to
     the sidecar's. ``report`` gets a line of progress at a time.
 

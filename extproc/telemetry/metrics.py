@@ -135,6 +135,14 @@ class Metrics:
             description="Records and spans lost to a full queue, a full disk or a collector that is gone.",
         )
 
+    def watch_deleted(self, segments: Callable[[], int]) -> None:
+        """Show how many whole segments were deleted so far to make room. Call once."""
+        self._meter.create_observable_counter(
+            names.SEGMENTS_DELETED,
+            [_observing(lambda: [(segments(), {})])],
+            description="Record segments deleted to keep their directory within its limits.",
+        )
+
     def render(self) -> bytes:
         """The page, in Prometheus' text format 0.0.4."""
         # The exporter hands what it collected from one call to the next through a shared queue:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.registry.loading import load
+from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import World, chat
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -31,7 +32,7 @@ async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: Wo
     assert (small["route"], small["stream"]) == ("everyday", True)
     assert (doubtful["route"], doubtful["reason"], doubtful["stage"]) == ("", "low_similarity", "default")
     assert doubtful["similarity"] < 0.25
-    text = world.stack.records.read_text()
+    text = world.record_text()
     for request_id in ids:
         assert text.count(request_id) == 1
 
@@ -41,8 +42,9 @@ async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
     answer = await world.post(chat(secret), authorization="Bearer clients-own-secret")
     await world.records([answer.headers["x-request-id"]])
     keys = [model.key for model in world.pool.values()]
-    written = [path for path in world.stack.run_dir.iterdir() if path.is_file()]
-    assert {"records.jsonl", "sidecar.log", "envoy.log", "envoy.yaml"} <= {path.name for path in written}
+    written = [path for path in world.stack.run_dir.rglob("*") if path.is_file()]
+    assert {"sidecar.log", "envoy.log", "envoy.yaml"} <= {path.name for path in written}
+    assert set(segment_paths(world.stack.records)) <= set(written)
     for path in written:
         text = path.read_text()
         assert not [found for found in ["xylophone", "clients-own-secret", *keys] if found in text], path

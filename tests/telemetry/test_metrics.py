@@ -205,6 +205,11 @@ def test_what_telemetry_loses_is_counted_by_sink(metrics: Metrics) -> None:
     assert value(metrics, "router_telemetry_dropped_total", router_sink="spans") == 0
 
 
+def test_segments_that_made_room_are_counted(metrics: Metrics) -> None:
+    metrics.watch_deleted(lambda: 3)
+    assert value(metrics, "router_record_segments_deleted_total") == 3
+
+
 def test_the_page_tells_the_build(metrics: Metrics) -> None:
     labels = [dict(pairs) for (name, pairs) in samples(metrics) if name == "router_build_info"]
     assert [label["version"] for label in labels] == [__version__]
