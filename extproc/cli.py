@@ -5,10 +5,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
+from extproc.commands import evaluating
+from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
@@ -136,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_validate(commands)
     _add_explain(commands)
+    evaluating.add(commands)
     _add_envoy_config(commands)
     _add_model(commands)
     return parser
@@ -149,7 +152,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    serve = _command(
+    serve = command(
         commands,
         "serve",
         _serve,
@@ -158,8 +161,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "Logs go to stderr as JSON lines. Spans and their endpoint follow the standard OTEL_* variables; "
         "without OTEL_EXPORTER_OTLP_ENDPOINT none are sent.",
     )
-    _takes_registry(serve)
-    _takes_encoder(serve)
+    takes_registry(serve)
+    takes_encoder(serve)
     serve.add_argument(
         "--listen", metavar="ADDRESS", help="HOST:PORT or unix:/PATH (default: the registry's envoy.sidecar)"
     )
@@ -180,7 +183,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    validate = _command(
+    validate = command(
         commands,
         "validate",
         _validate,
@@ -192,7 +195,7 @@ def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    explain = _command(
+    explain = command(
         commands,
         "explain",
         _explain,
@@ -200,8 +203,8 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "Decide as `serve` would, with the same code and the same encoder, and show where the request "
         "would go, which stage settled it, and every score beside its floor.",
     )
-    _takes_registry(explain)
-    _takes_encoder(explain)
+    takes_registry(explain)
+    takes_encoder(explain)
     explain.add_argument("text", metavar="TEXT", help="the user's text; - reads it from stdin")
     explain.add_argument("--json", action="store_true", help="print one JSON object")
     explain.add_argument(
@@ -216,7 +219,7 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    config = _command(
+    config = command(
         commands,
         "envoy-config",
         _envoy_config,
@@ -224,7 +227,7 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "Write a complete Envoy bootstrap: listener, ext_proc, fail-open route, one cluster per model. Run "
         "it with `envoy -c FILE`, or take its parts into an Envoy that already runs.",
     )
-    _takes_registry(config)
+    takes_registry(config)
     config.add_argument(
         "--output",
         type=Path,
@@ -236,7 +239,7 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     model = commands.add_parser("model", help="the encoder's files")
     actions = model.add_subparsers(metavar="ACTION", required=True)
-    fetch = _command(
+    fetch = command(
         actions,
         "fetch",
         _model_fetch,
@@ -245,34 +248,4 @@ def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "convert the weights to one ONNX graph per precision. Does nothing when the files are there. Needs "
         "the `convert` extra.",
     )
-    fetch.add_argument(
-        "--dir", dest="encoder_dir", type=Path, default=None, metavar="DIR", help=_ENCODER_HELP
-    )
-
-
-_ENCODER_HELP = (
-    "the encoder's files (default: $EXTPROC_ENCODER_DIR, else a directory of the user's cache, "
-    "~/.cache/envoy-semantic-router)"
-)
-
-
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    summary: str,
-    description: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=description)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _takes_registry(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--registry", type=Path, required=True, metavar="FILE", help="the registry; see config/ for examples"
-    )
-
-
-def _takes_encoder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder-dir", type=Path, default=None, metavar="DIR", help=_ENCODER_HELP)
+    fetch.add_argument("--dir", dest="encoder_dir", type=Path, default=None, metavar="DIR", help=ENCODER_HELP)

@@ -12,6 +12,7 @@ RouterError
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
+    ├── DataError          a data set that cannot be used: file, line, what was expected
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
@@ -120,6 +121,18 @@ class RegistryError(OperatorError):
         self.file = file
         self.line = line
         self.problem = problem
+
+
+class DataError(OperatorError):
+    """A data set that cannot be used.
+
+    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based.
+    """
+
+    label = "data_error"
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(f"{file}:{line}: {problem}")
 
 
 class EncoderMissing(OperatorError):

@@ -95,7 +95,7 @@ def _convert(source: Source, value: Any, kind: type[S], at: tuple[str | int, ...
             known = _fields_at(kind, path[len(at) :])
             raise source.error(_unknown_key(unknown["field"], known), *path, unknown["field"]) from error
         where = ".".join(str(step) for step in path)
-        raise source.error(f"{where}: {_plain(problem)}" if where else _plain(problem), *path) from error
+        raise source.error(f"{where}: {plain(problem)}" if where else plain(problem), *path) from error
 
 
 def _fields_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:
@@ -114,7 +114,7 @@ def _unknown_key(key: str, known: list[str]) -> str:
     return f"unknown key `{key}` ({hint}expected one of: {', '.join(known)})"
 
 
-def _plain(problem: str) -> str:
+def plain(problem: str) -> str:
     """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
     words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
              "float": "number", "bool": "true or false"}  # fmt: skip

@@ -1,0 +1,1 @@
+"""The command line's families, a module each: options in, one function called, text out."""

@@ -1,0 +1,129 @@
+"""`extproc eval` and `extproc diff`: how good is a registry on labelled rows, and is another worse?"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from extproc.commands.options import command, takes_encoder, takes_registry
+from extproc.errors import OperatorError
+
+_SHOW_PROGRESS_FROM = 1000  # texts to encode; fewer take seconds
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands."""
+    _add_eval(commands)
+    _add_diff(commands)
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = command(
+        commands,
+        "eval",
+        _eval,
+        "measure a registry on labelled rows",
+        "Decide every row of a data set with the code that serves, and report accuracy, out-of-scope "
+        "detection, calibration and risk against coverage beside simple baselines, each with a 95 % "
+        'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
+        'abstain; rows may carry a "group" to say that they mean the same.',
+    )
+    takes_registry(evaluate)
+    takes_encoder(evaluate)
+    evaluate.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled rows")
+    told = evaluate.add_mutually_exclusive_group()
+    told.add_argument("--json", action="store_true", help="print one JSON object")
+    told.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one self-contained page with the plots"
+    )
+
+
+def _add_diff(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    diff = command(
+        commands,
+        "diff",
+        _diff,
+        "compare two registries on labelled rows; exit 1 when the new one is worse",
+        "Decide every row with both registries and print, as Markdown for a review, what changed with its "
+        "interval, which route took whose traffic, and which rows broke. The exit status is 1 when a measure "
+        "got worse by more than its budget.",
+    )
+    diff.add_argument("old", type=Path, metavar="OLD", help="the registry that serves now")
+    diff.add_argument("new", type=Path, metavar="NEW", help="the registry that should")
+    takes_encoder(diff)
+    diff.add_argument("--data", type=Path, required=True, metavar="FILE", help="labelled rows, as for `eval`")
+    diff.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        type=_budget,
+        metavar="MEASURE=DROP",
+        help="how much worse a measure may get, 0 to 1: accuracy (default 0.01), outside_kept, recall and "
+        "precision of every route (0.05 each), recall:ROUTE or precision:ROUTE of one; repeatable",
+    )
+    diff.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _budget(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        drop = float(value)
+    except ValueError:
+        drop = -1.0
+    if not (name and 0 <= drop <= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} (expected MEASURE=DROP with a drop between 0 and 1)")
+    return name, drop
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from extproc.evaluation.page import as_page
+    from extproc.evaluation.replay import open_candidate
+    from extproc.evaluation.report import evaluate
+    from extproc.evaluation.terminal import as_text
+
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress)
+    report = evaluate(candidate, options.data)
+    if options.json:
+        print(msgspec.json.encode(report).decode())
+        return 0
+    if options.html is not None:
+        options.html.write_text(as_page(report))
+    print(as_text(report))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from extproc.evaluation.comparing import DEFAULT_BUDGETS, compare, routes_of
+    from extproc.evaluation.replay import open_candidate
+    from extproc.evaluation.review import as_markdown
+
+    old, new = (
+        open_candidate(path, options.encoder_dir, show_progress) for path in (options.old, options.new)
+    )
+    budgets = {**DEFAULT_BUDGETS, **dict(options.budget)}
+    _check_budgets(budgets, routes_of(old, new))
+    comparison = compare(old, new, options.data, budgets)
+    if options.json:
+        print(msgspec.json.encode(comparison).decode())
+    else:
+        sys.stdout.write(as_markdown(comparison))
+    return 1 if comparison.over_budget else 0
+
+
+def _check_budgets(budgets: Iterable[str], routes: Iterable[str]) -> None:
+    """A budget of something that is not measured would never be exceeded."""
+    single = [f"{measure}:{route}" for measure in ("recall", "precision") for route in routes]
+    known = ["accuracy", "outside_kept", "recall", "precision", *single]
+    for name in budgets:
+        if name not in known:
+            raise OperatorError(
+                f"--budget: there is no measure {name!r} (expected one of: {', '.join(known)})"
+            )
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line on stderr that counts up, for people, and only where it takes a while."""
+    if total >= _SHOW_PROGRESS_FROM and sys.stderr.isatty():
+        print(f"\rencoding {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

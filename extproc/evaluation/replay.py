@@ -1,0 +1,181 @@
+"""Deciding many texts at once with the pipeline that serves.
+
+Nothing is modelled here: rules, scorer, floors and whatever else the registry asks for run as they
+do for traffic. Only the encoder is asked beforehand, in batches, instead of through its queue.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.embedding.cache import CachedEncoder
+from extproc.embedding.files import locate
+from extproc.embedding.session import open_encoder
+from extproc.errors import Denied, OperatorError
+from extproc.evaluation.metrics import ABSTAIN, Floats, Labels
+from extproc.registry.compiling import compile_snapshot
+from extproc.registry.loading import Loaded, load
+from extproc.routing.pipeline import Pipeline
+from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import (
+    Api,
+    ChatRequest,
+    Decision,
+    Embedding,
+    Encoder,
+    Question,
+    Reason,
+    RequestHead,
+)
+
+_PATIENCE_S = 60.0  # the decision's budget: a measurement must not depend on how busy the machine is
+_CACHED = 200_000  # vectors, 300 MB
+_CHUNK = 256  # texts between two reports of progress
+_FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR, Reason.INTERNAL_ERROR})
+DENIED = "denied"
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A registry ready to be measured."""
+
+    loaded: Loaded
+    snapshot: Snapshot
+    encoder: Encoder
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The registry's routes, as written."""
+        return tuple(self.loaded.registry.routes)
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What the pipeline said of each text, one entry a text.
+
+    Routes are places in ``routes``. Where no embedding was made (a rule decided), scores are NaN
+    and ``best`` is the route decided for.
+    """
+
+    routes: tuple[str, ...]
+    route: Labels  # `metrics.ABSTAIN` where no route was chosen
+    best: Labels  # the most probable route, whether its floors let it through or not
+    probability: Floats  # of ``best``
+    margin: Floats
+    similarity: Floats
+    reasons: Mapping[str, int]  # why, and how often
+    vectors: NDArray[np.float32]  # (texts, dimensions)
+
+
+def open_candidate(registry: Path, encoder_dir: Path | None, progress: Progress) -> Candidate:
+    """Load and compile a registry as `extproc serve` would.
+
+    Vectors are kept on disk by their texts' hash, so that only new texts ever reach the encoder.
+    Raises ``OperatorError`` where `serve` would not start.
+    """
+    loaded = load(registry)
+    files = locate(encoder_dir)
+    encoder = _Reporting(open_encoder(files, loaded.registry.encoder), progress)
+    # A file an encoder, since a cache holds the vectors of one: two registries may use two.
+    path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
+    cached = CachedEncoder(encoder, path, _CACHED)
+    return Candidate(loaded, compile_snapshot(loaded, cached), cached)
+
+
+def decide_all(
+    snapshot: Snapshot, encoder: Encoder, texts: Sequence[str], routes: tuple[str, ...]
+) -> Decided:
+    """The decision for each text.
+
+    ``routes`` has all of the snapshot's and may have more. Raises ``EncoderFailed``, and
+    ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
+    """
+    vectors = encoder.encode(texts)
+    patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
+    pipeline = Pipeline(_Remembered(texts, vectors), lambda: patient, time.perf_counter)
+    decisions = asyncio.run(_decide(pipeline, texts))
+    return Decided(
+        routes=routes,
+        route=_places(routes, [d.route if d else "" for d in decisions]),
+        best=_places(routes, [_best(d) if d else "" for d in decisions]),
+        probability=_numbers([d.probability if d else None for d in decisions]),
+        margin=_numbers([d.margin if d else None for d in decisions]),
+        similarity=_numbers([d.similarity if d else None for d in decisions]),
+        reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
+        vectors=vectors,
+    )
+
+
+def plain_question(text: str) -> Question:
+    """A chat request that says ``text`` and nothing else, for the router to choose the model of."""
+    request = ChatRequest(
+        api=Api.OPENAI_CHAT,
+        model="auto",
+        model_span=(0, 0),
+        user_text=text,
+        body_bytes=len(text.encode()),
+    )
+    return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
+
+
+class _Remembered:
+    """An ``Embedder`` of texts whose vectors are known."""
+
+    def __init__(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        self._vectors = dict(zip(texts, vectors, strict=True))
+
+    async def embed(self, text: str) -> Embedding:
+        return Embedding(self._vectors[text], tokens=0, queue_s=0.0, infer_s=0.0)
+
+
+class _Reporting:
+    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
+
+    def __init__(self, encoder: Encoder, progress: Progress) -> None:
+        self._encoder = encoder
+        self._progress = progress
+
+    @property
+    def name(self) -> str:
+        return self._encoder.name
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(texts), _CHUNK):
+            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
+            self._progress(min(start + _CHUNK, len(texts)), len(texts))
+        return np.concatenate(parts) if parts else self._encoder.encode(texts)
+
+
+async def _decide(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision | None]:
+    """A decision a text; None where a rule refused it."""
+    decisions: list[Decision | None] = []
+    for text in texts:
+        try:
+            decision = await pipeline.decide(plain_question(text))
+        except Denied:
+            decisions.append(None)
+            continue
+        if decision.reason in _FAILURES:
+            raise OperatorError(f"no decision for {text[:80]!r}: {decision.reason}; the log says why")
+        decisions.append(decision)
+    return decisions
+
+
+def _best(decision: Decision) -> str:
+    return decision.candidates[0].route if decision.candidates else decision.route
+
+
+def _places(routes: Sequence[str], names: Sequence[str]) -> Labels:
+    place = {route: number for number, route in enumerate(routes)}
+    return np.array([place[name] if name else ABSTAIN for name in names], np.intp)
+
+
+def _numbers(values: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

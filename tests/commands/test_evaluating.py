@@ -1,0 +1,102 @@
+"""`extproc eval` and `extproc diff` as an operator uses them, with the real encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from extproc.cli import main
+
+REGISTRY = """\
+models:
+  small: {upstream: 'http://127.0.0.1:1'}
+  large: {upstream: 'http://127.0.0.1:2'}
+default: large
+routes:
+  code:
+    model: large
+    examples: [Fix this Python function, My loop never ends, Write a unit test for this class]
+  cooking:
+    model: small
+    examples: [A recipe for tomato soup, How long to boil an egg, What to cook with rice]
+thresholds: {margin: 0.1, similarity: 0.2}
+"""
+ROWS = """\
+{"text": "my python class raises an error", "route": "code"}
+{"text": "how do I roast a chicken?", "route": "cooking"}
+{"text": "who won the football match?", "route": null}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_encoder(encoder_files: object) -> None:
+    """Fails with what to do when it is absent."""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> str:
+    path = tmp_path / "registry.yaml"
+    path.write_text(REGISTRY)
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "holdout.jsonl"
+    path.write_text(ROWS)
+    return str(path)
+
+
+def test_eval_tells_people_and_writes_a_page(
+    registry: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["eval", "--registry", registry, "--data", data, "--html", str(page)]) == 0
+    assert "truth \\ decided  code  cooking  abstained" in capsys.readouterr().out
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_eval_json_is_one_object(registry: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--json", "--registry", registry, "--data", data]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"]["accuracy_inside"]["value"] == 1.0
+    assert (told["rows"], told["inside"]) == (3, 2)
+
+
+def test_eval_tells_a_mistake_in_the_data_by_line(
+    registry: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(data).write_text(ROWS + '{"text": "x", "route": "codes"}\n')
+    assert main(["eval", "--registry", registry, "--data", data]) == 1
+    assert capsys.readouterr().err.startswith(f"extproc: {data}:4: there is no route `codes`")
+
+
+def test_diff_passes_what_is_no_worse_and_fails_what_is(
+    registry: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", registry, registry, "--data", data]) == 0
+    assert capsys.readouterr().out.startswith("### Routing gate: passed\n")
+    worse = tmp_path / "worse.yaml"
+    worse.write_text(REGISTRY.replace("similarity: 0.2", "similarity: 0.95"))
+    assert main(["diff", registry, str(worse), "--data", data]) == 1
+    assert "**recall:code** is worse by 1.000" in capsys.readouterr().out
+    forgiving = ["--budget", "accuracy=1", "--budget", "recall=1", "--budget", "precision=1"]
+    assert main(["diff", registry, str(worse), "--data", data, *forgiving, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["only_old"] == 2
+
+
+@pytest.mark.parametrize("budget", ["recall", "recall=2", "recall=-1", "=0.1", "recall=x"])
+def test_a_budget_that_says_nothing_is_refused(
+    registry: str, data: str, budget: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["diff", registry, registry, "--data", data, "--budget", budget])
+    assert ended.value.code == 2
+    assert "expected MEASURE=DROP" in capsys.readouterr().err
+
+
+def test_a_budget_of_what_is_not_measured_is_refused(
+    registry: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", registry, registry, "--data", data, "--budget", "recall:coding=0.1"]) == 1
+    assert "there is no measure 'recall:coding' (expected one of: accuracy," in capsys.readouterr().err
