@@ -1,4 +1,4 @@
-"""The command line: `extproc serve | validate | explain | envoy-config | model fetch`."""
+"""The command line: `extproc serve | validate | explain | eval | report | ...`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
-from extproc.commands import evaluating
+from extproc.commands import evaluating, records, reporting
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.registry.schema import Registry
@@ -139,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_explain(commands)
     evaluating.add(commands)
+    reporting.add(commands)
+    records.add(commands)
     _add_envoy_config(commands)
     _add_model(commands)
     return parser

@@ -71,6 +71,15 @@ def load(store: Store, segment: Path) -> Loaded:
     return Loaded(1, total, added, good - added, total - good)
 
 
+def orphans(store: Store) -> int:
+    """How many opinions name a request that the store has no exchange of (yet)."""
+    (found,) = store.rows(
+        "SELECT count() AS opinions FROM evaluations "
+        "WHERE request_id != '' AND request_id NOT IN (SELECT request_id FROM exchanges)"
+    )
+    return int(found["opinions"])
+
+
 class _Part(msgspec.Struct, frozen=True):
     """The lines of one kind in a segment."""
 
@@ -84,7 +93,7 @@ def _survey(store: Store, lines: str) -> list[_Part]:
     head = "JSONExtract(line, 'Tuple(kind String, time String)')"
     return msgspec.convert(
         store.rows(
-            f"SELECT head.kind AS kind, count() AS lines, "  # noqa: S608 - our own text
+            f"SELECT head.kind AS kind, count() AS lines, "
             f"toString(min({_at('head.time')})) AS begin, toString(max({_at('head.time')})) AS end "
             f"FROM (SELECT {head} AS head FROM {lines}) GROUP BY kind"
         ),
@@ -97,7 +106,7 @@ def _at(time: str) -> str:
 
 
 def _count(store: Store) -> int:
-    (found,) = store.rows(f"SELECT count() AS rows FROM {TABLE}")  # noqa: S608 - our own text
+    (found,) = store.rows(f"SELECT count() AS rows FROM {TABLE}")
     return int(found["rows"])
 
 
@@ -136,7 +145,7 @@ AND ({", ".join(f"ifNull(toString(row.{name}), '')" for name in IDENTITY[kind])}
     WHERE SpanAttributes['{names.ROUTER_RECORD}'] = '{kind_of(kind)}' {nearby}
 )
 LIMIT 1 BY {identity}
-SETTINGS max_partitions_per_insert_block = 0"""  # noqa: S608 - our own text
+SETTINGS max_partitions_per_insert_block = 0"""
 
 
 def _attribute(kind: type[Row], name: str) -> str:

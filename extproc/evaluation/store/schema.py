@@ -175,7 +175,7 @@ def _view(kind: type[Row]) -> str:
         # The conventions also have opinions as events of the span they are about. The same opinion
         # may come both ways and, from a client that tries again, more than once.
         both = f"{body}\nUNION ALL\n{_select(kind, _of_event)}"
-        body = f"SELECT * FROM (\n{both}\n)\nORDER BY time\nLIMIT 1 BY evaluation_id"  # noqa: S608 - our own
+        body = f"SELECT * FROM (\n{both}\n)\nORDER BY time\nLIMIT 1 BY evaluation_id"
     return f"CREATE OR REPLACE VIEW {view_name(kind)} AS\n{body}"
 
 
