@@ -4,7 +4,6 @@ Colours are the classes of ``page.css``.
 """
 
 import html
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -37,15 +36,21 @@ def intervals(title: str, rows: Sequence[Named]) -> str:
     The scale ends at 1 and begins where the lowest interval does.
     """
     known = [row for row in rows if row.rate.value is not None]
-    begin = math.floor(10 * min((row.rate.low for row in known), default=0.0)) / 10
+    begin, steps = _begin(min((row.rate.low for row in known), default=0.0))
     height = _ROW * len(rows) + 30
-    shapes = [_scale(begin, step / 4, height) for step in range(5)]
+    shapes = [_scale(begin, step / steps, height) for step in range(steps + 1)]
     for number, row in enumerate(rows):
         y = _ROW * number + 16
         shapes.append(f'<text x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{_cut(row.name)}</text>')
         if row.rate.value is not None:
             shapes.append(_interval(row.name, row.rate, row.rate.value, y, begin))
     return _svg(_LEFT + _SCALE + _RIGHT, height, title, shapes)
+
+
+def _begin(lowest: float) -> tuple[float, int]:
+    """Where a scale up to 1 begins, and how many round steps it has."""
+    begins = {0.9: 2, 0.8: 2, 0.7: 3, 0.6: 4, 0.5: 5, 0.4: 3, 0.2: 4}
+    return next(((begin, steps) for begin, steps in begins.items() if lowest >= begin), (0.0, 5))
 
 
 def _interval(name: str, rate: Rate, middle: float, y: int, begin: float) -> str:

@@ -20,6 +20,7 @@ from extproc.evaluation.traffic.terminal import (
 )
 
 _DRAWN = 40  # slices and routes; a page of more is read by nobody, and the tables have all of them
+_NAMES = 2  # kinds of opinions drawn over time; a plot of more lines is not read
 _STYLE = (
     Path(shared.__file__).with_name("page.css").read_text() + Path(__file__).with_suffix(".css").read_text()
 )
@@ -82,9 +83,9 @@ def _concerns_of(part: SliceReport, report: TrafficReport) -> str:
         return ""
     changed = any(concern.kind in CHANGES for concern in worth_telling)
     lines = "".join(
-        f"<br>{'<em>' if changes else ''}{html.escape(explained(concern, report))}{'</em>' if changes else ''}"
+        f"<br><{tag}>{html.escape(explained(concern, report))}</{tag}>"
         for concern in worth_telling
-        for changes in [concern.kind in CHANGES]
+        for tag in ["em" if concern.kind in CHANGES else "span"]
     )
     return (
         f'<p class="bad{"" if changed else " steady"}"><b>{html.escape(_label(part))}</b> '
@@ -154,7 +155,7 @@ def _names(part: SliceReport) -> list[str]:
 def _trends(report: TrafficReport, names: Sequence[str]) -> str:
     main = names[:_NAMES]
     keys = "".join(
-        f'<span class="key key-{number}"></span>{html.escape(name)}'
+        f'<span class="with-key"><span class="key key-{number}"></span>{html.escape(name)}</span> '
         for number, name in enumerate(["margin", "abstained", *main])
     )
     ends = f"{report.begin:%m-%d %H:%M}", f"{report.end:%m-%d %H:%M}"
@@ -190,8 +191,8 @@ def _costs(report: TrafficReport) -> str:
         return "<p>No exchange has both a cost and a reference cost: prices or usage are not known.</p>"
     return (
         f'<div class="chart">{bars("Cost", rows[:_DRAWN])}</div>'
-        '<p class="soft"><span class="key key-whole"></span>at the reference model'
-        '<span class="key key-part"></span>as routed; on the right, what was saved</p>'
+        '<p class="soft"><span class="with-key"><span class="key key-whole"></span>at the reference model</span> '
+        '<span class="with-key"><span class="key key-part"></span>as routed</span>; on the right, what was saved</p>'
     )
 
 
