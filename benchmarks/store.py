@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import records
-
+from benchmarks import records
 from extproc.evaluation.store.connection import Store, open_store
 from extproc.evaluation.store.loading import Loaded, load, prepare
 from extproc.evaluation.traffic import queries
@@ -21,6 +21,14 @@ from extproc.evaluation.traffic.page import as_page
 from extproc.evaluation.traffic.report import BUCKETS, TrafficReport, report
 
 T = TypeVar("T")
+
+
+class Seconds(NamedTuple):
+    """What a step took: by the clock, and of all threads together."""
+
+    wall: float
+    cpu: float
+
 
 _REPEATS = 3  # of a query; the middle one counts
 
@@ -42,13 +50,12 @@ def _measure(folder: Path, count: int) -> None:
     segments = records.write(folder / "segments", count)
     size = sum(path.stat().st_size for path in segments)
     print(f"{count:,} exchanges, {len(segments)} segments, {size / 2**20:,.0f} MiB; {platform.platform()}\n")
-    print("| step | seconds |\n|---|---|")
+    print("| step | seconds | of CPU |\n|---|---|---|")
     with open_store(str(folder / "store")) as store:
         prepare(store)
         loaded, seconds = _timed(lambda: _load_all(store, segments))
-        _row(
-            f"load {loaded.rows:,} rows into an empty store ({loaded.rows / seconds:,.0f} a second)", seconds
-        )
+        pace = f"{loaded.rows / seconds.wall:,.0f} a second"
+        _row(f"load {loaded.rows:,} rows into an empty store ({pace})", seconds)
         again, seconds = _timed(lambda: _load_all(store, segments))
         _row(f"load them again ({again.rows} new)", seconds)
         _measure_queries(store)
@@ -61,14 +68,15 @@ def _measure(folder: Path, count: int) -> None:
         _, seconds = _timed(lambda: (_load_all(memory, segments), _report(memory)))
         _row("the report straight from segments, without a store", seconds)
     stored = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())
-    _row(f"(the store on disk: {stored / 2**20:,.0f} MiB)", None)
+    print(f"\nThe store takes {stored / 2**20:,.0f} MiB on disk.")
 
 
 def _measure_queries(store: Store) -> None:
     (window,) = store.rows(queries.WINDOW, {"since": 0})
     given = {"since": window["begin"], "step": (window["end"] - window["begin"]) // BUCKETS + 1}
     for name, query in queries.ALL.items():
-        taken = sorted(_timed(lambda query=query: store.rows(query, given))[1] for _ in range(_REPEATS))
+        ask = partial(store.rows, query, given)
+        taken = sorted((_timed(ask)[1] for _ in range(_REPEATS)), key=lambda seconds: seconds.wall)
         _row(f"query: {name}", taken[_REPEATS // 2])
 
 
@@ -82,14 +90,14 @@ def _report(store: Store) -> TrafficReport:
     return made
 
 
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    begin = time.perf_counter()
+def _timed(work: Callable[[], T]) -> tuple[T, Seconds]:
+    wall, cpu = time.perf_counter(), time.process_time()
     done = work()
-    return done, time.perf_counter() - begin
+    return done, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _row(name: str, seconds: float | None) -> None:
-    print(f"| {name} | {'' if seconds is None else f'{seconds:.2f}'} |", flush=True)
+def _row(name: str, seconds: Seconds) -> None:
+    print(f"| {name} | {seconds.wall:.2f} | {seconds.cpu:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

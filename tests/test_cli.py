@@ -159,7 +159,11 @@ def test_what_an_operator_must_mend_is_one_line_and_status_1(arguments: list[str
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["validate"], ["explain"], ["envoy-config"], ["model", "fetch"]]
+    "command",
+    [
+        *([], ["serve"], ["validate"], ["explain"], ["envoy-config"], ["model", "fetch"], ["report"]),
+        *(["records", "import"], ["records", "schema"], ["feedback", "import"]),
+    ],
 )
 def test_every_command_has_help_that_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,6 +1,7 @@
 """`extproc records` and `extproc feedback`: what goes into the store."""
 
 import argparse
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ from extproc.commands.storing import load_all, store_of, takes_segments, takes_s
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add both commands."""
     records = commands.add_parser("records", help="records into a store")
-    _add_import(records.add_subparsers(metavar="ACTION", required=True))
+    actions = records.add_subparsers(metavar="ACTION", required=True)
+    _add_import(actions)
+    _add_schema(actions)
     feedback = commands.add_parser("feedback", help="opinions on answers into a store")
     _add_feedback_import(feedback.add_subparsers(metavar="ACTION", required=True))
 
@@ -33,6 +36,18 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     takes_store(parser, required=True)
 
 
+def _add_schema(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command(
+        actions,
+        "schema",
+        _schema,
+        "print the tables and views of a store as SQL",
+        "For a ClickHouse server that a collector writes to: the table as the collector's exporter makes it, "
+        "and the views that every report reads. Importing makes both by itself; a server that only collectors "
+        "write to needs them once, and again after an upgrade that adds columns.",
+    )
+
+
 def _add_feedback_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = command(
         actions,
@@ -47,9 +62,16 @@ def _add_feedback_import(actions: "argparse._SubParsersAction[argparse.ArgumentP
     takes_store(parser, required=True)
 
 
+def _schema(_: argparse.Namespace) -> int:
+    from extproc.evaluation.store.schema import as_script
+
+    sys.stdout.write(as_script())
+    return 0
+
+
 def _import(options: argparse.Namespace) -> int:
     segments, options.segments = options.segments, []
-    with store_of(options) as store:
+    with store_of(options, writes=True) as store:
         done = load_all(store, segments)
     print(
         f"{done.rows} new rows of {done.lines} lines in {done.files} segments; {done.known} were known, "
@@ -64,7 +86,7 @@ def _import_feedback(options: argparse.Namespace) -> int:
 
     # Read to the end before the store is opened: half of a bad file is worse than none.
     rows = list(read(options.file, datetime.now(UTC)))
-    with tempfile.TemporaryDirectory() as folder, store_of(options) as store:
+    with tempfile.TemporaryDirectory() as folder, store_of(options, writes=True) as store:
         segment = Path(folder, "records-feedback.jsonl")
         segment.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         done = load_all(store, [segment])

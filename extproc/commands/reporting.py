@@ -37,7 +37,7 @@ def _report(options: argparse.Namespace) -> int:
     from extproc.evaluation.traffic.report import report
     from extproc.evaluation.traffic.terminal import as_text
 
-    with store_of(options) as store:
+    with store_of(options, writes=False) as store:
         made = report(store, options.since)
     if options.json:
         print(msgspec.json.encode(made).decode())

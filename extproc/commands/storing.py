@@ -37,16 +37,20 @@ def takes_segments(parser: argparse.ArgumentParser, nargs: str) -> None:
 
 
 @contextmanager
-def store_of(options: argparse.Namespace) -> Iterator["Store"]:
-    """The store that was named, or one in memory, with the segments that were named in it."""
-    from extproc.evaluation.store.connection import open_store
+def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
+    """The store that was named, or one in memory, with the segments that were named in it.
+
+    Reading from a server makes no table and no view there, so that it needs no right to.
+    """
+    from extproc.evaluation.store.connection import is_server, open_store
     from extproc.evaluation.store.loading import prepare
 
     segments = getattr(options, "segments", [])
     if options.store is None and not segments:
         raise OperatorError("nothing to read (expected --store, or segments)")
     with open_store(options.store) as store:
-        prepare(store)
+        if writes or segments or not is_server(options.store):
+            prepare(store)
         load_all(store, segments)
         yield store
 

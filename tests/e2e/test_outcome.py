@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.registry.loading import load
+from extproc.evaluation.store.connection import open_store
+from extproc.evaluation.store.loading import load, prepare
+from extproc.registry.loading import load as load_registry
 from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import World, chat
 
@@ -25,7 +27,7 @@ async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: Wo
     assert (code["route"], code["model"], code["upstream_model"]) == ("coding", "demo-code", "demo-code-32b")
     assert (code["stage"], code["reason"], code["original_model"]) == ("embedding", "matched", "auto")
     assert code["cluster"] == "model-demo-code"
-    assert code["version"] == load(world.stack.registry).version
+    assert code["version"] == load_registry(world.stack.registry).version
     assert (code["status"], code["error"], code["bypassed"]) == (200, "", False)
     assert 0 < code["first_byte_ms"] <= code["duration_ms"]
     assert 0 < code["embed_us"] < code["total_us"]
@@ -35,6 +37,19 @@ async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: Wo
     text = world.record_text()
     for request_id in ids:
         assert text.count(request_id) == 1
+
+
+async def test_records_of_real_traffic_load_into_the_store_as_they_are(world: World) -> None:
+    answers = [await world.post(chat("implement quicksort in python")), await world.post(b"not json")]
+    records = await world.records([answer.headers["x-request-id"] for answer in answers])
+    with open_store(None) as store:
+        prepare(store)
+        loaded = [load(store, segment) for segment in segment_paths(world.stack.records)]
+        assert sum(done.bad for done in loaded) == 0
+        for record in records:
+            asked = {"id": record["request_id"]}
+            (row,) = store.rows("SELECT * EXCEPT (time) FROM exchanges WHERE request_id = {id:String}", asked)
+            assert row == {name: value for name, value in record.items() if name not in ("kind", "time")}
 
 
 async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:

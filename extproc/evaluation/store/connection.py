@@ -36,6 +36,11 @@ def as_parameters(values: Parameters | None) -> dict[str, str]:
     return {name: str(value).translate(escapes) for name, value in (values or {}).items()}
 
 
+def is_server(where: str | None) -> bool:
+    """Whether ``where`` is the address of a server, which others set up, too."""
+    return where is not None and where.startswith(("clickhouse://", "clickhouses://"))
+
+
 @contextmanager
 def open_store(where: str | None) -> Iterator[Store]:
     """The store at ``where``: a path (chDB), a clickhouse:// address, or None for one that vanishes.
@@ -51,7 +56,7 @@ def open_store(where: str | None) -> Iterator[Store]:
 
 
 def _open(where: str | None) -> Store:
-    if where is not None and where.startswith(("clickhouse://", "clickhouses://")):
+    if where is not None and is_server(where):
         from extproc.evaluation.store.server import ServerStore
 
         return ServerStore(where)

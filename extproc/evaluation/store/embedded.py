@@ -22,7 +22,9 @@ except ImportError as missing:
     ) from missing
 
 # Integers of 64 bits are numbers to Python's JSON, and what is parsed must be what was printed.
-_SETTINGS = "SET precise_float_parsing = 1, output_format_json_quote_64bit_integers = 0"
+_SETTINGS = (
+    "SET precise_float_parsing = 1, output_format_json_quote_64bit_integers = 0, session_timezone = 'UTC'"
+)
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 

@@ -138,7 +138,10 @@ SELECT
     )),
     {_duration(kind)},
     {_status(kind)}
-FROM (SELECT JSONExtract(line, '{_tuple(kind)}') AS row FROM {lines})
+FROM (
+    SELECT JSONExtract(line, '{_tuple(kind)}') AS row FROM {lines}
+    WHERE position(line, '"{kind_of(kind)}"') > 0 -- most lines of other kinds need not be parsed
+)
 WHERE row.kind = '{kind_of(kind)}'
 AND ({", ".join(f"ifNull(toString(row.{name}), '')" for name in IDENTITY[kind])}) NOT IN (
     SELECT {stored} FROM {TABLE}

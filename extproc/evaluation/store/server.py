@@ -26,6 +26,7 @@ _SETTINGS = {
     "default_format": "JSONEachRow",
     "output_format_json_quote_64bit_integers": "0",
     "precise_float_parsing": "1",
+    "session_timezone": "UTC",
     "wait_end_of_query": "1",  # or an error half-way would look like a short answer
 }
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

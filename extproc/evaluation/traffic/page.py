@@ -155,8 +155,7 @@ def _names(part: SliceReport) -> list[str]:
 def _trends(report: TrafficReport, names: Sequence[str]) -> str:
     main = names[:_NAMES]
     keys = "".join(
-        f'<span class="with-key"><span class="key key-{number}"></span>{html.escape(name)}</span> '
-        for number, name in enumerate(["margin", "abstained", *main])
+        _key(str(number), name) + " " for number, name in enumerate(["margin", "abstained", *main])
     )
     ends = f"{report.begin:%m-%d %H:%M}", f"{report.end:%m-%d %H:%M}"
     plots = "".join(
@@ -169,6 +168,10 @@ def _trends(report: TrafficReport, names: Sequence[str]) -> str:
         f'<p class="soft">{keys}</p><div class="routes">{plots}</div>'
         '<p class="soft">A request that abstained counts for the route it leaned to, where that is known.</p>'
     )
+
+
+def _key(colour: str, name: str) -> str:
+    return f'<span class="with-key"><span class="key key-{colour}"></span>{html.escape(name)}</span>'
 
 
 def _series(route: RouteReport, names: Sequence[str]) -> list[Series]:
@@ -191,8 +194,8 @@ def _costs(report: TrafficReport) -> str:
         return "<p>No exchange has both a cost and a reference cost: prices or usage are not known.</p>"
     return (
         f'<div class="chart">{bars("Cost", rows[:_DRAWN])}</div>'
-        '<p class="soft"><span class="with-key"><span class="key key-whole"></span>at the reference model</span> '
-        '<span class="with-key"><span class="key key-part"></span>as routed</span>; on the right, what was saved</p>'
+        f'<p class="soft">{_key("whole", "at the reference model")} {_key("part", "as routed")}; on the '
+        "right, what was saved</p>"
     )
 
 

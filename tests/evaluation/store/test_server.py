@@ -32,8 +32,12 @@ class StandIn(BaseHTTPRequestHandler):
             return
         given = {name[6:]: value for name, value in asked.items() if name.startswith("param_")}
         try:
-            for name in ("output_format_json_quote_64bit_integers", "precise_float_parsing"):
-                self.session.query(f"SET {name} = {asked[name]}")
+            for name in (
+                "output_format_json_quote_64bit_integers",
+                "precise_float_parsing",
+                "session_timezone",
+            ):
+                self.session.query(f"SET {name} = '{asked[name]}'")
             if "query" in asked:  # the body is the data
                 self.inbox.write_bytes(body)
                 table = asked["query"].removeprefix("INSERT INTO ").removesuffix(" FORMAT LineAsString")

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from extproc.evaluation.store.connection import Store
+from extproc.evaluation.traffic import queries
 from extproc.evaluation.traffic.report import TrafficReport, report
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
 from tests.evaluation.traffic.conftest import BEGIN, DAYS, Traffic
@@ -182,6 +183,15 @@ def test_only_what_came_since_is_told(store: Store, traffic: Traffic) -> None:
     assert made.requests == 100
     assert made.slices[0].quality["feedback"].samples == 100
     assert report(store, BEGIN + timedelta(days=400)) is None
+
+
+@pytest.mark.parametrize("name", queries.ALL)
+def test_no_query_reads_the_days_before_its_window(store: Store, traffic: Traffic, name: str) -> None:
+    traffic("chat", "small", 140, good=None)
+    given = {"since": round((BEGIN + timedelta(days=DAYS - 2)).timestamp() * 1e6), "step": 10**9}
+    plan = [str(row["explain"]) for row in store.rows(f"EXPLAIN indexes = 1 {queries.ALL[name]}", given)]
+    parts = [line.split("Parts: ")[1] for line in plan if "Parts: " in line and "/" in line]
+    assert f"2/{DAYS}" in parts
 
 
 def test_a_cascade_tells_what_was_escalated_and_wasted(store: Store, put: Put) -> None:
