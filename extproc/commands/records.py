@@ -43,8 +43,8 @@ def _add_schema(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         _schema,
         "print the tables and views of a store as SQL",
         "For a ClickHouse server that a collector writes to: the table as the collector's exporter makes it, "
-        "and the views that every report reads. Importing makes both by itself; a server that only collectors "
-        "write to needs them once, and again after an upgrade that adds columns.",
+        "and the views that every report reads. Importing makes both by itself; a server that only "
+        "collectors write to needs them once, and again after an upgrade that adds columns.",
     )
 
 

@@ -40,56 +40,43 @@ WHERE {_CALLS}
 GROUP BY route, model
 ORDER BY route, model"""
 
-# One opinion per exchange and question: of several, their mean.
-_OPINIONS = f"""\
-    SELECT e.route AS route, e.model AS model, e.bucket AS bucket, o.name AS name,
-        e.request_id AS request_id, o.opinion AS opinion
+# One opinion per exchange and question: of several, their mean. An opinion that names a request is on
+# that one; one that names only a trace is on every exchange of it.
+QUALITY = f"""\
+SELECT route, model, name, bucket, count() AS judged, sum(verdict) AS score
+FROM (
+    SELECT e.route AS route, e.model AS model, e.bucket AS bucket, o.name AS name, e.request_id AS request,
+        avg(o.opinion) AS verdict
     FROM (
         SELECT request_id, trace_id, route, model, {_BUCKET} AS bucket FROM exchanges WHERE {_CALLS}
     ) AS e
     INNER JOIN (
-        SELECT {{key}} AS joined, name, avg(score) AS opinion
+        SELECT name, if(request_id != '', request_id, '(none)') AS request,
+            if(request_id = '' AND trace_id != '', trace_id, '(none)') AS trace, avg(score) AS opinion
         FROM evaluations
-        WHERE subject = 'exchange' AND score IS NOT NULL AND {{chosen}}
-        GROUP BY joined, name
-    ) AS o ON e.{{key}} = o.joined"""
-_BY_REQUEST = _OPINIONS.replace("{key}", "request_id").replace("{chosen}", "request_id != ''")
-_BY_TRACE = _OPINIONS.replace("{key}", "trace_id").replace("{chosen}", "request_id = '' AND trace_id != ''")
-
-QUALITY = f"""\
-SELECT route, model, name, bucket, count() AS judged, sum(verdict) AS score
-FROM (
-    SELECT route, model, bucket, name, request_id, avg(opinion) AS verdict
-    FROM (
-{_BY_REQUEST}
-        UNION ALL
-{_BY_TRACE}
-    )
-    GROUP BY route, model, bucket, name, request_id
+        WHERE subject = 'exchange' AND score IS NOT NULL
+        GROUP BY name, request, trace
+    ) AS o ON e.request_id = o.request OR e.trace_id = o.trace
+    GROUP BY route, model, bucket, name, request
 )
 GROUP BY route, model, name, bucket
 ORDER BY route, model, name, bucket"""
 
-FAILURES = f"""\
-SELECT route, model, {_BUCKET} AS bucket, count() AS requests, countIf(failed) AS failed
-FROM exchanges
-WHERE {_CALLS}
-GROUP BY route, model, bucket
-ORDER BY route, model, bucket"""
-
 _ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}')"
 
-# A request that abstained has no route; it counts for the one it leaned to, where that is known.
+# A request that abstained has no route; it leaned to its first candidate, where that is known.
 TREND = f"""\
-SELECT if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning, {_BUCKET} AS bucket,
+SELECT route, model, if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning,
+    {_BUCKET} AS bucket,
     count() AS requests,
+    countIf(failed) AS failures,
     countIf({_ABSTAINED}) AS abstained,
     count(margin) AS scored,
-    avg(margin) AS mean_margin
+    sum(margin) AS margins
 FROM exchanges
 WHERE {_CALLS}
-GROUP BY leaning, bucket
-ORDER BY leaning, bucket"""
+GROUP BY route, model, leaning, bucket
+ORDER BY leaning, bucket, route, model"""
 
 CASCADES = f"""\
 SELECT cascade,
@@ -140,7 +127,6 @@ ALL = {
     "window": WINDOW,
     "slices": SLICES,
     "quality": QUALITY,
-    "failures": FAILURES,
     "trend": TREND,
     "cascades": CASCADES,
     "shadows": SHADOWS,

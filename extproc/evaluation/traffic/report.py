@@ -152,7 +152,8 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     step = max(1, -(-(end - begin + 1) // BUCKETS))
     given = {"since": begin, "step": step}
     quality = _by_name(store.rows(queries.QUALITY, given))
-    failures = _failures(store.rows(queries.FAILURES, given))
+    trend = store.rows(queries.TREND, given)
+    failures = _failures(trend)
     slices = [
         _slice(row, int(window["requests"]), quality.get(key, {}), failures.get(key, []))
         for row in store.rows(queries.SLICES, {"since": begin})
@@ -161,7 +162,7 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     severity: dict[str, float] = defaultdict(float)
     for part in slices:
         severity[part.route] = max(severity[part.route], part.severity)
-    routes = _routes(store.rows(queries.TREND, given), quality)
+    routes = _routes(trend, quality)
     routes.sort(key=lambda route: (-severity[route.route], -route.requests, route.route))
     return TrafficReport(
         begin=_time(begin),
@@ -259,38 +260,59 @@ def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, dict[str, list[B
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[Bucket]]:
-    found: dict[_Slice, list[Bucket]] = defaultdict(list)
+    """Of each slice the failures by bucket: a route that was leaned to makes no difference here."""
+    sums: dict[_Slice, dict[int, tuple[int, int]]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for row in rows:
-        bucket = Bucket(int(row["bucket"]), int(row["failed"]), int(row["requests"]))
-        found[row["route"], row["model"]].append(bucket)
-    return found
+        buckets, number = sums[row["route"], row["model"]], int(row["bucket"])
+        failed, requests = buckets[number]
+        buckets[number] = (failed + int(row["failures"]), requests + int(row["requests"]))
+    return {
+        key: [Bucket(number, *counts) for number, counts in sorted(buckets.items())]
+        for key, buckets in sums.items()
+    }
+
+
+class _Moment:
+    """What is known of one route in one bucket, summed over its models."""
+
+    def __init__(self) -> None:
+        self.requests = self.abstained = self.scored = 0
+        self.margins = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.requests += int(row["requests"])
+        self.abstained += int(row["abstained"])
+        self.scored += int(row["scored"])
+        self.margins += row["margins"] or 0.0
 
 
 def _routes(
     rows: Sequence[Mapping[str, Any]], quality: Mapping[_Slice, Mapping[str, list[Bucket]]]
 ) -> list[RouteReport]:
-    by_route: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_route: dict[str, dict[int, _Moment]] = defaultdict(lambda: defaultdict(_Moment))
     for row in rows:
-        by_route[row["leaning"]].append(row)
+        by_route[row["leaning"]][int(row["bucket"])].add(row)
     judged = _quality_of_routes(quality)
     return [
         RouteReport(
             route=route,
-            requests=requests,
-            abstained=rate(sum(int(row["abstained"]) for row in found), requests),
+            requests=sum(moment.requests for moment in moments.values()),
+            abstained=rate(
+                sum(moment.abstained for moment in moments.values()),
+                sum(moment.requests for moment in moments.values()),
+            ),
             trend=[
                 Trend(
-                    bucket=int(row["bucket"]),
-                    requests=int(row["requests"]),
-                    margin=row["mean_margin"] if row["scored"] else None,
-                    abstained=int(row["abstained"]) / int(row["requests"]),
-                    quality=judged.get((route, int(row["bucket"])), {}),
+                    bucket=number,
+                    requests=moment.requests,
+                    margin=moment.margins / moment.scored if moment.scored else None,
+                    abstained=moment.abstained / moment.requests,
+                    quality=judged.get((route, number), {}),
                 )
-                for row in found
+                for number, moment in sorted(moments.items())
             ],
         )
-        for route, found in by_route.items()
-        for requests in [sum(int(row["requests"]) for row in found)]
+        for route, moments in by_route.items()
     ]
 
 
