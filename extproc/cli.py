@@ -50,6 +50,7 @@ def _serve(options: argparse.Namespace) -> int:
         listen=options.listen,
         admin=options.admin,
         records=options.records,
+        records_mib=options.records_mib,
         log_level=options.log_level,
     )
     asyncio.run(serve(settings))
@@ -178,8 +179,15 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--records",
         metavar="DIR",
         default="-",
-        help="segments of JSON lines, one per finished exchange, are written to this directory, 4 GiB of "
-        "them at most; - is stdout (default: %(default)s)",
+        help="segments of JSON lines, one per finished exchange, are written to this directory; - is stdout "
+        "(default: %(default)s)",
+    )
+    serve.add_argument(
+        "--records-mib",
+        type=int,
+        metavar="N",
+        default=4096,
+        help="how much that directory may hold; the oldest segments make room (default: %(default)s)",
     )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 

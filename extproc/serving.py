@@ -22,6 +22,7 @@ from extproc.telemetry import logs
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.records import open_records
+from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, ExchangeSink, Question
@@ -37,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True):
     listen: str | None = None  # None: the registry's envoy.sidecar
     admin: str = "127.0.0.1:9902"
     records: str = "-"  # a directory of segments; - is standard output
+    records_mib: int = 4096  # what that directory may hold
     log_level: str = "info"
 
 
@@ -106,7 +108,7 @@ def _prepare(loaded: Loaded, files: EncoderFiles) -> tuple[OnnxEncoder, Snapshot
 
 def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
     """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
-    records = open_records(settings.records)
+    records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
     sinks: list[ExchangeSink] = [metrics, records]
     lost = {"records": lambda: records.dropped}

@@ -30,12 +30,22 @@ _MIB = 1024 * 1024
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """When a segment is finished, and how much a directory may hold."""
+    """When a segment is finished, and how much a directory may hold.
+
+    That is seen to when a segment is begun: meanwhile the open ones may grow to their full size.
+    """
 
     segment_bytes: int = 64 * _MIB
     segment_s: float = 3600.0
     kept_bytes: int = 4096 * _MIB  # of all segments of the directory, the open ones included
     kept_segments: int = 4096
+
+
+def limits_of(mib: int) -> Limits:
+    """The limits of a directory that may hold ``mib``: at least eight segments. Raises ``OperatorError``."""
+    if mib < 1:
+        raise OperatorError(f"--records-mib: {mib} is too little (expected at least 1)")
+    return Limits(segment_bytes=min(64 * _MIB, mib * _MIB // 8), kept_bytes=mib * _MIB)
 
 
 def segment_paths(directory: Path) -> list[Path]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from extproc.telemetry.segments import AppendFile, Limits, Segments, segment_paths
+from extproc.errors import OperatorError
+from extproc.telemetry.segments import AppendFile, Limits, Segments, limits_of, segment_paths
 
 LINE = b"x" * 99 + b"\n"
 
@@ -61,6 +62,12 @@ def test_the_oldest_segments_make_room_and_are_counted(tmp_path: Path, limits: L
     kept = b"".join(path.read_bytes() for path in segment_paths(tmp_path))
     assert [int(line) for line in kept.split()] == [6, 7, 8, 9]
     assert out.deleted == 6
+
+
+def test_a_small_directory_has_small_segments() -> None:
+    assert (limits_of(4096).segment_bytes, limits_of(8).segment_bytes) == (64 * 2**20, 2**20)
+    with pytest.raises(OperatorError, match="--records-mib: 0"):
+        limits_of(0)
 
 
 def test_segments_of_earlier_processes_count_and_strangers_are_left_alone(tmp_path: Path) -> None:

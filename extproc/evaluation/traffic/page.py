@@ -265,7 +265,9 @@ def _rate(rate: Rate | None) -> str:
         return "<td>-</td>"
     few = "" if rate.enough else ' class="few"'
     tip = f"{share(rate)} of {rate.samples}"
-    return f'<td{few} title="{tip}">{rate.value:.3f} <small>{rate.low:.2f}-{rate.high:.2f}</small></td>'
+    digits = 2 if rate.high >= 0.1 else 4
+    bounds = f"{rate.low:.{digits}f}-{rate.high:.{digits}f}"
+    return f'<td{few} title="{tip}">{rate.value:.3f} <small>{bounds}</small></td>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

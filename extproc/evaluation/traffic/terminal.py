@@ -56,7 +56,8 @@ def share(rate: Rate | None) -> str:
     """A share with its interval, marked where it is of too few."""
     if rate is None or rate.value is None:
         return "-"
-    return f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]{'' if rate.enough else _FEW}"
+    digits = 2 if rate.high >= 0.1 else 4  # of a small share, two would be none
+    return f"{rate.value:.3f} [{rate.low:.{digits}f}, {rate.high:.{digits}f}]{'' if rate.enough else _FEW}"
 
 
 def dollars(value: float | None) -> str:
