@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import workload
-from extproc import chat
+from extproc import apis
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.meaning import Meaning, fit_meaning
@@ -30,7 +30,7 @@ def measure(registry: Path) -> dict[str, float]:
     vector = _RandomEncoder().encode([""])[0]
     few, many = _meaning(3), _meaning(150)
     return {
-        f"reading a chat body of {len(body):,} bytes": _best(lambda: chat.parse(Api.OPENAI_CHAT, body)),
+        f"reading a chat body of {len(body):,} bytes": _best(lambda: apis.parse(Api.OPENAI_CHAT, body)),
         "a decision by rule": asyncio.run(_rule_decision(registry)),
         "scoring an embedding against 3 routes": _best(lambda: few.score(vector)),
         "scoring an embedding against 150 routes": _best(lambda: many.score(vector)),
@@ -44,7 +44,7 @@ def _best(step: Callable[[], object]) -> float:
 async def _rule_decision(registry: Path) -> float:
     snapshot = compile_snapshot(load(registry), _RandomEncoder())
     pipeline = Pipeline(_NoEmbedder(), lambda: snapshot, time.perf_counter)
-    request = chat.parse(Api.OPENAI_CHAT, workload.chat_body(workload.RULE_16))
+    request = apis.parse(Api.OPENAI_CHAT, workload.chat_body(workload.RULE_16))
     question = Question(request, RequestHead("POST", "/v1/chat/completions", {}))
     seconds = []
     for _ in range(_REPEATS):
@@ -58,7 +58,7 @@ async def _rule_decision(registry: Path) -> float:
 def _meaning(routes: int) -> Meaning:
     """Fitted on noise: scoring takes as long. By centroids, which cost as much as the logistic scorer."""
     examples = {f"route-{route}": [f"{route}/{i}" for i in range(_EXAMPLES)] for route in range(routes)}
-    return fit_meaning(examples, dict.fromkeys(examples, "model"), _RandomEncoder(), fit_centroids)
+    return fit_meaning(examples, _RandomEncoder(), fit_centroids)
 
 
 class _RandomEncoder:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from extproc.registry.schema import Price
+from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
 

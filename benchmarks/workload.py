@@ -69,10 +69,10 @@ def write_registry(
 ) -> None:
     """Writes a registry; ``decision_ms`` None leaves the budget at its default."""
     registry: dict[str, object] = {
-        "models": {name: {"upstream": upstream} for name in _MODELS.values()},
+        "models": {name: {"base_url": upstream} for name in _MODELS.values()},
         "default": "large",
         "rules": [{"name": "invoices", "when": {"keyword": "invoice"}, "model": "small"}],
-        "routes": {name: {"model": _MODELS[name], "examples": _ROUTES[name]} for name in _ROUTES},
+        "routes": {name: {"candidates": _MODELS[name], "examples": _ROUTES[name]} for name in _ROUTES},
         "envoy": {"listen": listen, "admin": admin, "sidecar": sidecar},
     }
     if decision_ms is not None:

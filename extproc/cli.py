@@ -9,20 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import extproc
-from extproc.commands import evaluating, records, reporting
+from extproc.apis import api_of
+from extproc.commands import evaluating, holdout, records, reporting
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
-from extproc.registry.schema import Registry
-from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
+from extproc.vocabulary import ChatRequest, Question, RequestHead
 
 _EPILOGUE = """\
 a first session:
   extproc model fetch                                    the encoder, once
   extproc validate registry.yaml                         is the registry good?
   extproc explain --registry registry.yaml "hi there"    where would this go, and why?
+  extproc eval --registry registry.yaml --data F.jsonl   how well does it route labelled rows?
   extproc envoy-config --registry registry.yaml          Envoy's configuration for it
   extproc serve --registry registry.yaml                 the sidecar that Envoy asks
 """
+
+
+_CHAT_PATH = "/v1/chat/completions"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,12 +85,16 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _question(options: argparse.Namespace, text: str) -> Question:
+    api = api_of("POST", options.path)
+    if api is None:
+        raise OperatorError(f"--path: {options.path!r} is no LLM call (expected one such as {_CHAT_PATH})")
     request = ChatRequest(
-        api=Api.OPENAI_CHAT,
+        api=api,
         model=options.model,
-        model_span=(0, 0),
+        spans={},
         user_text=text,
         body_bytes=len(text.encode()),
+        prompt_chars=len(text),
         tools=tuple(options.tool),
     )
     return Question(request, RequestHead("POST", options.path, dict(options.header)))
@@ -94,29 +102,18 @@ def _question(options: argparse.Namespace, text: str) -> Question:
 
 def _envoy_config(options: argparse.Namespace) -> int:
     from extproc.envoyconf.bootstrap import build, render
+    from extproc.registry.keys import key_problems
     from extproc.registry.loading import load
 
-    registry = load(options.registry).registry
-    _warn_of_unusable_keys(registry, options.registry.parent)
-    text = render(build(registry, options.registry.parent))
+    loaded, directory = load(options.registry), options.registry.parent
+    for problem in key_problems(loaded.registry, directory, os.environ):
+        print(f"extproc: warning: {problem}", file=sys.stderr)
+    text = render(build(loaded.registry, loaded.version, directory))
     if options.output is None:
         sys.stdout.write(text)
         return 0
     options.output.write_text(text)
     return 0
-
-
-def _warn_of_unusable_keys(registry: Registry, directory: Path) -> None:
-    """The keys may be on another machine, so this is no error; there, Envoy would not say it so plainly."""
-    for name, model in registry.models.items():
-        path = directory / model.key_file
-        if model.key_file and not path.is_file():
-            print(f"extproc: warning: models.{name}: Envoy will not start without {path}", file=sys.stderr)
-        elif model.key_file and not path.read_text().strip():
-            print(
-                f"extproc: warning: models.{name}: {path} is empty: every request will be a 401",
-                file=sys.stderr,
-            )
 
 
 def _model_fetch(options: argparse.Namespace) -> int:
@@ -140,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_explain(commands)
     evaluating.add(commands)
+    holdout.add(commands)
     reporting.add(commands)
     records.add(commands)
     _add_envoy_config(commands)
@@ -225,7 +223,7 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--header", action="append", default=[], type=_header, metavar="NAME=VALUE",
         help="a request header, for rules on trusted headers; repeatable",
     )  # fmt: skip
-    explain.add_argument("--path", default="/v1/chat/completions", help="the request's path")
+    explain.add_argument("--path", default=_CHAT_PATH, help="the request's path, which tells its API")
 
 
 def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -15,7 +15,7 @@ from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Decision, Question
+from extproc.vocabulary import Candidate, Decision, Question, Stage
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -25,11 +25,19 @@ class Explanation(msgspec.Struct, frozen=True):
     snapshot: Snapshot
 
     def as_object(self) -> Mapping[str, Any]:
-        """Plain JSON values; scores that were not made are null."""
+        """Plain JSON values; scores that were not made are null, and a refusal names no route or model."""
         if isinstance(self.outcome, Denied):
             return {
-                "denied": self.outcome.message,
+                "route": "",
+                "model": "",
+                "stage": Stage.DENY,
+                "reason": self.outcome.label,
                 "rule": self.outcome.rule,
+                "denied": self.outcome.message,
+                "probability": None,
+                "margin": None,
+                "similarity": None,
+                "candidates": [],
                 "version": self.snapshot.version,
             }
         plain: dict[str, Any] = msgspec.to_builtins(self.outcome)
@@ -72,18 +80,23 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
         ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
     ]
     if decision.probability is not None and decision.margin is not None and decision.similarity is not None:
+        policy = snapshot.routes[decision.candidates[0].route]
         lines += [
             ("probability", f"{decision.probability:.3f}"),
-            ("margin", _beside_floor(decision.margin, snapshot.margin_floor)),
-            ("similarity", _beside_floor(decision.similarity, snapshot.similarity_floor)),
+            ("margin", _beside_floor(decision.margin, policy.margin_floor)),
+            ("similarity", _beside_floor(decision.similarity, policy.similarity_floor)),
             ("nearest", decision.nearest),
-            ("candidates", "probability  similarity  route -> model"),
+            ("candidates", "probability  similarity  route -> its models"),
         ]
-        lines += [("", f"{c.probability:11.3f}  {c.similarity:10.3f}  {c.route} -> {c.model}")
-                  for c in decision.candidates]  # fmt: skip
+        lines += [("", _candidate(candidate, snapshot)) for candidate in decision.candidates]
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines
+
+
+def _candidate(candidate: Candidate, snapshot: Snapshot) -> str:
+    models = ", ".join(target.model for target in snapshot.routes[candidate.route].candidates)
+    return f"{candidate.probability:11.3f}  {candidate.similarity:10.3f}  {candidate.route} -> {models}"
 
 
 def _beside_floor(value: float, floor: float) -> str:

@@ -18,6 +18,9 @@ class Api(StrEnum):
     """An LLM API that clients speak. The value is written to records and metrics."""
 
     OPENAI_CHAT = "openai.chat"
+    OPENAI_COMPLETIONS = "openai.completions"
+    OPENAI_RESPONSES = "openai.responses"
+    ANTHROPIC_MESSAGES = "anthropic.messages"
 
 
 class Stage(StrEnum):
@@ -36,6 +39,7 @@ class Reason(StrEnum):
     PINNED = "pinned"  # the client named a registry model that may be pinned
     RULE = "rule"  # a rule named the route or the model
     MATCHED = "matched"  # the scorer was sure enough
+    NO_CANDIDATE = "no_candidate"  # a route was found, but the request fits none of its models
     LOW_MARGIN = "low_margin"  # abstained: the runner-up was too close
     LOW_SIMILARITY = "low_similarity"  # abstained: nothing like any example
     NO_TEXT = "no_text"  # abstained: no user text to embed
@@ -59,18 +63,48 @@ class RequestHead(msgspec.Struct, frozen=True):
     traceparent: str = ""  # W3C trace context of Envoy's span, else of the client's header
 
 
+Span = tuple[int, int]
+"""Where a JSON value stands in a body: the offsets [start, end) of its bytes."""
+
+
 class ChatRequest(msgspec.Struct, frozen=True):
-    """One LLM request as far as routing needs to understand it. Everything else stays bytes."""
+    """One LLM request as far as routing needs to understand it. Everything else stays bytes.
+
+    ``prompt_chars`` is for estimates of context windows: the characters of all text that the model
+    will read (system prompts, every turn, results of tools), the bytes of JSON that it will read as
+    text (definitions and calls of tools), and 4 for each token of a prompt that is given as tokens.
+    Images and other media, documents, earlier reasoning and what the provider keeps count nothing.
+    """
 
     api: Api
-    model: str  # the name the client sent
-    model_span: tuple[int, int]  # where the model's JSON value stands in the body: [start, end)
+    model: str  # the name the client sent; empty where its API does not require one
+    spans: Mapping[str, Span]  # of the members that edits may concern, by path: ``reasoning.effort``
     user_text: str  # text parts of the latest user turn, joined by newlines; may be empty
     body_bytes: int
     tools: tuple[str, ...] = ()  # names of the functions offered
-    images: int = 0  # non-text parts in the latest user turn
+    images: int = 0  # parts of the latest user turn that are not text, and of results of tools after it
     messages: int = 1
     stream: bool = False
+    prompt_chars: int = 0
+    max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
+
+
+class Effort(StrEnum):
+    """How much a model should reason before it answers."""
+
+    NONE = "none"  # not at all
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class BodyPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request's body must say when it goes to the provider, whichever API it speaks."""
+
+    model: str  # the provider's name of the model
+    max_tokens: int | None = None  # the client's limit is lowered to this, or set; never raised
+    reasoning: Effort | None = None  # None: as the client wishes
+    include_usage: bool = False  # ask for token usage in streams that tell it only when asked
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -114,7 +148,6 @@ class Candidate(msgspec.Struct, frozen=True):
     """One route as the scorer saw it."""
 
     route: str
-    model: str
     probability: float  # calibrated, sums to 1 over all routes
     similarity: float  # cosine to the nearest example of this route, [-1, 1]
 
@@ -164,11 +197,13 @@ class Decision(msgspec.Struct, frozen=True):
 
     route: str  # empty when no route was chosen (pin, default)
     model: str  # the registry's public name
-    upstream_model: str  # the name the provider is sent
+    policy: BodyPolicy  # what the body must say, the provider's name of the model first of all
     cluster: str  # the Envoy cluster that serves it
     stage: Stage
     reason: Reason
     version: str  # of the registry that decided
+    provider: str = ""  # who serves the model, as the GenAI conventions name providers
+    fallback: bool = False  # whether Envoy may ask other models should this one fail
     rule: str = ""
     probability: float | None = None
     margin: float | None = None
@@ -177,6 +212,11 @@ class Decision(msgspec.Struct, frozen=True):
     nearest: str = ""
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
+
+    @property
+    def upstream_model(self) -> str:
+        """The name the provider is sent."""
+        return self.policy.model
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -194,6 +234,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     upstream_model: str = ""
     original_model: str = ""
+    provider: str = ""
     stage: str = ""
     reason: str = ""
     rule: str = ""
@@ -211,13 +252,27 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     total_us: int | None = None
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What an answer told of itself. A count that was not seen is None, which is not 0."""
+
+    input: int | None = None  # tokens, as the provider counts them
+    output: int | None = None
+    cached: int | None = None  # of the input, read from the provider's cache
+    cache_write: int | None = None  # of the input, written to it
+    reasoning: int | None = None  # of the output
+    finish: str = ""  # why it ended, in the API's own word
+    response_id: str = ""
+    response_model: str = ""
+    first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen
+
+
 class Exchange(msgspec.Struct, frozen=True):
     """One finished HTTP exchange as Envoy's access log tells it. Durations are seconds."""
 
     request_id: str
     started_at: float  # seconds since the epoch
     duration: float | None  # until the last byte went to the client
-    first_byte: float | None  # until the provider's first byte came
+    first_byte: float | None  # until the provider's first byte came, which may be of an early head
     status: int  # 0: the client left before an answer
     flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
     method: str
@@ -226,6 +281,11 @@ class Exchange(msgspec.Struct, frozen=True):
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    first_body_byte: float | None = None  # until the first byte of its answer's body came
+    api: str = ""  # that was asked, as Envoy saw it
+    usage: Usage | None = None  # None: nothing was seen of it
+    attempts: int = 1  # how often Envoy asked a model
+    served_by: str = ""  # the model that answered, when that may be another than was decided
 
 
 class ExchangeSink(Protocol):

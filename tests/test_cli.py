@@ -43,7 +43,7 @@ def test_validate_tells_file_line_and_expectation_and_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("models:\n  a: {upstream: 'http://h:1'}\ndefault: b\n")
+    path.write_text("models:\n  a: {base_url: 'http://h:1'}\ndefault: b\n")
     assert main(["validate", str(path)]) == 1
     assert capsys.readouterr().err == (
         f"extproc: {path}:3: there is no model `b` (expected one of: a)\n"
@@ -64,14 +64,14 @@ def test_explain_json_is_one_object_with_every_promised_key(capsys: pytest.Captu
         "version",
     }
     assert promised <= decision.keys()
-    assert (decision["route"], decision["model"]) == ("coding", "demo-code")
+    assert (decision["route"], decision["model"]) == ("code", "code")
     assert (decision["stage"], decision["reason"]) == ("embedding", "matched")
     assert sum(c["probability"] for c in decision["candidates"]) == pytest.approx(1.0, abs=1e-5)
-    assert decision["candidates"][0]["route"] == "coding"
+    assert decision["candidates"][0]["route"] == "code"
 
 
 def test_explain_leaves_the_scores_of_a_rule_or_a_pin_empty(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, stage in ((["--tool", "browser_open"], "rule"), (["--model", "demo-small"], "pin")):
+    for arguments, stage in ((["--tool", "browser_open"], "rule"), (["--model", "small"], "pin")):
         decision = explained(capsys, "hello", *arguments)
         assert decision["stage"] == stage
         assert (decision["probability"], decision["margin"], decision["similarity"]) == (None, None, None)
@@ -90,7 +90,7 @@ def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.Capt
     assert main(["explain", "--registry", DEMO, "asdkjh qwe zxc"]) == 0
     told = capsys.readouterr().out
     assert "default: low_similarity" in told
-    assert "(below the floor of 0.25)" in told
+    assert "(below the floor of 0.3)" in told
 
 
 def test_explain_reads_stdin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_explain_reads_stdin(capsys: pytest.CaptureFixture[str]) -> None:
         env=environment,
         check=True,
     )
-    assert json.loads(done.stdout)["route"] == "coding"
+    assert json.loads(done.stdout)["route"] == "code"
     assert done.stderr == ""
 
 
@@ -113,7 +113,7 @@ def test_envoy_config_is_yaml_with_a_cluster_for_every_model(
     assert main(["envoy-config", "--registry", DEMO]) == 0
     printed = capsys.readouterr().out
     clusters = {cluster["name"] for cluster in yaml.safe_load(printed)["static_resources"]["clusters"]}
-    assert {"model-demo-small", "model-demo-code", "model-demo-large"} < clusters
+    assert {"model-small", "model-code", "model-guarded"} < clusters
     assert main(["envoy-config", "--registry", DEMO, "--output", str(tmp_path / "e.yaml")]) == 0
     assert (tmp_path / "e.yaml").read_text() == printed
 
@@ -126,15 +126,18 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
     path = tmp_path / "r.yaml"
     path.write_text(
         "default: a\nmodels:\n"
-        "  a: {upstream: 'http://h:1', key_file: absent}\n"
-        "  b: {upstream: 'http://h:1', key_file: empty}\n"
-        "  c: {upstream: 'http://h:1', key_file: good}\n"
+        "  a: {base_url: 'http://h:1', auth: {file: absent}}\n"
+        "  b: {base_url: 'http://h:1', auth: {file: empty}}\n"
+        "  c: {base_url: 'http://h:1', auth: {file: good}}\n"
+        "  d: {base_url: 'http://h:1', auth: {env: ROUTER_TEST_ABSENT_KEY}}\n"
     )
     assert main(["envoy-config", "--registry", str(path)]) == 0
     told = capsys.readouterr()
     assert told.err.splitlines() == [
-        f"extproc: warning: models.a: Envoy will not start without {tmp_path / 'absent'}",
+        f"extproc: warning: models.a: Envoy will have no key: {tmp_path / 'absent'}: No such file or directory",
         f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 401",
+        f"extproc: warning: models.c: {tmp_path / 'good'} may be read by everybody (expected mode 0600)",
+        "extproc: warning: models.d: Envoy will have no key without $ROUTER_TEST_ABSENT_KEY in its environment",
     ]
     assert yaml.safe_load(told.out)["static_resources"]["clusters"]
 
@@ -145,6 +148,7 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
         (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
         (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
+        (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip

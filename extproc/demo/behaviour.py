@@ -8,7 +8,7 @@ import msgspec
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fake model does with a *valid* chat completion; the default is an answer at once.
+    """What a fake model does with a *valid* call of whichever API; the default is an answer at once.
 
     A request that the real API would refuse (wrong key, unknown model, bad JSON) is refused
     whatever the behaviour, so that an injected failure never hides a routing defect.
@@ -22,6 +22,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     write_sizes: tuple[int, ...] = ()  # body bytes per write, repeated; empty: one write an event
     reset_after_writes: int | None = None  # body writes before a TCP reset; 0: not one byte of the body
     omit_usage: bool = False
+    delay_before_usage_s: float = 0.0  # before the last event of a stream that tells it
     gzip: bool = False  # compress where the request accepts it
 
 

@@ -1,144 +1,108 @@
-"""OpenAI chat completions as the provider's side speaks them: requests checked, answers made.
+"""OpenAI's chat completions and completions as the provider's side speaks them.
 
-Pure: bytes and values in, values out. Shapes are those of the API reference
-(``/v1/chat/completions``, objects ``chat.completion`` and ``chat.completion.chunk``) and the
-error objects that api.openai.com returns.
+Pure: requests checked, answers made. Shapes are those of the API reference (``/v1/chat/completions``
+and ``/v1/completions``, objects ``chat.completion``, ``chat.completion.chunk`` and
+``text_completion``) and the error objects that api.openai.com returns.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-JsonObject = dict[str, Any]
+from extproc.demo.answers import Answer, ApiError, Ask, Identity, JsonObject, decode, words_in
 
-_WORD = re.compile(r"\S+\s*")
-_ECHOED_WORDS = 12
+_DEFAULT_LIMIT = 16  # tokens of a completion whose client says nothing; a chat has none
 
+_FINISH = {"stop": "stop", "length": "length", "tool": "tool_calls"}
 
-class ApiError(Exception):
-    """A request that the API refuses: the status and error object that its client gets."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: JsonObject = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+_Limit = Annotated[int, msgspec.Meta(ge=1)] | None
 
 
-class Part(msgspec.Struct, frozen=True):
-    """One content part; only text parts have ``text``."""
-
-    type: str
-    text: str = ""
+def error_object(error: ApiError) -> JsonObject:
+    """What the clients of every OpenAI API get."""
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One message of the conversation."""
+def event(data: JsonObject) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
+
+DONE = b"data: [DONE]\n\n"
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = False
+
+
+# --- Chat completions ---------------------------------------------------------------------------
+
+
+class _Text(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class _ImageUrl(msgspec.Struct, frozen=True):
+    url: str
+
+
+class _Image(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+    image_url: _ImageUrl
+
+
+class _Audio(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio"):
+    input_audio: JsonObject
+
+
+class _File(msgspec.Struct, frozen=True, tag_field="type", tag="file"):
+    file: JsonObject
+
+
+class _Refusal(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class _Message(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | list[_Text | _Image | _Audio | _File | _Refusal] | None = None
 
     @property
     def text(self) -> str:
         """The text parts, joined by newlines."""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(part.text for part in self.content or () if part.type == "text")
+        return "\n".join(part.text for part in self.content or () if isinstance(part, _Text))
 
 
-class Function(msgspec.Struct, frozen=True):
-    """The function of an offered tool."""
-
+class _Function(msgspec.Struct, frozen=True):
     name: str
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """One offered tool."""
-
-    function: Function
+class _Tool(msgspec.Struct, frozen=True):
+    function: _Function
     type: Literal["function"] = "function"
 
 
-class StreamOptions(msgspec.Struct, frozen=True):
-    """Options of a streamed answer."""
-
-    include_usage: bool = False
-
-
-class ChatBody(msgspec.Struct, frozen=True):
-    """The fields of a request that a fake model honours; others are accepted and ignored."""
+class _ChatBody(msgspec.Struct, frozen=True):
+    """The fields that a fake model honours; others are accepted and ignored, as many servers do."""
 
     model: str
-    messages: list[Message]
+    messages: list[_Message]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    tools: list[Tool] = []
+    stream_options: _StreamOptions | None = None
+    tools: list[_Tool] = []
     tool_choice: Any = "auto"
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-
-    @property
-    def token_limit(self) -> int | None:
-        """The most completion tokens the client wants, by either of the API's names."""
-        return self.max_completion_tokens or self.max_tokens
+    max_tokens: _Limit = None
+    max_completion_tokens: _Limit = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """What an answer says of itself."""
-
-    id: str  # chatcmpl-...
-    created: int  # Unix seconds
-    model: str
-
-    @property
-    def fingerprint(self) -> str:
-        """The ``system_fingerprint``: stable for a model, as a real backend's is between deployments."""
-        return "fp_" + hashlib.sha256(self.model.encode()).hexdigest()[:10]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens, counted as words: enough to add up, not a tokenizer."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    def to_json(self) -> JsonObject:
-        """The ``usage`` object."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the model says: words, or one call of the tool ``tool``."""
-
-    words: tuple[str, ...]  # with the white space that follows each
-    finish_reason: Literal["stop", "length", "tool_calls"]
-    usage: Usage
-    tool: str = ""
-
-
-def parse(body: bytes) -> ChatBody:
+def parse_chat(body: bytes) -> Ask:
     """The request in ``body``. Raises ApiError (400) as the API does for what it cannot use."""
-    try:
-        request = msgspec.json.decode(body, type=ChatBody)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, f"Invalid request: {error}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"We could not parse the JSON body of your request. ({error})") from error
-    if not request.messages:
+    chat: _ChatBody = decode(body, _ChatBody)
+    if not chat.messages:
         raise ApiError(
             400,
             "Invalid 'messages': empty array. Expected an array with minimum length 1, "
@@ -146,97 +110,93 @@ def parse(body: bytes) -> ChatBody:
             param="messages",
             code="empty_array",
         )
-    if request.stream_options is not None and not request.stream:
+    if chat.max_tokens is not None and chat.max_completion_tokens is not None:
+        raise ApiError(
+            400, "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        )
+    asked = [message.text for message in chat.messages if message.role == "user"]
+    return Ask(
+        model=chat.model,
+        question=asked[-1] if asked else "",
+        prompt_tokens=words_in(*(message.text for message in chat.messages)),
+        limit=chat.max_completion_tokens or chat.max_tokens,
+        stream=bool(chat.stream),
+        include_usage=_wants_usage(chat.stream, chat.stream_options),
+        tools=tuple(tool.function.name for tool in chat.tools),
+        tool_choice=_tool_choice(chat.tool_choice),
+        asks=chat.messages[-1].role == "user",
+    )
+
+
+def _wants_usage(stream: bool | None, options: _StreamOptions | None) -> bool:
+    if options is None:
+        return False
+    if not stream:
         raise ApiError(
             400,
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
             param="stream_options",
         )
-    return request
+    return options.include_usage
 
 
-def reply(request: ChatBody) -> Answer:
-    """What the model named in ``request`` says: who it is and what it was asked, or a tool call."""
-    prompt_tokens = sum(len(message.text.split()) for message in request.messages)
-    tool = _called_tool(request)
-    if tool:
-        return Answer((), "tool_calls", Usage(prompt_tokens, 1), tool)
-    words = tuple(_WORD.findall(_sentence(request)))
-    kept = words[: request.token_limit] if request.token_limit else words
-    finish_reason: Literal["stop", "length"] = "stop" if len(kept) == len(words) else "length"
-    return Answer(kept, finish_reason, Usage(prompt_tokens, len(kept)))
+def _tool_choice(choice: object) -> str:
+    match choice:
+        case {"function": {"name": str(name)}} | str(name):
+            return name
+    return "auto"
 
 
-def completion(identity: Identity, answer: Answer, *, with_usage: bool = True) -> JsonObject:
+def chat_document(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) -> JsonObject:
     """The ``chat.completion`` object of a plain answer."""
-    message: JsonObject = {"role": "assistant", "content": "".join(answer.words) or None, "refusal": None}
+    message: JsonObject = {"role": "assistant", "content": answer.text or None, "refusal": None}
     if answer.tool:
         message["tool_calls"] = [_tool_call(identity, answer.tool, arguments="{}")]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-    usage = {"usage": answer.usage.to_json()} if with_usage else {}
-    return {
-        "id": identity.id,
-        "object": "chat.completion",
-        "created": identity.created,
-        "model": identity.model,
-        "choices": [choice],
-        **usage,
-        "system_fingerprint": identity.fingerprint,
-    }
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[answer.finish]}
+    usage = {"usage": _usage(ask, answer)} if with_usage else {}
+    return {**_chat_head(identity, "chat.completion"), "choices": [choice], **usage}
 
 
-def chunks(identity: Identity, answer: Answer, *, with_usage: bool = False) -> Iterator[JsonObject]:
+def chat_events(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) -> Iterator[JsonObject]:
     """The ``chat.completion.chunk`` objects of a streamed answer, in order.
 
-    ``with_usage`` is ``stream_options.include_usage``: a last chunk without choices carries
-    the usage, and every chunk before it has ``"usage": null``.
+    With usage, a last chunk without choices carries it, and every chunk before has ``"usage": null``.
     """
     usage: JsonObject = {"usage": None} if with_usage else {}
 
     def chunk(choices: list[JsonObject]) -> JsonObject:
-        return {
-            "id": identity.id,
-            "object": "chat.completion.chunk",
-            "created": identity.created,
-            "model": identity.model,
-            "system_fingerprint": identity.fingerprint,
-            "choices": choices,
-            **usage,
-        }
+        return {**_chat_head(identity, "chat.completion.chunk"), "choices": choices, **usage}
 
     for delta in _deltas(identity, answer):
         yield chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
-    yield chunk([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": answer.finish_reason}])
+    yield chunk([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": _FINISH[answer.finish]}])
     if with_usage:
-        yield chunk([]) | {"usage": answer.usage.to_json()}
+        yield chunk([]) | {"usage": _usage(ask, answer)}
 
 
-def _sentence(request: ChatBody) -> str:
-    asked = [message.text for message in request.messages if message.role == "user"]
-    words = asked[-1].split() if asked else []
-    echo = " ".join(words[:_ECHOED_WORDS]) + (" ..." if len(words) > _ECHOED_WORDS else "")
-    return f'[{request.model}] You asked: "{echo}". This is where {request.model} would answer.'
+def _chat_head(identity: Identity, kind: str) -> JsonObject:
+    return {
+        "id": f"chatcmpl-{identity.token[:29]}",
+        "object": kind,
+        "created": identity.created,
+        "model": identity.model,
+        # Stable for a model, as a real backend's is between deployments.
+        "system_fingerprint": "fp_" + hashlib.sha256(identity.model.encode()).hexdigest()[:10],
+    }
 
 
-def _called_tool(request: ChatBody) -> str:
-    """The tool to call: the one the client insists on, else one that the latest user turn names."""
-    names = [tool.function.name for tool in request.tools]
-    match request.tool_choice:
-        case {"function": {"name": str(name)}} if name in names:
-            return name
-        case "required" if names:
-            return names[0]
-        case "none":
-            return ""
-    latest = request.messages[-1]
-    if latest.role != "user":
-        return ""  # the tool's result is in: time to answer in words
-    return next((name for name in names if name in latest.text), "")
+def _usage(ask: Ask, answer: Answer) -> JsonObject:
+    completion_tokens = answer.completion_tokens * ask.choices
+    return {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": answer.prompt_tokens + completion_tokens,
+    }
 
 
 def _tool_call(identity: Identity, name: str, *, arguments: str) -> JsonObject:
-    call_id = "call_" + identity.id.removeprefix("chatcmpl-")[:24]
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{identity.token[:24]}", "type": "function", "function": function}
 
 
 def _deltas(identity: Identity, answer: Answer) -> Iterator[JsonObject]:
@@ -248,3 +208,67 @@ def _deltas(identity: Identity, answer: Answer) -> Iterator[JsonObject]:
         return
     yield role | {"tool_calls": [{"index": 0, **_tool_call(identity, answer.tool, arguments="")}]}
     yield {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
+
+
+# --- Completions --------------------------------------------------------------------------------
+
+
+class _TextBody(msgspec.Struct, frozen=True):
+    """As for chats."""
+
+    model: str
+    prompt: str | list[str | int | list[int]]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Limit = None
+
+
+def parse_text(body: bytes) -> Ask:
+    """As ``parse_chat``. A prompt may be text, tokens, or several of either; each gets an answer."""
+    asked: _TextBody = decode(body, _TextBody)
+    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    if not prompts:
+        raise ApiError(400, "Invalid 'prompt': empty array.", param="prompt", code="empty_array")
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    tokens = sum(1 if isinstance(p, int) else len(p) for p in prompts if not isinstance(p, str))
+    several = not isinstance(prompts[0], int)
+    return Ask(
+        model=asked.model,
+        question=texts[-1] if texts else "",
+        prompt_tokens=words_in(*texts) + tokens,
+        limit=asked.max_tokens or _DEFAULT_LIMIT,
+        stream=bool(asked.stream),
+        include_usage=_wants_usage(asked.stream, asked.stream_options),
+        choices=len(prompts) if several else 1,
+    )
+
+
+def text_document(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) -> JsonObject:
+    """The ``text_completion`` object of a plain answer."""
+    choices = [_text_choice(index, answer.text, answer.finish) for index in range(ask.choices)]
+    usage = {"usage": _usage(ask, answer)} if with_usage else {}
+    return {**_text_head(identity), "choices": choices, **usage}
+
+
+def text_events(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) -> Iterator[JsonObject]:
+    """The ``text_completion`` chunks of a streamed answer; usage as in ``chat_events``."""
+    usage: JsonObject = {"usage": None} if with_usage else {}
+    for index in range(ask.choices):
+        for word in answer.words:
+            yield {**_text_head(identity), "choices": [_text_choice(index, word, None)], **usage}
+        yield {**_text_head(identity), "choices": [_text_choice(index, "", answer.finish)], **usage}
+    if with_usage:
+        yield {**_text_head(identity), "choices": [], "usage": _usage(ask, answer)}
+
+
+def _text_head(identity: Identity) -> JsonObject:
+    return {
+        "id": f"cmpl-{identity.token[:29]}",
+        "object": "text_completion",
+        "created": identity.created,
+        "model": identity.model,
+    }
+
+
+def _text_choice(index: int, text: str, finish: str | None) -> JsonObject:
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}

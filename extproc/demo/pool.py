@@ -1,7 +1,8 @@
-"""The fake model pool: OpenAI-compatible servers, one a model, that are strict and keep a journal.
+"""The fake model pool: servers of the LLM APIs, one a model, that are strict and keep a journal.
 
 Strict, so that a test may trust an answer: a model name that is not the server's own is a 404
-(``auto`` must never reach a provider), another provider's key is a 401.
+(``auto`` must never reach a provider), another provider's key is a 401, an API that the model does
+not speak is a 404, and a body or header that the real API refuses is refused.
 
     async with Pool({"small": FakeModel("demo-small", key="k1"), "large": FakeModel("demo-large")}) as pool:
         ...                                        # send requests to pool["small"].url
@@ -15,7 +16,7 @@ import struct
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -23,25 +24,16 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from extproc.demo import completions
+from extproc.demo.answers import ApiError, Ask, Identity, reply
 from extproc.demo.behaviour import Behaviour, gzipped, rechunk
-from extproc.demo.completions import ApiError, ChatBody, Identity
+from extproc.demo.speech import Manners, Speech, carries_usage, failure, manners_at, speech_at
 from extproc.errors import OperatorError
+from extproc.vocabulary import Api
 
 # As much as the largest body the router may be configured to pass on.
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 # Seconds that open requests have to end when the pool stops: their clients are gone by then.
 _SHUTDOWN_S = 0.1
-
-_INJECTED: dict[int, tuple[str, str, str | None]] = {
-    429: ("Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
-    503: ("The engine is currently overloaded, please try again later.", "server_error", None),
-}
-_SERVER_ERROR = (
-    "The server had an error while processing your request. Sorry about that!",
-    "server_error",
-    None,
-)
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -52,14 +44,15 @@ class Received(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]  # names in lower case; values of a repeated name joined by ", "
     body: bytes
     model: str  # named in the body; empty when it names none
-    key: str  # the bearer token; empty without one
+    key: str  # the bearer token, or on Anthropic's paths x-api-key before it; empty without one
 
 
 class FakeModel:
     """One model behind one port. ``behaviour`` may be replaced at any time, for later requests.
 
     ``port`` 0 lets the system choose; it is known once the pool has started. ``keep`` bounds the
-    journal to the latest requests (None: all of them). An empty ``key`` accepts any client.
+    journal to the latest requests (None: all of them). An empty ``key`` accepts any client. ``apis``
+    are those that it speaks.
     """
 
     def __init__(
@@ -67,6 +60,7 @@ class FakeModel:
         name: str,
         *,
         key: str = "",
+        apis: Iterable[Api] = Api,
         port: int = 0,
         host: str = "127.0.0.1",
         behaviour: Behaviour | None = None,
@@ -74,6 +68,7 @@ class FakeModel:
     ) -> None:
         self.name = name
         self.key = key
+        self.apis = frozenset(apis)
         self.host = host
         self.port = port
         self.behaviour = behaviour or Behaviour()
@@ -82,7 +77,7 @@ class FakeModel:
 
     @property
     def url(self) -> str:
-        """The server's origin: what a registry calls ``upstream``."""
+        """The server's origin: what a registry calls ``base_url``."""
         return f"http://{self.host}:{self.port}"
 
     async def start(self) -> web.AppRunner:
@@ -110,55 +105,61 @@ class FakeModel:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        received = _received(request, body)
+        manners = manners_at(request.path)
+        received = _received(request, body, manners)
         self.journal.append(received)
+        request_id = {manners.request_id_header: _request_id()}
         try:
-            self._authorize(received.key)
-            match request.method, request.path:
-                case "GET", "/v1/models":
-                    return _json(200, {"object": "list", "data": [self._card()]})
-                case "POST", "/v1/chat/completions":
-                    return await self._complete(request, completions.parse(body))
-                case _, "/v1/models" | "/v1/chat/completions":
-                    raise ApiError(405, f"Not allowed to {request.method} on {request.path}.")
-            raise ApiError(404, f"Unknown request URL: {request.method} {request.path}.", code="unknown_url")
+            self._authorize(manners, received.key)
+            return await self._answer(request, manners, received, request_id)
         except ApiError as error:
-            return _json(error.status, error.body)
+            document = manners.error_object(error, *request_id.values())
+            return _json(error.status, document, request_id)
 
-    def _authorize(self, key: str) -> None:
-        if not self.key or key == self.key:
-            return
-        if not key:
-            raise ApiError(401, "You didn't provide an API key.")
-        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+    def _authorize(self, manners: Manners, key: str) -> None:
+        if self.key and key != self.key:
+            raise manners.wrong_key() if key else manners.no_key()
+
+    async def _answer(
+        self, http: web.Request, manners: Manners, received: Received, request_id: Mapping[str, str]
+    ) -> web.StreamResponse:
+        spoken = speech_at(http.path)
+        if spoken is not None and spoken[0] in self.apis:
+            if http.method != "POST":
+                raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
+            speech = spoken[1]
+            ask = speech.parse(received.body, received.headers)
+            return await self._say(http, speech, ask, request_id)
+        if http.path == "/v1/models":
+            if http.method != "GET":
+                raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
+            return _json(200, {"object": "list", "data": [self._card()]}, request_id)
+        raise ApiError(404, f"Unknown request URL: {http.method} {http.path}.", code="unknown_url")
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._started, "owned_by": "demo"}
 
-    async def _complete(self, http: web.Request, chat: ChatBody) -> web.StreamResponse:
-        if chat.model != self.name:
-            raise ApiError(
-                404,
-                f"The model `{chat.model}` does not exist or you do not have access to it.",
-                code="model_not_found",
-            )
+    async def _say(
+        self, http: web.Request, speech: Speech, ask: Ask, request_id: Mapping[str, str]
+    ) -> web.StreamResponse:
+        if ask.model != self.name:
+            raise speech.manners.unknown_model(ask.model)
         behaviour = self.behaviour
         await _pause(behaviour.delay_before_headers_s)
         if behaviour.status != 200:
-            message, kind, code = _INJECTED.get(behaviour.status, _SERVER_ERROR)
-            raise ApiError(behaviour.status, message, kind=kind, code=code)
-        return await _send(http, behaviour, bool(chat.stream), self._body(chat, behaviour))
+            raise failure(speech.manners, behaviour.status)
+        return await _send(http, behaviour, ask.stream, self._pieces(speech, ask, behaviour), request_id)
 
-    def _body(self, chat: ChatBody, behaviour: Behaviour) -> list[bytes]:
-        """The answer's body: one piece for JSON, one an event for SSE."""
-        identity = Identity(f"chatcmpl-{uuid.uuid4().hex[:29]}", int(time.time()), self.name)
-        answer = completions.reply(chat)
-        if not chat.stream:
-            document = completions.completion(identity, answer, with_usage=not behaviour.omit_usage)
-            return [msgspec.json.encode(document)]
-        asked = chat.stream_options is not None and chat.stream_options.include_usage
-        events = completions.chunks(identity, answer, with_usage=asked and not behaviour.omit_usage)
-        return [b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
+    def _pieces(self, speech: Speech, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
+        """The answer's body, one piece for JSON, one an event for SSE: what comes before usage, and after."""
+        identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
+        answer, with_usage = reply(ask), not behaviour.omit_usage
+        if not ask.stream:
+            return [msgspec.json.encode(speech.document(identity, ask, answer, with_usage=with_usage))], []
+        events = list(speech.events(identity, ask, answer, with_usage=with_usage and ask.include_usage))
+        last = max((number for number, event in enumerate(events) if carries_usage(event)), default=0)
+        pieces = [speech.event(event) for event in events] + ([speech.end] if speech.end else [])
+        return pieces[:last], pieces[last:]
 
 
 class Pool(Mapping[str, FakeModel]):
@@ -192,14 +193,12 @@ class Pool(Mapping[str, FakeModel]):
         await self._running.aclose()
 
 
-def _received(request: web.Request, body: bytes) -> Received:
+def _received(request: web.Request, body: bytes, manners: Manners) -> Received:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         known = headers.get(name.lower())
         headers[name.lower()] = value if known is None else f"{known}, {value}"
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    key = token.strip() if scheme.lower() == "bearer" else ""
-    return Received(request.method, request.raw_path, headers, body, _model_in(body), key)
+    return Received(request.method, request.raw_path, headers, body, _model_in(body), manners.key(headers))
 
 
 def _model_in(body: bytes) -> str:
@@ -211,8 +210,7 @@ def _model_in(body: bytes) -> str:
     return model if isinstance(model, str) else ""
 
 
-def _json(status: int, document: object) -> web.Response:
-    headers = {"x-request-id": _request_id()}
+def _json(status: int, document: object, headers: Mapping[str, str]) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(document), status=status, content_type="application/json", headers=headers
     )
@@ -224,18 +222,18 @@ def _request_id() -> str:
 
 
 async def _send(
-    http: web.Request, behaviour: Behaviour, stream: bool, pieces: Iterable[bytes]
+    http: web.Request,
+    behaviour: Behaviour,
+    stream: bool,
+    pieces: tuple[list[bytes], list[bytes]],
+    headers: Mapping[str, str],
 ) -> web.StreamResponse:
     """Writes the answer as ``behaviour`` asks."""
-    headers = {
-        "content-type": "text/event-stream; charset=utf-8" if stream else "application/json",
-        "x-request-id": _request_id(),
-    }
-    if behaviour.gzip and "gzip" in http.headers.get("accept-encoding", ""):
-        headers["content-encoding"] = "gzip"
-        pieces = gzipped(pieces)
-    writes = list(rechunk(pieces, behaviour.write_sizes))
-    response = web.StreamResponse(headers=headers)
+    content_type = "text/event-stream; charset=utf-8" if stream else "application/json"
+    compress = behaviour.gzip and "gzip" in http.headers.get("accept-encoding", "")
+    encoding = {"content-encoding": "gzip"} if compress else {}
+    response = web.StreamResponse(headers={"content-type": content_type, **headers, **encoding})
+    writes, late = _writes(pieces, behaviour, compress)
     if not stream:
         response.content_length = sum(map(len, writes))
     if behaviour.early_headers:
@@ -247,10 +245,27 @@ async def _send(
             return response
         if number:
             await _pause(behaviour.delay_between_writes_s)
+        if stream and number == late:
+            await _pause(behaviour.delay_before_usage_s)
         await response.prepare(http)  # sends the headers, once
         await response.write(piece)
     await response.write_eof()
     return response
+
+
+def _writes(
+    pieces: tuple[Sequence[bytes], Sequence[bytes]], behaviour: Behaviour, compress: bool
+) -> tuple[list[bytes], int]:
+    """What to write, and the number of the first write that tells the usage.
+
+    Only where usage is late are writes cut there, so that it does not come with what is before it.
+    """
+    before, after = pieces
+    whole = [*before, *after]
+    encoded = list(gzipped(whole)) if compress else whole
+    late = len(before) if behaviour.delay_before_usage_s else 0
+    early = list(rechunk(encoded[:late], behaviour.write_sizes))
+    return [*early, *rechunk(encoded[late:], behaviour.write_sizes)], len(early)
 
 
 async def _pause(seconds: float) -> None:

@@ -1,7 +1,7 @@
 """`python -m extproc.demo`: Envoy, the sidecar and a demo model pool in the foreground.
 
 Reads PORT (Envoy's listener), ENVOY_ADMIN_PORT and ADMIN_PORT (the sidecar's) from the
-environment. Every registry model whose upstream is on this machine is played by a fake one.
+environment. Every registry model whose base URL is on this machine is played by a fake one.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from extproc.demo.stack import Ports, running_stack
 from extproc.errors import OperatorError
 from extproc.registry.loading import load
 from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth
 
 _LOOPBACK = (ports.HOST, "localhost")
 _EXAMPLE = """\
@@ -88,20 +89,28 @@ async def serve(registry_path: Path, run_dir: Path, environment: Mapping[str, st
 def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
     """A fake model for each registry model on this machine, by public name; others are real.
 
-    A ``key_file`` (relative to ``directory``) that does not exist is made, with a fresh key.
+    A key's file (relative to ``directory``) that does not exist is made, with a fresh key. Raises
+    OperatorError for a key that is empty, or expected in the environment and not there.
     """
     models: dict[str, FakeModel] = {}
     for name, model in registry.models.items():
-        upstream = urlsplit(model.upstream)
+        upstream = urlsplit(model.base_url)
         if upstream.hostname not in _LOOPBACK:
             continue
-        key = _key(directory / model.key_file) if model.key_file else ""
+        key = _key(model.auth, directory) if isinstance(model.auth, Auth) else ""
         # keep=0: a pool that runs for days must not remember what it was asked.
-        models[name] = FakeModel(model.name or name, key=key, port=upstream.port or 80, keep=0)
+        models[name] = FakeModel(
+            model.name or name, key=key, port=upstream.port or 80, keep=0, apis=model.speaks
+        )
     return models
 
 
-def _key(path: Path) -> str:
+def _key(auth: Auth, directory: Path) -> str:
+    if auth.env:
+        if key := os.environ.get(auth.env, ""):
+            return key
+        raise OperatorError(f"${auth.env} is not set: Envoy would have no key to send")
+    path = directory / auth.file
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.touch(mode=0o600)
@@ -123,7 +132,7 @@ def _stack_claims(chosen: Ports) -> list[Claim]:
 
 def _model_claims(models: Mapping[str, FakeModel], registry: Path) -> list[Claim]:
     return [
-        Claim(model.port, f"the demo model {name}", f"change its upstream in {registry}")
+        Claim(model.port, f"the demo model {name}", f"change its base_url in {registry}")
         for name, model in models.items()
     ]
 

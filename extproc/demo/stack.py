@@ -1,7 +1,7 @@
 """A running Envoy and sidecar made from one registry, for `make run` and the end-to-end tests.
 
 async with Pool({"small": FakeModel("demo-small", key="k")}) as pool:
-    registry = write_registry(tmp_path, pool)              # its models' upstreams are pool[...].url
+    registry = write_registry(tmp_path, pool)              # its models' base URLs are pool[...].url
     async with running_stack(registry, tmp_path / "run") as stack:
         client = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="any")
         ...
@@ -28,8 +28,7 @@ from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import OperatorError
-from extproc.registry.loading import load
-from extproc.registry.schema import Registry
+from extproc.registry.loading import Loaded, load
 
 Report = Callable[[str], None]
 
@@ -133,15 +132,16 @@ class Stack:
     async def _sidecar_ready(self) -> None:
         await self.sidecar.ready(f"{self.sidecar_admin_url}/readyz", timeout_s=_SIDECAR_START_S)
 
-    def _configure_envoy(self, registry: Registry, envoy: Path) -> None:
+    def _configure_envoy(self, loaded: Loaded, envoy: Path) -> None:
         """Writes Envoy's configuration and has Envoy itself check it. Blocking."""
         addresses = msgspec.structs.replace(
-            registry.envoy,
+            loaded.registry.envoy,
             listen=f"{HOST}:{self.ports.envoy}",
             admin=f"{HOST}:{self.ports.envoy_admin}",
             sidecar=f"unix:{self.socket}",
         )
-        tree = bootstrap.build(msgspec.structs.replace(registry, envoy=addresses), self.registry.parent)
+        registry = msgspec.structs.replace(loaded.registry, envoy=addresses)
+        tree = bootstrap.build(registry, loaded.version, self.registry.parent)
         self.envoy_config.write_text(bootstrap.render(tree))
         binary.validate(envoy, self.envoy_config)
 
@@ -197,7 +197,7 @@ async def running_stack(
             report(f"sidecar         pid {stack.sidecar.pid}, log {stack.sidecar_log}")
 
             # Made and checked while the sidecar loads its encoder.
-            await asyncio.to_thread(stack._configure_envoy, loaded.registry, envoy)
+            await asyncio.to_thread(stack._configure_envoy, loaded, envoy)
             report(f"envoy config    {stack.envoy_config}, accepted by Envoy")
 
             await stack._launch_envoy(envoy)

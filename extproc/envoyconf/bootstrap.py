@@ -3,19 +3,28 @@
 import typing
 from pathlib import Path
 
+import msgspec
 import yaml
 from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
-from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.core.v3 import Node, TypedExtensionConfig
+from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.bootstrap.internal_listener.v3 import InternalListener
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
     DownstreamConnectionsConfig,
 )
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.clusters import clusters
+from extproc.envoyconf.chains import chain_clusters, hop_routes, hops
+from extproc.envoyconf.clusters import sidecar_cluster, upstream_clusters
 from extproc.envoyconf.listener import listener
-from extproc.envoyconf.messages import address, plain
+from extproc.envoyconf.messages import address, extension, plain
+from extproc.envoyconf.routes import route_configuration
 from extproc.envoyconf.secrets import secrets
+from extproc.envoyconf.site import Site
 from extproc.registry.schema import Registry
 
 _HEADING = """\
@@ -26,22 +35,50 @@ _MAX_CONNECTIONS = 50_000
 _LINE = 110
 
 
-def build(registry: Registry, directory: Path) -> dict[str, typing.Any]:
-    """Envoy's bootstrap for a registry that passed every check.
+class Resources(msgspec.Struct, frozen=True):
+    """Everything that Envoy is told, by kind."""
 
-    ``directory`` is that of the registry file: key files are relative to it. They are named, not
-    read; when ``directory`` is relative, so are their names, to where Envoy is started.
+    listeners: list[Listener]
+    routes: list[RouteConfiguration]  # of those listeners
+    clusters: list[Cluster]  # the sidecar's aside
+    sidecar: Cluster
+    secrets: list[Secret]
+
+
+def resources(registry: Registry, version: str, site: Site) -> Resources:
+    """Envoy's resources for a registry that passed every check; ``version`` is that of its content.
+
+    Files that the registry names are named, not read.
     """
+    upstreams = upstream_clusters(registry, site)
+    names = {cluster.name: cluster.name for cluster in upstreams}
+    routes = [route_configuration(registry, version, names), *hop_routes(registry, names)]
+    by_name = {configuration.name: configuration for configuration in routes}
+    return Resources(
+        listeners=[listener(registry, routes[0], site), *hops(registry, by_name, site)],
+        routes=routes,
+        clusters=[*upstreams, *chain_clusters(registry)],
+        sidecar=sidecar_cluster(registry.envoy.sidecar),
+        secrets=secrets(registry, site),
+    )
+
+
+def build(registry: Registry, version: str, directory: Path) -> dict[str, typing.Any]:
+    """One static bootstrap that holds everything.
+
+    ``directory`` is that of the registry file: key files are relative to it. When it is relative,
+    so are their names, to where Envoy is started.
+    """
+    made = resources(registry, version, Site(directory))
     return plain(
         Bootstrap(
             node=Node(id="semantic-router", cluster="semantic-router"),
             admin=Admin(address=address(registry.envoy.admin)),
             static_resources=BootstrapStaticResources(
-                listeners=[listener(registry)],
-                clusters=clusters(registry),
-                secrets=secrets(registry, directory),
+                listeners=made.listeners, clusters=[*made.clusters, made.sidecar], secrets=made.secrets
             ),
-            overload_manager=OverloadManager(resource_monitors=[_connections()]),
+            bootstrap_extensions=internal_listeners(),
+            overload_manager=limits(),
         )
     )
 
@@ -51,10 +88,20 @@ def render(tree: dict[str, typing.Any]) -> str:
     return _HEADING + yaml.safe_dump(tree, sort_keys=False, width=_LINE)
 
 
-def _connections() -> ResourceMonitor:
-    return ResourceMonitor(
-        name="envoy.resource_monitors.global_downstream_max_connections",
-        typed_config=Any.pack(
-            DownstreamConnectionsConfig(max_active_downstream_connections=_MAX_CONNECTIONS)
-        ),
+def internal_listeners() -> list[TypedExtensionConfig]:
+    """What the hops of fallback chains need of the bootstrap."""
+    return [extension("envoy.bootstrap.internal_listener", InternalListener())]
+
+
+def limits() -> OverloadManager:
+    """How many clients there may be."""
+    return OverloadManager(
+        resource_monitors=[
+            ResourceMonitor(
+                name="envoy.resource_monitors.global_downstream_max_connections",
+                typed_config=Any.pack(
+                    DownstreamConnectionsConfig(max_active_downstream_connections=_MAX_CONNECTIONS)
+                ),
+            )
+        ]
     )

@@ -1,84 +1,105 @@
-"""Where Envoy sends requests: one cluster per registry model, and one for the sidecar."""
+"""Where Envoy sends requests: one cluster per upstream of the registry, and one for the sidecar."""
 
 from datetime import timedelta
-from urllib.parse import urlsplit
 
-import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
+    ClusterCommonLbConfig,
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
     ClusterLbPolicy,
+    OutlierDetection,
     UpstreamConnectionOptions,
 )
-from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions, Http2ProtocolOptions, TcpKeepalive
-from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    HealthCheck,
+    HealthCheckHttpHealthCheck,
+    Http2ProtocolOptions,
+    TcpKeepalive,
+)
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
     Endpoint,
     LbEndpoint,
     LocalityLbEndpoints,
 )
-from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
-from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecretConfig
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.messages import address, extension, is_name
-from extproc.envoyconf.secrets import secret_name
-from extproc.registry.schema import Model, Registry, cluster_name
+from extproc.envoyconf.messages import address, is_name
+from extproc.envoyconf.providers import http_options, transport_socket
+from extproc.envoyconf.site import Site
+from extproc.registry import upstreams
+from extproc.registry.schema import Registry, cluster_name
+from extproc.registry.upstreams import BEARER, KeyHeader, Upstream
 
 SIDECAR_CLUSTER = "ext-proc"
+PASSTHROUGH_CLUSTER = "passthrough"
 
-_CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
-_UPSTREAM_CODEC = "envoy.filters.http.upstream_codec"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-_MODEL_CONNECT = timedelta(seconds=1)
+_CONNECT = timedelta(seconds=1)
+_TLS_CONNECT = timedelta(seconds=5)  # across the internet, and with a handshake
 # A dead sidecar must cost a request no more than this; it is on this machine or beside it.
 _SIDECAR_CONNECT = timedelta(milliseconds=250)
-# vLLM and other servers on uvicorn close idle connections after 5 s. A request that Envoy sends
-# on a connection just being closed fails, so Envoy must be the first to let go.
-_IDLE_CONNECTION = timedelta(seconds=4)
 # Envoy's default of 1,024 requests is far below what one process carries; load is shed by what
 # stands behind: the sidecar's own queue and the provider's rate limit.
 _NO_LIMIT = 1_000_000
 
+_BALANCING = {
+    # Answers take seconds and differ a lot: send to whoever is least busy.
+    "least_request": ClusterLbPolicy.LEAST_REQUEST,
+    "round_robin": ClusterLbPolicy.ROUND_ROBIN,
+    "random": ClusterLbPolicy.RANDOM,
+}
 
-def clusters(registry: Registry) -> list[Cluster]:
-    """Every cluster that routes, filters and the sidecar's decisions name."""
-    models = [model_cluster(name, model) for name, model in registry.models.items()]
-    return [*models, sidecar_cluster(registry.envoy.sidecar)]
+
+def upstream_clusters(registry: Registry, site: Site) -> list[Cluster]:
+    """One cluster per upstream that the registry names."""
+    models = [
+        upstream_cluster(cluster_name(name), model, model.key_header, site)
+        for name, model in registry.models.items()
+    ]
+    rest = registry.passthrough
+    passed = [upstream_cluster(PASSTHROUGH_CLUSTER, rest, BEARER, site)] if rest else []
+    return [*models, *passed]
 
 
-def model_cluster(name: str, model: Model) -> Cluster:
-    """The pool of one registry model, ``model.upstream`` being ``http://HOST[:PORT]``.
-
-    The provider's key is added here, in the cluster's own filters, so that whatever route leads
-    to it, a request carries this provider's key or none.
-    """
-    url = urlsplit(model.upstream)
-    host = url.netloc if url.port else f"{url.netloc}:80"
-    return _cluster(
-        cluster_name(name),
-        # The name in the Host header is the provider's, not the one the client used.
-        Endpoint(address=address(host), hostname=url.netloc),
-        _provider_http(name, model),
-        connect_timeout=_MODEL_CONNECT,
-        # Answers take seconds and differ a lot: send to whoever is least busy.
-        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
-        upstream_connection_options=UpstreamConnectionOptions(
-            tcp_keepalive=TcpKeepalive(keepalive_time=60, keepalive_interval=10, keepalive_probes=3)
-        ),
+def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) -> Cluster:
+    """The pool of one upstream; its secret, if it has one, has the cluster's name."""
+    # The name in the Host header is the provider's, not the one the client used.
+    endpoints = [
+        LbEndpoint(
+            endpoint=Endpoint(address=address(at), hostname=upstream.url.netloc),
+            load_balancing_weight=weight,
+        )
+        for at, weight in upstream.addresses.items()
+    ]
+    secure = upstream.url.scheme == "https"
+    cluster = plain_cluster(name, endpoints, http_options(name, upstream, key, site))
+    cluster.connect_timeout = _TLS_CONNECT if secure else _CONNECT
+    cluster.lb_policy = _BALANCING[upstream.load_balancing]
+    cluster.transport_socket = transport_socket(upstream, site) if secure else None
+    cluster.upstream_connection_options = UpstreamConnectionOptions(
+        tcp_keepalive=TcpKeepalive(keepalive_time=60, keepalive_interval=10, keepalive_probes=3)
     )
+    if upstream.health_check is not None:
+        cluster.health_checks = [_health_check(upstream.health_check, upstream.url.netloc)]
+    if upstream.outlier_ejection is not None:
+        cluster.outlier_detection = _outlier_detection(upstream.outlier_ejection)
+    # By default Envoy sends to sick endpoints too once half of them are, and learns of changes after
+    # a second: a pool whose endpoints are known to be sick fails at once, so that a fallback answers.
+    cluster.common_lb_config = ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=0.0), update_merge_window=timedelta(0)
+    )
+    return cluster
 
 
 def sidecar_cluster(sidecar: str) -> Cluster:
@@ -88,31 +109,22 @@ def sidecar_cluster(sidecar: str) -> Cluster:
             http2_protocol_options=Http2ProtocolOptions()
         )
     )
-    endpoint = Endpoint(address=address(sidecar))
-    return _cluster(SIDECAR_CLUSTER, endpoint, http, connect_timeout=_SIDECAR_CONNECT)
+    cluster = plain_cluster(SIDECAR_CLUSTER, [LbEndpoint(endpoint=Endpoint(address=address(sidecar)))], http)
+    cluster.connect_timeout = _SIDECAR_CONNECT
+    return cluster
 
 
-def _cluster(
-    name: str,
-    endpoint: Endpoint,
-    http: HttpProtocolOptions,
-    *,
-    connect_timeout: timedelta,
-    lb_policy: ClusterLbPolicy = ClusterLbPolicy.ROUND_ROBIN,
-    upstream_connection_options: UpstreamConnectionOptions | None = None,
-) -> Cluster:
-    by_name = endpoint.address is not None and is_name(endpoint.address)
+def plain_cluster(name: str, endpoints: list[LbEndpoint], http: HttpProtocolOptions) -> Cluster:
+    """A cluster of equal endpoints without limits of ours."""
+    by_name = any(is_name(_address(endpoint)) for endpoint in endpoints)
     return Cluster(
         name=name,
-        # STRICT_DNS takes every address behind the name, as a headless Kubernetes service has them.
+        # STRICT_DNS takes every address behind a name, as a headless Kubernetes service has them.
         type=ClusterDiscoveryType.STRICT_DNS if by_name else ClusterDiscoveryType.STATIC,
         # The default prefers IPv6, which a name often has and a network often does not carry.
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED if by_name else ClusterDnsLookupFamily.AUTO,
-        connect_timeout=connect_timeout,
-        lb_policy=lb_policy,
         load_assignment=ClusterLoadAssignment(
-            cluster_name=name,
-            endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=endpoint)])],
+            cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]
         ),
         circuit_breakers=CircuitBreakers(
             thresholds=[
@@ -125,31 +137,30 @@ def _cluster(
             ]
         ),
         typed_extension_protocol_options={_HTTP_OPTIONS: Any.pack(http)},
-        upstream_connection_options=upstream_connection_options,
     )
 
 
-def _provider_http(name: str, model: Model) -> HttpProtocolOptions:
-    return HttpProtocolOptions(
-        common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE_CONNECTION),
-        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-            http_protocol_options=Http1ProtocolOptions()
-        ),
-        http_filters=_key_filters(name) if model.key_file else [],
+def _address(endpoint: LbEndpoint) -> Address:
+    assert endpoint.endpoint is not None
+    assert endpoint.endpoint.address is not None
+    return endpoint.endpoint.address
+
+
+def _health_check(check: upstreams.HealthCheck, host: str) -> HealthCheck:
+    return HealthCheck(
+        http_health_check=HealthCheckHttpHealthCheck(path=check.path, host=host),
+        interval=timedelta(seconds=check.interval_s),
+        no_traffic_interval=timedelta(seconds=check.interval_s),  # Envoy's default is a minute
+        timeout=timedelta(seconds=check.timeout_s),
+        unhealthy_threshold=check.unhealthy_after,
+        healthy_threshold=check.healthy_after,
     )
 
 
-def _key_filters(model: str) -> list[HttpFilter]:
-    credential = Generic(
-        credential=SdsSecretConfig(name=secret_name(model)),
-        header="authorization",
-        header_value_prefix="Bearer ",
+def _outlier_detection(ejection: upstreams.OutlierEjection) -> OutlierDetection:
+    return OutlierDetection(
+        consecutive_5xx=ejection.after,
+        base_ejection_time=timedelta(seconds=ejection.for_s),
+        # By default Envoy ejects a tenth at most: of one endpoint, none.
+        max_ejection_percent=100,
     )
-    injector = CredentialInjector(
-        overwrite=True, credential=extension("envoy.http.injected_credentials.generic", credential)
-    )
-    return [_filter(_CREDENTIAL_INJECTOR, injector), _filter(_UPSTREAM_CODEC, UpstreamCodec())]
-
-
-def _filter(name: str, config: betterproto2.Message) -> HttpFilter:
-    return HttpFilter(name=name, typed_config=Any.pack(config))

@@ -45,15 +45,17 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from extproc.envoyconf import observing
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
+from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _TRANSFORM = "envoy.filters.http.transform"
-_ROUTER = "envoy.filters.http.router"
+ROUTER = "envoy.filters.http.router"
 
 # The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
 # hangs; it leaves room for a busy machine and for moving a body of many megabytes.
@@ -69,16 +71,18 @@ _FORWARDED = (
     "tracestate",
 )
 # What the sidecar may set: the decision, a changed body's length, an immediate response's type.
-_MUTABLE = (CLUSTER_HEADER, "content-length", "content-type")
+_MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "content-type")
+CONFIG_KEY = "x-router-config"  # of the ext_proc stream's metadata: the version that Envoy holds
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
-    """The filter chain: the decision, then the two steps of failing open, then the router."""
+    """The filter chain: what is observed, the decision, the two steps of failing open, the router."""
     return [
+        observing.observer(),
         _switchable(_EXT_PROC, ext_proc(registry)),
         _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
         _switchable(_TRANSFORM, TransformConfig()),
-        HttpFilter(name=_ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
+        HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
     ]
 
 
@@ -111,17 +115,25 @@ def sidecar_service() -> GrpcService:
     return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True))
 
 
-def fail_open(model: str) -> dict[str, Any]:
+def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:
     """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
+
+    The sidecar is told the ``version`` of the registry that this configuration was made from, so
+    that it decides by the same.
 
     Envoy makes the filters of the route that matches first, before there is a decision, and
     gives each the settings of the route that is current when the request reaches it. So a
     request that was decided runs into idle filters, its body untouched.
     """
     return {
-        _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides())),
+        _EXT_PROC: Any.pack(
+            ExtProcPerRoute(
+                overrides=ExtProcOverrides(grpc_initial_metadata=[HeaderValue(key=CONFIG_KEY, value=version)])
+            )
+        ),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
+        **observing.observed(api),
     }
 
 

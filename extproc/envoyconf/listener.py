@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, AndFilter, HeaderFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, MetadataFilter
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -13,7 +13,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
@@ -23,14 +23,21 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerPathWithEscapedSlashesAction,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
+from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.filters import http_filters, sidecar_service
 from extproc.envoyconf.messages import address, extension
 from extproc.envoyconf.replies import local_replies
-from extproc.envoyconf.routes import CHAT_METHOD, CHAT_PATH, route_configuration
+from extproc.envoyconf.site import Site
 from extproc.registry.schema import Registry
+from extproc.wire.observed import FIRST_BODY_BYTE_TAG, REQUEST_NAMESPACE
 
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 # The limits are those of Envoy's own advice for an edge proxy.
@@ -41,23 +48,27 @@ _REQUEST_IN = timedelta(minutes=5)
 _STREAMS_PER_CONNECTION = 100
 # Records are wanted soon, but in batches.
 _LOG_FLUSH = timedelta(milliseconds=200)
+_FIRST_BODY_BYTE = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
 
 
-def listener(registry: Registry) -> Listener:
-    """The one listener, at ``envoy.listen``."""
-    manager = Filter(name=_CONNECTION_MANAGER, typed_config=Any.pack(connection_manager(registry)))
+def listener(registry: Registry, routes: RouteConfiguration, site: Site) -> Listener:
+    """The listener for clients, at ``envoy.listen``."""
+    manager = connection_manager(registry, routes, site)
     return Listener(
         name="llm",
         address=address(registry.envoy.listen),
-        filter_chains=[FilterChain(filters=[manager])],
+        filter_chains=[
+            FilterChain(filters=[Filter(name=_CONNECTION_MANAGER, typed_config=Any.pack(manager))])
+        ],
     )
 
 
-def connection_manager(registry: Registry) -> HttpConnectionManager:
+def connection_manager(registry: Registry, routes: RouteConfiguration, site: Site) -> HttpConnectionManager:
     """How requests are read, cleaned, filtered, routed and logged."""
     return HttpConnectionManager(
         stat_prefix="llm",
-        route_config=route_configuration(registry),
+        route_config=site.inline(routes),
+        rds=site.rds(routes),
         http_filters=http_filters(registry),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=_IDLE_CONNECTION,
@@ -91,28 +102,31 @@ def _without_prefix(prefix: str) -> Mutation:
 
 
 def _outcomes() -> AccessLog:
-    """One entry per chat exchange, to the sidecar, after the answer; lost while it is down."""
+    """One entry per LLM exchange, to the sidecar, after the answer; lost while it is down."""
     config = HttpGrpcAccessLogConfig(
         common_config=CommonGrpcAccessLogConfig(
             log_name="outcome",
             grpc_service=sidecar_service(),
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=_LOG_FLUSH,
+            # Envoy's own time to the first upstream byte is that of the head, which may come early.
+            custom_tags=[CustomTag(tag=FIRST_BODY_BYTE_TAG, value=_FIRST_BODY_BYTE)],
         )
-    )
-    path_and_query = RegexMatcher(regex=rf"{CHAT_PATH}(\?.*)?")
-    chat = AndFilter(
-        filters=[
-            _header(":method", StringMatcher(exact=CHAT_METHOD)),
-            _header(":path", StringMatcher(safe_regex=path_and_query)),
-        ]
     )
     return AccessLog(
         name="envoy.access_loggers.http_grpc",
-        filter=AccessLogFilter(and_filter=chat),
+        filter=AccessLogFilter(metadata_filter=_is_llm_call()),
         typed_config=Any.pack(config),
     )
 
 
-def _header(name: str, match: StringMatcher) -> AccessLogFilter:
-    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=name, string_match=match)))
+def _is_llm_call() -> MetadataFilter:
+    """The script that observes the exchange has noted which API was asked."""
+    return MetadataFilter(
+        matcher=MetadataMatcher(
+            filter=REQUEST_NAMESPACE,
+            path=[MetadataMatcherPathSegment(key="api")],
+            value=ValueMatcher(present_match=True),
+        ),
+        match_if_key_not_found=False,
+    )

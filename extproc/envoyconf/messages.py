@@ -17,7 +17,15 @@ _UNIX = "unix:"
 
 def plain(message: betterproto2.Message) -> dict[str, typing.Any]:
     """The message as Envoy's YAML spells it: protobuf's JSON mapping with snake_case keys."""
-    return message.to_dict(casing=betterproto2.Casing.SNAKE)
+    tree = message.to_dict(casing=betterproto2.Casing.SNAKE)
+    return typing.cast(dict[str, typing.Any], _spelled(tree))
+
+
+def _spelled(value: typing.Any) -> typing.Any:
+    """betterproto's snake case tears ``consecutive_5xx`` apart."""
+    if isinstance(value, dict):
+        return {key.replace("_5_xx", "_5xx"): _spelled(member) for key, member in value.items()}
+    return [_spelled(member) for member in value] if isinstance(value, list) else value
 
 
 def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:

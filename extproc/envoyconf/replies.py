@@ -1,56 +1,78 @@
-"""Errors that Envoy answers with by itself, in the shape of OpenAI's API.
+"""Errors that Envoy answers with by itself, in the shape of the API that was asked.
 
 What the sidecar answers (an immediate response) passes through here too, and must stay as it
 is: it never uses 413, and Envoy's response flags, which the 5xx below ask for, are never set on it.
 """
 
 import typing
+from collections.abc import Iterator
 
+import msgspec
 from envoy_data_plane.envoy.config.accesslog.v3 import (
     AccessLogFilter,
     AndFilter,
     ComparisonFilter,
     ComparisonFilterOp,
+    HeaderFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
     ResponseMapper,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
+from extproc import apis
 from extproc.registry.schema import Registry
+from extproc.vocabulary import Api
+
+# Of Anthropic's clients; a route may have rewritten what stands before.
+_ANTHROPIC_PATH = r"[^?]*/messages(\?.*)?"
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
     """The first mapping that fits an error gives its body; other errors stay Envoy's plain text."""
-    limit = registry.envoy.max_body_bytes
-    too_large = _error(
-        f"The request body is larger than {limit} bytes.", "invalid_request_error", "request_too_large"
-    )
-    timeout = _error("The model did not answer in time.", "server_error", "upstream_timeout")
-    unavailable = _error("The model is not available.", "server_error", "upstream_unavailable")
-    equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
     return LocalReplyConfig(
         mappers=[
-            _mapper(_status(equal, 413), too_large),
-            _mapper(_flagged(_status(equal, 504)), timeout),
-            _mapper(_flagged(_status(at_least, 500)), unavailable),
+            *_mappers(registry, Api.ANTHROPIC_MESSAGES, _asked_anthropic()),
+            *_mappers(registry, Api.OPENAI_CHAT),
         ]
     )
 
 
-def _error(message: str, kind: str, code: str) -> dict[str, typing.Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[ResponseMapper]:
+    limit = registry.envoy.max_body_bytes
+    equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
+    for status, conditions, message, code in (
+        (413, [_status(equal, 413)], f"The request body is larger than {limit} bytes.", "request_too_large"),
+        (504, [_status(equal, 504), _flagged()], "The model did not answer in time.", "upstream_timeout"),
+        # Nothing else here is a 401: the provider's key is not where it should be.
+        (401, [_status(equal, 401)], "The router has no key for this model.", "upstream_unavailable"),
+        (503, [_status(at_least, 500), _flagged()], "The model is not available.", "upstream_unavailable"),
+    ):
+        body = apis.error_body(api, status=status, message=message, code=code)
+        yield ResponseMapper(
+            filter=_all_of(*asked, *conditions),
+            body_format_override=SubstitutionFormatString(
+                json_format=Struct.from_dict(_escaped(msgspec.json.decode(body)))
+            ),
+        )
 
 
-def _mapper(condition: AccessLogFilter, body: dict[str, typing.Any]) -> ResponseMapper:
-    return ResponseMapper(
-        filter=condition,
-        body_format_override=SubstitutionFormatString(json_format=Struct.from_dict(body)),
-    )
+def _escaped(value: typing.Any) -> typing.Any:
+    """In Envoy's formats a single % begins a command."""
+    if isinstance(value, dict):
+        return {key: _escaped(member) for key, member in value.items()}
+    return value.replace("%", "%%") if isinstance(value, str) else value
+
+
+def _asked_anthropic() -> AccessLogFilter:
+    path = StringMatcher(safe_regex=RegexMatcher(regex=_ANTHROPIC_PATH))
+    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
 
 
 def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:
@@ -60,6 +82,11 @@ def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:
     )
 
 
-def _flagged(condition: AccessLogFilter) -> AccessLogFilter:
-    any_flag = AccessLogFilter(response_flag_filter=ResponseFlagFilter())
-    return AccessLogFilter(and_filter=AndFilter(filters=[condition, any_flag]))
+def _flagged() -> AccessLogFilter:
+    return AccessLogFilter(response_flag_filter=ResponseFlagFilter())
+
+
+def _all_of(*conditions: AccessLogFilter) -> AccessLogFilter:
+    if len(conditions) == 1:
+        return conditions[0]
+    return AccessLogFilter(and_filter=AndFilter(filters=list(conditions)))

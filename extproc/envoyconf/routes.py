@@ -1,12 +1,9 @@
 """Which requests are decided, where they go when they are not, and what passes untouched."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.core.v3 import (
-    HeaderValue,
-    HeaderValueOption,
-    HeaderValueOptionHeaderAppendAction,
-)
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
     Route,
@@ -15,109 +12,159 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
+from extproc.envoyconf import catalogue
+from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, LLM_PATHS, action, exactly, header, literal
+from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
+from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
+from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
+from extproc.registry.section import many
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
-CHAT_METHOD = "POST"
-CHAT_PATH = "/v1/chat/completions"
+NAME = "llm"
+
+_Clusters = Mapping[str, str]
 
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
-# What identifies a client to us is nobody else's business; the last two would even make OpenAI
-# refuse the provider's own key.
-_CLIENT_CREDENTIALS = (
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "openai-organization",
-    "openai-project",
-)
-_CLIENT_ADDRESS = ("x-forwarded-for", "x-envoy-external-address")
 
 
-def route_configuration(registry: Registry) -> RouteConfiguration:
+def route_configuration(registry: Registry, version: str, clusters: Mapping[str, str]) -> RouteConfiguration:
     """The routes, in the order in which they are tried.
 
-    A request first matches ``fail-open``, since clients cannot send the cluster header. When the
-    sidecar has set it, Envoy looks again and finds ``decided``; else it goes on as it was.
+    ``version`` is the registry's; ``clusters`` are the names under which Envoy has its clusters.
+
+    A request to an LLM first matches its API's ``fail-open``, since clients cannot send the headers
+    of a decision. When the sidecar has set them, Envoy looks again and finds the route that was
+    decided; else it goes on as it was. So does a request for a cluster that this Envoy does not
+    hold: it matches no decided route.
     """
     return RouteConfiguration(
-        name="llm",
+        name=NAME,
         virtual_hosts=[
             VirtualHost(
-                name="llm",
+                name=NAME,
                 domains=["*"],
-                routes=[_decided(registry), _fail_open(registry), _passthrough(registry)],
-                request_headers_to_remove=[CLUSTER_HEADER, *_CLIENT_CREDENTIALS, *_CLIENT_ADDRESS],
+                routes=[
+                    *catalogue.routes(registry),
+                    *_decided_with_policy(registry, clusters),
+                    *_decided(registry, clusters),
+                    *_undecided(registry, version, clusters),
+                    *_passthrough(registry, clusters),
+                ],
                 # Removed first, so that a provider cannot pass its own off as the router's.
                 response_headers_to_remove=[_answer_header(key) for key in _ANSWERED],
                 response_headers_to_add=_answers() if registry.envoy.response_headers else [],
             )
         ],
+        max_direct_response_body_size_bytes=catalogue.body_limit(registry),
     )
 
 
-def _decided(registry: Registry) -> Route:
-    return Route(
-        name="decided",
-        match=_chat(HeaderMatcher(name=CLUSTER_HEADER, present_match=True)),
-        route=_action(registry, cluster_header=CLUSTER_HEADER),
-    )
+def _decided(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+    """One route per model: providers differ in path and host."""
+    for name, model in registry.models.items():
+        to = action(registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(name)])
+        yield _to_model(cluster_name(name), _llm(exactly(CLUSTER_HEADER, cluster_name(name))), to)
 
 
-def _fail_open(registry: Registry) -> Route:
-    return Route(
-        name="fail-open",
-        match=_chat(),
-        route=_action(registry, cluster=cluster_name(registry.default)),
+def _decided_with_policy(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+    """One route per route of the registry that asks for something, and model that may answer it."""
+    for name, route in registry.routes.items():
+        if not route.has_envoy_policy:
+            continue
+        for target in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
+            conditions = (exactly(ROUTE_HEADER, name), exactly(CLUSTER_HEADER, cluster_name(target)))
+            if route.fallback:
+                yield from _chained(registry, name, route, target, conditions)
+                continue
+            model = registry.models[target]
+            to = action(
+                registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(target)], policy=route
+            )
+            yield _to_model(f"{name}-{target}", _llm(*conditions), to, route)
+
+
+def _chained(
+    registry: Registry, name: str, route: schema.Route, first: str, conditions: Iterable[HeaderMatcher]
+) -> Iterator[Route]:
+    """One route per API: a model that does not speak it is no fallback for it."""
+    for api in registry.models[first].speaks:
+        models = chain_of(registry, route, first, api)
+        match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
+        to = RouteAction(
+            cluster=chain_name(models, route),
+            timeout=timedelta(0),
+            idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
+            retry_policy=tries(models, route),
+        )
+        chained = _to_model(f"{name}-{first}-{api}", match, to, route)
+        chained.request_headers_to_remove = []  # the hops need them
+        chained.response_headers_to_remove = []
+        # A retry needs the whole request.
+        chained.request_body_buffer_limit = registry.envoy.max_body_bytes
+        yield chained
+
+
+def _undecided(registry: Registry, version: str, clusters: _Clusters) -> Iterator[Route]:
+    """An API's default by Envoy alone; an API that no model speaks is a 404 in its own shape."""
+    for api, path in LLM_PATHS.items():
+        match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
+        name = registry.defaults.get(api)
+        if name is None:
+            yield catalogue.unspoken(api, match)
+            continue
+        model = registry.models[name]
+        to = action(registry, model, matched=path, cluster=clusters[cluster_name(name)])
+        route = _to_model(f"fail-open-{api}", match, to)
         # This is the route while the body is awaited, decided or not.
-        request_body_buffer_limit=registry.envoy.max_body_bytes,
-        typed_per_filter_config=fail_open(registry.models[registry.default].name or registry.default),
-    )
+        route.request_body_buffer_limit = registry.envoy.max_body_bytes
+        route.typed_per_filter_config = fail_open(api, model.name or name, version)
+        yield route
 
 
-def _passthrough(registry: Registry) -> Route:
+def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Route | None = None) -> Route:
+    added = policy.request_headers if policy else {}
+    answered = policy.response_headers if policy else {}
     return Route(
-        name="passthrough",
-        match=RouteMatch(prefix="/"),
-        route=_action(registry, cluster=cluster_name(registry.default)),
+        name=name,
+        match=match,
+        route=to,
+        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER],
+        request_headers_to_add=[
+            # Usage is read from the answer, which must not be compressed for that.
+            header("accept-encoding", "identity"),
+            *(header(key, literal(value)) for key, value in added.items()),
+        ],
+        response_headers_to_add=[header(key, literal(value)) for key, value in answered.items()],
+        response_headers_to_remove=[SERVED_BY],  # a hop's to say, not a provider's
     )
 
 
-def _chat(*headers: HeaderMatcher) -> RouteMatch:
-    method = HeaderMatcher(name=":method", string_match=StringMatcher(exact=CHAT_METHOD))
-    return RouteMatch(path=CHAT_PATH, headers=[method, *headers])
+def _passthrough(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+    """All else, untouched: no filter is on, and no limit of ours holds."""
+    upstream = registry.passthrough
+    if upstream is None:
+        yield catalogue.nothing_here()
+        return
+    for prefix in (f"{API_ROOT}/", "/"):
+        yield Route(
+            name="passthrough",
+            match=RouteMatch(prefix=prefix),
+            route=action(registry, upstream, matched=prefix, cluster=clusters[PASSTHROUGH_CLUSTER]),
+        )
 
 
-def _action(
-    registry: Registry, *, cluster: str | None = None, cluster_header: str | None = None
-) -> RouteAction:
-    return RouteAction(
-        cluster=cluster,
-        cluster_header=cluster_header,
-        auto_host_rewrite=True,
-        # A stream may take as long as it likes, but not be silent for ever.
-        timeout=timedelta(0),
-        idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
-    )
+def _llm(*headers: HeaderMatcher) -> RouteMatch:
+    return RouteMatch(prefix=f"{API_ROOT}/", headers=[exactly(":method", LLM_METHOD), *headers])
 
 
 def _answers() -> list[HeaderValueOption]:
     """Headers from the decision; one whose key is absent or empty is not sent."""
-    return [
-        HeaderValueOption(
-            header=HeaderValue(key=_answer_header(key), value=f"%DYNAMIC_METADATA({NAMESPACE}:{key})%"),
-            append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-        )
-        for key in _ANSWERED
-    ]
+    return [header(_answer_header(key), f"%DYNAMIC_METADATA({NAMESPACE}:{key})%") for key in _ANSWERED]
 
 
 def _answer_header(key: str) -> str:

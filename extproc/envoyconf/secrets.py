@@ -1,29 +1,42 @@
-"""Providers' keys: Envoy reads them from the operator's own files; no generated file holds one."""
+"""Providers' keys: Envoy reads them from its environment or the operator's own files.
 
-from pathlib import Path
+No generated file holds one.
+"""
+
+from collections.abc import Mapping
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret
 
-from extproc.registry.schema import Registry
+from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
+from extproc.envoyconf.providers import secret_name
+from extproc.envoyconf.site import Site
+from extproc.registry.schema import Registry, cluster_name
+from extproc.registry.upstreams import Auth, Upstream
 
 
-def secret_name(model: str) -> str:
-    """The Envoy secret that holds a registry model's key."""
-    return f"key-{model}"
+def secrets(registry: Registry, site: Site) -> list[Secret]:
+    """One secret per upstream that has a key of its own.
 
-
-def secrets(registry: Registry, directory: Path) -> list[Secret]:
-    """One secret per model with a key file; ``directory`` is that of the registry file.
-
-    A key file holds the bare key; Envoy cuts newlines off its end. It is read when Envoy starts:
-    one that is missing stops it, an empty one makes every request to that model a 401.
+    A key file holds the bare key; Envoy cuts newlines off its end.
     """
     return [
         Secret(
-            name=secret_name(name),
-            generic_secret=GenericSecret(secret=DataSource(filename=str(directory / model.key_file))),
+            name=secret_name(cluster),
+            generic_secret=GenericSecret(secret=_source(upstream.auth, site)),
         )
-        for name, model in registry.models.items()
-        if model.key_file
+        for cluster, upstream in _upstreams(registry).items()
+        if isinstance(upstream.auth, Auth)
     ]
+
+
+def _upstreams(registry: Registry) -> Mapping[str, Upstream]:
+    models = {cluster_name(name): model for name, model in registry.models.items()}
+    rest = registry.passthrough
+    return {**models, PASSTHROUGH_CLUSTER: rest} if rest else models
+
+
+def _source(auth: Auth, site: Site) -> DataSource:
+    if auth.env:
+        return DataSource(environment_variable=auth.env)
+    return DataSource(filename=str(site.registry / auth.file))

@@ -2,11 +2,12 @@
 
 Two formats, either of them gzipped or not; other keys in a row are left alone:
 
-    routes    {"text": ..., "route": NAME or null, "group": NAME}        null: should abstain
+    routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
     outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}
 
-``group`` (optional) is the same for rows that mean the same. ``tokens`` (optional) is the length
-of each model's answer.
+A route of null should abstain. The rest is optional: ``group`` is the same for rows that mean the
+same, ``weight`` is the number of requests that a sampled row stands for, ``tokens`` is the length of
+each model's answer.
 """
 
 import difflib
@@ -38,6 +39,7 @@ class RouteRow(msgspec.Struct, frozen=True):
     text: Text
     route: str | None  # None: out of scope, should abstain
     group: str = ""  # texts of one group mean the same; empty: none
+    weight: Annotated[float, Meta(gt=0.0)] = 1.0  # requests that it stands for
 
 
 class OutcomeRow(msgspec.Struct, frozen=True):
@@ -75,20 +77,27 @@ def labels_of(rows: Sequence[RouteRow], routes: Sequence[str]) -> Labels:
     return np.array([ABSTAIN if row.route is None else place[row.route] for row in rows], np.intp)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, gzipped or not. Raises ``DataError``."""
+def printable(text: str) -> str:
+    """The text without what could steer a terminal: whoever wrote a prompt must not write on a screen."""
+    lines = text.replace("\r\n", "\n")
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in lines)
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, numbered from 1; gzipped or not. Raises ``DataError``."""
+    number = 0
     try:
-        content = path.read_bytes()
-        if content.startswith(_GZIP):
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            zipped = file.peek(len(_GZIP)).startswith(_GZIP)
+            for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, start=1):
+                text = line.decode("utf-8-sig")
+                if text.strip():
+                    yield number, text
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), number, f"not UTF-8: {error.reason}") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(str(path), 1, f"cannot read it: {reason}") from error
-    try:
-        return content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(str(path), line, f"not UTF-8: {error.reason}") from error
+        raise DataError(str(path), number + 1, f"cannot read it: {reason}") from error
 
 
 def parse(path: Path, line: int, text: str, kind: type[R]) -> R:
@@ -102,9 +111,8 @@ def parse(path: Path, line: int, text: str, kind: type[R]) -> R:
 
 
 def _rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
-    for line, text in enumerate(read_lines(path), start=1):
-        if text.strip():
-            yield line, parse(path, line, text, kind)
+    for line, text in lines_of(path):
+        yield line, parse(path, line, text, kind)
 
 
 def _some(path: Path, rows: list[R]) -> list[R]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from extproc.evaluation.metrics import QUANTILES
 from extproc.evaluation.plots import Line, heat_map, unit_plot
 from extproc.evaluation.report import FIGURES, SIGNALS, Report
-from extproc.evaluation.terminal import interval, number, with_interval
+from extproc.evaluation.terminal import GRID_ROUTES, interval, largest_confusions, number, with_interval
 
 _TILES = {
     "accuracy": "accuracy, abstaining included",
@@ -75,9 +75,14 @@ def _figures(report: Report) -> str:
 def _confusion(report: Report) -> str:
     names = [route.name for route in report.routes]
     plot = heat_map("Confusion matrix", [*names, "out of scope"], [*names, "abstained"], report.confusion)
+    largest = (
+        _table(["largest confusions: truth", "decided", "rows"], largest_confusions(report))
+        if len(names) > GRID_ROUTES
+        else ""
+    )
     return (
         f'<div class="wide">{plot}</div><p class="soft">Truths down, decisions '
-        "across. The darker, the larger the share of the row.</p>"
+        f"across. The stronger the colour, the larger the share of the row.</p>{largest}"
     )
 
 

@@ -56,7 +56,7 @@ def unit_plot(
 
 
 def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A matrix of counts, each cell as dark as its share of its row; the diagonal in another colour."""
+    """A matrix of counts, each cell as strong as its share of its row; the diagonal in another colour."""
     numbered = len(rows) <= _NUMBERED
     cell = _CELL if numbered else 12
     size = 12 if numbered else 9
@@ -75,28 +75,37 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], counts: Se
             f'<text font-size="{size}" x="{left - 6}" y="{y + cell / 2 + size / 3:g}" '
             f'text-anchor="end">{html.escape(name)}</text>'
         )
-        for j, count in enumerate(line):
-            tip = f"{name} → {columns[j]}: {count} of {sum(line)}"
-            shapes.append(_heat(left + j * cell, y, cell, count, count / total, i == j, tip, numbered))
-    return _svg(left + cell * len(columns) + 4, top + cell * len(rows) + 4, title, shapes)
+        shapes += [
+            _heat(
+                (left + j * cell, y, cell), count, count / total, i == j,
+                tip=f"{name} → {columns[j]}: {count} of {total}", numbered=numbered,
+            )
+            for j, count in enumerate(line)
+            if count
+        ]  # fmt: skip
+    paper = (
+        f'<rect class="cell" x="{left}" y="{top}" width="{cell * len(columns)}" height="{cell * len(rows)}"/>'
+    )
+    width, height = left + cell * len(columns) + 4, top + cell * len(rows) + 4
+    return _svg(width, height, title, [paper, *shapes])
 
 
 def _heat(
-    x: float, y: float, cell: int, count: int, shade: float, hit: bool, tip: str, numbered: bool
+    at: tuple[float, float, int], count: int, shade: float, hit: bool, *, tip: str, numbered: bool
 ) -> str:
-    kind = "hit" if hit else "miss"
-    parts = [
-        f'<rect class="cell" x="{x:g}" y="{y:g}" width="{cell - 1}" height="{cell - 1}"/>',
-        f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{cell - 1}" height="{cell - 1}" '
-        f'fill-opacity="{shade:.3f}"/>',
-    ]
-    if numbered and count:
+    x, y, cell = at
+    number = ""
+    if numbered:
         tone = ' class="on"' if shade > 0.55 else ""
-        parts.append(
-            f'<text{tone} font-size="12" x="{x + (cell - 1) / 2:g}" y="{y + cell / 2 + 4:g}" '
+        number = (
+            f'<text{tone} font-size="12" x="{x + cell / 2:g}" y="{y + cell / 2 + 4:g}" '
             f'text-anchor="middle">{count}</text>'
         )
-    return f"<g><title>{html.escape(tip)}</title>{''.join(parts)}</g>"
+    return (
+        f"<g><title>{html.escape(tip)}</title>"
+        f'<rect class="{"hit" if hit else "miss"}" x="{x + 1:g}" y="{y + 1:g}" width="{cell - 2}" '
+        f'height="{cell - 2}" fill-opacity="{shade:.3f}"/>{number}</g>'
+    )
 
 
 def _grid(y_top: float) -> str:

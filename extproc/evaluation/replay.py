@@ -117,7 +117,7 @@ def plain_question(text: str) -> Question:
     request = ChatRequest(
         api=Api.OPENAI_CHAT,
         model="auto",
-        model_span=(0, 0),
+        spans={},
         user_text=text,
         body_bytes=len(text.encode()),
     )

@@ -15,6 +15,7 @@ from extproc.evaluation.intervals import (
     Interval,
     auroc_of,
     bootstrap,
+    bootstrap_distance,
     bootstrap_macro_f1,
     mean_of,
     one_by_one,
@@ -110,6 +111,7 @@ class Report(msgspec.Struct, frozen=True):
 # What each figure means, for people.
 FIGURES = {
     "accuracy": "rows decided as labelled; out of scope, abstaining is right",
+    "accuracy_weighted": "the same, each row weighing as many requests as it was drawn for",
     "accuracy_inside": "rows in scope whose most probable route is right, before any floor",
     "macro_f1": "mean F1 of the routes' decisions",
     "kept": "rows in scope that got a route",
@@ -179,6 +181,7 @@ def _figures(truth: Labels, decided: Decided, rows: Sequence[RouteRow]) -> dict[
     table = metrics.confusion(truth, decided.route, routes)
     figures = {
         "accuracy": share(decided.route == truth),
+        "accuracy_weighted": _weighted(decided.route == truth, [row.weight for row in rows]),
         "accuracy_inside": share((decided.best == truth)[inside]),
         "macro_f1": _figure(metrics.macro_f1(table), bootstrap_macro_f1(truth, decided.route, routes)),
         "kept": share(kept[inside]),
@@ -194,6 +197,18 @@ def _figures(truth: Labels, decided: Decided, rows: Sequence[RouteRow]) -> dict[
     figures["ece"] = _calibration(metrics.ece, confidence, right)
     figures["debiased_ece"] = _calibration(metrics.debiased_ece, confidence, right)
     return {name: figures[name] for name in FIGURES}
+
+
+def _weighted(right: Truths, weights: Sequence[float]) -> Figure:
+    """The ratio estimator of a share of the traffic that a stratified sample was drawn from (Cochran, 1977).
+
+    NaN where all rows weigh the same, since it is then the plain share.
+    """
+    weight = np.array(weights)
+    if (weight == weight[0]).all():
+        return Figure(math.nan, math.nan, math.nan)
+    interval = bootstrap(lambda drawn: metrics.ratio(drawn @ (weight * right), drawn @ weight), len(weight))
+    return _figure(float((weight * right).sum() / weight.sum()), interval)
 
 
 def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict[str, Figure]:
@@ -216,7 +231,9 @@ def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict
 
 
 def _calibration(metric: Callable[[Floats, Truths], float], confidence: Floats, right: Truths) -> Figure:
-    return _slow_figure(lambda drawn: metric(confidence[drawn], right[drawn]), len(right))
+    value = metric(confidence, right)
+    statistic = one_by_one(lambda drawn: metric(confidence[drawn], right[drawn]))
+    return _figure(value, bootstrap_distance(statistic, value, len(right), resamples=_SLOW_RESAMPLES))
 
 
 def _slow_figure(metric: Callable[[Labels], float], rows: int) -> Figure:

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from extproc.evaluation.comparing import Change, Comparison
-from extproc.evaluation.terminal import cut, number
+from extproc.evaluation.terminal import GRID_ROUTES, cut, number
 
-_GRID_ROUTES = 12  # more, and the matrix is left out: the moves say the same
 _MOVES = 20
 _NOTHING = "no route"
 
@@ -82,7 +81,7 @@ def _moves(comparison: Comparison) -> str:
 
 def _matrix(comparison: Comparison) -> str:
     changed = any(any(line) for line in comparison.confusion_change)
-    if not changed or len(comparison.routes) > _GRID_ROUTES:
+    if not changed or len(comparison.routes) > GRID_ROUTES:  # then the moves alone must say it
         return ""
     rows = [
         [truth, *(f"{count:+d}" if count else "" for count in counts)]

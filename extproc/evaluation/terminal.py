@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from extproc.evaluation.datasets import printable
 from extproc.evaluation.metrics import QUANTILES
 from extproc.evaluation.report import FIGURES, SIGNALS, Figure, Report
 
-_GRID_ROUTES = 12  # more, and the confusion matrix is told as its largest entries
+GRID_ROUTES = 12  # more, and the confusion matrix is told as its largest entries
 _LISTED = 15
 _SHOWN_MISTAKES = 5
 _TEXT = 70  # characters of a text that are shown
@@ -57,8 +58,21 @@ def with_interval(figure: Figure) -> str:
 
 def cut(text: str, limit: int = _TEXT) -> str:
     """One line of at most ``limit`` characters."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def largest_confusions(report: Report) -> list[list[str]]:
+    """Truth, decision and count of the cells off the diagonal that hold most rows."""
+    names = [route.name for route in report.routes]
+    truths, decisions = [*names, "out of scope"], [*names, "abstained"]
+    wrong = [
+        (count, truths[i], decisions[j])
+        for i, counts in enumerate(report.confusion)
+        for j, count in enumerate(counts)
+        if i != j and count
+    ]
+    return [[truth, said, str(count)] for count, truth, said in sorted(wrong, reverse=True)[:_LISTED]]
 
 
 def _head(report: Report) -> str:
@@ -95,25 +109,13 @@ def _route_rows(report: Report) -> list[list[str]]:
 
 def _confusion(report: Report) -> str:
     names = [route.name for route in report.routes]
-    if len(names) > _GRID_ROUTES:
-        return _largest_confusions(report, names)
+    if len(names) > GRID_ROUTES:
+        return "largest confusions\n" + table(["truth", "decided", "rows"], largest_confusions(report))
     rows = [
         [truth, *(str(count) if count else "." for count in counts)]
         for truth, counts in zip([*names, "out of scope"], report.confusion, strict=True)
     ]
     return table(["truth \\ decided", *names, "abstained"], rows)
-
-
-def _largest_confusions(report: Report, names: Sequence[str]) -> str:
-    truths, decisions = [*names, "out of scope"], [*names, "abstained"]
-    wrong = [
-        (count, truths[i], decisions[j])
-        for i, counts in enumerate(report.confusion)
-        for j, count in enumerate(counts)
-        if i != j and count
-    ]
-    rows = [[truth, "->", said, str(count)] for count, truth, said in sorted(wrong, reverse=True)[:_LISTED]]
-    return "largest confusions\n" + table(["truth", "", "decided", "rows"], rows)
 
 
 def _baselines(report: Report) -> str:

@@ -1,13 +1,16 @@
 """Compiling a loaded registry into the snapshot that serving decides with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import Registry, Rule, Scorer, When, cluster_name, many
+from extproc.registry.schema import Registry, Route, Rule, Scorer, When, cluster_name
+from extproc.registry.section import many
+from extproc.registry.upstreams import Model
 from extproc.routing import rules
+from extproc.routing.choice import Price, Target
 from extproc.routing.meaning import Meaning, fit_meaning
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
-from extproc.routing.snapshot import Snapshot, Target
+from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import Encoder
 
 
@@ -18,34 +21,51 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
     """
     registry = loaded.registry
     compiled = [_rule(rule) for rule in registry.rules]
+    targets = {name: _target(name, model) for name, model in registry.models.items()}
     return Snapshot(
         version=loaded.version,
-        targets={
-            name: Target(
-                model=name,
-                upstream_model=model.name or name,
-                cluster=cluster_name(name),
-                pinnable=model.pin,
-            )
-            for name, model in registry.models.items()
-        },
-        route_models={name: route.model for name, route in registry.routes.items()},
-        default=registry.default,
+        targets=targets,
+        routes={name: _route(registry, route, targets) for name, route in registry.routes.items()},
+        defaults=registry.defaults,
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
         meaning=_meaning(loaded, encoder),
-        margin_floor=registry.thresholds.margin,
-        similarity_floor=registry.thresholds.similarity,
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
+        ask_usage=registry.stream_usage == "ask",
+    )
+
+
+def _target(name: str, model: Model) -> Target:
+    price = model.price
+    return Target(
+        model=name,
+        upstream_model=model.name or name,
+        cluster=cluster_name(name),
+        apis=frozenset(model.speaks),
+        provider=model.provider,
+        pinnable=model.pin,
+        price=Price(price.input / 1e6, price.output / 1e6) if price else None,
+        context_window=model.context_window,
+    )
+
+
+def _route(registry: Registry, route: Route, targets: Mapping[str, Target]) -> RoutePolicy:
+    own, common = route.thresholds, registry.thresholds
+    return RoutePolicy(
+        candidates=tuple(targets[name] for name in many(route.candidates)),
+        margin_floor=common.margin if own.margin is None else own.margin,
+        similarity_floor=common.similarity if own.similarity is None else own.similarity,
+        max_tokens=route.max_tokens,
+        reasoning=route.reasoning,
+        fallback=bool(route.fallback),
     )
 
 
 def _meaning(loaded: Loaded, encoder: Encoder) -> Meaning | None:
     if not loaded.examples:
         return None
-    models = {name: route.model for name, route in loaded.registry.routes.items()}
-    return fit_meaning(loaded.examples, models, encoder, _fit(loaded.registry))
+    return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))
 
 
 def _fit(registry: Registry) -> Fit:

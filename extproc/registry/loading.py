@@ -11,8 +11,10 @@ import msgspec
 
 from extproc.errors import RegistryError
 from extproc.registry.checks import check
-from extproc.registry.schema import Model, Registry, Route, Section
+from extproc.registry.schema import Registry, Route
+from extproc.registry.section import Section
 from extproc.registry.source import Source, steps
+from extproc.registry.upstreams import Model
 
 S = TypeVar("S", bound=Section)
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`$", re.DOTALL)

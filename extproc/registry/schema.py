@@ -1,52 +1,57 @@
 """The registry's YAML schema: what an operator may write, with its defaults.
 
 Every struct refuses unknown keys. ``registry.loading`` reads files into these types and
-cross-checks them; ``registry.snapshot`` compiles them into what serving uses.
+cross-checks them; ``registry.compiling`` compiles them into what serving uses.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
-OneOrMany = str | list[str]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+from extproc.registry.section import Count, Fraction, OneOrMany, Positive, Seconds, Section
+from extproc.registry.upstreams import Model, Passthrough
+from extproc.vocabulary import Api, Effort
 
-# Names end up in Envoy cluster names, header values, metric labels and file names.
-MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}"
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A mapping of the registry; unknown keys in it are an error."""
+class RouteThresholds(Section, frozen=True):
+    """Floors of one route; one that is absent is the registry's."""
+
+    margin: Fraction | None = None
+    similarity: Fraction | None = None
 
 
-class Price(Section, frozen=True):
-    """US dollars per million tokens."""
+class Retry(Section, frozen=True):
+    """How often Envoy asks the same model again before the client sees a failure."""
 
-    input: Annotated[float, Meta(ge=0.0)]
-    output: Annotated[float, Meta(ge=0.0)]
-
-
-class Model(Section, frozen=True):
-    """One model behind one provider. Its key in ``models`` is the name clients may pin."""
-
-    upstream: str  # http://host:port
-    name: str = ""  # what the provider calls it; empty: the public name
-    key_file: str = ""  # holds the provider's key; relative to the registry file
-    pin: bool = True  # may a client choose it by its public name?
-    price: Price | None = None
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 1  # beside the first
+    statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (429, 502, 503, 504)
 
 
 class Route(Section, frozen=True):
-    """One kind of request, told by examples, and the model that answers it."""
+    """One kind of request, told by examples, the models that may answer it, and how they are asked."""
 
-    model: str
+    candidates: OneOrMany  # the cheapest that can take the request answers it
     examples: list[Annotated[str, Meta(min_length=1)]] = []
     examples_file: str = ""  # one example a line; relative to the registry file
+    thresholds: RouteThresholds = RouteThresholds()
     description: str = ""
+    timeout_s: Seconds | None = None  # until a model begins to answer; None: as long as it takes
+    retry: Retry | None = None
+    fallback: OneOrMany = []  # models asked in this order when the chosen one fails
+    request_headers: dict[str, str] = {}  # added to what the provider gets
+    response_headers: dict[str, str] = {}  # added to what the client gets
+    max_tokens: Positive | None = None  # the client's limit for the answer is lowered to this
+    reasoning: Effort | None = None  # how much the model should reason; None: as the client wishes
+
+    @property
+    def has_envoy_policy(self) -> bool:
+        """Whether Envoy must treat this route's requests otherwise than any others."""
+        return bool(
+            self.timeout_s or self.retry or self.fallback or self.request_headers or self.response_headers
+        )
 
 
 class When(Section, frozen=True):
@@ -106,17 +111,19 @@ class Envoy(Section, frozen=True):
 
     listen: str = "127.0.0.1:10000"
     admin: str = "127.0.0.1:9901"
-    sidecar: str = "127.0.0.1:50051"  # where Envoy finds `extproc serve`
+    sidecar: str = "unix:/tmp/extproc.sock"  # where Envoy finds `extproc serve`: that, or HOST:PORT
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
-    upstream_timeout_s: Annotated[float, Meta(gt=0)] = 600.0  # idle limit of an answer
+    upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
 
 
 class Registry(Section, frozen=True):
     """The whole file."""
 
     models: dict[str, Model]
-    default: str  # answers when nothing else was decided, and when the sidecar is down
+    # Answers when nothing else was decided, and when the sidecar is down: one model, or one per API.
+    default: str | dict[str, str]
+    passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
     rules: list[Rule] = []
     unknown_models: Literal["route", "reject"] = "route"
@@ -124,15 +131,19 @@ class Registry(Section, frozen=True):
     scorer: Scorer = Scorer()
     thresholds: Thresholds = Thresholds()
     encoder: Encoder = Encoder()
+    # ask: streams tell their token usage, in one more chunk that the client sees too.
+    stream_usage: Literal["leave", "ask"] = "leave"
     decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # the whole decision's budget
     envoy: Envoy = Envoy()
+
+    @property
+    def defaults(self) -> Mapping[Api, str]:
+        """The default model of each API; an API that is not there is spoken by no model."""
+        if isinstance(self.default, str):
+            return dict.fromkeys(self.models[self.default].speaks, self.default)
+        return {Api(api): model for api, model in self.default.items()}
 
 
 def cluster_name(model: str) -> str:
     """The Envoy cluster that serves a registry model; the one place that knows the scheme."""
     return f"model-{model}"
-
-
-def many(value: OneOrMany) -> list[str]:
-    """A key that takes one text or a list of them, as a list."""
-    return [value] if isinstance(value, str) else value

@@ -16,7 +16,6 @@ class Meaning(msgspec.Struct, frozen=True):
     """A fitted scorer with its temperature, and the examples it was fitted from."""
 
     routes: tuple[str, ...]
-    models: tuple[str, ...]  # (routes,) the model each route names
     scorer: Scorer
     temperature: float
     examples: Matrix  # (examples, dimensions), grouped by route
@@ -35,8 +34,7 @@ class Meaning(msgspec.Struct, frozen=True):
         by_route = np.maximum.reduceat(similarities, self.starts)
         best = np.argsort(-probabilities, kind="stable")[:_SHOWN]
         candidates = tuple(
-            Candidate(self.routes[i], self.models[i], float(probabilities[i]), float(by_route[i]))
-            for i in best.tolist()
+            Candidate(self.routes[i], float(probabilities[i]), float(by_route[i])) for i in best.tolist()
         )
         second = candidates[1].probability if len(candidates) > 1 else 0.0
         nearest = int(np.argmax(similarities))
@@ -48,9 +46,7 @@ class Meaning(msgspec.Struct, frozen=True):
         )
 
 
-def fit_meaning(
-    examples: Mapping[str, Sequence[str]], models: Mapping[str, str], encoder: Encoder, fit: Fit
-) -> Meaning:
+def fit_meaning(examples: Mapping[str, Sequence[str]], encoder: Encoder, fit: Fit) -> Meaning:
     """Embed every route's examples and fit the scorer and its temperature on them.
 
     ``examples`` has at least one route, and every route at least one example. Raises
@@ -63,7 +59,6 @@ def fit_meaning(
     vectors = encoder.encode(texts)
     return Meaning(
         routes=routes,
-        models=tuple(models[route] for route in routes),
         scorer=fit(vectors, labels, len(routes)),
         temperature=fit_temperature(fit, vectors, labels, len(routes)),
         examples=vectors,

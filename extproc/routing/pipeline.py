@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError
 from extproc.routing.snapshot import Snapshot
-from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule
-from extproc.vocabulary import Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
+from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, spoken
+from extproc.vocabulary import BodyPolicy, Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Pipeline:
         # The order is the precedence: deny before pins before routes, and what costs
         # microseconds before what costs milliseconds. Only the latter wait, so only they need
         # the deadline's timer, which costs more than all rules together.
-        self._instant_stages: tuple[PipelineStage, ...] = (deny, pin, route_by_rule)
+        self._instant_stages: tuple[PipelineStage, ...] = (spoken, deny, pin, route_by_rule)
         self._waiting_stages: tuple[PipelineStage, ...] = (ByMeaning(embedder),)
 
     async def decide(self, question: Question) -> Decision:
@@ -50,7 +50,8 @@ class Pipeline:
             # a reason of its own on metrics and records, and the default model answers.
             log.exception("a stage of the pipeline failed")
             choice = _give_up(Reason.INTERNAL_ERROR)
-        return conclude(choice or _give_up(Reason.NO_ROUTES), snapshot, total_s=self._clock() - started)
+        choice = choice or _give_up(Reason.NO_ROUTES)
+        return conclude(choice, question, snapshot, total_s=self._clock() - started)
 
 
 async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Snapshot) -> Choice | None:
@@ -63,15 +64,23 @@ async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Sn
     return choice
 
 
-def conclude(choice: Choice, snapshot: Snapshot, total_s: float) -> Decision:
+def conclude(choice: Choice, question: Question, snapshot: Snapshot, total_s: float) -> Decision:
     """Turn what the stages found into where the request goes."""
-    target = snapshot.targets[choice.model or snapshot.default]
+    target = snapshot.targets[choice.model or snapshot.defaults[question.request.api]]
+    route = snapshot.routes.get(choice.route)
     scores, embedding = choice.scores, choice.embedding
     return Decision(
         route=choice.route,
         model=target.model,
-        upstream_model=target.upstream_model,
+        policy=BodyPolicy(
+            model=target.upstream_model,
+            max_tokens=route.max_tokens if route else None,
+            reasoning=route.reasoning if route else None,
+            include_usage=snapshot.ask_usage,
+        ),
         cluster=target.cluster,
+        provider=target.provider,
+        fallback=route.fallback if route else False,
         stage=choice.stage,
         reason=choice.reason,
         version=snapshot.version,

@@ -8,17 +8,21 @@ from collections.abc import Mapping
 
 import msgspec
 
+from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
 from extproc.routing.rules import Rule
+from extproc.vocabulary import Api, Effort
 
 
-class Target(msgspec.Struct, frozen=True):
-    """A model as a decision names it."""
+class RoutePolicy(msgspec.Struct, frozen=True):
+    """How requests of one route are answered, and how sure a scorer must be to call them that."""
 
-    model: str  # the registry's public name
-    upstream_model: str  # what its provider calls it
-    cluster: str  # the Envoy cluster that serves it
-    pinnable: bool = True
+    candidates: tuple[Target, ...]  # in the registry's order; never empty
+    margin_floor: float
+    similarity_floor: float
+    max_tokens: int | None = None  # the client's limit for the answer is lowered to this
+    reasoning: Effort | None = None
+    fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -26,12 +30,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     version: str
     targets: Mapping[str, Target]  # by public name
-    route_models: Mapping[str, str]  # route -> public name
-    default: str  # public name
+    routes: Mapping[str, RoutePolicy]  # by name
+    defaults: Mapping[Api, str]  # public names
     deny_rules: tuple[Rule, ...]
     route_rules: tuple[Rule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
-    margin_floor: float
-    similarity_floor: float
     budget_s: float  # for the whole decision
     unknown_models_rejected: bool = False
+    ask_usage: bool = False  # of streams that tell it only when asked

@@ -7,9 +7,10 @@ or None when it has nothing to say; only `ByMeaning` ever waits.
 from typing import Protocol
 
 from extproc.errors import Denied, UnknownModel
-from extproc.routing.rules import first_that_holds
+from extproc.routing.choice import pick
+from extproc.routing.rules import Rule, first_that_holds
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Choice, Embedder, Question, Reason, Stage
+from extproc.vocabulary import Choice, Embedder, Question, Reason, Scores, Stage
 
 AUTO = "auto"  # the model name with which a client asks to be routed
 
@@ -22,6 +23,13 @@ class PipelineStage(Protocol):
         ...
 
 
+async def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
+    """Refuse an API that no model of the registry speaks. Raises ``UnknownModel``."""
+    if question.request.api not in snapshot.defaults:
+        raise UnknownModel(f"No model here speaks {question.request.api}.", param="model")
+    return None
+
+
 async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse what a deny rule names. Raises ``Denied``."""
     rule = first_that_holds(snapshot.deny_rules, question)
@@ -31,7 +39,10 @@ async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
 
 
 async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
-    """Honour a client that names a registry model. Raises ``UnknownModel`` where names must be known."""
+    """Honour a client that names a registry model.
+
+    Raises ``UnknownModel`` where names must be known, and for a model that does not speak the API.
+    """
     name = question.request.model
     target = snapshot.targets.get(name)
     if target is None:
@@ -40,6 +51,9 @@ async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
         return None
     if not target.pinnable:
         return None
+    if question.request.api not in target.apis:
+        spoken = ", ".join(sorted(target.apis))
+        raise UnknownModel(f"The model {name!r} is not served by this API, but by {spoken}.", param="model")
     return Choice(stage=Stage.PIN, reason=Reason.PINNED, settled=True, model=name)
 
 
@@ -48,14 +62,9 @@ async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None
     rule = first_that_holds(snapshot.route_rules, question)
     if rule is None:
         return None
-    return Choice(
-        stage=Stage.RULE,
-        reason=Reason.RULE,
-        settled=True,
-        route=rule.route,
-        model=rule.model or snapshot.route_models[rule.route],
-        rule=rule.name,
-    )
+    model = _model_named_by(rule, question, snapshot)
+    reason = Reason.RULE if model else Reason.NO_CANDIDATE
+    return Choice(Stage.RULE, reason, settled=True, route=rule.route, model=model, rule=rule.name)
 
 
 class ByMeaning:
@@ -73,20 +82,44 @@ class ByMeaning:
             return _abstention(Reason.NO_TEXT)
         embedding = await self._embedder.embed(text)
         scores = snapshot.meaning.score(embedding.vector)
-        if scores.similarity < snapshot.similarity_floor:
-            return Choice(Stage.DEFAULT, Reason.LOW_SIMILARITY, False, scores=scores, embedding=embedding)
-        if scores.margin < snapshot.margin_floor:
-            return Choice(Stage.DEFAULT, Reason.LOW_MARGIN, False, scores=scores, embedding=embedding)
-        best = scores.candidates[0]
+        doubt = _doubt(scores, snapshot)
+        if doubt is not None:
+            return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)
+        route = scores.candidates[0].route
+        model = _model_of(route, question, snapshot)
         return Choice(
             stage=Stage.EMBEDDING,
-            reason=Reason.MATCHED,
+            reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
             settled=True,
-            route=best.route,
-            model=best.model,
+            route=route,
+            model=model,
             scores=scores,
             embedding=embedding,
         )
+
+
+def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
+    """Why the most probable route is not to be trusted, by its own floors; None when it is."""
+    policy = snapshot.routes[scores.candidates[0].route]
+    if scores.similarity < policy.similarity_floor:
+        return Reason.LOW_SIMILARITY
+    if scores.margin < policy.margin_floor:
+        return Reason.LOW_MARGIN
+    return None
+
+
+def _model_named_by(rule: Rule, question: Question, snapshot: Snapshot) -> str:
+    """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
+    if rule.route:
+        return _model_of(rule.route, question, snapshot)
+    # An operator's word goes before an estimate of tokens, but no model learns an API by it.
+    return rule.model if question.request.api in snapshot.targets[rule.model].apis else ""
+
+
+def _model_of(route: str, question: Question, snapshot: Snapshot) -> str:
+    """The public name of the route's model for this request; empty when none of them can take it."""
+    target = pick(snapshot.routes[route].candidates, question.request)
+    return target.model if target else ""
 
 
 def _abstention(reason: Reason) -> Choice:

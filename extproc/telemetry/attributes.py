@@ -31,6 +31,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "api": Attribute(names.ROUTER_API),
     "model": Attribute(names.ROUTER_MODEL),
     "upstream_model": Attribute(names.GEN_AI_REQUEST_MODEL),
+    "provider": Attribute(names.GEN_AI_PROVIDER_NAME),
     "response_model": Attribute(names.GEN_AI_RESPONSE_MODEL),
     "response_id": Attribute(names.GEN_AI_RESPONSE_ID),
     "cluster": Attribute(names.ROUTER_CLUSTER),
@@ -45,6 +46,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "input_tokens": Attribute(names.GEN_AI_USAGE_INPUT_TOKENS),
     "output_tokens": Attribute(names.GEN_AI_USAGE_OUTPUT_TOKENS),
     "cached_tokens": Attribute(names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS),
+    "cache_write_tokens": Attribute(names.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS),
     "reasoning_tokens": Attribute(names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS),
     "usage_source": Attribute(names.ROUTER_USAGE_SOURCE),
     "cost_usd": Attribute(names.ROUTER_COST_USD),
@@ -68,6 +70,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "bypassed": Attribute(names.ROUTER_BYPASSED),
     "reference_cost_usd": Attribute(names.ROUTER_REFERENCE_COST_USD),
     "attempts": Attribute(names.ROUTER_ATTEMPTS),
+    "served_by": Attribute(names.ROUTER_SERVED_BY),
     "conversation_id": Attribute(names.GEN_AI_CONVERSATION_ID),
     "tokens": Attribute(names.ROUTER_TOKENS),
     "parse_us": Attribute(names.ROUTER_PARSE_US),
@@ -120,16 +123,14 @@ def _told(attribute: Attribute, value: Any) -> Value:
 
 
 def _about_the_call(row: Row) -> dict[str, Value]:
-    """What the conventions want besides: which operation of whose API, and its error."""
+    """What the conventions want besides: which operation, and its error."""
     if isinstance(row, EvaluationRow):
         return {names.OPENINFERENCE_SPAN_KIND: "EVALUATOR"}
     if isinstance(row, ExchangeRow) and row.refused:
         # Refusing is the router's work well done: a label, not an error of the span.
         return {names.ROUTER_REFUSED: row.error, names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
-    operation, provider = names.OPERATIONS.get(getattr(row, "api", ""), ("", ""))
     call = {
-        names.GEN_AI_OPERATION_NAME: operation,
-        names.GEN_AI_PROVIDER_NAME: provider,
+        names.GEN_AI_OPERATION_NAME: names.OPERATIONS.get(getattr(row, "api", ""), ("", ""))[0],
         names.ERROR_TYPE: getattr(row, "error", ""),
     }
     return {name: value for name, value in call.items() if value}

@@ -28,6 +28,7 @@ GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # seconds
+GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
 GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
@@ -73,6 +74,7 @@ ROUTER_REQUEST_ID: Final = "router.request_id"
 ROUTER_RESPONSE_FLAGS: Final = "router.response_flags"  # Envoy's
 ROUTER_ROUTE: Final = "router.route"
 ROUTER_RULE: Final = "router.rule"
+ROUTER_SERVED_BY: Final = "router.served_by"
 ROUTER_SIMILARITY: Final = "router.similarity"
 ROUTER_SINK: Final = "router.sink"  # records or spans
 ROUTER_STAGE: Final = "router.stage"
@@ -126,4 +128,9 @@ GEN_AI_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"  # a verdict as an 
 DEFAULT_SERVICE_NAME: Final = "envoy-semantic-router"
 
 # Each API as the conventions see it: (operation, provider).
-OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {Api.OPENAI_CHAT: ("chat", "openai")}
+OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
+    Api.OPENAI_CHAT: ("chat", "openai"),
+    Api.OPENAI_COMPLETIONS: ("text_completion", "openai"),
+    Api.OPENAI_RESPONSES: ("chat", "openai"),
+    Api.ANTHROPIC_MESSAGES: ("chat", "anthropic"),
+}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from extproc.registry.schema import Price
+from extproc.registry.upstreams import Price
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 _TOKENS = 1e6  # prices are per million
@@ -36,7 +36,7 @@ class PriceList(msgspec.Struct, frozen=True):
         A cost that is there already stays: that of a cascade is the sum of its attempts.
         """
         tokens = row.input_tokens, row.output_tokens
-        cost = self.cost(row.model, *tokens) if row.cost_usd is None else row.cost_usd
+        cost = self.cost(row.served_by or row.model, *tokens) if row.cost_usd is None else row.cost_usd
         return msgspec.structs.replace(
             row,
             cost_usd=cost,

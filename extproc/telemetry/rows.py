@@ -18,8 +18,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from extproc.chat import api_of
-from extproc.vocabulary import Envelope, Exchange
+from extproc.apis import api_of
+from extproc.telemetry import names
+from extproc.vocabulary import Envelope, Exchange, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -33,6 +34,7 @@ _PATH_LIMIT = 256  # characters
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
 _NOTHING_DECIDED = Envelope()
+_NOTHING_SEEN = Usage()
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -49,8 +51,9 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     """What is known of one model's answer, whoever got it."""
 
     api: str = ""
-    model: str = ""  # the registry's name
+    model: str = ""  # the registry's name; of an exchange, the one that was decided
     upstream_model: str = ""  # the name the provider was sent
+    provider: str = ""  # as the conventions name providers
     response_model: str = ""  # the name the provider answered with
     response_id: str = ""
     cluster: str = ""
@@ -67,6 +70,7 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     input_tokens: int | None = None  # those read from the provider's cache included
     output_tokens: int | None = None  # those spent on reasoning included
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None  # of the input, written to the provider's cache
     reasoning_tokens: int | None = None
     usage_source: Literal["answer", "unknown"] = "unknown"  # who says so: the provider's answer
     cost_usd: float | None = None  # at the prices of that time; see ``pricing``
@@ -95,7 +99,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     refused: bool  # the sidecar answered itself and nothing was forwarded
     failed: bool = False  # forwarded, and the answer is an error
     reference_cost_usd: float | None = None  # of the same tokens at the reference model's price
-    attempts: int | None = None  # models asked; null where nobody counted
+    attempts: int | None = None  # how often a model was asked; null where nobody counted
+    served_by: str = ""  # the registry's name of the model that answered, where that may be another
     cascade: str = ""
     tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
     conversation_id: str = ""
@@ -161,17 +166,20 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     bypassed = exchange.envelope is None
     error = _error(exchange, envelope)
     refused = bool(envelope.error)
+    api = envelope.api or exchange.api or api_of(exchange.method, exchange.path) or ""
+    usage = exchange.usage or _NOTHING_SEEN
     return ExchangeRow(
         time=datetime.fromtimestamp(exchange.started_at, UTC),
         request_id=exchange.request_id,
         trace_id=_trace_id(envelope.traceparent),
-        api=envelope.api or api_of(exchange.method, exchange.path) or "",
+        api=api,
         method=exchange.method,
         path=exchange.path[:_PATH_LIMIT],
         route=envelope.route,
         model=envelope.model,
         upstream_model=envelope.upstream_model,
         original_model=envelope.original_model,
+        provider="" if refused else envelope.provider or names.OPERATIONS.get(api, ("", ""))[1],
         stage=envelope.stage,
         reason=envelope.reason,
         rule=envelope.rule,
@@ -192,6 +200,18 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         first_byte_ms=_milliseconds(exchange.first_byte),
         request_bytes=exchange.request_bytes,
         response_bytes=exchange.response_bytes,
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cached_tokens=usage.cached,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
+        finish_reason=usage.finish,
+        response_id=usage.response_id,
+        response_model=usage.response_model,
+        time_to_first_token_ms=_first_token(exchange, usage),
+        attempts=None if refused else exchange.attempts,
+        served_by=exchange.served_by,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         queue_us=envelope.queue_us,
@@ -220,6 +240,12 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _first_token(exchange: Exchange, usage: Usage) -> float | None:
+    """Only where the token itself was seen: a provider's early head says nothing of it."""
+    seen = usage.first_token_at
+    return None if seen is None else _milliseconds(max(0.0, seen - exchange.started_at))
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -15,7 +15,7 @@ from extproc._pb.access_log_pb2 import (
     StreamAccessLogsMessage,
 )
 from extproc.vocabulary import Envelope, Exchange
-from extproc.wire import envelope
+from extproc.wire import envelope, observed
 
 # Entries about exchanges that go on, for access logs that ask for them.
 _UNFINISHED = frozenset(
@@ -74,20 +74,36 @@ def exchanges(data: bytes) -> Iterator[Exchange]:
 
 def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
     common, request, response = entry.common_properties, entry.request, entry.response
+    api, path = observed.request(common.metadata.filter_metadata)
     return Exchange(
         request_id=request.request_id or common.stream_id,
         started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
+        first_body_byte=_tagged_microseconds(common.custom_tags.get(observed.FIRST_BODY_BYTE_TAG, "")),
         status=response.response_code.value,
         flags=_flags(common.response_flags),
         method=_method(request),
-        path=_path(request),
+        path=path or _path(request),
         cluster=common.upstream_cluster,
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
+        api=api,
+        usage=observed.usage(common.metadata.filter_metadata),
+        attempts=common.upstream_request_attempt_count or 1,
+        served_by=_hop(common),
     )
+
+
+def _tagged_microseconds(digits: str) -> float | None:
+    return int(digits) / 1e6 if digits.isascii() and digits.isdigit() else None
+
+
+def _hop(common: AccessLogCommon) -> str:
+    """The model of the hop that answered; empty when the exchange went to no hop."""
+    listener: str = common.upstream_remote_address.envoy_internal_address.server_listener_name
+    return listener.removeprefix(observed.HOP_PREFIX)
 
 
 def _duration(common: AccessLogCommon) -> float | None:

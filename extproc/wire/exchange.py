@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from extproc import chat
+from extproc import apis
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError
-from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Stage
+from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Span, Stage
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -96,11 +96,15 @@ class AskDecision(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Send the request to ``cluster``, with another body unless that is None."""
+    """Send the request to ``cluster``, with another body unless that is None.
+
+    ``model_span`` is where the body names the model, for those that may be asked in its place.
+    """
 
     cluster: str
     body: bytes | None
     envelope: Envelope
+    model_span: Span | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -156,7 +160,7 @@ class DecideExchange:
 
     def _on_head(self, _: AwaitingHead, event: Head) -> tuple[State, Effect]:
         head = event.head
-        api = chat.api_of(head.method, head.path)
+        api = apis.api_of(head.method, head.path)
         if api is None:
             return Done(), Proceed()
         self._known = replace(self._known, api=api, traceparent=head.traceparent)
@@ -171,7 +175,7 @@ class DecideExchange:
         started = self._clock()
         try:
             _require_uncompressed(state.head)
-            request = chat.parse(state.api, event.data)
+            request = apis.parse(state.api, event.data)
         except BadRequest as error:
             return Done(), self._refuse(state.api, error)
         self._known = replace(
@@ -185,15 +189,16 @@ class DecideExchange:
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
         decision = event.decision
-        body = chat.with_model(state.body, state.question.request, decision.upstream_model)
+        body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
-        return Done(), Route(decision.cluster, changed, _decided(self._known, decision))
+        span = apis.model_span(body) if decision.fallback else None
+        return Done(), Route(decision.cluster, changed, _decided(self._known, decision), span)
 
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
         return Done(), self._refuse(state.question.request.api, event.error)
 
     def _refuse(self, api: Api, error: ClientError) -> Refuse:
-        body = chat.error_body(
+        body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
         )
         # The reason repeats the error, because it is what operators see on the answer.
@@ -224,6 +229,7 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         route=decision.route,
         model=decision.model,
         upstream_model=decision.upstream_model,
+        provider=decision.provider,
         stage=decision.stage,
         reason=decision.reason,
         rule=decision.rule,

@@ -19,6 +19,8 @@ from extproc.wire import envelope as metadata
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
+ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
+SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
 
 _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 
@@ -96,6 +98,10 @@ def _proceed(event: Head | Body) -> ProcessingResponse:
 def _common(route: Route) -> CommonResponse:
     common = CommonResponse(clear_route_cache=True)
     _set_header(common.header_mutation, CLUSTER_HEADER, route.cluster)
+    if route.envelope.route:
+        _set_header(common.header_mutation, ROUTE_HEADER, route.envelope.route)
+    if route.model_span is not None:
+        _set_header(common.header_mutation, SPAN_HEADER, "{}-{}".format(*route.model_span))
     if route.body is not None:
         common.body_mutation.body = route.body
         # Without it Envoy answers 500, whatever failure_mode_allow says.

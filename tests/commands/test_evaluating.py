@@ -9,15 +9,15 @@ from extproc.cli import main
 
 REGISTRY = """\
 models:
-  small: {upstream: 'http://127.0.0.1:1'}
-  large: {upstream: 'http://127.0.0.1:2'}
+  small: {base_url: 'http://127.0.0.1:1'}
+  large: {base_url: 'http://127.0.0.1:2'}
 default: large
 routes:
   code:
-    model: large
+    candidates: large
     examples: [Fix this Python function, My loop never ends, Write a unit test for this class]
   cooking:
-    model: small
+    candidates: small
     examples: [A recipe for tomato soup, How long to boil an egg, What to cook with rice]
 thresholds: {margin: 0.1, similarity: 0.2}
 """

@@ -16,7 +16,8 @@ from extproc.demo import ports
 from extproc.demo.pool import Pool
 from extproc.demo.runner import demo_models, main
 from extproc.errors import OperatorError
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth, Model
 
 
 def registry(**models: Model) -> Registry:
@@ -24,24 +25,24 @@ def registry(**models: Model) -> Registry:
 
 
 def test_a_model_on_this_machine_is_played_under_its_upstream_name_and_port(tmp_path: Path) -> None:
-    models = demo_models(registry(small=Model(upstream="http://127.0.0.1:10011", name="small-8b")), tmp_path)
+    models = demo_models(registry(small=Model(base_url="http://127.0.0.1:10011", name="small-8b")), tmp_path)
     assert (models["small"].name, models["small"].port, models["small"].key) == ("small-8b", 10011, "")
 
 
 def test_a_model_without_an_upstream_name_is_played_under_its_public_one(tmp_path: Path) -> None:
     assert (
-        demo_models(registry(small=Model(upstream="http://localhost:8000")), tmp_path)["small"].name
+        demo_models(registry(small=Model(base_url="http://localhost:8000")), tmp_path)["small"].name
         == "small"
     )
 
 
 def test_a_model_elsewhere_is_real_and_not_played(tmp_path: Path) -> None:
-    there = registry(hosted=Model(upstream="http://models.example:80"))
+    there = registry(hosted=Model(base_url="http://models.example:80"))
     assert demo_models(there, tmp_path) == {}
 
 
 def test_a_missing_key_file_is_made_for_its_owner_alone_and_kept(tmp_path: Path) -> None:
-    keyed = registry(small=Model(upstream="http://127.0.0.1:10011", key_file="keys/small"))
+    keyed = registry(small=Model(base_url="http://127.0.0.1:10011", auth=Auth(file="keys/small")))
     first = demo_models(keyed, tmp_path)["small"].key
     assert first
     assert (tmp_path / "keys/small").read_text() == first
@@ -51,8 +52,8 @@ def test_a_missing_key_file_is_made_for_its_owner_alone_and_kept(tmp_path: Path)
 
 def test_two_models_do_not_share_a_made_key(tmp_path: Path) -> None:
     keyed = registry(
-        a=Model(upstream="http://127.0.0.1:10011", key_file="a"),
-        b=Model(upstream="http://127.0.0.1:10012", key_file="b"),
+        a=Model(base_url="http://127.0.0.1:10011", auth=Auth(file="a")),
+        b=Model(base_url="http://127.0.0.1:10012", auth=Auth(file="b")),
     )
     models = demo_models(keyed, tmp_path)
     assert models["a"].key != models["b"].key
@@ -60,14 +61,14 @@ def test_two_models_do_not_share_a_made_key(tmp_path: Path) -> None:
 
 def test_an_empty_key_file_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("\n")
-    keyed = registry(small=Model(upstream="http://127.0.0.1:10011", key_file="key"))
+    keyed = registry(small=Model(base_url="http://127.0.0.1:10011", auth=Auth(file="key")))
     with pytest.raises(OperatorError, match=f"^{tmp_path / 'key'} holds no key"):
         demo_models(keyed, tmp_path)
 
 
 async def test_a_played_model_remembers_no_request(tmp_path: Path) -> None:
     [port] = ports.free(1)
-    models = demo_models(registry(small=Model(upstream=f"http://127.0.0.1:{port}")), tmp_path)
+    models = demo_models(registry(small=Model(base_url=f"http://127.0.0.1:{port}")), tmp_path)
     async with Pool(models) as pool, aiohttp.ClientSession() as session:
         async with session.get(f"{pool['small'].url}/v1/models") as answer:
             assert answer.status == 200
@@ -77,7 +78,7 @@ async def test_a_played_model_remembers_no_request(tmp_path: Path) -> None:
 def one_model_registry(tmp_path: Path) -> tuple[Path, int]:
     [port] = ports.free(1)
     path = tmp_path / "registry.yaml"
-    path.write_text(f"models:\n  small: {{upstream: 'http://127.0.0.1:{port}'}}\ndefault: small\n")
+    path.write_text(f"models:\n  small: {{base_url: 'http://127.0.0.1:{port}'}}\ndefault: small\n")
     return path, port
 
 
@@ -108,7 +109,7 @@ def test_a_demo_models_taken_port_names_the_registry(
         monkeypatch.setenv(name, str(free))
     with socket.create_server((ports.HOST, port)):
         assert main(["--registry", str(path), "--run-dir", str(tmp_path / "run")]) == 1
-    message = f"port {port} for the demo model small is taken: change its upstream in {path}"
+    message = f"port {port} for the demo model small is taken: change its base_url in {path}"
     assert capsys.readouterr().err == f"extproc.demo: {message}\n"
 
 

@@ -30,7 +30,7 @@ def registry(tmp_path: Path, model: FakeModel) -> Path:
     (tmp_path / "key").write_text(model.key)
     path = tmp_path / "registry.yaml"
     path.write_text(
-        f"models:\n  only: {{upstream: '{model.url}', name: {model.name}, key_file: key}}\ndefault: only\n"
+        f"models:\n  only: {{base_url: '{model.url}', name: {model.name}, auth: {{file: key}}}}\ndefault: only\n"
     )
     return path
 

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.telemetry.metrics import Metrics
-from extproc.vocabulary import Decision, Envelope, Exchange, Reason, Stage, StageTimes
+from extproc.vocabulary import BodyPolicy, Decision, Envelope, Exchange, Reason, Stage, StageTimes
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}
@@ -40,8 +40,11 @@ def page() -> dict[str, set[str]]:
     metrics.accept(exchange(envelope=Envelope(error="denied"), status=403))
     times = StageTimes(queue=1, embed=1, total=1)
     metrics.decided(
-        Decision("r", "m", "u", "c", Stage.EMBEDDING, Reason.MATCHED, "v1", "", 0.9, 0.8, 0.7, times=times)
-    )
+        Decision(
+            "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1", probability=0.9,
+            margin=0.8, similarity=0.7, times=times,
+        )
+    )  # fmt: skip
     found: dict[str, set[str]] = defaultdict(set)
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:

@@ -20,7 +20,13 @@ from extproc.registry.loading import load
 from extproc.telemetry.segments import segment_paths
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
-NAMES = {"demo-small": "demo-small-8b", "demo-code": "demo-code-32b", "demo-large": "demo-large-400b"}
+NAMES = {
+    "small": "demo-small-8b",
+    "mid": "demo-mid-70b",
+    "large": "demo-large-400b",
+    "code": "demo-code-32b",
+    "guarded": "demo-guarded-70b",
+}
 
 
 class World:
@@ -97,7 +103,9 @@ def write_registry(folder: Path, pool: Pool) -> Path:
         key_file = folder / f"{name}.key"
         key_file.write_text(model.key)
         key_file.chmod(0o600)
-        text = text.replace(models[name].upstream, model.url).replace(models[name].key_file, str(key_file))
+        text = text.replace(models[name].base_url, model.url).replace(
+            f"../.run/keys/{name}}}", f"{key_file}}}"
+        )
     assert not re.search(r"1001\d", text)
     path = folder / "registry.yaml"
     path.write_text(text)

@@ -38,27 +38,27 @@ async def test_a_sidecar_killed_under_load_loses_no_request_and_is_used_when_bac
     world, over = own_world, asyncio.Event()
     clients = [asyncio.create_task(answers_until(world, over)) for _ in range(CLIENTS)]
     async with asyncio.timeout(20):
-        while len(world.pool["demo-code"].journal) < 100:
+        while len(world.pool["code"].journal) < 100:
             await asyncio.sleep(0.01)
         await world.stack.stop_sidecar(signal.SIGKILL)
-        while len(world.pool["demo-large"].journal) < 100:
+        while len(world.pool["mid"].journal) < 100:
             await asyncio.sleep(0.01)
         await world.stack.start_sidecar()
-        back, routed = time.monotonic(), len(world.pool["demo-code"].journal)
-        while len(world.pool["demo-code"].journal) == routed:
+        back, routed = time.monotonic(), len(world.pool["code"].journal)
+        while len(world.pool["code"].journal) == routed:
             await asyncio.sleep(0.01)
         assert time.monotonic() - back < 2.0
         over.set()
         answers = [answer for client in clients for answer in await client]
     assert Counter(answer.status for answer in answers) == {200: len(answers)}
     counts = sent_as_it_should(world)
-    assert counts.keys() == {"demo-code", "demo-large"}
+    assert counts.keys() == {"code", "mid"}
     assert counts.total() == len(answers)
 
 
 async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(own_world: World) -> None:
     world = own_world
-    assert (await world.post(chat(CODE))).headers["x-router-model"] == "demo-code"
+    assert (await world.post(chat(CODE))).headers["x-router-model"] == "code"
     world.forget()
     world.stack.sidecar.send_signal(signal.SIGSTOP)
     try:
@@ -68,16 +68,16 @@ async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(own_world: Wor
         assert time.monotonic() - started < 2.0
     finally:
         world.stack.sidecar.send_signal(signal.SIGCONT)
-    assert sent_as_it_should(world) == {"demo-large": 1}
+    assert sent_as_it_should(world) == {"mid": 1}
     assert not [name for name in answer.headers if name.lower().startswith("x-router-")]
 
 
 async def test_without_a_sidecar_what_clients_forge_still_chooses_nothing(own_world: World) -> None:
     world = own_world
     await world.stack.stop_sidecar(signal.SIGKILL)
-    answer = await world.post(chat(CODE), x_router_cluster="model-demo-small", x_router_model="demo-small")
+    answer = await world.post(chat(CODE), x_router_cluster="model-small", x_router_model="small")
     assert answer.status == 200
-    assert sent_as_it_should(world) == {"demo-large": 1}
+    assert sent_as_it_should(world) == {"mid": 1}
     async with world.http.get(f"{world.stack.url}/v1/models") as models:
         assert models.status == 200
 
@@ -90,13 +90,13 @@ async def test_what_the_sidecar_missed_is_recorded_as_bypassed_once_it_is_back(o
     answer = await world.post(chat(CODE))
     (record,) = await world.records([answer.headers["x-request-id"]])
     assert record["bypassed"] is False
-    assert record["model"] == "demo-code"
+    assert record["model"] == "code"
 
 
 async def test_a_provider_that_fails_is_told_as_it_is(own_world: World) -> None:
     """Routing adds no error of its own: what the chosen provider answers is what the client gets."""
     world = own_world
-    world.pool["demo-code"].behaviour = Behaviour(status=429)
+    world.pool["code"].behaviour = Behaviour(status=429)
     answer = await world.post(chat(CODE))
     assert answer.status == 429
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
@@ -106,7 +106,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_leaves_no_error(own_world:
     world, over = own_world, asyncio.Event()
     clients = [asyncio.create_task(answers_until(world, over)) for _ in range(4)]
     async with asyncio.timeout(20):
-        while len(world.pool["demo-code"].journal) < 20:
+        while len(world.pool["code"].journal) < 20:
             await asyncio.sleep(0.01)
         assert await world.stack.stop_sidecar(signal.SIGTERM) == 0
         over.set()

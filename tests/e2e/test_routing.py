@@ -9,21 +9,27 @@ import openai
 import pytest
 
 from extproc.registry.loading import load
+from tests.e2e.conftest import NAMES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 UNSEEN = [
-    ("everyday", "demo-small", "Good morning!"),
-    ("everyday", "demo-small", "Say happy anniversary in French"),
-    ("everyday", "demo-small", "recommend a movie for tonight"),
-    ("coding", "demo-code", "implement quicksort in python"),
-    ("coding", "demo-code", "git merge conflict how to resolve"),
-    ("coding", "demo-code", "create a Dockerfile for a node app"),
-    ("reasoning", "demo-large", "Prove that there are infinitely many primes"),
-    ("reasoning", "demo-large", "Compare the fiscal policies of Keynes and Friedman"),
-    ("reasoning", "demo-large", "Derive the equations of motion for a double pendulum"),
+    ("greeting", "small", "Good morning!"),
+    ("greeting", "small", "hey! how's it going"),
+    ("greeting", "small", "cheers, that's perfect"),
+    ("rewrite", "small", "Summarize this blog post"),
+    ("rewrite", "small", "Rewrite in a more professional tone: gimme the report asap"),
+    ("rewrite", "small", "extract the phone numbers from this document"),
+    ("code", "code", "implement quicksort in python"),
+    ("code", "code", "git merge conflict how to resolve"),
+    ("code", "code", "create a Dockerfile for a node app"),
+    ("reasoning", "large", "Prove that there are infinitely many primes"),
+    ("reasoning", "large", "Derive the equations of motion for a double pendulum"),
+    ("reasoning", "large", "What is the probability of drawing two aces from a deck?"),
+    ("medical", "guarded", "my throat hurts and I have a fever"),
+    ("medical", "guarded", "is aspirin safe during pregnancy?"),
+    ("medical", "guarded", "can anxiety cause chest tightness"),
 ]
-NAMES = {"demo-small": "demo-small-8b", "demo-code": "demo-code-32b", "demo-large": "demo-large-400b"}
 
 
 async def test_the_prompts_are_unseen(world: Any) -> None:
@@ -73,7 +79,7 @@ async def test_the_latest_user_turn_decides_whatever_came_before(world: Any) -> 
         {"role": "user", "content": [{"type": "text", "text": "Thanks!"}, {"type": "text", "text": "Bye"}]},
     ]
     await world.openai.chat.completions.create(model="auto", messages=messages)
-    assert world.only_request()[0] == "demo-small"
+    assert world.only_request()[0] == "small"
 
 
 async def test_a_doubtful_prompt_goes_to_the_default_and_says_why(world: Any) -> None:
@@ -82,24 +88,33 @@ async def test_a_doubtful_prompt_goes_to_the_default_and_says_why(world: Any) ->
     )
     assert raw.headers["x-router-reason"] == "low_similarity"
     assert "x-router-route" not in raw.headers
-    assert world.only_request()[0] == "demo-large"
+    assert world.only_request()[0] == "mid"
+
+
+async def test_a_document_too_long_for_the_cheapest_candidate_goes_to_the_next(world: Any) -> None:
+    text = "Summarise the following article in three sentences: " + "The council met again. " * 4000
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": text}]
+    )
+    assert (raw.headers["x-router-route"], raw.headers["x-router-model"]) == ("rewrite", "mid")
+    assert world.only_request()[1].model == "demo-mid-70b"
 
 
 async def test_a_public_name_pins_its_model_and_has_no_scores(world: Any) -> None:
     raw = await world.openai.chat.completions.with_raw_response.create(
-        model="demo-large", messages=[{"role": "user", "content": "Good morning!"}]
+        model="large", messages=[{"role": "user", "content": "Good morning!"}]
     )
     assert raw.headers["x-router-reason"] == "pinned"
     assert not {"x-router-margin", "x-router-probability", "x-router-route"} & set(raw.headers)
     assert world.only_request()[1].model == "demo-large-400b"
 
 
-@pytest.mark.parametrize("name", ["gpt-4o", "demo-small-8b", "model-demo-small", "ext-proc"])
+@pytest.mark.parametrize("name", ["gpt-4o", "demo-small-8b", "model-small", "ext-proc"])
 async def test_a_name_the_registry_does_not_know_is_routed_by_meaning(world: Any, name: str) -> None:
     await world.openai.chat.completions.create(
         model=name, messages=[{"role": "user", "content": "implement quicksort in python"}]
     )
-    assert world.only_request()[0] == "demo-code"
+    assert world.only_request()[0] == "code"
 
 
 async def test_a_tool_rule_decides_without_an_embedding(world: Any) -> None:
@@ -109,7 +124,7 @@ async def test_a_tool_rule_decides_without_an_embedding(world: Any) -> None:
     )
     assert raw.headers["x-router-reason"] == "rule"
     assert "x-router-margin" not in raw.headers
-    assert world.only_request()[0] == "demo-large"
+    assert world.only_request()[0] == "large"
 
 
 async def test_an_image_rule_decides_and_five_megabytes_pass_unchanged(world: Any) -> None:
@@ -120,7 +135,7 @@ async def test_an_image_rule_decides_and_five_megabytes_pass_unchanged(world: An
     ]
     await world.openai.chat.completions.create(model="auto", messages=[{"role": "user", "content": parts}])
     asked, request = world.only_request()
-    assert asked == "demo-large"
+    assert asked == "large"
     assert len(request.body) > 5_000_000
     assert json.loads(request.body)["messages"][0]["content"] == parts
 
@@ -128,7 +143,7 @@ async def test_an_image_rule_decides_and_five_megabytes_pass_unchanged(world: An
 async def test_a_deny_rule_refuses_in_the_apis_own_shape_even_a_pinned_model(world: Any) -> None:
     with pytest.raises(openai.PermissionDeniedError) as refused:
         await world.openai.chat.completions.create(
-            model="demo-small", messages=[{"role": "user", "content": "my card is 4111 1111 1111 1111"}]
+            model="small", messages=[{"role": "user", "content": "my card is 4111 1111 1111 1111"}]
         )
     assert "Card numbers may not be sent to a model." in refused.value.message
     assert refused.value.code == "request_denied"
@@ -161,10 +176,10 @@ async def test_tool_calls_come_back_through_the_client(world: Any) -> None:
 
 
 async def test_what_is_no_llm_call_passes_untouched(world: Any) -> None:
-    async with world.http.get(f"{world.stack.url}/v1/models?x=%20") as answer:
+    async with world.http.get(f"{world.stack.url}/v1/files?x=%20") as answer:
         assert "x-router-route" not in answer.headers
     asked, request = world.only_request()
-    assert (asked, request.method, request.path) == ("demo-large", "GET", "/v1/models?x=%20")
+    assert (asked, request.method, request.path) == ("mid", "GET", "/v1/files?x=%20")
     assert request.body == b""
     world.forget()
     body = b'\x00\xff not json {"model": "auto"'
@@ -175,19 +190,19 @@ async def test_what_is_no_llm_call_passes_untouched(world: Any) -> None:
 async def test_what_a_client_forges_chooses_nothing(world: Any) -> None:
     answer = await world.post(
         {"model": "auto", "messages": [{"role": "user", "content": "implement quicksort in python"}]},
-        x_router_cluster="model-demo-large",
-        x_router_model="demo-large",
-        X_Router_Route="reasoning",
+        x_router_cluster="model-large",
+        x_router_model="large",
+        X_Router_Route="medical",
         x_request_id="forged",
         x_envoy_max_retries="5",
         authorization="Bearer stolen",
         x_api_key="stolen",
         api_key="stolen",
     )
-    assert answer.headers["x-router-route"] == "coding"
+    assert answer.headers["x-router-route"] == "code"
     assert answer.headers["x-request-id"] != "forged"
     asked, request = world.only_request()
-    assert (asked, request.key) == ("demo-code", world.pool["demo-code"].key)
+    assert (asked, request.key) == ("code", world.pool["code"].key)
     assert not {"x-api-key", "api-key"} & set(request.headers)
     assert not any(name.startswith(("x-router-", "x-envoy-")) for name in request.headers)
     assert "stolen" not in str(request.headers)

@@ -50,7 +50,7 @@ async def test_the_span_of_an_exchange_tells_decision_and_outcome(traced: tuple[
     told = attributes(span.attributes)
     assert told["gen_ai.request.model"] == "demo-code-32b"
     assert told["gen_ai.original.model"] == "auto"
-    assert (told["router.route"], told["router.reason"]) == ("coding", "matched")
+    assert (told["router.route"], told["router.reason"]) == ("code", "matched")
     assert told["router.margin"] == record["margin"]
     assert "quicksort" not in str(span)
 
@@ -59,7 +59,7 @@ async def test_a_failing_provider_and_a_refused_request_are_told_apart(
     traced: tuple[World, Collector],
 ) -> None:
     world, collector = traced
-    world.pool["demo-small"].behaviour = Behaviour(status=503)
+    world.pool["small"].behaviour = Behaviour(status=503)
     assert (await world.post(chat("Good morning!"))).status == 503
     assert (await world.post({"model": "auto"})).status == 400
     failed, refused = await spans(collector, 2)

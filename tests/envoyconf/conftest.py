@@ -20,8 +20,9 @@ from yarl import URL
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
-from extproc.registry.schema import Envoy, Model, Registry, cluster_name
-from extproc.vocabulary import Decision, Exchange, Question, Reason, Stage
+from extproc.registry.schema import Envoy, Registry, cluster_name
+from extproc.registry.upstreams import Auth, Model, Passthrough
+from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
 CHAT = "/v1/chat/completions"
@@ -120,7 +121,7 @@ def decided(model: str, **fields: Any) -> Decision:
     known: dict[str, Any] = {
         "route": "greeting",
         "model": model,
-        "upstream_model": "auto",
+        "policy": BodyPolicy(model="auto"),
         "cluster": cluster_name(model),
         "stage": Stage.EMBEDDING,
         "reason": Reason.MATCHED,
@@ -236,7 +237,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         async def start(
             *, sidecar: str = "", running: bool = True, name: str = "large-400b", **settings: Any
         ) -> World:
-            providers = {name: Provider(name) for name in ("small", "large", "local")}
+            providers = {name: Provider(name) for name in ("small", "large", "local", "rest")}
             for provider in providers.values():
                 await stack.enter_async_context(provider.running())
             fake = Sidecar(sidecar or f"unix:{tmp_path}/s")
@@ -264,28 +265,33 @@ def registry_for(
     directory: Path, providers: Mapping[str, Provider], default_name: str, settings: Mapping[str, Any]
 ) -> Registry:
     """The world's registry, its key files written beside it."""
-    for name in ("small", "large"):
+    for name in ("small", "large", "rest"):
         # Written by an editor or by echo, a file ends with a newline.
         (directory / f"{name}.key").write_text(f"sk-{name}\n")
     models = {
-        "small": Model(upstream=f"http://127.0.0.1:{providers['small'].port}", key_file="small.key"),
+        "small": Model(base_url=f"http://127.0.0.1:{providers['small'].port}", auth=Auth(file="small.key")),
         "large": Model(
-            upstream=f"http://127.0.0.1:{providers['large'].port}", name=default_name, key_file="large.key"
+            base_url=f"http://127.0.0.1:{providers['large'].port}",
+            name=default_name,
+            auth=Auth(file="large.key"),
         ),
-        "local": Model(upstream=f"http://localhost:{providers['local'].port}"),
+        "local": Model(base_url=f"http://localhost:{providers['local'].port}"),
     }
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
     envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", **ours)
-    return Registry(models=models, default="large", envoy=envoy, **rest)
+    passthrough = Passthrough(
+        base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
+    )
+    return Registry(models=models, default="large", envoy=envoy, **{"passthrough": passthrough, **rest})
 
 
 @asynccontextmanager
 async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
-    config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
+    config.write_text(bootstrap.render(bootstrap.build(registry, "v1", directory)))
     options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(

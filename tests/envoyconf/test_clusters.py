@@ -1,15 +1,19 @@
 """Each provider gets its own key and nobody else's; each address is reached the right way."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 
-from extproc.envoyconf.clusters import clusters, model_cluster, sidecar_cluster
+from extproc.envoyconf.clusters import sidecar_cluster, upstream_cluster, upstream_clusters
 from extproc.envoyconf.messages import plain
-from extproc.registry.schema import Model, Registry
+from extproc.envoyconf.site import Site
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import BEARER, Auth, Model
 from tests.envoyconf.conftest import JSON, Launch, World, decided
 
+HERE = Site(Path("/etc/router"))
 CREDENTIALS = JSON | {
     "authorization": "Bearer client",
     "proxy-authorization": "Basic client",
@@ -35,10 +39,10 @@ async def test_a_provider_gets_its_own_key_or_none_and_never_the_clients(
     assert "client" not in "".join(headers.values())
 
 
-async def test_what_passes_untouched_has_the_default_providers_key_too(world: World) -> None:
+async def test_what_passes_untouched_has_the_passthrough_upstreams_key(world: World) -> None:
     await world.ask(path="/v1/embeddings", headers=CREDENTIALS)
     headers = world.only_request()[1].headers
-    assert headers["authorization"] == "Bearer sk-large"
+    assert headers["authorization"] == "Bearer sk-rest"
     assert "client" not in "".join(headers.values())
 
 
@@ -65,6 +69,7 @@ async def test_many_requests_at_once_meet_no_limit_of_envoys(launch: Launch) -> 
         "model-small",
         "model-large",
         "model-local",
+        "passthrough",
         "ext-proc",
     }
     assert {line.rpartition("::")[2] for line in limits} == {"1000000"}
@@ -81,7 +86,7 @@ async def test_many_requests_at_once_meet_no_limit_of_envoys(launch: Launch) -> 
 def test_names_are_resolved_and_addresses_are_not(
     upstream: str, kind: ClusterDiscoveryType, address: str, port: int, name: str
 ) -> None:
-    cluster = model_cluster("m", Model(upstream=upstream))
+    cluster = upstream_cluster("m", Model(base_url=upstream), BEARER, HERE)
     endpoint = only_endpoint(cluster)
     assert cluster.type == kind
     assert endpoint["address"]["socket_address"] == {"address": address, "port_value": port}
@@ -108,13 +113,14 @@ def test_the_sidecar_is_reached_by_socket_address_or_name(sidecar: str, kind: st
 
 def test_every_model_has_a_cluster_and_only_those_with_a_key_a_filter() -> None:
     models = {
-        "a": Model(upstream="http://127.0.0.1:1"),
-        "b": Model(upstream="http://127.0.0.1:2", key_file="b.key"),
+        "a": Model(base_url="http://127.0.0.1:1"),
+        "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="b.key")),
     }
-    made = {cluster.name: plain(cluster) for cluster in clusters(Registry(models=models, default="a"))}
-    assert made.keys() == {"model-a", "model-b", "ext-proc"}
+    registry = Registry(models=models, default="a")
+    made = {cluster.name: plain(cluster) for cluster in upstream_clusters(registry, HERE)}
+    assert made.keys() == {"model-a", "model-b"}
     assert "credential_injector" not in str(made["model-a"])
-    assert "'name': 'key-b'" in str(made["model-b"])
+    assert "'name': 'key-model-b'" in str(made["model-b"])
 
 
 def only_endpoint(cluster: Cluster) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
 )
+from extproc.vocabulary import BodyPolicy
 from tests.envoyconf.conftest import JSON, Launch, World, decided, ext_proc
 
 # What a JSON parser would not give back as it was: order, spacing, escapes, doubles, big integers.
@@ -30,7 +31,7 @@ async def test_a_decided_request_keeps_every_byte_that_the_sidecar_did_not_chang
 
 
 async def test_a_body_edited_by_the_sidecar_arrives_edited_and_whole(world: World) -> None:
-    world.sidecar.decision = decided("local", upstream_model="a-longer-name")
+    world.sidecar.decision = decided("local", policy=BodyPolicy(model="a-longer-name"))
     assert (await world.ask(DELICATE)).by == "local"
     body = world.only_request()[1].body
     assert body == DELICATE.replace(b'"auto"', b'"a-longer-name"')

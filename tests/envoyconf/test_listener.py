@@ -2,14 +2,18 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from extproc.envoyconf.listener import connection_manager
 from extproc.envoyconf.messages import plain
+from extproc.envoyconf.site import Site
 from extproc.errors import Denied
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Model
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Launch, World
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -40,8 +44,8 @@ async def test_providers_learn_nothing_of_envoy_or_of_the_client(world: World) -
 
 def test_what_steers_or_poses_is_removed_before_anything_reads_it() -> None:
     """Where clients are told from the inside by their address, Envoy would let some of these pass."""
-    registry = Registry(models={"only": Model(upstream="http://127.0.0.1:1")}, default="only")
-    manager = plain(connection_manager(registry))
+    registry = Registry(models={"only": Model(base_url="http://127.0.0.1:1")}, default="only")
+    manager = plain(connection_manager(registry, RouteConfiguration(name="llm"), Site(Path())))
     (extension,) = manager["early_header_mutation_extensions"]
     assert extension["typed_config"]["mutations"] == [
         {"remove_on_match": {"key_matcher": {"prefix": "x-router-"}}},

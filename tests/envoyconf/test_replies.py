@@ -1,6 +1,7 @@
 """Errors that Envoy makes are OpenAI's shape; errors that anybody else makes are left alone."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from aiohttp import web
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.errors import BadRequest, ClientError, Denied, UnknownModel
+from extproc.vocabulary import BodyPolicy
 from tests.envoyconf.conftest import ASK, Launch, World, decided, ext_proc
 
 
@@ -41,7 +43,7 @@ async def test_a_body_over_the_limit_is_413_and_one_at_it_passes(launch: Launch,
 
 async def test_a_body_at_the_limit_may_grow_by_the_models_name(launch: Launch) -> None:
     world = await launch(max_body_bytes=len(ASK))
-    world.sidecar.decision = decided("small", upstream_model="a-much-longer-name")
+    world.sidecar.decision = decided("small", policy=BodyPolicy(model="a-much-longer-name"))
     assert (await world.ask()).status == 200
     assert world.only_request()[1].body == ASK.replace(b"auto", b"a-much-longer-name")
 
@@ -59,11 +61,13 @@ async def test_a_model_that_is_down_is_503(world: World) -> None:
     assert answer.headers["x-router-model"] == "small"
 
 
-async def test_a_cluster_that_envoy_does_not_hold_is_503(world: World) -> None:
-    world.sidecar.decision = decided("small", cluster="model-of-yesterday")
+async def test_a_model_that_this_envoy_does_not_hold_is_the_defaults_to_answer(world: World) -> None:
+    world.sidecar.decision = decided(
+        "small", cluster="model-of-yesterday", policy=BodyPolicy(model="yesterday-7b")
+    )
     answer = await world.ask()
-    assert answer.status == 503
-    assert told(answer) == error("server_error", "upstream_unavailable")
+    assert (answer.status, answer.by) == (200, "large")
+    assert json.loads(world.only_request()[1].body) == json.loads(ASK.replace(b'"auto"', b'"large-400b"'))
 
 
 async def test_a_model_that_says_nothing_in_time_is_504(launch: Launch) -> None:

@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
-from extproc.registry.schema import Model, Registry
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Model
 from extproc.vocabulary import Envelope, Reason
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Launch, World, decided
 
@@ -46,14 +47,17 @@ async def test_no_spelling_of_the_chat_path_gets_round_the_decision(world: World
         ("GET", CHAT),
         ("DELETE", CHAT),
         ("POST", "/v1/embeddings"),
-        ("GET", "/v1/models?a=%2B"),
+        ("GET", "/v1/files?a=%2B"),
+        ("GET", "/v2/anything"),
         ("POST", f"{CHAT}x"),
     ],
 )
-async def test_all_else_reaches_the_default_upstream_untouched(world: World, method: str, path: str) -> None:
+async def test_all_else_reaches_the_passthrough_upstream_untouched(
+    world: World, method: str, path: str
+) -> None:
     answer = await world.ask(path=path, method=method, headers=FORGED)
     name, request = world.only_request()
-    assert (answer.by, name) == ("large", "large")
+    assert (answer.by, name) == ("rest", "rest")
     assert (request.method, request.path, request.body) == (method, path, ASK)
     assert world.sidecar.asked.empty()
 
@@ -137,8 +141,8 @@ async def test_an_answer_may_be_silent_for_as_long_as_the_registry_says(launch: 
 
 
 def test_the_headers_on_answers_are_fields_of_the_envelope() -> None:
-    registry = Registry(models={"only": Model(upstream="http://127.0.0.1:1")}, default="only")
-    (host,) = route_configuration(registry).virtual_hosts
+    registry = Registry(models={"only": Model(base_url="http://127.0.0.1:1")}, default="only")
+    (host,) = route_configuration(registry, "v1", {"model-only": "model-only"}).virtual_hosts
     added = [option.header.value for option in host.response_headers_to_add if option.header]
     fields = {re.fullmatch(r"%DYNAMIC_METADATA\(router:(\w+)\)%", value)[1] for value in added}  # type: ignore[index]
     assert len(fields) == 6

@@ -4,19 +4,26 @@ from pathlib import Path
 
 from extproc.envoyconf.messages import plain
 from extproc.envoyconf.secrets import secrets
-from extproc.registry.schema import Model, Registry
+from extproc.envoyconf.site import Site
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Auth, Model, Passthrough
 
 
 def test_a_models_key_file_is_named_relative_to_the_registry_and_not_read() -> None:
     registry = Registry(
         models={
-            "a": Model(upstream="http://127.0.0.1:1", key_file="keys/a"),
-            "b": Model(upstream="http://127.0.0.1:2", key_file="/run/secrets/b"),
-            "c": Model(upstream="http://127.0.0.1:3"),
+            "a": Model(base_url="http://127.0.0.1:1", auth=Auth(file="keys/a")),
+            "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="/run/secrets/b")),
+            "c": Model(base_url="http://127.0.0.1:3"),
+            "d": Model(base_url="http://127.0.0.1:4", auth=Auth(env="D_KEY")),
+            "e": Model(base_url="http://127.0.0.1:5", auth="passthrough"),
         },
+        passthrough=Passthrough(base_url="http://127.0.0.1:6", auth=Auth(file="keys/rest")),
         default="a",
     )
-    assert [plain(secret) for secret in secrets(registry, Path("/etc/router"))] == [
-        {"name": "key-a", "generic_secret": {"secret": {"filename": "/etc/router/keys/a"}}},
-        {"name": "key-b", "generic_secret": {"secret": {"filename": "/run/secrets/b"}}},
+    assert [plain(secret) for secret in secrets(registry, Site(Path("/etc/router")))] == [
+        {"name": "key-model-a", "generic_secret": {"secret": {"filename": "/etc/router/keys/a"}}},
+        {"name": "key-model-b", "generic_secret": {"secret": {"filename": "/run/secrets/b"}}},
+        {"name": "key-model-d", "generic_secret": {"secret": {"environment_variable": "D_KEY"}}},
+        {"name": "key-passthrough", "generic_secret": {"secret": {"filename": "/etc/router/keys/rest"}}},
     ]

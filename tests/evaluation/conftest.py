@@ -14,8 +14,8 @@ from extproc.registry.loading import load
 
 REGISTRY = """\
 models:
-  small: {upstream: 'http://127.0.0.1:1'}
-  large: {upstream: 'http://127.0.0.1:2'}
+  small: {base_url: 'http://127.0.0.1:1'}
+  large: {base_url: 'http://127.0.0.1:2'}
 default: large
 rules:
   - name: secrets
@@ -26,10 +26,10 @@ rules:
     route: code
 routes:
   code:
-    model: large
+    candidates: large
     examples: [fix my python code, write python code, my code fails]
   greeting:
-    model: small
+    candidates: small
     examples: [hello dear friend, good morning friend, hello good day]
 thresholds: {margin: 0.1, similarity: 0.3}
 """

@@ -15,7 +15,7 @@ from tests.evaluation.conftest import REGISTRY, candidate_of
 LAX = REGISTRY.replace("similarity: 0.3", "similarity: 0")
 STRICT = REGISTRY.replace("similarity: 0.3", "similarity: 0.9")
 WITH_WEATHER = REGISTRY.replace(
-    "thresholds:", "  weather: {model: small, examples: [will it rain, rain tomorrow]}\nthresholds:"
+    "thresholds:", "  weather: {candidates: small, examples: [will it rain, rain tomorrow]}\nthresholds:"
 )
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from extproc.errors import DataError
-from extproc.evaluation.datasets import OutcomeRow, RouteRow, labels_of, read_outcomes, read_routes
+from extproc.evaluation.datasets import (
+    OutcomeRow,
+    RouteRow,
+    labels_of,
+    printable,
+    read_outcomes,
+    read_routes,
+)
 
 ROUTES = ("code", "greeting")
 
@@ -82,3 +89,8 @@ def test_a_mistake_in_outcomes_is_told(file: Path, content: str, problem: str) -
     file.write_text(content)
     with pytest.raises(DataError, match=f":1: {problem}"):
         read_outcomes(file, ["small"])
+
+
+def test_printable_keeps_lines_and_indents_and_shows_what_would_steer_a_terminal() -> None:
+    assert printable("def f():\r\n\treturn 'é…'\n") == "def f():\n\treturn 'é…'\n"
+    assert printable("\x1b[31m\x07\r\u202e") == "\ufffd[31m\ufffd\ufffd\ufffd"

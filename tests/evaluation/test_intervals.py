@@ -37,6 +37,30 @@ def test_a_bootstrap_of_a_mean_agrees_with_the_normal_interval_and_the_seed() ->
     assert found != intervals.bootstrap(intervals.mean_of(values), 900, seed=1)
 
 
+def test_the_interval_of_a_calibration_error_holds_its_figure_and_covers_the_truth() -> None:
+    random = np.random.default_rng(9)
+    covered = 0
+    for _ in range(40):
+        confidence = random.uniform(0.5, 1.0, 600)
+        right = random.random(600) < confidence - 0.1  # the true error is 0.1
+
+        def drawn(
+            chosen: metrics.Labels, confidence: metrics.Floats = confidence, right: metrics.Truths = right
+        ) -> float:
+            return metrics.debiased_ece(confidence[chosen], right[chosen])
+
+        value = metrics.debiased_ece(confidence, right)
+        found = intervals.bootstrap_distance(intervals.one_by_one(drawn), value, 600, resamples=200)
+        assert found.low <= value <= found.high
+        covered += found.low <= 0.1 <= found.high
+    assert covered >= 35
+
+
+def test_a_distance_is_never_below_zero() -> None:
+    statistic = intervals.mean_of(np.abs(np.random.default_rng(1).normal(size=50)))
+    assert intervals.bootstrap_distance(statistic, 0.0, 50).low == 0.0
+
+
 def test_blocks_of_resamples_do_not_lose_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "_BLOCK", 70)
     seen: list[int] = []

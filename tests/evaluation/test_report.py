@@ -37,9 +37,23 @@ def test_figures_by_hand(report: Report) -> None:
 
 def test_every_figure_is_inside_its_interval(report: Report) -> None:
     for name, figure in report.figures.items():
-        if name not in {"ece", "debiased_ece"}:  # resampling adds to them
+        if name != "accuracy_weighted":
             assert figure.low - 1e-9 <= figure.value <= figure.high + 1e-9, name
     assert list(report.figures) == list(FIGURES)
+
+
+def test_rows_drawn_from_traffic_weigh_as_many_requests_as_they_stand_for(
+    candidate: Candidate, data: Path
+) -> None:
+    data.write_text(
+        '{"text": "hello friend", "route": "greeting", "weight": 6}\n'
+        '{"text": "greetings", "route": "greeting", "weight": 2}\n'
+    )
+    figures = evaluate(candidate, data).figures
+    assert figures["accuracy"].value == pytest.approx(1 / 2)
+    assert figures["accuracy_weighted"].value == pytest.approx(6 / 8)
+    data.write_text(data.read_text().replace("6", "2"))
+    assert math.isnan(evaluate(candidate, data).figures["accuracy_weighted"].value)
 
 
 def test_a_row_without_scores_counts_as_decided_but_not_for_what_needs_scores(report: Report) -> None:
@@ -97,13 +111,20 @@ def test_the_terminal_shows_the_matrix_and_warns_of_memory(report: Report) -> No
     assert max(map(len, text.splitlines()[2:])) < 125
 
 
+def test_no_text_can_steer_the_terminal(candidate: Candidate, data: Path) -> None:
+    data.write_text('{"text": "hello \\u001b[2J friend", "route": null}\n')
+    text = as_text(evaluate(candidate, data))
+    assert "hello \ufffd[2J friend" in text
+    assert "\x1b" not in text
+
+
 def test_many_routes_show_their_largest_confusions_instead(tmp_path: Path) -> None:
     names = [f"route{i}" for i in range(13)]
     registry = (
         REGISTRY.partition("rules:")[0]
         + "routes:\n"
         + "".join(
-            f"  {name}: {{model: small, examples: [word{i} thing, word{i} stuff]}}\n"
+            f"  {name}: {{candidates: small, examples: [word{i} thing, word{i} stuff]}}\n"
             for i, name in enumerate(names)
         )
     )
@@ -112,8 +133,9 @@ def test_many_routes_show_their_largest_confusions_instead(tmp_path: Path) -> No
     data.write_text("".join(rows * 2))
     candidate = candidate_of(tmp_path / "r.yaml", registry)
     assert len(read_routes(data, names)) == 26
-    text = as_text(evaluate(candidate, data))
-    assert re.search(r"^route3 +-> +route4 +2$", text, re.MULTILINE)
+    report = evaluate(candidate, data)
+    assert re.search(r"^route3 +route4 +2$", as_text(report), re.MULTILINE)
+    assert "<td>route3</td><td>route4</td><td>2</td>" in as_page(report)
 
 
 class Structure(HTMLParser):

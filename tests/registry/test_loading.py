@@ -9,8 +9,8 @@ from extproc.registry.loading import load
 
 GOOD = """\
 models:
-  small: {upstream: "http://127.0.0.1:1"}
-  large: {upstream: "http://[::1]:2/", name: big-1, pin: false, price: {input: 1, output: 2.5}}
+  small: {base_url: "http://127.0.0.1:1"}
+  large: {base_url: "http://[::1]:2/", name: big-1, pin: false, price: {input: 1, output: 2.5}}
 default: large
 trusted_headers: [X-Tier]
 rules:
@@ -22,10 +22,10 @@ rules:
     route: chat
 routes:
   chat:
-    model: small
+    candidates: small
     examples: [hi, how are you]
   work:
-    model: large
+    candidates: [large]
     examples: [plan the project]
 """
 
@@ -71,7 +71,16 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("price: {input: 1", "price: {inputs: 1", 3, "unknown key `inputs`"),
         ("default: large\n", "", 1, "missing key `default`"),
         ("default: large", "default: huge", 4, "there is no model `huge` (expected one of: small, large)"),
-        ("    model: small\n", "    model: smal\n", 15, "there is no model `smal`"),
+        ("candidates: small\n", "candidates: smal\n", 15, "there is no model `smal`"),
+        ("candidates: [large]", "candidates: []", 18, "the route `work` has no candidates"),
+        ("candidates: [large]", "candidates: [large, large]", 18, "the candidate `large` is named twice"),
+        ("candidates: [large]", "candidates: [large, small]", 18, "small has no price (expected `price` in each"),
+        ("candidates: [large]", "candidates: large\n    thresholds: {margin: 2}", 19, "<= 1.0"),
+        ("name: big-1", "auth: {}", 3, "expected `passthrough`, or one of env, file"),
+        ("name: big-1", "auth: {env: A, file: b}", 3, "expected `passthrough`, or one of env, file"),
+        ("name: big-1", "auth: {env: sk-123}", 3, "is no variable's name (expected a name, not the key)"),
+        ("name: big-1", "auth: {key: sk-123}", 3, "unknown key `key`"),
+        ("name: big-1", "context_window: 0", 3, ">= 1"),
         ("    route: chat", "    route: chit", 12, "there is no route `chit` (expected one of: chat, work)"),
         ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model; got none"),
         ("    deny: No", "    model: small\n    deny: No", 7, "got deny and model"),
@@ -84,11 +93,37 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("{header: {x-tier: free}", "{min_chars: 9, max_chars: 3", 11, "min_chars 9 is more than max_chars 3"),
         ("[X-Tier]", "[x-router-tier]", 5, "the router's own"),
         ("[X-Tier]", "['a b']", 5, "is no header name"),
-        ("http://127.0.0.1:1", "127.0.0.1:1", 2, "expected http://HOST:PORT"),
-        ("http://127.0.0.1:1", "http://127.0.0.1", 2, "expected http://HOST:PORT"),
-        ("http://127.0.0.1:1", "http://127.0.0.1:99999", 2, "expected http://HOST:PORT"),
-        ("http://127.0.0.1:1", "http://127.0.0.1:1/v1", 2, "expected http://HOST:PORT"),
-        ("http://127.0.0.1:1", "https://127.0.0.1:1", 2, "expected http://HOST:PORT"),
+        ("http://127.0.0.1:1", "127.0.0.1:1", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "ftp://127.0.0.1:1", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "http://:1", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:99999", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1/v1?a=b", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "http://me:secret@h:1", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("http://127.0.0.1:1", "http://h/a%2Fb", 2, "expected http(s)://HOST[:PORT][/PATH]"),
+        ("name: big-1", "tls: {ca_file: ca.pem}", 3, "models.large.tls is for https; base_url is http"),
+        ("name: big-1", "apis: [openai.chats]", 3, "models.large.apis.0"),
+        ("name: big-1", "apis: [openai.chat, openai.chat]", 3, "an API is named twice"),
+        ("name: big-1", "endpoints: [{address: 'h'}]", 3, "'h' is no address (expected HOST:PORT)"),
+        ("name: big-1", "endpoints: [{address: 'h:1'}, {address: 'h:1'}]", 3, "the endpoint h:1 is given twice"),
+        ("name: big-1", "load_balancing: random, endpoints: [{address: 'h:1', weight: 2}]", 3, "knows no weights"),
+        ("name: big-1", "health_check: {path: health}", 3, "'health' is no path"),
+        ("name: big-1", "outlier_ejection: {after: 0}", 3, ">= 1"),
+        ("default: large", "default: {openai.chat: large, openai.chart: small}", 4, "there is no API `openai.chart`"),
+        ("default: large", "default: {openai.chat: big}", 4, "there is no model `big`"),
+        ("default: large", "default: {anthropic.messages: large}", 4, "`large` does not speak anthropic.messages"),
+        ("  small: {base_url", "  small: {apis: [anthropic.messages], base_url", 4,
+         "`small` speaks anthropic.messages, for which there is no default"),
+        ("default: large", "default: large\npassthrough: {base_url: h}", 5, "passthrough.base_url: 'h' is no base URL"),
+        ("default: large", "default: large\nstream_usage: always", 5, "stream_usage"),
+        ("candidates: [large]", "candidates: large\n    fallback: [big]", 19, "there is no model `big`"),
+        ("candidates: [large]", "candidates: large\n    fallback: [small, small]", 19, "`small` is named twice"),
+        ("candidates: [large]", "candidates: large\n    retry: {attempts: 99}", 19, "<= 10"),
+        ("candidates: [large]", "candidates: large\n    reasoning: huge", 19, "reasoning"),
+        ("candidates: [large]", "candidates: large\n    max_tokens: 0", 19, ">= 1"),
+        ("candidates: [large]", "candidates: large\n    timeout_s: 0", 19, "> 0"),
+        ("candidates: [large]", "candidates: large\n    request_headers: {host: a}", 19, "no header that can be added"),
+        ("candidates: [large]", "candidates: large\n    request_headers: {x-router-a: a}", 19, "the router's own"),
+        ("candidates: [large]", 'candidates: large\n    response_headers: {a: "b\\n"}', 19, "control characters"),
         ("  small:", "  auto:", 2, "`auto` is how clients ask to be routed"),
         ("  small:", "  sm all:", 2, "is no model name"),
         ("  chat:", "  'chat room':", 14, "is no route name"),
@@ -104,7 +139,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("default: large", "default: large\ndecision_ms: 0", 5, ">= 1"),
         ("default: large", "default: large\nenvoy: {listen: ':10000'}", 5, "expected HOST:PORT"),
         ("default: large", "default: large\nenvoy: {sidecar: 'unix:relative'}", 5, "HOST:PORT or unix:/PATH"),
-        ("  small: {upstream", "  small: [] #", 2, "expected `mapping`, got `list`"),
+        ("  small: {base_url", "  small: [] #", 2, "expected `mapping`, got `list`"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_what_was_expected(
@@ -130,5 +165,5 @@ def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
 
 
 def test_a_registry_of_rules_alone_is_good(tmp_path: Path) -> None:
-    text = "models: {small: {upstream: 'http://h:1'}}\ndefault: small\n"
+    text = "models: {small: {base_url: 'http://h:1'}}\ndefault: small\n"
     assert load(write(tmp_path, text)).examples == {}

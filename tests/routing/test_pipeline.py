@@ -9,13 +9,27 @@ import pytest
 
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel
 from extproc.routing import rules
+from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.scorers import Centroids
-from extproc.routing.snapshot import Snapshot, Target
-from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead, Stage
+from extproc.routing.snapshot import RoutePolicy, Snapshot
+from extproc.vocabulary import (
+    Api,
+    BodyPolicy,
+    ChatRequest,
+    Decision,
+    Effort,
+    Embedding,
+    Question,
+    Reason,
+    RequestHead,
+    Stage,
+)
 
 AXES = np.eye(3, dtype=np.float32)
+CHAT = frozenset({Api.OPENAI_CHAT})
+BOTH = frozenset({Api.OPENAI_CHAT, Api.ANTHROPIC_MESSAGES})
 TEXTS: Mapping[str, np.ndarray] = {
     "code": AXES[0],
     "chat": AXES[1],
@@ -38,37 +52,43 @@ class Words:
 def snapshot(**changes: object) -> Snapshot:
     meaning = Meaning(
         routes=("coding", "smalltalk"),
-        models=("coder", "small"),
         scorer=Centroids(AXES[:2]),
         temperature=0.1,
         examples=AXES[:2],
         texts=("code", "chat"),
         starts=np.array([0, 1]),
     )
+    small = Target("small", "small-8b", "model-small", CHAT, context_window=100)
+    coder = Target("coder", "coder-32b", "model-coder", CHAT, provider="forge")
     base = Snapshot(
         version="v1",
         targets={
-            "small": Target("small", "small-8b", "model-small"),
-            "coder": Target("coder", "coder-32b", "model-coder"),
-            "large": Target("large", "large-400b", "model-large", pinnable=False),
+            "small": small,
+            "coder": coder,
+            "large": Target("large", "large-400b", "model-large", BOTH, pinnable=False),
         },
-        route_models={"coding": "coder", "smalltalk": "small"},
-        default="large",
+        routes={
+            "coding": RoutePolicy((coder,), margin_floor=0.2, similarity_floor=0.3),
+            "smalltalk": RoutePolicy((small,), margin_floor=0.2, similarity_floor=0.3),
+        },
+        defaults={Api.OPENAI_CHAT: "large", Api.ANTHROPIC_MESSAGES: "large"},
         deny_rules=(rules.Rule("no-spam", (rules.model_like(["spam*"]),), deny="No spam."),),
         route_rules=(
             rules.Rule("to-route", (rules.tool_like(["compile"]),), route="coding"),
             rules.Rule("to-model", (rules.tool_like(["*"]),), model="small"),
         ),
         meaning=meaning,
-        margin_floor=0.2,
-        similarity_floor=0.3,
         budget_s=5.0,
     )
     return msgspec.structs.replace(base, **changes)
 
 
-def question(text: str = "code", model: str = "auto", tools: tuple[str, ...] = ()) -> Question:
-    request = ChatRequest(Api.OPENAI_CHAT, model, (0, 0), text, body_bytes=10, tools=tools)
+def question(
+    text: str = "code", model: str = "auto", tools: tuple[str, ...] = (), prompt_chars: int = 0
+) -> Question:
+    request = ChatRequest(
+        Api.OPENAI_CHAT, model, {}, text, body_bytes=10, tools=tools, prompt_chars=prompt_chars
+    )
     return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
 
 
@@ -84,7 +104,7 @@ async def test_a_clear_request_goes_to_its_route_with_every_score() -> None:
     decision, _ = await decide(question("code"))
     assert (decision.route, decision.model, decision.cluster) == ("coding", "coder", "model-coder")
     assert (decision.stage, decision.reason) == (Stage.EMBEDDING, Reason.MATCHED)
-    assert decision.upstream_model == "coder-32b"
+    assert (decision.upstream_model, decision.provider) == ("coder-32b", "forge")
     assert decision.similarity == pytest.approx(1.0)
     assert decision.probability == pytest.approx(1 / (1 + np.exp(-10)), abs=1e-5)
     assert decision.margin == pytest.approx(2 / (1 + np.exp(-10)) - 1, abs=1e-5)
@@ -127,8 +147,76 @@ async def test_what_a_rule_or_a_pin_decides_is_never_embedded_and_has_no_scores(
     assert (decision.candidates, decision.tokens) == ((), None)
 
 
+def over(api: Api, asked: Question) -> Question:
+    """The same question by another API."""
+    return msgspec.structs.replace(asked, request=msgspec.structs.replace(asked.request, api=api))
+
+
+@pytest.mark.parametrize(
+    "asked", [question("code"), question("x", tools=("compile",)), question("x", tools=("other",))]
+)
+async def test_what_no_model_of_the_route_or_rule_speaks_goes_to_the_apis_default(asked: Question) -> None:
+    decision, _ = await decide(over(Api.ANTHROPIC_MESSAGES, asked))
+    assert (decision.model, decision.reason) == ("large", Reason.NO_CANDIDATE)
+
+
+async def test_an_api_that_no_model_speaks_is_refused() -> None:
+    with pytest.raises(UnknownModel, match=r"No model here speaks openai\.responses"):
+        await decide(over(Api.OPENAI_RESPONSES, question()))
+
+
+async def test_a_pin_of_a_model_that_does_not_speak_the_api_is_refused_with_what_it_speaks() -> None:
+    with pytest.raises(UnknownModel, match=r"'small' is not served by this API, but by openai\.chat"):
+        await decide(over(Api.ANTHROPIC_MESSAGES, question(model="small")))
+
+
+async def test_the_routes_policies_are_on_the_decision() -> None:
+    routes = snapshot().routes
+    capped = msgspec.structs.replace(routes["coding"], max_tokens=99, reasoning=Effort.LOW, fallback=True)
+    current = snapshot(routes={**routes, "coding": capped}, ask_usage=True)
+    decision, _ = await decide(question("code"), current)
+    assert decision.policy == BodyPolicy(
+        model="coder-32b", max_tokens=99, reasoning=Effort.LOW, include_usage=True
+    )
+    assert decision.fallback
+    pinned, _ = await decide(question("code", model="small"), current)
+    assert pinned.policy == BodyPolicy(model="small-8b", include_usage=True)
+    assert not pinned.fallback
+
+
+@pytest.mark.parametrize(
+    "floors",
+    [{"margin_floor": 0.99995, "similarity_floor": 0.0}, {"margin_floor": 0.0, "similarity_floor": 1.01}],
+)
+async def test_a_route_is_held_to_its_own_floors(floors: dict[str, float]) -> None:
+    routes = snapshot().routes
+    strict = {**routes, "coding": msgspec.structs.replace(routes["coding"], **floors)}
+    assert (await decide(question("code"), snapshot(routes=strict)))[0].stage == Stage.DEFAULT
+    assert (await decide(question("chat"), snapshot(routes=strict)))[0].route == "smalltalk"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage"),
+    [
+        (question("chat", prompt_chars=404), Stage.EMBEDDING),
+        (question("chat", tools=("compile",), prompt_chars=404), Stage.RULE),
+    ],
+)
+async def test_a_request_that_fits_none_of_its_routes_models_goes_to_the_default_and_says_why(
+    asked: Question, stage: Stage
+) -> None:
+    small = snapshot().routes["smalltalk"]
+    only_small = snapshot(routes={"smalltalk": small, "coding": small})
+    decision, _ = await decide(asked, only_small)
+    assert (decision.model, decision.stage, decision.reason) == ("large", stage, Reason.NO_CANDIDATE)
+    assert decision.route in ("smalltalk", "coding")
+    fitting = msgspec.structs.replace(asked.request, prompt_chars=400)
+    decision, _ = await decide(msgspec.structs.replace(asked, request=fitting), only_small)
+    assert decision.model == "small"
+
+
 async def test_a_deny_rule_comes_before_pins_and_routes() -> None:
-    targets = {**snapshot().targets, "spam-1": Target("spam-1", "s", "c")}
+    targets = {**snapshot().targets, "spam-1": Target("spam-1", "s", "c", CHAT)}
     with pytest.raises(Denied, match=r"No spam\.") as denied:
         await decide(question(model="spam-1", tools=("compile",)), snapshot(targets=targets))
     assert denied.value.rule == "no-spam"

@@ -16,7 +16,7 @@ def ask(
     headers: dict[str, str] | None = None,
 ) -> Question:
     return Question(
-        ChatRequest(Api.OPENAI_CHAT, model, (0, 0), text, body_bytes, tools=tools, images=images),
+        ChatRequest(Api.OPENAI_CHAT, model, {}, text, body_bytes, tools=tools, images=images),
         RequestHead("POST", path, headers or {}),
     )
 

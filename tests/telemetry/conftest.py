@@ -17,6 +17,7 @@ DECIDED = Envelope(
     model="code",
     upstream_model="qwen3-coder",
     original_model="auto",
+    provider="acme",
     stage="embedding",
     reason="matched",
     probability=0.91,

@@ -9,14 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
 from extproc.telemetry.metrics import Metrics
-from extproc.vocabulary import Decision, Exchange, Reason, Stage, StageTimes
+from extproc.vocabulary import BodyPolicy, Decision, Exchange, Reason, Stage, StageTimes
 
 Make = Callable[..., Exchange]
 
 BY_RULE = Decision(
     route="code",
     model="small",
-    upstream_model="qwen3-8b",
+    policy=BodyPolicy(model="qwen3-8b"),
     cluster="model-small",
     stage=Stage.RULE,
     reason=Reason.RULE,
@@ -26,7 +26,7 @@ BY_RULE = Decision(
 BY_MEANING = Decision(
     route="code",
     model="large",
-    upstream_model="qwen3-coder",
+    policy=BodyPolicy(model="qwen3-coder"),
     cluster="model-large",
     stage=Stage.EMBEDDING,
     reason=Reason.MATCHED,

@@ -1,8 +1,9 @@
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
-from extproc.registry.schema import Price
+from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
@@ -43,6 +44,11 @@ def test_a_model_without_a_price_costs_an_unknown_sum_and_without_a_reference_th
     assert row.cost_usd is None
     assert row.reference_cost_usd is not None
     assert PriceList(PRICES.prices).of_exchange(exchange("small", (1, 1))).reference_cost_usd is None
+
+
+def test_the_model_that_answered_is_paid_not_the_one_that_was_decided() -> None:
+    row = msgspec.structs.replace(exchange("small", (1_000_000, 0)), served_by="large")
+    assert PRICES.of_exchange(row).cost_usd == 3.0
 
 
 def test_the_cost_of_a_cascade_is_kept() -> None:

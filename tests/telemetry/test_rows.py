@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow, Row, kind_of, row_of
-from extproc.vocabulary import Envelope, Exchange
+from extproc.vocabulary import Envelope, Exchange, Usage
 
 Make = Callable[..., Exchange]
 
@@ -22,6 +22,7 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         model="code",
         upstream_model="qwen3-coder",
         original_model="auto",
+        provider="acme",
         stage="embedding",
         reason="matched",
         rule="",
@@ -36,6 +37,7 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         refused=False,
         failed=False,
         mode="active",
+        attempts=1,
         stream=True,
         cluster="model-code",
         duration_ms=1500.0,
@@ -58,9 +60,28 @@ def test_what_was_not_measured_is_null_or_unknown_and_never_zero(exchange: Make)
         if field.type in (int | None, float | None)
     }
     assert len(numbers) > 20
-    sent = {"request_bytes", "response_bytes"}  # Envoy counts them always
+    sent = {"request_bytes", "response_bytes", "attempts"}  # Envoy counts them always
     assert {name: getattr(row, name) for name in numbers - sent} == dict.fromkeys(numbers - sent)
     assert row.usage_source == "unknown"
+
+
+def test_usage_is_what_the_answer_told(exchange: Make) -> None:
+    usage = Usage(
+        input=10, output=0, cached=4, cache_write=1, reasoning=2, finish="stop", response_id="c1",
+        response_model="q", first_token_at=1_795_000_000.75,
+    )  # fmt: skip
+    row = row_of(exchange(usage=usage, attempts=2, served_by="large"))
+    assert (row.input_tokens, row.output_tokens, row.cached_tokens, row.cache_write_tokens) == (10, 0, 4, 1)
+    assert (row.reasoning_tokens, row.usage_source, row.finish_reason) == (2, "answer", "stop")
+    assert (row.response_id, row.response_model, row.time_to_first_token_ms) == ("c1", "q", 500.0)
+    assert (row.attempts, row.served_by) == (2, "large")
+    assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
+
+
+def test_the_provider_is_the_models_own_or_its_apis_and_a_refused_request_has_none(exchange: Make) -> None:
+    assert row_of(exchange()).provider == "acme"
+    assert row_of(exchange(provider="")).provider == "openai"
+    assert row_of(exchange(error="denied")).provider == ""
 
 
 def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exchange: Make) -> None:
@@ -115,6 +136,7 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
     of_the_decision = {"route", "stage", "reason", "rule", "version", "mode", "would_route", "would_model"}
     of_the_answer = {"api", "model", "upstream_model", "cluster", "error", "usage_source", "cascade"}
+    of_the_answer |= {"provider", "served_by"}
     of_the_provider = {"response_model", "response_id", "finish_reason"}
     joining = {"kind", "time", "request_id", "trace_id", "conversation_id"}
     assert texts == of_the_decision | of_the_answer | of_the_provider | joining

@@ -90,7 +90,7 @@ def test_a_routed_exchange_is_a_client_span_under_its_parent_with_its_true_times
 def test_its_attributes_tell_the_call_and_the_decision(exchange: Make, collector: Collector) -> None:
     assert attributes(export_one(collector, exchange()).attributes) == {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": "acme",
         "gen_ai.request.model": "qwen3-coder",
         "gen_ai.original.model": "auto",
         "gen_ai.request.stream": True,
@@ -102,6 +102,7 @@ def test_its_attributes_tell_the_call_and_the_decision(exchange: Make, collector
         "router.record": "exchange",
         "router.record.schema": 1,
         "router.request_id": "7f2c",
+        "router.attempts": 1,
         "router.mode": "active",
         "router.usage_source": "unknown",
         "router.api": "openai.chat",

@@ -18,7 +18,7 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingResponse,
     ProtocolConfiguration,
 )
-from extproc.vocabulary import Decision, Question, Reason, Stage
+from extproc.vocabulary import BodyPolicy, Decision, Question, Reason, Stage
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -33,7 +33,7 @@ class FakeDecider:
         self.answer: Decision | Exception = Decision(
             route="code",
             model="coder",
-            upstream_model="qwen-coder",
+            policy=BodyPolicy(model="qwen-coder"),
             cluster="model-coder",
             stage=Stage.EMBEDDING,
             reason=Reason.MATCHED,

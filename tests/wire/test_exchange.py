@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
-from extproc.vocabulary import Decision, Envelope, Reason, RequestHead, Stage, StageTimes
+from extproc.vocabulary import BodyPolicy, Decision, Envelope, Reason, RequestHead, Stage, StageTimes
 from extproc.wire.exchange import (
     AskDecision,
     Body,
@@ -31,7 +31,7 @@ DATA = b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":tr
 DECISION = Decision(
     route="code",
     model="coder",
-    upstream_model="qwen-coder",
+    policy=BodyPolicy(model="qwen-coder"),
     cluster="model-coder",
     stage=Stage.EMBEDDING,
     reason=Reason.MATCHED,
@@ -102,6 +102,38 @@ def test_a_decision_becomes_a_route_with_only_the_model_changed() -> None:
     assert effect.cluster == "model-coder"
     assert effect.body == DATA.replace(b'"auto"', b'"qwen-coder"')
     assert machine.done
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", b'{"model":"auto","prompt":"auto"}'),
+        ("/v1/responses", b'{"input":"auto","model":"auto"}'),
+        (
+            "/v1/messages?beta=true",
+            b'{"max_tokens":5,"model":"auto","messages":[{"role":"user","content":"hi"}]}',
+        ),
+    ],
+)
+def test_every_api_is_decided_and_told_its_model_in_its_own_words(path: str, body: bytes) -> None:
+    machine = exchange()
+    machine.receive(Head(msgspec.structs.replace(CHAT, path=path)))
+    assert isinstance(machine.receive(Body(body)), AskDecision)
+    effect = machine.receive(Decided(DECISION))
+    assert isinstance(effect, Route)
+    assert effect.body == body.replace(b'"model":"auto"', b'"model":"qwen-coder"')
+
+
+def test_a_refusal_is_told_in_anthropics_shape_on_anthropics_path() -> None:
+    machine = exchange()
+    machine.receive(Head(msgspec.structs.replace(CHAT, path="/v1/messages")))
+    effect = machine.receive(Body(DATA))
+    assert isinstance(effect, Refuse)
+    assert effect.envelope.api == "anthropic.messages"
+    assert json.loads(effect.body) == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "'max_tokens' is required."},
+    }
 
 
 def test_a_body_that_already_names_the_model_is_not_changed() -> None:

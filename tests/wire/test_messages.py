@@ -153,8 +153,21 @@ def test_a_route_sets_the_cluster_and_clears_the_route_cache() -> None:
     response = answered(BODY, Route("model-coder", None, ENVELOPE))
     common = response.request_body.response
     assert common.clear_route_cache
-    assert set_headers(common.header_mutation.set_headers) == {"x-router-cluster": b"model-coder"}
+    assert set_headers(common.header_mutation.set_headers) == {
+        "x-router-cluster": b"model-coder",
+        "x-router-route": b"code",
+    }
     assert not common.HasField("body_mutation")
+
+
+def test_without_a_route_no_policies_of_one_hold() -> None:
+    common = answered(BODY, Route("model-coder", None, Envelope())).request_body.response
+    assert "x-router-route" not in set_headers(common.header_mutation.set_headers)
+
+
+def test_where_the_model_is_named_is_told_for_those_asked_in_its_place() -> None:
+    common = answered(BODY, Route("model-coder", None, ENVELOPE, (9, 16))).request_body.response
+    assert set_headers(common.header_mutation.set_headers)["x-router-span"] == b"9-16"
 
 
 def test_a_changed_body_comes_with_its_length() -> None:

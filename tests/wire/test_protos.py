@@ -44,6 +44,8 @@ MESSAGES: dict[str, tuple[Any, ...]] = {
     "HTTPAccessLogEntry": (data.HttpAccessLogEntry,),
     "AccessLogCommon": (data.AccessLogCommon,),
     "Metadata": (core.Metadata,),
+    "Address": (core.Address,),
+    "Address.EnvoyInternalAddress": (core.EnvoyInternalAddress,),
     "HTTPRequestProperties": (data.HttpRequestProperties,),
     "HTTPResponseProperties": (data.HttpResponseProperties,),
     "ResponseFlags": (data.ResponseFlags,),
@@ -67,6 +69,7 @@ WIRE_NAMES = {
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_ENUM: "enum",
     FieldDescriptor.TYPE_INT32: "enum",  # an open set of values, the same on the wire
+    FieldDescriptor.TYPE_UINT32: "uint32",
     FieldDescriptor.TYPE_UINT64: "uint64",
 }
 
@@ -157,6 +160,9 @@ ENTRY = data.HttpAccessLogEntry(
         time_to_last_upstream_rx_byte=datetime.timedelta(milliseconds=5),
         time_to_first_downstream_tx_byte=datetime.timedelta(milliseconds=6),
         time_to_last_downstream_tx_byte=datetime.timedelta(seconds=7, milliseconds=8),
+        upstream_remote_address=core.Address(
+            envoy_internal_address=core.EnvoyInternalAddress(server_listener_name="hop-code")
+        ),
         upstream_cluster="model-code",
         response_flags=data.ResponseFlags(
             unauthorized_details=data.ResponseFlagsUnauthorized(
@@ -169,7 +175,9 @@ ENTRY = data.HttpAccessLogEntry(
             },
         ),
         metadata=core.Metadata(filter_metadata={"router": METADATA}),
+        custom_tags={"first_body_byte": "203000"},
         duration=datetime.timedelta(seconds=9),
+        upstream_request_attempt_count=2,
         stream_id="s",
         access_log_type=data.AccessLogType.DownstreamEnd,
     ),

@@ -61,6 +61,7 @@ async def test_an_llm_call_is_routed_by_its_decision(channel: grpc.aio.Channel, 
     common = response.request_body.response
     assert [option.header.raw_value for option in common.header_mutation.set_headers] == [
         b"model-coder",
+        b"code",
         b"66",
     ]
     assert common.body_mutation.body == ASK.replace(b"auto", b"qwen-coder")

@@ -173,16 +173,16 @@ def _tuple(kind: type[Row]) -> str:
 # What ``spans`` and ``attributes`` say of a row besides its fields, in SQL.
 
 
-def _operation(position: int) -> str:
+def _operation() -> str:
     apis = ", ".join(f"'{api}'" for api in names.OPERATIONS)
-    told = ", ".join(f"'{pair[position]}'" for pair in names.OPERATIONS.values())
+    told = ", ".join(f"'{operation}'" for operation, _ in names.OPERATIONS.values())
     return f"transform(row.api, [{apis}], [{told}], '')"
 
 
 def _span_name(kind: type[Row]) -> str:
     if kind is EvaluationRow:
         return f"concat('{names.EVALUATE_SPAN} ', row.name)"
-    operation = _operation(0)
+    operation = _operation()
     if kind is not ExchangeRow:
         return f"trimRight(concat(if({operation} = '', 'call', {operation}), ' ', row.upstream_model))"
     method = "if(row.method = '', 'HTTP', row.method)"
@@ -203,8 +203,7 @@ def _about_the_call(kind: type[Row]) -> str:
     told = {
         names.ROUTER_REFUSED: f"if({refused}, row.error, '')",
         names.OPENINFERENCE_SPAN_KIND: f"if({refused}, 'CHAIN', '')",
-        names.GEN_AI_OPERATION_NAME: f"if({refused}, '', {_operation(0)})",
-        names.GEN_AI_PROVIDER_NAME: f"if({refused}, '', {_operation(1)})",
+        names.GEN_AI_OPERATION_NAME: f"if({refused}, '', {_operation()})",
         names.ERROR_TYPE: f"if({refused}, '', row.error)",
     }
     return ", ".join(f"'{name}', {expression}" for name, expression in told.items())

@@ -7,6 +7,7 @@ from extproc.vocabulary import Reason
 
 _AT = "toUnixTimestamp64Micro(time)"
 _IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # which spares the partitions before
+_ANSWERED_BY = "if(served_by != '', served_by, model)"  # whose answer was good or bad, fast or slow
 # What is no LLM call is counted nowhere.
 _CALLS = f"api != '' AND {_IN_WINDOW}"
 _BUCKET = f"intDiv({_AT} - {{since:Int64}}, {{step:Int64}})"
@@ -15,7 +16,7 @@ _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
 
 SLICES = f"""\
-SELECT route, model,
+SELECT route, {_ANSWERED_BY} AS answered_by,
     count() AS requests,
     countIf(refused) AS refused,
     countIf(failed) AS failed,
@@ -37,18 +38,20 @@ SELECT route, model,
     avg(margin) AS mean_margin
 FROM exchanges
 WHERE {_CALLS}
-GROUP BY route, model
-ORDER BY route, model"""
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
 
 # One opinion per exchange and question: of several, their mean. An opinion that names a request is on
 # that one; one that names only a trace is on every exchange of it.
 QUALITY = f"""\
-SELECT route, model, name, bucket, count() AS judged, sum(verdict) AS score
+SELECT route, answered_by, name, bucket, count() AS judged, sum(verdict) AS score
 FROM (
-    SELECT e.route AS route, e.model AS model, e.bucket AS bucket, o.name AS name, e.request_id AS request,
-        avg(o.opinion) AS verdict
+    SELECT e.route AS route, e.answered_by AS answered_by, e.bucket AS bucket, o.name AS name,
+        e.request_id AS request, avg(o.opinion) AS verdict
     FROM (
-        SELECT request_id, trace_id, route, model, {_BUCKET} AS bucket FROM exchanges WHERE {_CALLS}
+        SELECT request_id, trace_id, route, {_ANSWERED_BY} AS answered_by, {_BUCKET} AS bucket
+        FROM exchanges
+        WHERE {_CALLS}
     ) AS e
     INNER JOIN (
         SELECT name, if(request_id != '', request_id, '(none)') AS request,
@@ -57,16 +60,17 @@ FROM (
         WHERE subject = 'exchange' AND score IS NOT NULL
         GROUP BY name, request, trace
     ) AS o ON e.request_id = o.request OR e.trace_id = o.trace
-    GROUP BY route, model, bucket, name, request
+    GROUP BY route, answered_by, bucket, name, request
 )
-GROUP BY route, model, name, bucket
-ORDER BY route, model, name, bucket"""
+GROUP BY route, answered_by, name, bucket
+ORDER BY route, answered_by, name, bucket"""
 
 _ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}')"
 
 # A request that abstained has no route; it leaned to its first candidate, where that is known.
 TREND = f"""\
-SELECT route, model, if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning,
+SELECT route, {_ANSWERED_BY} AS answered_by,
+    if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning,
     {_BUCKET} AS bucket,
     count() AS requests,
     countIf(failed) AS failures,
@@ -75,8 +79,8 @@ SELECT route, model, if(route != '', route, splitByChar(':', candidates[1])[1]) 
     sum(margin) AS margins
 FROM exchanges
 WHERE {_CALLS}
-GROUP BY route, model, leaning, bucket
-ORDER BY leaning, bucket, route, model"""
+GROUP BY route, answered_by, leaning, bucket
+ORDER BY leaning, bucket, route, answered_by"""
 
 CASCADES = f"""\
 SELECT cascade,

@@ -157,7 +157,7 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     slices = [
         _slice(row, int(window["requests"]), quality.get(key, {}), failures.get(key, []))
         for row in store.rows(queries.SLICES, {"since": begin})
-        for key in [(row["route"], row["model"])]
+        for key in [(row["route"], row["answered_by"])]
     ]
     severity: dict[str, float] = defaultdict(float)
     for part in slices:
@@ -189,7 +189,7 @@ def _slice(
     requests = int(row["requests"])
     return SliceReport(
         route=row["route"],
-        model=row["model"],
+        model=row["answered_by"],
         requests=requests,
         share=requests / all_requests,
         bypassed=int(row["bypassed"]),
@@ -255,7 +255,7 @@ def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, dict[str, list[B
     found: dict[_Slice, dict[str, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         bucket = Bucket(int(row["bucket"]), row["score"], int(row["judged"]))
-        found[row["route"], row["model"]][row["name"]].append(bucket)
+        found[row["route"], row["answered_by"]][row["name"]].append(bucket)
     return found
 
 
@@ -263,7 +263,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[Bucket]]:
     """Of each slice the failures by bucket: a route that was leaned to makes no difference here."""
     sums: dict[_Slice, dict[int, tuple[int, int]]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for row in rows:
-        buckets, number = sums[row["route"], row["model"]], int(row["bucket"])
+        buckets, number = sums[row["route"], row["answered_by"]], int(row["bucket"])
         failed, requests = buckets[number]
         buckets[number] = (failed + int(row["failures"]), requests + int(row["requests"]))
     return {

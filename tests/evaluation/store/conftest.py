@@ -16,6 +16,7 @@ NOON = datetime(2026, 11, 25, 12, 0, 0, 250_000, UTC)
 
 FULL = ExchangeRow(
     time=NOON, request_id="r1", trace_id="0af7651916cd43dd8448eb211c80319c", api="openai.chat",
+    provider="acme", cache_write_tokens=3, served_by="other",
     model="small", upstream_model="llama-8b", response_model="llama-8b-0711", response_id="chatcmpl-1",
     cluster="model-small", stream=False, status=200, flags=("URX", "DC"), finish_reason="stop",
     duration_ms=1500.125, first_byte_ms=125.0, time_to_first_token_ms=250.5, request_bytes=120,

@@ -165,6 +165,13 @@ def test_a_request_that_abstained_counts_for_the_route_it_leaned_to(store: Store
     assert (route.trend[0].margin, route.trend[-1].margin) == (pytest.approx(0.8), pytest.approx(0.05))
 
 
+def test_a_slice_is_of_the_model_that_answered(store: Store, put: Put) -> None:
+    put([exchange(1, model="small"), exchange(2, model="small", served_by="large"), opinion(2, 0.0)])
+    parts = {part.model: part for part in told(store).slices}
+    assert parts.keys() == {"small", "large"}
+    assert (parts["small"].quality, parts["large"].quality["judge"].value) == ({}, 0.0)
+
+
 def test_what_is_no_llm_call_is_counted_nowhere(store: Store, put: Put) -> None:
     put([exchange(1), exchange(2, api="", path="/healthz")])
     assert told(store).requests == 1

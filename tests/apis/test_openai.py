@@ -1,25 +1,21 @@
-"""Reading chat requests, editing the model's name, and errors in the API's shape."""
+"""Reading OpenAI's chat completions and completions, and its errors."""
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import chat
+from extproc import apis
 from extproc.errors import BadRequest
 from extproc.vocabulary import Api, ChatRequest
+from tests.apis.spelling import deterministic, json_values, keys, names, spelled, styles
 
 CHAT = Api.OPENAI_CHAT
+COMPLETIONS = Api.OPENAI_COMPLETIONS
 HELLO = {"role": "user", "content": "Hello"}
-
-# No example database and no clock: the same inputs on every run, however slow the machine.
-deterministic = settings(derandomize=True, deadline=None, max_examples=300)
 
 
 def encoded(**fields: Any) -> bytes:
@@ -27,50 +23,13 @@ def encoded(**fields: Any) -> bytes:
 
 
 def parsed(**fields: Any) -> ChatRequest:
-    return chat.parse(CHAT, encoded(**fields))
+    return apis.parse(CHAT, encoded(**fields))
 
 
 def refusal(body: bytes) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        chat.parse(CHAT, body)
+        apis.parse(CHAT, body)
     return caught.value
-
-
-# --- Which requests are LLM calls ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/chat/completions",
-        "/v1/chat/completions?api-version=2",
-        "/v1/chat/completions?next=/v1/models",
-        "/v1/chat/completions/",
-        "/chat/completions",
-        "/tenants/a/openai/chat/completions",
-    ],
-)
-def test_a_post_to_chat_completions_is_a_chat_request(path: str) -> None:
-    assert chat.api_of("POST", path) is CHAT
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/chat/completions"),
-        ("OPTIONS", "/v1/chat/completions"),
-        ("POST", "/v1/chat/completions/chatcmpl-1"),
-        ("POST", "/v1/completions"),
-        ("POST", "/v1/embeddings"),
-        ("POST", "/v1/chat"),
-        ("POST", "/v1/webchat/completions"),
-        ("POST", "/v1/models?path=/chat/completions"),
-        ("POST", "/"),
-        ("POST", ""),
-    ],
-)
-def test_every_other_request_is_not_an_llm_call(method: str, path: str) -> None:
-    assert chat.api_of(method, path) is None
 
 
 # --- What is read -------------------------------------------------------------------------------
@@ -78,8 +37,14 @@ def test_every_other_request_is_not_an_llm_call(method: str, path: str) -> None:
 
 def test_a_plain_request_is_read_whole() -> None:
     body = b'{"model": "auto", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
-    assert chat.parse(CHAT, body) == ChatRequest(
-        api=CHAT, model="auto", model_span=(10, 16), user_text="Hello", body_bytes=len(body), stream=True
+    assert apis.parse(CHAT, body) == ChatRequest(
+        api=CHAT,
+        model="auto",
+        spans={"model": (10, 16), "stream": (28, 32), "messages": (46, 84)},
+        user_text="Hello",
+        body_bytes=len(body),
+        stream=True,
+        prompt_chars=5,
     )
 
 
@@ -279,94 +244,16 @@ def test_two_models_are_refused_as_the_provider_might_read_the_other(body: bytes
     )
 
 
-def test_a_copy_instead_of_a_view_of_the_model_is_never_taken_for_its_place() -> None:
-    body = encoded()
-    with pytest.raises(RuntimeError, match="not a view"):
-        chat._span(body, msgspec.Raw(b'"auto"'))
+def test_tools_without_end_are_refused_since_rules_match_against_each() -> None:
+    assert len(parsed(tools=[{"type": "x"}] * 2048).tools) == 2048
+    error = refusal(encoded(tools=[{"type": "x"}] * 2000, functions=[{"name": "f"}] * 49))
+    assert (error.message, error.param) == ("'tools' must hold at most 2048 tools.", "tools")
 
 
-# --- Any bytes ----------------------------------------------------------------------------------
-
-fragments = st.sampled_from(
-    [*'{}[]:,"\\', "\\u", "d83d", "null", "1", " ", "é", "\x00", '"model"', '"messages"', '"role"', '"user"']
-)
-valid = encoded(
-    tools=[{"type": "function", "function": {"name": "é"}}], x={"model": 1.5e3, "y": "\U0001f600"}
-)
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A good body with some bytes cut out and others put in their place."""
-    start = draw(st.integers(0, len(valid)))
-    stop = draw(st.integers(start, min(len(valid), start + 8)))
-    return valid[:start] + draw(st.binary(max_size=4)) + valid[stop:]
-
-
-@deterministic
-@given(st.one_of(st.binary(), st.lists(fragments, max_size=40).map(lambda f: "".join(f).encode()), damaged()))
-def test_any_bytes_are_a_request_or_a_bad_request(body: bytes) -> None:
-    try:
-        request = chat.parse(CHAT, body)
-    except BadRequest:
-        return
-    members = json.loads(body, object_pairs_hook=list)
-    assert [value for key, value in members if key == "model"] == [request.model]
-    assert json.loads(body[slice(*request.model_span)]) == request.model
-
-
-def repeated(unit: bytes) -> Callable[[int], bytes]:
-    return lambda size: unit * (size // len(unit))
-
-
-def inside(prefix: bytes, unit: bytes, suffix: bytes) -> Callable[[int], bytes]:
-    return lambda size: prefix + unit * (size // len(unit)) + suffix
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        repeated(b"["),
-        repeated(b"{"),
-        repeated(b'"",'),
-        repeated(b'"'),
-        repeated(b"\\"),
-        repeated(b" "),
-        repeated(b"\x00"),
-        repeated(b'"model",'),
-        repeated(b'{"model":'),
-        repeated(b'{"messages":['),
-        inside(b'{"messages":[{"role":"user","content":"', b"\\n", b'"}],"model":"a"}'),
-        inside(b'{"messages":[{"role":"user","content":[', b'{"type":""},', b'{"type":""}]}],"model":"a"}'),
-        inside(b'{"messages":[{"role":"user"}],"model"', b" ", b':"a"}'),
-        inside(b'{"messages":[{"role":"user"}],', b'"model":"b",', b'"model":"a"}'),
-        inside(b'{"messages":[{"role":"user"}],"model":"', b"a", b'"}'),
-    ],
-)
-def test_a_large_hostile_body_is_a_request_or_a_bad_request(hostile: Callable[[int], bytes]) -> None:
-    body = hostile(1 << 20)
-    with suppress(BadRequest):
-        assert chat.parse(CHAT, body).model == "a"
-
-
-# --- The edit -----------------------------------------------------------------------------------
+# --- Reading agrees with a plain reading of the JSON --------------------------------------------
 
 READ = {"model", "messages", "tools", "functions", "stream"}
 
-styles = st.integers(0, 2**32).map(Random)
-keys = st.one_of(st.sampled_from(["model", "Model", "messages", "x"]), st.text(max_size=6))
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=8),
-)
-json_values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
-    max_leaves=8,
-)
 contents = st.one_of(
     st.none(),
     st.text(max_size=12),
@@ -379,33 +266,6 @@ contents = st.one_of(
     ),
 )
 turns = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": contents})
-names = st.one_of(
-    st.sampled_from(["auto", "model", '"model"', "{}", "gpt-4o"]), st.text(min_size=1, max_size=8)
-)
-
-
-def escape(character: str) -> str:
-    """The character as JSON escapes of its UTF-16 code units."""
-    units = character.encode("utf-16-be").hex()
-    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
-
-
-def spelled(value: Any, style: Random) -> str:
-    """One of the many ways to write a value as JSON: order of keys, whitespace, escapes or raw UTF-8."""
-    before, after = ("".join(style.choices(" \t\r\n", k=style.choice((0, 0, 1, 2)))) for _ in range(2))
-    if isinstance(value, str):
-        plain = (json.dumps(character, ensure_ascii=False)[1:-1] for character in value)
-        escapes = style.choice((0.0, 0.3, 1.0))
-        written = (escape(c) if style.random() < escapes else p for c, p in zip(value, plain, strict=True))
-        text = f'"{"".join(written)}"'
-    elif isinstance(value, list):
-        text = f"[{before}{','.join(spelled(item, style) for item in value)}]"
-    elif isinstance(value, dict):
-        members = style.sample(list(value.items()), len(value))
-        text = f"{{{before}{','.join(f'{spelled(k, style)}:{spelled(v, style)}' for k, v in members)}}}"
-    else:
-        text = json.dumps(value)
-    return f"{before}{text}{after}"
 
 
 @st.composite
@@ -416,31 +276,11 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @deterministic
-@given(requests(), names, styles)
-def test_with_model_changes_the_name_and_no_other_byte(
-    original: dict[str, Any], name: str, style: Random
-) -> None:
-    assume(name != original["model"])
-    body = spelled(original, style).encode()
-
-    request = chat.parse(CHAT, body)
-    edited = chat.with_model(body, request, name)
-
-    start, end = request.model_span
-    suffix = body[end:]
-    assert edited[:start] == body[:start]
-    assert edited.endswith(suffix)
-    assert json.loads(edited[start : len(edited) - len(suffix)]) == name
-    assert json.loads(edited) == {**original, "model": name}
-    assert chat.parse(CHAT, edited).model == name
-
-
-@deterministic
 @given(requests(), styles)
 def test_parsing_agrees_with_a_plain_reading_of_the_json(original: dict[str, Any], style: Random) -> None:
     body = spelled(original, style).encode()
 
-    request = chat.parse(CHAT, body)
+    request = apis.parse(CHAT, body)
 
     users = [message for message in original["messages"] if message["role"] == "user"]
     content = (users[-1]["content"] if users else None) or ""
@@ -452,60 +292,116 @@ def test_parsing_agrees_with_a_plain_reading_of_the_json(original: dict[str, Any
     assert request.body_bytes == len(body)
 
 
-@deterministic
-@given(requests(), names, styles)
-def test_a_second_model_is_refused_wherever_it_stands_and_however_it_is_spelled(
-    original: dict[str, Any], second: str, style: Random
-) -> None:
-    members = [*original.items(), ("model", second)]
-    style.shuffle(members)
-    body = ",".join(f"{spelled(key, style)}:{spelled(value, style)}" for key, value in members)
-    assert refusal(f"{{{body}}}".encode()).param == "model"
-
-
-def test_with_model_gives_the_same_object_when_the_name_is_already_right() -> None:
-    body = b'{"model": "\\u0061uto", "messages": [{"role": "user"}]}'
-    assert chat.with_model(body, chat.parse(CHAT, body), "auto") is body
-
-
-def test_with_model_leaves_number_spelling_and_equal_text_elsewhere_alone() -> None:
-    body = (
-        b'{"seed":9007199254740993,"p":1.50,"model" : "auto","messages":[{"role":"user","content":"auto"}]}'
-    )
-    assert chat.with_model(body, chat.parse(CHAT, body), 'a"b') == body.replace(b': "auto"', b': "a\\"b"')
-
-
-# --- Errors -------------------------------------------------------------------------------------
+# --- Limits, sizes ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("fields", "limit"),
     [
-        (400, "invalid_request_error"),
-        (404, "invalid_request_error"),
-        (499, "invalid_request_error"),
-        (500, "server_error"),
-        (503, "server_error"),
+        ({}, None),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 0}, 0),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
+        ({"max_completion_tokens": 7.0}, 7),
+        ({"max_tokens": -1}, -1),  # for the provider to refuse
     ],
 )
-def test_an_error_has_openais_shape(status: int, kind: str) -> None:
-    body = chat.error_body(CHAT, status=status, message='No "x" é', code="request_denied", param="model")
-    assert json.loads(body) == {
-        "error": {"message": 'No "x" é', "type": kind, "param": "model", "code": "request_denied"}
-    }
+def test_the_limit_of_a_chat_is_given_by_either_name(fields: dict[str, Any], limit: int | None) -> None:
+    assert parsed(**fields).max_tokens == limit
 
 
-def test_an_error_without_code_and_param_says_null_as_clients_read_both() -> None:
-    body = chat.error_body(CHAT, status=400, message="No.")
-    assert json.loads(body)["error"] == {
-        "message": "No.",
-        "type": "invalid_request_error",
-        "param": None,
-        "code": None,
-    }
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"max_tokens": 1.5}, "max_tokens", "'max_tokens' must be a whole number."),
+        ({"max_tokens": True}, "max_tokens", "'max_tokens' must be a number or null, not a boolean."),
+        (
+            {"stream_options": []},
+            "stream_options",
+            "'stream_options' must be an object or null, not an array.",
+        ),
+        (
+            {"stream_options": {"include_usage": "yes"}},
+            "stream_options.include_usage",
+            "'stream_options.include_usage' must be a boolean or null, not a string.",
+        ),
+    ],
+)
+def test_what_an_edit_may_concern_is_checked_first(fields: dict[str, Any], param: str, message: str) -> None:
+    error = refusal(encoded(**fields))
+    assert (error.message, error.param) == (message, param)
 
 
-def test_tools_without_end_are_refused_since_rules_match_against_each() -> None:
-    assert len(parsed(tools=[{"type": "x"}] * 2048).tools) == 2048
-    error = refusal(encoded(tools=[{"type": "x"}] * 2000, functions=[{"name": "f"}] * 49))
-    assert (error.message, error.param) == ("'tools' must hold at most 2048 tools.", "tools")
+def test_prompt_chars_are_all_texts_and_the_json_of_tools_and_calls_but_no_media() -> None:
+    calls = [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    request = parsed(
+        messages=[
+            {"role": "system", "content": "12345"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "éé"},
+                    {"type": "image_url", "image_url": {"url": "data:" + "x" * 999}},
+                ],
+            },
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "1", "content": "678"},
+        ],
+        tools=tools,
+    )
+    assert request.prompt_chars == 5 + 2 + 3 + len(json.dumps(calls)) + len(json.dumps(tools))
+
+
+# --- Completions --------------------------------------------------------------------------------
+
+
+def completion(**fields: Any) -> ChatRequest:
+    return apis.parse(COMPLETIONS, json.dumps({"model": "auto", **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "chars"),
+    [
+        ("Once upon", "Once upon", 9),
+        ("", "", 0),
+        (["one", "", "two"], "one\ntwo", 7),
+        ([1, 2, 3], "", 12),
+        ([[1, 2], [3]], "", 12),
+    ],
+)
+def test_a_prompt_is_the_users_turn_and_has_no_text_as_tokens(prompt: Any, text: str, chars: int) -> None:
+    request = completion(prompt=prompt)
+    assert (request.user_text, request.prompt_chars, request.messages, request.images) == (text, chars, 1, 0)
+
+
+def test_a_completion_has_a_limit_and_may_stream() -> None:
+    request = completion(prompt="x", max_tokens=9, stream=True)
+    assert (request.api, request.max_tokens, request.stream, request.tools) == (COMPLETIONS, 9, True, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "'prompt' is required."),
+        ({"prompt": None}, "'prompt' must be a string or an array, not null."),
+        ({"prompt": {}}, "'prompt' must be a string or an array, not an object."),
+        ({"prompt": []}, "'prompt' must hold at least one prompt."),
+        ({"prompt": ["a"] * 250_001}, "'prompt' must hold at most 250000 strings."),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        completion(**fields)
+    assert (caught.value.message, caught.value.param) == (message, "prompt")
+
+
+def test_text_cannot_hide_among_tokens() -> None:
+    with pytest.raises(BadRequest, match=r"'prompt\[0\]' must be a string, not a number\."):
+        completion(prompt=[1, "text that no rule would see"])
+
+
+def test_a_strange_item_of_a_prompt_is_named() -> None:
+    with pytest.raises(BadRequest, match=r"'prompt\[1\]' must be a string, not a number\."):
+        completion(prompt=["a", 1])

@@ -1,0 +1,150 @@
+"""How Envoy speaks to a provider: protocol, TLS, and whose credentials it shows.
+
+Credentials are the business of the cluster's own filters: whatever route leads to a provider, a
+request carries this provider's key or none, and no other attempt at the request ever has it.
+"""
+
+import ipaddress
+from datetime import timedelta
+
+import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
+from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation as HeaderMutationFilter,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SdsSecretConfig,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsAutoHttpConfig,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.envoyconf.messages import extension
+from extproc.envoyconf.site import Site
+from extproc.registry.upstreams import Auth, KeyHeader, Upstream
+
+_CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
+_HEADER_MUTATION = "envoy.filters.http.header_mutation"
+_UPSTREAM_CODEC = "envoy.filters.http.upstream_codec"
+
+# What identifies a client to us is nobody else's business; the last two would even make OpenAI
+# refuse the provider's own key.
+_CREDENTIALS = (
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "openai-organization",
+    "openai-project",
+)
+_NEVER_FORWARDED = ("proxy-authorization", "cookie", "x-forwarded-for", "x-envoy-external-address")
+
+# vLLM and other servers on uvicorn close idle connections after 5 s. A request that Envoy sends
+# on a connection just being closed fails, so Envoy must be the first to let go.
+_IDLE = timedelta(seconds=4)
+# Hosted APIs keep connections for minutes, and a new one costs a handshake across the internet.
+_IDLE_TLS = timedelta(seconds=55)
+# Where Debian, Ubuntu, Alpine and Envoy's own images keep what the system trusts.
+SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -> HttpProtocolOptions:
+    """Protocol and credentials."""
+    filters = [
+        _without_clients_own(upstream),
+        *([_injector(cluster, key, site)] if isinstance(upstream.auth, Auth) else []),
+        _filter(_UPSTREAM_CODEC, UpstreamCodec()),
+    ]
+    if upstream.url.scheme == "https":
+        return HttpProtocolOptions(
+            common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE_TLS),
+            # HTTP/2 where the provider offers it (ALPN): one connection for many slow answers.
+            auto_config=HttpProtocolOptionsAutoHttpConfig(
+                http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=Http2ProtocolOptions()
+            ),
+            http_filters=filters,
+        )
+    return HttpProtocolOptions(
+        common_http_protocol_options=CommonHttpOptions(idle_timeout=_IDLE),
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=Http1ProtocolOptions()
+        ),
+        http_filters=filters,
+    )
+
+
+def transport_socket(upstream: Upstream, site: Site) -> TransportSocket:
+    """TLS that believes only who proves to be the provider."""
+    name = upstream.tls.server_name or upstream.url.hostname or ""
+    trusted = str(site.registry / upstream.tls.ca_file) if upstream.tls.ca_file else SYSTEM_TRUST
+    san_type = SubjectAltNameMatcherSanType.IP_ADDRESS if _is_ip(name) else SubjectAltNameMatcherSanType.DNS
+    context = UpstreamTlsContext(
+        sni="" if _is_ip(name) else name,  # an address is no server name: RFC 6066, section 3
+        common_tls_context=CommonTlsContext(
+            validation_context=CertificateValidationContext(
+                trusted_ca=DataSource(filename=trusted),
+                match_typed_subject_alt_names=[
+                    SubjectAltNameMatcher(san_type=san_type, matcher=StringMatcher(exact=name))
+                ],
+            ),
+        ),
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _without_clients_own(upstream: Upstream) -> HttpFilter:
+    """Removes what a provider must not see of a client."""
+    kept = upstream.auth == "passthrough"
+    removed = _NEVER_FORWARDED if kept else (*_CREDENTIALS, *_NEVER_FORWARDED)
+    mutations = Mutations(request_mutations=[HeaderMutation(remove=name) for name in removed])
+    return _filter(_HEADER_MUTATION, HeaderMutationFilter(mutations=mutations))
+
+
+def _injector(cluster: str, key: KeyHeader, site: Site) -> HttpFilter:
+    credential = Generic(
+        credential=SdsSecretConfig(name=secret_name(cluster), sds_config=site.source(secret_name(cluster))),
+        header=key.name,
+        header_value_prefix=key.prefix,
+    )
+    injector = CredentialInjector(
+        overwrite=True, credential=extension("envoy.http.injected_credentials.generic", credential)
+    )
+    return _filter(_CREDENTIAL_INJECTOR, injector)
+
+
+def secret_name(cluster: str) -> str:
+    """The Envoy secret that holds the key of a cluster's provider."""
+    return f"key-{cluster}"
+
+
+def _filter(name: str, config: betterproto2.Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=Any.pack(config))

@@ -1,0 +1,109 @@
+"""Checks of ``models``, ``default`` and ``passthrough``."""
+
+import re
+
+from extproc.registry.checks.words import is_address, known_model
+from extproc.registry.schema import Registry
+from extproc.registry.source import Source
+from extproc.registry.upstreams import MODEL_NAME, Auth, Upstream
+from extproc.routing.stages import AUTO
+from extproc.vocabulary import Api
+
+_APIS = ", ".join(Api)
+
+
+def check_models(registry: Registry, source: Source) -> None:
+    """Names, addresses, keys. Raises ``RegistryError``."""
+    if not registry.models:
+        raise source.error("expected at least one model", "models")
+    for name, model in registry.models.items():
+        if re.fullmatch(MODEL_NAME, name) is None:
+            raise source.error(
+                f"{name!r} is no model name (expected letters, digits and ._:/@-, at most 128)",
+                "models",
+                name,
+            )
+        if name == AUTO:
+            raise source.error(
+                f"`{AUTO}` is how clients ask to be routed: name the model otherwise", "models", name
+            )
+        if len(set(model.apis)) < len(model.apis):
+            raise source.error(f"models.{name}.apis: an API is named twice", "models", name, "apis")
+        _check_upstream(model, source, "models", name)
+
+
+def check_passthrough(registry: Registry, source: Source) -> None:
+    """Raises ``RegistryError``."""
+    if registry.passthrough is not None:
+        _check_upstream(registry.passthrough, source, "passthrough")
+
+
+def check_default(registry: Registry, source: Source) -> None:
+    """Every API that some model speaks has a default that speaks it. Raises ``RegistryError``."""
+    if isinstance(registry.default, str):
+        known_model(registry, registry.default, source, "default")
+    else:
+        for name, model in registry.default.items():
+            if name not in set(Api):
+                raise source.error(f"there is no API `{name}` (expected of {_APIS})", "default", name)
+            known_model(registry, model, source, "default", name)
+            if name not in registry.models[model].speaks:
+                raise source.error(f"the model `{model}` does not speak {name}", "default", name)
+    for name, speaker in registry.models.items():
+        silent = [api for api in speaker.speaks if api not in registry.defaults]
+        if silent:
+            raise source.error(
+                f"`{name}` speaks {silent[0]}, for which there is no default "
+                f"(expected `default: {{{silent[0]}: {name}, ...}}` with one model per API)",
+                "default",
+            )
+
+
+def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
+    where = ".".join(map(str, at))
+    if not _is_base_url(upstream):
+        raise source.error(
+            f"{where}.base_url: {upstream.base_url!r} is no base URL (expected http(s)://HOST[:PORT][/PATH])",
+            *at, "base_url",
+        )  # fmt: skip
+    for i, endpoint in enumerate(upstream.endpoints):
+        if not is_address(endpoint.address):
+            raise source.error(
+                f"{endpoint.address!r} is no address (expected HOST:PORT)", *at, "endpoints", i, "address"
+            )
+        if endpoint.address in [other.address for other in upstream.endpoints[:i]]:
+            raise source.error(f"the endpoint {endpoint.address} is given twice", *at, "endpoints", i)
+    if upstream.load_balancing == "random" and {endpoint.weight for endpoint in upstream.endpoints} - {1}:
+        raise source.error(
+            f"{where}: Envoy's random load balancing knows no weights (expected round_robin, least_request)",
+            *at, "load_balancing",
+        )  # fmt: skip
+    if upstream.health_check is not None and not upstream.health_check.path.startswith("/"):
+        raise source.error(
+            f"{upstream.health_check.path!r} is no path (expected /...)", *at, "health_check", "path"
+        )
+    if upstream.url.scheme == "http" and upstream.tls != type(upstream.tls)():
+        raise source.error(f"{where}.tls is for https; base_url is http", *at, "tls")
+    if isinstance(upstream.auth, Auth):
+        _check_auth(upstream.auth, where, source, *at)
+
+
+def _check_auth(auth: Auth, where: str, source: Source, *at: str | int) -> None:
+    if bool(auth.env) == bool(auth.file):
+        raise source.error(f"{where}.auth: expected `passthrough`, or one of env, file", *at, "auth")
+    if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
+        raise source.error(
+            f"{where}.auth.env: {auth.env!r} is no variable's name (expected a name, not the key)",
+            *at, "auth", "env",
+        )  # fmt: skip
+
+
+def _is_base_url(upstream: Upstream) -> bool:
+    try:
+        url = upstream.url
+        port = url.port
+    except ValueError:
+        return False
+    plain = not (url.query or url.fragment or "@" in url.netloc)
+    path = re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", url.path) is not None
+    return url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and plain and path

@@ -1,0 +1,57 @@
+"""What Envoy observed of an exchange, as its filters left it in dynamic metadata.
+
+Anything may stand there that a provider sent: what is not of the expected kind is unknown.
+"""
+
+import math
+from collections.abc import Mapping
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from extproc.vocabulary import Usage
+
+USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
+REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
+HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
+FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
+
+_EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves
+_TEXT_LIMIT = 256  # characters
+_COUNTS = ("input", "output", "cached", "cache_write", "reasoning")
+
+
+def usage(metadata: Mapping[str, Struct]) -> Usage | None:
+    """What the answer told of itself; None when nothing was seen."""
+    if USAGE_NAMESPACE not in metadata:
+        return None
+    fields = metadata[USAGE_NAMESPACE].fields
+    counts = {name: _count(fields[name]) for name in _COUNTS if name in fields}
+    return Usage(
+        **counts,
+        finish=_text(fields, "finish"),
+        response_id=_text(fields, "id"),
+        response_model=_text(fields, "model"),
+        first_token_at=_microseconds(_text(fields, "first_token")),
+    )
+
+
+def request(metadata: Mapping[str, Struct]) -> tuple[str, str]:
+    """The API that was asked and the path under which, without its query; empty when not seen."""
+    if REQUEST_NAMESPACE not in metadata:
+        return "", ""
+    fields = metadata[REQUEST_NAMESPACE].fields
+    return _text(fields, "api"), _text(fields, "path", limit=8192)
+
+
+def _text(fields: Mapping[str, Value], name: str, limit: int = _TEXT_LIMIT) -> str:
+    return fields[name].string_value[:limit] if name in fields else ""
+
+
+def _count(value: Value) -> int | None:
+    number = value.number_value if value.HasField("number_value") else math.nan
+    return int(number) if 0 <= number < _EXACT and number.is_integer() else None
+
+
+def _microseconds(digits: str) -> float | None:
+    """Seconds since the epoch."""
+    return int(digits) / 1e6 if digits.isascii() and digits.isdigit() else None
