@@ -8,7 +8,8 @@ RouterError
 ├── DecisionError          the client notices nothing: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         shed before it queued for the encoder
-│   └── EncoderFailed      the encoder raised
+│   ├── EncoderFailed      the encoder raised
+│   └── UnknownVersion     the asking Envoy holds a registry that is not here: Envoy's default answers
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
@@ -94,6 +95,17 @@ class EncoderFailed(DecisionError):
 
     label = "encoder_error"
     reason = Reason.ENCODER_ERROR
+
+
+class UnknownVersion(DecisionError):
+    """The asking Envoy holds a registry that this process does not have.
+
+    Another version's decision could send a request to a provider under another model's name, so
+    nothing is decided, and Envoy goes on by its own default.
+    """
+
+    label = "unknown_version"
+    reason = Reason.UNKNOWN_VERSION
 
 
 class ProtocolError(RouterError):
