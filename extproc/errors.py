@@ -17,6 +17,7 @@ RouterError
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
+    ├── NotYet             what a change waits for did not come in time: it is tried again
     └── ProcessFailed      a process that was started ended or did not become ready
 """
 
@@ -163,6 +164,12 @@ class EnvoyRefused(OperatorError):
     """Envoy does not accept its configuration; the message has the file and Envoy's words."""
 
     label = "envoy_refused"
+
+
+class NotYet(OperatorError):
+    """What a change of Envoy's configuration waits for did not come in time; it is tried again."""
+
+    label = "not_yet"
 
 
 class ProcessFailed(OperatorError):

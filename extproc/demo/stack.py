@@ -141,7 +141,7 @@ class Stack:
             sidecar=f"unix:{self.socket}",
         )
         registry = msgspec.structs.replace(loaded.registry, envoy=addresses)
-        tree = bootstrap.build(registry, loaded.version, self.registry.parent)
+        tree = bootstrap.build(registry, self.registry.parent)
         self.envoy_config.write_text(bootstrap.render(tree))
         binary.validate(envoy, self.envoy_config)
 

@@ -103,7 +103,7 @@ def _tagged_microseconds(digits: str) -> float | None:
 def _hop(common: AccessLogCommon) -> str:
     """The model of the hop that answered; empty when the exchange went to no hop."""
     listener: str = common.upstream_remote_address.envoy_internal_address.server_listener_name
-    return listener.removeprefix(observed.HOP_PREFIX)
+    return listener.removeprefix(observed.HOP_PREFIX).partition(observed.HOP_CONTENT)[0]
 
 
 def _duration(common: AccessLogCommon) -> float | None:
