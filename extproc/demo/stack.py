@@ -28,6 +28,7 @@ import msgspec
 from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
 from extproc.envoyconf import binary
+from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.envoyconf.writer import Addresses, Writer
 from extproc.envoyconf.xds import BOOTSTRAP
 from extproc.errors import OperatorError
@@ -38,9 +39,11 @@ Report = Callable[[str], None]
 # Loading the encoder from a cold disk is the slowest part of any start.
 _SIDECAR_START_S = 60.0
 _ENVOY_START_S = 30.0
+# Envoy looks for sidecars twice a second.
+_SIDECARS_USED_S = 10.0
 # How long answers in flight may go on once a stop was asked for.
 _DRAIN_S = 5.0
-_DRAIN_POLL_S = 0.02
+_POLL_S = 0.02
 # Envoy sends its access log in batches five times a second, and drops the last one when it stops.
 _ACCESS_LOG_FLUSH_S = 0.3
 _ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -143,6 +146,19 @@ class Stack:
         await self._launch_sidecar(self.seats[number])
         await self._sidecar_ready(self.seats[number])
 
+    async def sidecars_used(self) -> None:
+        """Until Envoy has found every sidecar well, so that the next request is decided.
+
+        Raises ProcessFailed for Envoy.
+        """
+        url = f"{self.envoy_admin_url}/stats?filter=^cluster.{SIDECAR_CLUSTER}.membership_healthy$"
+        try:
+            async with asyncio.timeout(_SIDECARS_USED_S), aiohttp.ClientSession() as session:
+                while sum((await _stats(session, url)).values()) < len(self.seats):  # noqa: ASYNC110 - it pushes no event
+                    await asyncio.sleep(_POLL_S)
+        except (aiohttp.ClientError, TimeoutError):
+            raise self.envoy.failure() from None
+
     async def stop_sidecar(self, number: signal.Signals = signal.SIGTERM, sidecar: int = 0) -> int:
         """Ends a sidecar by ``number``; returns its exit status (minus the signal that ended it)."""
         return await self._processes[self.seats[sidecar].name].stop(number)
@@ -216,7 +232,7 @@ class Stack:
                     async with session.post(f"{self.envoy_admin_url}/{command}"):
                         pass
                 while await _requests_in_flight(session, self.envoy_admin_url):  # noqa: ASYNC110 - it pushes no event
-                    await asyncio.sleep(_DRAIN_POLL_S)
+                    await asyncio.sleep(_POLL_S)
                 await asyncio.sleep(_ACCESS_LOG_FLUSH_S)
         except (aiohttp.ClientError, TimeoutError):
             return  # Envoy is dead, hangs, or its clients are slow: it is stopped all the same
@@ -265,6 +281,7 @@ async def running_stack(
             for seat in stack.seats:
                 await stack._sidecar_ready(seat)
             await stack._envoy_ready()
+            await stack.sidecars_used()
             await stack.start_writer()
             stopping.push_async_callback(stack.stop_writer)
             report(f"writer          pid {stack.writer.pid}, log {stack.writer_log}")
@@ -292,6 +309,11 @@ def _owned(stack: Stack) -> Iterator[None]:
 
 
 async def _requests_in_flight(session: aiohttp.ClientSession, admin_url: str) -> int:
-    async with session.get(f"{admin_url}/stats?filter=downstream_rq_active$") as answer:
-        stats = dict(line.split(": ") for line in (await answer.text()).splitlines())
-    return sum(int(count) for name, count in stats.items() if not name.startswith("http.admin."))
+    stats = await _stats(session, f"{admin_url}/stats?filter=downstream_rq_active$")
+    return sum(count for name, count in stats.items() if not name.startswith("http.admin."))
+
+
+async def _stats(session: aiohttp.ClientSession, url: str) -> Mapping[str, int]:
+    async with session.get(url) as answer:
+        lines = (line.split(": ") for line in (await answer.text()).splitlines())
+        return {name: int(count) for name, count in lines}

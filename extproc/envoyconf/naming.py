@@ -19,10 +19,8 @@ from extproc.envoyconf.messages import plain
 from extproc.envoyconf.site import Names, Site
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.upstreams import Model
-from extproc.wire.observed import HOP_CONTENT
+from extproc.wire.observed import CONTENT_MARK
 
-# No registry name has this character, so that what stands before it is a name of ours.
-_MARK = HOP_CONTENT
 _DIGITS = 10
 
 
@@ -34,7 +32,7 @@ def addressed(registry: Registry, site: Site) -> Names:
     names = Names()
 
     def name(ours: str, *more: typing.Any) -> None:
-        names[ours] = f"{ours}{_MARK}{_digest([content[ours], *more])}"
+        names[ours] = f"{ours}{CONTENT_MARK}{_digest([content[ours], *more])}"
 
     for cluster, upstream in upstreams_of(registry).items():
         # What the body names the model, and where its key is, no cluster says.
