@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    _bear_hangups()
     from extproc.serving import Settings, serve
 
     settings = Settings(
@@ -65,6 +66,11 @@ def _serve(options: argparse.Namespace) -> int:
     )
     asyncio.run(serve(settings))
     return 0
+
+
+def _bear_hangups() -> None:
+    """SIGHUP means to read the registry again; before it was read at all, that is to do nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -128,6 +134,7 @@ def _envoy_files(options: argparse.Namespace) -> int:
     from extproc.envoyconf.writer import Addresses, Writer
     from extproc.telemetry import logs
 
+    _bear_hangups()
     logs.configure("info" if options.watch else "warning")
     addresses = Addresses(options.listen or "", options.admin or "", tuple(options.sidecar))
     writer = Writer(options.registry, options.xds, addresses)

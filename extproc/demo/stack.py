@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import aiohttp
 import msgspec
@@ -29,6 +29,7 @@ from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
 from extproc.envoyconf import binary
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
+from extproc.envoyconf.directory import STATUS
 from extproc.envoyconf.writer import Addresses, Writer
 from extproc.envoyconf.xds import BOOTSTRAP
 from extproc.errors import OperatorError
@@ -39,6 +40,7 @@ Report = Callable[[str], None]
 # Loading the encoder from a cold disk is the slowest part of any start.
 _SIDECAR_START_S = 60.0
 _ENVOY_START_S = 30.0
+_WRITER_START_S = 60.0
 # Envoy looks for sidecars twice a second.
 _SIDECARS_USED_S = 10.0
 # How long answers in flight may go on once a stop was asked for.
@@ -164,7 +166,10 @@ class Stack:
         return await self._processes[self.seats[sidecar].name].stop(number)
 
     async def start_writer(self) -> None:
-        """Starts a writer in place of one that ended."""
+        """Starts a writer in place of one that ended, until it has compared registry and files.
+
+        Raises ProcessFailed.
+        """
         command = [
             *(sys.executable, "-m", "extproc", "envoy-config", "--watch"),
             *("--registry", str(self.registry)),
@@ -176,6 +181,19 @@ class Stack:
         self._processes["writer"] = await Process.start(
             "writer", command, log=self.writer_log, environment=self._environment
         )
+        try:
+            async with asyncio.timeout(_WRITER_START_S):
+                while self.writer_status()["pid"] != self.writer.pid and self.writer.returncode is None:
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise self.writer.failure() from None
+        if self.writer.returncode is not None:
+            raise self.writer.failure()
+
+    def writer_status(self) -> Mapping[str, Any]:
+        """How things stand between the registry and Envoy's files, by whoever wrote them last."""
+        status: Mapping[str, Any] = msgspec.json.decode((self.xds / STATUS).read_bytes())
+        return status
 
     async def stop_writer(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ends the writer by ``number``; Envoy stays as it is."""

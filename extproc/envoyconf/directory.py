@@ -10,7 +10,7 @@ from pathlib import Path
 
 from extproc.errors import OperatorError
 
-_STATUS = "status.json"
+STATUS = "status.json"
 
 
 class Directory:
@@ -29,7 +29,7 @@ class Directory:
         return {
             path.name: path.read_text()
             for path in self.path.iterdir()
-            if path.suffix in (".json", ".yaml") and path.name != _STATUS and not path.name.startswith(".")
+            if path.suffix in (".json", ".yaml") and path.name != STATUS and not path.name.startswith(".")
         }
 
     def write(self, name: str, text: str) -> None:
@@ -55,4 +55,4 @@ class Directory:
 
     def tell(self, text: str) -> None:
         """Replace the status file, which is for operators and not for Envoy."""
-        self.write(_STATUS, text)
+        self.write(STATUS, text)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -58,6 +59,7 @@ _FROM_REGISTRY = Addresses()
 class Status(msgspec.Struct, frozen=True):
     """What ``status.json`` says. The counts are since the writer started."""
 
+    pid: int  # of the writer that wrote this
     version: str = ""  # that Envoy's files are of
     problem: str = ""  # why they are not of what the registry's files are now; empty: they are
     envoy_running: bool = False  # did an Envoy take them?
@@ -94,7 +96,7 @@ class Writer:
         self._retry_at: float | None = None
         self._drop_at: float | None = None
         self._counts: Counter[str] = Counter()
-        self._status = Status()
+        self._status = Status(os.getpid())
 
     @property
     def status(self) -> Status:
