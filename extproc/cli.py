@@ -119,6 +119,9 @@ def _envoy_config(options: argparse.Namespace) -> int:
 
     if options.xds is not None:
         return _envoy_files(options)
+    for name in ("watch", "listen", "admin", "sidecar"):
+        if getattr(options, name):
+            raise OperatorError(f"--{name} goes with --xds DIR")
     loaded, directory = load(options.registry), options.registry.parent
     for problem in key_problems(loaded.registry, directory, os.environ):
         print(f"extproc: warning: {problem}", file=sys.stderr)

@@ -183,7 +183,7 @@ class Stack:
         )
         try:
             async with asyncio.timeout(_WRITER_START_S):
-                while self.writer_status()["pid"] != self.writer.pid and self.writer.returncode is None:
+                while self.writer_status()["pid"] != self.writer.pid and self.writer.returncode is None:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise self.writer.failure() from None
