@@ -103,7 +103,7 @@ class Stack:
         self.records = run_dir / "records"
         self._environment = environment
         self._processes: dict[str, Process] = {}
-        self._addresses = Addresses(
+        self.addresses = Addresses(
             f"{HOST}:{ports.envoy}",
             f"{HOST}:{ports.envoy_admin}",
             tuple(f"unix:{run_dir / seat.socket}" for seat in self.seats),
@@ -174,9 +174,9 @@ class Stack:
             *(sys.executable, "-m", "extproc", "envoy-config", "--watch"),
             *("--registry", str(self.registry)),
             *("--xds", str(self.xds)),
-            *("--listen", self._addresses.listen),
-            *("--admin", self._addresses.admin),
-            *(part for address in self._addresses.sidecars for part in ("--sidecar", address)),
+            *("--listen", self.addresses.listen),
+            *("--admin", self.addresses.admin),
+            *(part for address in self.addresses.sidecars for part in ("--sidecar", address)),
         ]
         self._processes["writer"] = await Process.start(
             "writer", command, log=self.writer_log, environment=self._environment
@@ -227,7 +227,7 @@ class Stack:
 
     async def _configure_envoy(self) -> None:
         """Writes the files that Envoy starts with, checked by Envoy itself."""
-        await Writer(self.registry, self.xds, self._addresses).once()
+        await Writer(self.registry, self.xds, self.addresses).once()
 
     async def _launch_envoy(self, envoy: Path) -> None:
         command = [

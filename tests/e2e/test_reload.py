@@ -16,8 +16,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.stack import Ports, Stack, running_stack
+from extproc.envoyconf.writer import Writer
 from extproc.registry.loading import load
 from tests.e2e.conftest import Answer, chat
 
@@ -34,6 +36,8 @@ class Config(msgspec.Struct, frozen=True):
     small: str = "small"  # names of the pool; the keys of registry models are the fields' own
     code: str = "code"
     poet: str = ""  # empty: no such model and no such route
+    fallback: str = ""  # of requests for code, to another registry model
+    decision_ms: int = 1000
 
     def text(self, folder: Path, pool: Pool) -> str:
         serving = {name: server for name in ("small", "code", "poet") if (server := getattr(self, name))}
@@ -43,11 +47,14 @@ class Config(msgspec.Struct, frozen=True):
             f"auth: {{file: {folder / server}.key}}}}"
             for name, server in serving.items()
         ]
-        lines += ["default: small", "rules:"]
-        lines += ["  - {name: coding, when: {model: want-code}, model: code}"]
+        fallback = f", fallback: {self.fallback}" if self.fallback else ""
+        lines += ["default: small", f"decision_ms: {self.decision_ms}", "rules:"]
+        lines += ["  - {name: coding, when: {model: want-code}, route: code}"]
         if self.poet:
             lines += ["  - {name: poems, when: {model: want-poem}, route: poetry}"]
-            lines += ["routes:", "  poetry: {candidates: poet, examples: [Write a sonnet about the sea]}"]
+        lines += ["routes:", f"  code: {{candidates: code, examples: [Fix this bug]{fallback}}}"]
+        if self.poet:
+            lines += ["  poetry: {candidates: poet, examples: [Write a sonnet about the sea]}"]
         return "\n".join(lines) + "\n"
 
     def answers(self) -> Mapping[str, str]:
@@ -118,8 +125,9 @@ class Reloading:
         else:
             self.answered[version] += 1
             config = self.versions[version]
-            server = self.pool[getattr(config, model)]
-            if model != config.answers()[asked] or answer.json()["model"] != server.name:
+            asked_in_turn = [model, config.fallback] if model == "code" and config.fallback else [model]
+            names = {self.pool[getattr(config, name)].name for name in asked_in_turn}
+            if model != config.answers()[asked] or answer.json()["model"] not in names:
                 self.problems.append(f"{asked}: {version} {model} {answer.body!r}")
 
     @asynccontextmanager
@@ -190,6 +198,48 @@ async def test_models_and_routes_come_change_and_go_under_load(tmp_path: Path) -
     assert len(world.answered) == 4
     assert world.status()["switched"] >= 4
     assert world.status()["problem"] == ""
+
+
+async def test_a_chain_of_fallbacks_changes_as_a_whole(tmp_path: Path) -> None:
+    """What one version decided meets that version's hops: the fallback's server, name and key."""
+    async with reloading(tmp_path) as world:
+        async with world.load():
+            await world.reached(world.put(Config(fallback="small")))
+            world.pool["code"].behaviour = Behaviour(status=503)
+            world.pool["code-next"].behaviour = Behaviour(status=503)
+            await world.reached(world.put(Config(fallback="small", code="code-next")))
+            await world.reached(world.put(Config(fallback="small", small="poet", code="code-next")))
+            world.pool["code"].behaviour = Behaviour()
+            await world.reached(world.put(BASE))
+        assert world.undecided == 0
+
+
+async def test_a_listener_that_changes_loses_nothing_either(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        async with world.load():
+            await world.reached(world.put(Config(decision_ms=900)))
+            await world.reached(world.put(Config(decision_ms=800, poet="poet")))
+        assert world.undecided == 0
+
+
+async def test_what_only_old_versions_had_goes_without_a_request_that_misses_it(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.stack.stop_writer()
+        stack = world.stack
+        writer = Writer(stack.registry, stack.xds, stack.addresses, kept_s=1.0)
+        following = asyncio.create_task(writer.follow())
+        async with world.load():
+            await world.reached(world.put(Config(poet="poet", code="code-next", fallback="poet")))
+            await world.reached(world.put(BASE))
+            await world.until(lambda: writer.status.old_clusters > 0)
+            await world.until(lambda: writer.status.old_clusters == 0)
+            await world.reached(next(iter(world.versions)))
+        following.cancel()
+        async with world.http.get(f"{stack.envoy_admin_url}/clusters?format=json") as answer:
+            names = {each["name"].partition("~")[0] for each in (await answer.json())["cluster_statuses"]}
+        assert names == {"ext-proc", "model-small", "model-code"}
+        assert len(list(stack.xds.glob("sds-*"))) == 2
+        assert world.undecided == 0
 
 
 async def test_the_version_that_decided_is_on_the_record(tmp_path: Path) -> None:
