@@ -21,6 +21,7 @@ from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.stack import Ports, Stack, running_stack
 from extproc.envoyconf.writer import Writer
 from extproc.registry.loading import load
+from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import Answer, chat
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -252,7 +253,8 @@ async def test_the_version_that_decided_is_on_the_record(tmp_path: Path) -> None
         records: dict[str, Any] = {}
 
         def arrived() -> bool:
-            lines = world.stack.records.read_text().splitlines()
+            paths = segment_paths(world.stack.records)
+            lines = [line for path in paths for line in path.read_text().splitlines()]
             records.update({row["request_id"]: row for row in map(msgspec.json.decode, lines)})
             return {each.headers["x-request-id"] for each in (answer, refused)} <= records.keys()
 
