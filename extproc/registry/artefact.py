@@ -90,11 +90,6 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     return Artefact(manifest, meaning)
 
 
-def identity(directory: Path) -> bytes:
-    """What tells this artefact from every other: its manifest, which holds the weights' hash."""
-    return _bytes(directory / MANIFEST)
-
-
 def check_encoder(artefact: Artefact, encoder: str) -> None:
     """Raises ``ArtefactUnusable`` where another encoder's vectors would be scored."""
     if artefact.manifest.encoder != encoder:
