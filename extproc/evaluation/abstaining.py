@@ -47,6 +47,7 @@ def choose_floors(
     the similarity floor keeps out what is farther away than nearly every row. Where no floors reach
     the target, those with the least wrong are taken.
     """
+    margin, similarity = _rounded(margin), _rounded(similarity)
     best: tuple[float, float, float] | None = None  # reached or not, then right rows kept
     chosen = Floors(1.0, 1.0)
     for floor in _similarity_floors(similarity, inside):
@@ -64,23 +65,26 @@ def choose_floors(
             place = places[np.argmax(gained[places])] if reached else places[np.argmin(wrong[places])]
             merit = (float(reached), gained[place] if reached else -wrong[place], -floor)
             if best is None or merit > best:
-                best, chosen = merit, Floors(_rounded(float(margin[order[place]])), _rounded(floor))
+                best, chosen = merit, Floors(max(0.0, float(margin[order[place]])), floor)
     passed = kept(margin, similarity, chosen)
     share = float((~right[passed]).mean()) if passed.any() else math.nan
     return Selected(chosen, float(passed.mean()) if len(passed) else math.nan, share)
 
 
 def _similarity_floors(similarity: Floats, inside: Truths) -> list[float]:
+    """Floors to try: values that occur, or 0."""
     if not len(similarity):
         return [0.0]
     if inside.all():
-        return [float(np.quantile(similarity, _RARELY_SO_FAR))]
-    return [0.0, *np.quantile(similarity, np.linspace(0, 0.95, _SIMILARITIES)).tolist()]
+        return [max(0.0, float(np.quantile(similarity, _RARELY_SO_FAR, method="lower")))]
+    tried = np.quantile(similarity, np.linspace(0, 0.95, _SIMILARITIES), method="lower")
+    return [float(floor) for floor in np.unique(np.maximum(np.append(tried, 0.0), 0.0))]
 
 
-def _rounded(floor: float) -> float:
-    """Down to four digits: what an operator reads is what holds, and no row that was kept is lost."""
-    return max(0.0, math.floor(floor * 1e4) / 1e4)
+def _rounded(values: Floats) -> Floats:
+    """Down to four digits, before floors are chosen: what an operator reads is then what holds."""
+    rounded: Floats = np.floor(values * 1e4) / 1e4
+    return rounded
 
 
 class Scope(msgspec.Struct, frozen=True):

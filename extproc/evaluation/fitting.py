@@ -22,7 +22,8 @@ FitHead = Callable[[Inputs, Labels, int, int], Head]  # inputs, labels, routes, 
 STRENGTH = 10.0  # of the data against the penalty: |W|^2 / (2 STRENGTH n) beside the mean loss
 STEPS = 40  # of L-BFGS; more change no decision
 NORM = 0.6  # of a text's words, and of its characters: with 1 for the embedding, the best on held-out rows
-MANY_ROWS = 5000  # from here on a feature of a single row is not worth its weights
+MANY_ROWS = 5000  # fewer rows need more epochs
+ENOUGH_ROWS = 500  # from here on a feature of a single row is not worth its weights
 PRIOR_ROWS = 32.0  # as many rows speak for one deviation common to all features of a block
 
 UNITS = 512
@@ -141,7 +142,7 @@ def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
     """Which features training saw, and how rare each is."""
     rows = np.bincount(words.columns, minlength=WIDTH)  # columns are distinct within a row
     rarity = np.log((len(words) + 1) / (rows + 1)) + 1
-    seen = np.flatnonzero(rows >= (2 if len(words) >= MANY_ROWS else 1))
+    seen = np.flatnonzero(rows >= (2 if len(words) >= ENOUGH_ROWS else 1))
     slots = np.full(WIDTH, len(seen), np.int32)
     slots[seen] = np.arange(len(seen), dtype=np.int32)
     return Lexicon(slots, rarity.astype(np.float32), np.zeros((len(seen) + 1, routes), np.float32), NORM)

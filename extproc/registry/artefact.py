@@ -90,11 +90,6 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     return Artefact(manifest, meaning)
 
 
-def identity(directory: Path) -> bytes:
-    """What tells this artefact from every other: its manifest, which holds the weights' hash."""
-    return _bytes(directory / MANIFEST)
-
-
 def check_encoder(artefact: Artefact, encoder: str) -> None:
     """Raises ``ArtefactUnusable`` where another encoder's vectors would be scored."""
     if artefact.manifest.encoder != encoder:
@@ -167,7 +162,7 @@ def _trained_arrays(head: Trained) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {
         "centre": head.standard.centre,
         "scale": head.standard.scale,
-        "blocks": np.array(head.standard.blocks, np.int64),
+        "blocks": np.array([head.standard.blocks], np.int64),
     }
     if head.linear is not None:
         found |= {"linear": head.linear.weights, "linear_bias": head.linear.bias}
@@ -230,7 +225,7 @@ def _head(manifest: Manifest, arrays: Arrays) -> Head:
 
 
 def _trained(manifest: Manifest, arrays: Arrays) -> Trained:
-    standard = Standard(arrays["centre"], arrays["scale"], int(arrays["blocks"]))
+    standard = Standard(arrays["centre"], arrays["scale"], int(arrays["blocks"][0]))
     linear = Linear(arrays["linear"], arrays["linear_bias"]) if "linear" in arrays else None
     lexicon = None
     if "slots" in arrays:

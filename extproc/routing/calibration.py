@@ -47,8 +47,8 @@ class Calibration(msgspec.Struct, frozen=True):
 def fit_isotonic(top: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
     """The rising step function nearest to what was right, as knots (claimed, reached).
 
-    Pool adjacent violators (Barlow et al., 1972); each pool is one knot at its mean claim, pulled
-    by one row towards it so that no pool is ever certain.
+    Pool adjacent violators (Barlow et al., 1972); each pool is one knot at its mean claim. A pool that
+    was always right, or always wrong, stays half a row away from certainty.
     """
     order = np.argsort(top, kind="stable")
     pools: list[tuple[float, float, int]] = []  # sum of claims, sum of right, rows
@@ -61,8 +61,8 @@ def fit_isotonic(top: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ND
     claimed = np.array([claims / rows for claims, _, rows in pools])
     hits = np.array([hits for _, hits, _ in pools])
     sizes = np.array([rows for _, _, rows in pools])
-    reached = np.maximum.accumulate((hits + claimed) / (sizes + 1))
-    return claimed, reached
+    doubt = 0.5 / (sizes + 1)
+    return claimed, np.maximum.accumulate(np.clip(hits / sizes, doubt, 1 - doubt))
 
 
 def fit_temperature(fit: Fit, vectors: Matrix, labels: Labels, routes: int) -> float:

@@ -100,7 +100,7 @@ def _words(codes: _Codes) -> _Codes:
         return np.zeros(0, np.uint64)
     place = np.arange(len(codes)) - np.repeat(spaces, np.diff(np.append(spaces, len(codes))))
     terms = codes * _POWERS[np.minimum(place, _LONGEST_WORD)]
-    words = np.add.reduceat(terms, spaces[:-1])
+    words = np.add.reduceat(terms[:-1], spaces[:-1])  # without the last space, which begins no word
     first = np.concatenate([[_EDGE], words])
     second = np.concatenate([words, [_EDGE]])
     return np.concatenate([words * _SALTS[1], (first * _PAIR + second) * _SALTS[2]])
