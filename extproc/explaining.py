@@ -15,7 +15,7 @@ from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Candidate, Decision, Question, Stage
+from extproc.vocabulary import Candidate, Decision, Offer, Question, Stage
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -89,6 +89,10 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
             ("candidates", "probability  similarity  route -> its models"),
         ]
         lines += [("", _candidate(candidate, snapshot)) for candidate in decision.candidates]
+    if decision.offers:
+        bar = snapshot.routes[decision.route].quality_bar
+        lines.append(("models", f"quality       $ each  model, of which the bar of {bar:g} is asked"))
+        lines += [("", _offer(offer, decision)) for offer in decision.offers]
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines
@@ -97,6 +101,12 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
 def _candidate(candidate: Candidate, snapshot: Snapshot) -> str:
     models = ", ".join(target.model for target in snapshot.routes[candidate.route].candidates)
     return f"{candidate.probability:11.3f}  {candidate.similarity:10.3f}  {candidate.route} -> {models}"
+
+
+def _offer(offer: Offer, decision: Decision) -> str:
+    mark = "  <- chosen" if offer.model == decision.model else ""
+    quality = "-" if offer.quality is None else f"{offer.quality:.3f}"
+    return f"{quality:>7}  {offer.cost:11.6f}  {offer.model}{mark}"
 
 
 def _beside_floor(value: float, floor: float) -> str:

@@ -169,6 +169,14 @@ class Scores(msgspec.Struct, frozen=True):
         return self.candidates[0].probability
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """One model of the chosen route that could take the request, as model choice saw it."""
+
+    model: str  # the registry's public name
+    quality: float | None  # the probability that its answer is good; None: nothing was predicted
+    cost: float  # expected, US dollars; 0 for a model without a price
+
+
 class Choice(msgspec.Struct, frozen=True):
     """What one stage found. An unsettled choice (an abstention) lets later stages speak."""
 
@@ -180,6 +188,7 @@ class Choice(msgspec.Struct, frozen=True):
     rule: str = ""  # the rule that matched, if one did
     scores: Scores | None = None
     embedding: Embedding | None = None
+    offers: tuple[Offer, ...] = ()  # what a route with a bar could choose between
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -212,6 +221,7 @@ class Decision(msgspec.Struct, frozen=True):
     margin: float | None = None
     similarity: float | None = None
     candidates: tuple[Candidate, ...] = ()
+    offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
     nearest: str = ""
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()

@@ -60,13 +60,13 @@ class Artefact(msgspec.Struct, frozen=True):
 
 def write(directory: Path, manifest: Manifest, meaning: Meaning) -> None:
     """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
-    weights = _npz(_arrays(meaning))
+    weights = npz(_arrays(meaning))
     whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / MANIFEST).unlink(missing_ok=True)
-        _replace(directory / WEIGHTS, weights)
-        _replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
+        replace(directory / WEIGHTS, weights)
+        replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     except OSError as error:
         raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
 
@@ -79,7 +79,7 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
             f"{directory} was trained for the routes {', '.join(manifest.routes)}; expected "
             f"{', '.join(routes)}: train it anew"
         )
-    content = _bytes(directory / WEIGHTS)
+    content = read_bytes(directory / WEIGHTS)
     if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
         raise ArtefactUnusable(f"{directory / WEIGHTS} is damaged: expected the hash of {MANIFEST}")
     try:
@@ -100,7 +100,7 @@ def check_encoder(artefact: Artefact, encoder: str) -> None:
 
 
 def _manifest(directory: Path) -> Manifest:
-    content = _bytes(directory / MANIFEST)
+    content = read_bytes(directory / MANIFEST)
     try:
         number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
         if number != FORMAT:
@@ -110,24 +110,25 @@ def _manifest(directory: Path) -> Manifest:
         raise ArtefactUnusable(f"{directory / MANIFEST} is no artefact's manifest: {error}") from error
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path, command: str = "extproc train") -> bytes:
+    """The whole file. Raises ``ArtefactUnusable``, which says what writes it."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise ArtefactUnusable(
-            f"{path} cannot be read ({error.strerror}): expected a directory written by `extproc train`"
+            f"{path} cannot be read ({error.strerror}): expected a directory written by `{command}`"
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     """As one step, so that no reader sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content)
     aside.replace(path)
 
 
-def _npz(arrays: Arrays) -> bytes:
-    """Zip members carry numpy's constant date, so equal arrays give equal bytes."""
+def npz(arrays: Arrays) -> bytes:
+    """The arrays as one file. Zip members carry numpy's constant date, so equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -4,7 +4,16 @@ from collections.abc import Iterator, Mapping
 
 from extproc.registry.artefact import check_encoder
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import DEFAULT_MARGIN, DEFAULT_SIMILARITY, Registry, Route, Rule, Scorer, When, cluster_name
+from extproc.registry.schema import (
+    DEFAULT_MARGIN,
+    DEFAULT_SIMILARITY,
+    Registry,
+    Route,
+    Rule,
+    Scorer,
+    When,
+    cluster_name,
+)
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.routing import rules
@@ -32,6 +41,7 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
         meaning=_meaning(loaded, encoder),
+        quality=loaded.quality.quality if loaded.quality else None,
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
         ask_usage=registry.stream_usage == "ask",
@@ -63,6 +73,7 @@ def _route(loaded: Loaded, route: Route, targets: Mapping[str, Target]) -> Route
         candidates=tuple(targets[name] for name in many(route.candidates)),
         margin_floor=margin if own.margin is None else own.margin,
         similarity_floor=similarity if own.similarity is None else own.similarity,
+        quality_bar=route.quality_bar,
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
         fallback=bool(route.fallback),

@@ -10,10 +10,11 @@ import msgspec
 
 from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
+from extproc.registry import quality as qualities
 from extproc.registry.checks import check
 from extproc.registry.files import Files
 from extproc.registry.schema import Registry, Route
-from extproc.registry.section import Section
+from extproc.registry.section import Section, many
 from extproc.registry.source import Source, steps
 from extproc.registry.upstreams import Model
 
@@ -30,6 +31,7 @@ class Loaded(msgspec.Struct, frozen=True):
     version: str  # see ``Files.version``
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
+    quality: qualities.Trained | None = None  # predicts how well models answer; of the same directory
 
 
 def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
@@ -48,7 +50,15 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
     }
     check(registry, examples, source)
     trained = None if untrained else _artefact(source, registry, files)
-    return Loaded(registry=registry, examples=examples, version=files.version, path=path, artefact=trained)
+    quality = None if untrained else _quality(source, registry, trained, files)
+    return Loaded(
+        registry=registry,
+        examples=examples,
+        version=files.version,
+        path=path,
+        artefact=trained,
+        quality=quality,
+    )
 
 
 def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
@@ -61,6 +71,40 @@ def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Art
         return artefacts.read(directory, tuple(registry.routes))
     except ArtefactUnusable as error:
         raise source.error(f"artefact: {error}", "artefact") from error
+
+
+def _quality(
+    source: Source, registry: Registry, trained: artefacts.Artefact | None, files: Files
+) -> qualities.Trained | None:
+    """What routes with a bar choose by; every candidate of theirs must be in it."""
+    barred = [name for name, route in registry.routes.items() if route.quality_bar is not None]
+    if trained is None:
+        for name in barred:
+            raise source.error(
+                f"`quality_bar` of `{name}` needs predicted quality (expected `artefact` to name a directory "
+                "from `extproc train --outcomes`)",
+                "routes", name, "quality_bar",
+            )  # fmt: skip
+        return None
+    directory = Path(source.file).parent / registry.artefact
+    if not barred and not (directory / qualities.MANIFEST).exists():
+        return None
+    files.read(directory / qualities.MANIFEST, source.file, source.line("artefact"))
+    try:
+        found = qualities.read(directory, trained.manifest.encoder)
+    except ArtefactUnusable as error:
+        raise source.error(f"artefact: {error}", "artefact") from error
+    for name in barred:
+        unknown = [
+            model for model in many(registry.routes[name].candidates) if model not in found.quality.models
+        ]
+        if unknown:
+            raise source.error(
+                f"{directory} predicts no quality of {', '.join(unknown)} (expected every candidate of "
+                f"`{name}`; it knows {', '.join(found.quality.models)}): train with outcomes of them",
+                "routes", name, "quality_bar",
+            )  # fmt: skip
+    return found
 
 
 def _more_examples(source: Source, name: str, route: Route, files: Files) -> list[str]:

@@ -34,6 +34,7 @@ class Route(Section, frozen=True):
     """One kind of request, told by examples, the models that may answer it, and how they are asked."""
 
     candidates: OneOrMany  # the cheapest that can take the request answers it
+    quality_bar: Fraction | None = None  # of those whose predicted quality reaches it; else the strongest
     examples: list[Annotated[str, Meta(min_length=1)]] = []
     examples_file: str = ""  # one example a line; relative to the registry file
     thresholds: RouteThresholds = RouteThresholds()

@@ -1,18 +1,23 @@
-"""Model choice: of a route's candidates, the cheapest that can take the request.
+"""Model choice: of a route's candidates, the cheapest that can take the request and answers it well.
 
-Filter, score, pick. Tokens are estimated from characters, since every provider counts its own:
-good enough to compare prices and to keep a novel away from a small window, not to bill by.
+Filter (`can_take`), score (`offer`), pick (`pick`). Tokens are estimated from characters, since every
+provider counts its own: good enough to compare prices and to keep a novel away from a small window, not
+to bill by.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from extproc.vocabulary import Api, ChatRequest
+from extproc.routing.quality import Forecast
+from extproc.vocabulary import Api, ChatRequest, Offer
+
+Forecasts = Mapping[str, Forecast]  # by the model's public name
 
 _CHARS_PER_TOKEN = 4  # of English prose
-# What an answer is taken to cost where the client sets no limit; the same for every candidate.
+# An answer's length where none is predicted and the client sets no limit; the same for every candidate.
 _ANSWER_TOKENS = 256
+_NOTHING: Forecasts = {}
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -35,10 +40,34 @@ class Target(msgspec.Struct, frozen=True):
     context_window: int | None = None  # tokens of prompt and answer; None: takes any request
 
 
-def pick(candidates: Iterable[Target], request: ChatRequest) -> Target | None:
-    """The cheapest candidate that can take the request, the first of equals; None when none can."""
+def pick(
+    candidates: Iterable[Target],
+    request: ChatRequest,
+    forecasts: Forecasts = _NOTHING,
+    bar: float | None = None,
+) -> Target | None:
+    """The cheapest candidate that can take the request, the first of equals; None when none can.
+
+    With a ``bar``, the cheapest of those whose predicted quality reaches it; where none does, the one of
+    the highest, the cheaper of equals.
+    """
     able = [target for target in candidates if can_take(target, request)]
-    return min(able, key=lambda target: expected_cost(target, request), default=None)
+    offers = [(target, offer(target, request, forecasts)) for target in able]
+    if not offers:
+        return None
+    if bar is None:
+        return min(offers, key=lambda pair: pair[1].cost)[0]
+    good = [pair for pair in offers if _quality(pair[1]) >= bar]
+    if good:
+        return min(good, key=lambda pair: pair[1].cost)[0]
+    return max(offers, key=lambda pair: (_quality(pair[1]), -pair[1].cost))[0]
+
+
+def offer(target: Target, request: ChatRequest, forecasts: Forecasts = _NOTHING) -> Offer:
+    """What the candidate promises: predicted quality, and what it is expected to cost."""
+    forecast = forecasts.get(target.model)
+    tokens = forecast.tokens if forecast else None
+    return Offer(target.model, forecast.quality if forecast else None, expected_cost(target, request, tokens))
 
 
 def can_take(target: Target, request: ChatRequest) -> bool:
@@ -50,14 +79,24 @@ def can_take(target: Target, request: ChatRequest) -> bool:
     return prompt_tokens(request) + (request.max_tokens or 0) <= target.context_window
 
 
-def expected_cost(target: Target, request: ChatRequest) -> float:
-    """US dollars that the request would cost; 0 for a model without a price."""
+def expected_cost(target: Target, request: ChatRequest, answer_tokens: float | None = None) -> float:
+    """US dollars that the request would cost; 0 for a model without a price.
+
+    ``answer_tokens`` is the predicted length of its answer, which the client's limit cuts.
+    """
     if target.price is None:
         return 0.0
-    answer = request.max_tokens or _ANSWER_TOKENS
+    if answer_tokens is None:
+        answer: float = request.max_tokens or _ANSWER_TOKENS
+    else:
+        answer = min(answer_tokens, request.max_tokens or answer_tokens)
     return prompt_tokens(request) * target.price.input + answer * target.price.output
 
 
 def prompt_tokens(request: ChatRequest) -> int:
     """About how many tokens the model will read."""
     return request.prompt_chars // _CHARS_PER_TOKEN
+
+
+def _quality(offered: Offer) -> float:
+    return 0.0 if offered.quality is None else offered.quality

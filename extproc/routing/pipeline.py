@@ -95,6 +95,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, total_s: fl
         margin=scores.margin if scores else None,
         similarity=scores.similarity if scores else None,
         candidates=scores.candidates if scores else (),
+        offers=choice.offers,
         nearest=scores.nearest if scores else "",
         tokens=embedding.tokens if embedding else None,
         times=StageTimes(

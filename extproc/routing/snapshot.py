@@ -11,6 +11,7 @@ import msgspec
 
 from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
+from extproc.routing.quality import Quality
 from extproc.routing.rules import Rule
 from extproc.vocabulary import Api, Effort
 
@@ -21,6 +22,7 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     candidates: tuple[Target, ...]  # in the registry's order; never empty
     margin_floor: float
     similarity_floor: float
+    quality_bar: float | None = None  # what an answer's predicted quality must reach; None: any will do
     max_tokens: int | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None
     fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
@@ -37,6 +39,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     route_rules: tuple[Rule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
     budget_s: float  # for the whole decision
+    quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
     ask_usage: bool = False  # of streams that tell it only when asked
 

@@ -7,10 +7,10 @@ or None when it has nothing to say; only `ByMeaning` ever waits.
 from typing import Protocol
 
 from extproc.errors import Denied, UnknownModel
-from extproc.routing.choice import pick
+from extproc.routing.choice import Forecasts, can_take, offer, pick
 from extproc.routing.rules import Rule, first_that_holds
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Choice, Embedder, Question, Reason, Scores, Stage
+from extproc.vocabulary import Choice, Embedder, Embedding, Offer, Question, Reason, Scores, Stage
 
 AUTO = "auto"  # the model name with which a client asks to be routed
 
@@ -62,9 +62,11 @@ async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None
     rule = first_that_holds(snapshot.route_rules, question)
     if rule is None:
         return None
-    model = _model_named_by(rule, question, snapshot)
+    model, offers = _model_named_by(rule, question, snapshot)
     reason = Reason.RULE if model else Reason.NO_CANDIDATE
-    return Choice(Stage.RULE, reason, settled=True, route=rule.route, model=model, rule=rule.name)
+    return Choice(
+        Stage.RULE, reason, settled=True, route=rule.route, model=model, rule=rule.name, offers=offers
+    )
 
 
 class ByMeaning:
@@ -86,7 +88,7 @@ class ByMeaning:
         if doubt is not None:
             return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)
         route = scores.candidates[0].route
-        model = _model_of(route, question, snapshot)
+        model, offers = _model_of(route, question, snapshot, embedding)
         return Choice(
             stage=Stage.EMBEDDING,
             reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
@@ -95,6 +97,7 @@ class ByMeaning:
             model=model,
             scores=scores,
             embedding=embedding,
+            offers=offers,
         )
 
 
@@ -108,18 +111,40 @@ def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     return None
 
 
-def _model_named_by(rule: Rule, question: Question, snapshot: Snapshot) -> str:
+def _model_named_by(rule: Rule, question: Question, snapshot: Snapshot) -> tuple[str, tuple[Offer, ...]]:
     """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
     if rule.route:
-        return _model_of(rule.route, question, snapshot)
+        return _model_of(rule.route, question, snapshot, None)
     # An operator's word goes before an estimate of tokens, but no model learns an API by it.
-    return rule.model if question.request.api in snapshot.targets[rule.model].apis else ""
+    return rule.model if question.request.api in snapshot.targets[rule.model].apis else "", ()
 
 
-def _model_of(route: str, question: Question, snapshot: Snapshot) -> str:
-    """The public name of the route's model for this request; empty when none of them can take it."""
-    target = pick(snapshot.routes[route].candidates, question.request)
-    return target.model if target else ""
+def _model_of(
+    route: str, question: Question, snapshot: Snapshot, embedding: Embedding | None
+) -> tuple[str, tuple[Offer, ...]]:
+    """The public name of the route's model for this request, empty when none of them can take it.
+
+    With it, what there was to choose between where the route has a quality bar.
+    """
+    policy, request = snapshot.routes[route], question.request
+    if policy.quality_bar is None:
+        target = pick(policy.candidates, request)
+        return (target.model if target else ""), ()
+    forecasts = _forecasts([target.model for target in policy.candidates], question, snapshot, embedding)
+    target = pick(policy.candidates, request, forecasts, policy.quality_bar)
+    offers = tuple(offer(each, request, forecasts) for each in policy.candidates if can_take(each, request))
+    return (target.model if target else ""), offers
+
+
+def _forecasts(
+    models: list[str], question: Question, snapshot: Snapshot, embedding: Embedding | None
+) -> Forecasts:
+    """What is predicted of each model's answer; a request that no one embedded is taken for a usual one."""
+    quality = snapshot.quality
+    assert quality is not None  # a registry with a bar is not loaded without
+    if embedding is None:
+        return quality.usual(models)
+    return quality.forecasts(embedding, question.request.user_text, models)
 
 
 def _abstention(reason: Reason) -> Choice:
