@@ -4,7 +4,16 @@ from collections.abc import Iterator, Mapping
 
 from extproc.registry.artefact import check_encoder
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import DEFAULT_MARGIN, DEFAULT_SIMILARITY, Registry, Route, Rule, Scorer, When, cluster_name
+from extproc.registry.schema import (
+    DEFAULT_MARGIN,
+    DEFAULT_SIMILARITY,
+    Registry,
+    Route,
+    Rule,
+    Scorer,
+    When,
+    cluster_name,
+)
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.routing import rules
