@@ -31,6 +31,7 @@ _PROVIDERS: dict[Device, list[str]] = {
 # 2,048, so larger batches only make their members wait for each other; a GPU is not.
 BATCH_TOKENS: dict[Device, int] = {"cpu": 256, "cuda": 16_384}
 _OUTPUTS = ["embedding", "inner"]  # as embedding.graph names them, which needs onnx to be imported
+DEEP = "/deep"  # ends the name of a `DeepEncoder`
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale
 
 
@@ -96,7 +97,7 @@ class DeepEncoder:
     @property
     def name(self) -> str:
         """That of the encoder, and that its rows are deep: a cache must not mix the two."""
-        return f"{self._encoder.name}/deep"
+        return f"{self._encoder.name}{DEEP}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (len(texts), dimensions + inner dimensions). Raises ``errors.EncoderFailed``."""

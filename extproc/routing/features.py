@@ -74,9 +74,13 @@ def lexical(texts: Sequence[str]) -> Sparse:
 
 def _columns(text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     codes = _spaced(text)
-    words = np.unique(_bucket(_words(codes)))
-    characters = np.unique(_bucket(_characters(codes))) + np.int32(BUCKETS)
-    return words, characters
+    return _distinct(_bucket(_words(codes))), _distinct(_bucket(_characters(codes))) + np.int32(BUCKETS)
+
+
+def _distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sorted, each once; in a fraction of the time that `np.unique` takes for so few."""
+    values.sort()
+    return values[np.append(values[1:] != values[:-1], True)[: len(values)]]
 
 
 def _spaced(text: str) -> _Codes:
@@ -107,12 +111,16 @@ def _words(codes: _Codes) -> _Codes:
 
 
 def _characters(codes: _Codes) -> _Codes:
+    """Hashes of every n-gram; each size goes on where the one before it stopped."""
     parts = []
-    for size in CHARACTERS:
-        count = len(codes) - size + 1
-        if count > 0:
-            windows = np.lib.stride_tricks.sliding_window_view(codes, size)
-            parts.append((windows @ _POWERS[:size]) * _SALTS[size])
+    hashes = np.zeros(len(codes), np.uint64)
+    for place in range(max(CHARACTERS)):
+        count = len(codes) - place
+        if count <= 0:
+            break
+        hashes = hashes[:count] + codes[place:] * _POWERS[place]
+        if place + 1 in CHARACTERS:
+            parts.append(hashes * _SALTS[place + 1])
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
