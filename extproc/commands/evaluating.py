@@ -4,11 +4,17 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from extproc.commands.options import command, takes_encoder, takes_registry
 from extproc.errors import OperatorError
+
+if TYPE_CHECKING:
+    from extproc.evaluation.choosing import OutcomeReport
+    from extproc.evaluation.replay import Candidate
+    from extproc.evaluation.report import Report
 
 _SHOW_PROGRESS_FROM = 1000  # texts to encode; fewer take seconds
 
@@ -28,11 +34,14 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Decide every row of a data set with the code that serves, and report accuracy, out-of-scope "
         "detection, calibration and risk against coverage beside simple baselines, each with a 95 % "
         'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
-        'abstain; rows may carry a "group" to say that they mean the same.',
+        'abstain; rows may carry a "group" to say that they mean the same. Outcomes are JSON lines '
+        '{"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}, and measure model choice by '
+        "predicted quality: what it saves, beside random and prompt length.",
     )
     takes_registry(evaluate)
     takes_encoder(evaluate)
-    evaluate.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled rows")
+    evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
+    evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
     told = evaluate.add_mutually_exclusive_group()
     told.add_argument("--json", action="store_true", help="print one JSON object")
     told.add_argument(
@@ -78,20 +87,43 @@ def _budget(text: str) -> tuple[str, float]:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from extproc.evaluation.outcome_text import as_text as outcomes_as_text
     from extproc.evaluation.page import as_page
     from extproc.evaluation.replay import open_candidate
     from extproc.evaluation.report import evaluate
     from extproc.evaluation.terminal import as_text
 
+    if options.data is None and options.outcomes is None:
+        raise OperatorError("nothing to measure on (expected --data, --outcomes or both)")
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress)
-    report = evaluate(candidate, options.data)
+    report = None if options.data is None else evaluate(candidate, options.data)
+    outcomes = None if options.outcomes is None else _outcomes(candidate, options.outcomes)
     if options.json:
-        print(msgspec.json.encode(report).decode())
+        print(_as_json(report, outcomes))
         return 0
     if options.html is not None:
-        options.html.write_text(as_page(report))
-    print(as_text(report))
+        options.html.write_text(as_page(report, outcomes))
+    told = [] if report is None else [as_text(report)]
+    if outcomes is not None:
+        told.append(outcomes_as_text(outcomes))
+    print("\n\n".join(told))
     return 0
+
+
+def _outcomes(candidate: "Candidate", path: Path) -> "OutcomeReport":
+    try:
+        from extproc.evaluation.outcome_report import evaluate_outcomes
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            f"--outcomes needs {error.name}: pip install 'envoy-semantic-router[eval]'"
+        ) from error
+    return evaluate_outcomes(candidate, path)
+
+
+def _as_json(report: "Report | None", outcomes: "OutcomeReport | None") -> str:
+    """The report of routes as it stands; with outcomes, that of model choice beside it."""
+    told = report if outcomes is None else {"routes": report, "models": outcomes}
+    return msgspec.json.encode(told).decode()
 
 
 def _diff(options: argparse.Namespace) -> int:

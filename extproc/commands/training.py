@@ -26,6 +26,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     takes_registry(train)
     takes_encoder(train)
     train.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled rows")
+    train.add_argument(
+        "--outcomes",
+        type=Path,
+        metavar="FILE",
+        help='how well models answered: {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}; '
+        "predicts quality, for routes with a `quality_bar`",
+    )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
     train.add_argument(
         "--target-wrong",
@@ -69,6 +76,7 @@ def _train(options: argparse.Namespace) -> int:
         test_share=options.test_share,
         scorer=options.scorer,
         seed=options.seed,
+        outcomes=options.outcomes,
     )
     report = train_artefact(
         options.registry, options.data, options.out, options.encoder_dir, wishes, progress=_tell

@@ -16,6 +16,8 @@ from extproc.evaluation import metrics
 from extproc.evaluation.datasets import labels_of, read_routes
 from extproc.evaluation.intervals import auroc_of, bootstrap, one_by_one, wilson
 from extproc.evaluation.metrics import ABSTAIN, Floats
+from extproc.evaluation.outcome_report import learn_quality
+from extproc.evaluation.outcome_text import learnt_text
 from extproc.evaluation.splits import groups_of
 from extproc.evaluation.training import (
     Corpus,
@@ -28,7 +30,7 @@ from extproc.evaluation.training import (
     set_apart,
     train,
 )
-from extproc.registry import artefact
+from extproc.registry import artefact, quality
 from extproc.registry.loading import Loaded, load
 from extproc.routing.heads import Trained
 from extproc.vocabulary import Encoder
@@ -48,6 +50,7 @@ class Wishes(msgspec.Struct, frozen=True):
     test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
     scorer: str = "auto"
     seed: int = 0
+    outcomes: Path | None = None  # also learn to predict quality
 
 
 def train_artefact(
@@ -64,11 +67,22 @@ def train_artefact(
     encoder = open_encoder(files, loaded.registry.encoder)
     deep = _Reporting(DeepEncoder(encoder), progress)
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
-    rows = read_corpus(loaded, data, CachedEncoder(deep, path, _CACHED))
+    cached = CachedEncoder(deep, path, _CACHED)
+    rows = read_corpus(loaded, data, cached)
+    learnt = None
+    if wishes.outcomes is not None:
+        learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
     manifest, outcome = learn(rows, encoder.name, wishes, progress)
     artefact.write(out, manifest, outcome.meaning)
+    if learnt is None:
+        quality.remove(out)
+    else:
+        quality.write(out, learnt.manifest, learnt.fitted.quality)
     progress("")
-    return as_text(manifest, outcome, out)
+    told = [as_text(manifest, outcome, out)]
+    if learnt is not None:
+        told.append(learnt_text(learnt.choosing, learnt.manifest.labels, priced=learnt.priced))
+    return "\n\n".join(told)
 
 
 def read_corpus(loaded: Loaded, data: Path, deep: Encoder) -> Corpus:

@@ -84,6 +84,20 @@ class Choosing(msgspec.Struct, frozen=True):
     bars: list[BarFigures]
 
 
+class OutcomeReport(msgspec.Struct, frozen=True):
+    """Predicted quality on one file of outcomes."""
+
+    registry: str
+    version: str
+    encoder: str
+    data: str
+    data_version: str  # 12 hexadecimal digits of the file's SHA-256
+    rows: int
+    seen: bool  # these very rows were trained on: they measure memory
+    priced: bool  # costs are US dollars; else calls to the strong model
+    choosing: Choosing
+
+
 def measure(table: Table) -> Choosing:
     """Every figure. The strong model is the one of the best mean score, the weak one the cheapest other."""
     strong = int(np.argmax(table.scores.mean(axis=0)))

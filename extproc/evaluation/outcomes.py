@@ -28,22 +28,17 @@ from extproc.routing.surface import surface
 FOLDS = 5
 INNER_FOLDS = 3  # to choose a penalty within
 FEWEST = 20  # texts with two or more answers, below which nothing can be held out and believed
-STEPS = 60  # of L-BFGS
+STEPS = 40  # of L-BFGS; more change no choice
+COMMON_PENALTY = 10.0  # on weights that all models share; its size hardly matters
+PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on a model's own weights: one of these, by held-out rows
 _OFFSET_PRIOR = 1.0  # answers' worth of belief that a model is as good as the others
-_SLOPE_PRIOR = 0.05  # on a calibration's deviation from the one common to all models, an answer
+# On the deviation of a model's calibration (slope, shift) from the one common to all: about as many answers
+# as must speak for its own.
+_OWN_CALIBRATION = (20.0, 1.0)
+_COMMON_CALIBRATION = (1e-3, 1e-3)
 _LENGTH_PENALTY = 30.0
 
 Progress = Callable[[str], None]
-
-
-class Penalty(msgspec.Struct, frozen=True):
-    """How strongly weights are drawn to zero: those in common, and each model's own."""
-
-    common: float
-    own: float
-
-
-PENALTIES = tuple(Penalty(common, own) for common in (1.0, 4.0) for own in (1.0, 4.0, 16.0))
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -73,7 +68,7 @@ class Fitted(msgspec.Struct, frozen=True):
 
     quality: Quality
     held: Floats  # (n, models), calibrated on other rows than its own
-    penalty: Penalty
+    penalty: float
 
 
 def answers_of(rows: Sequence[OutcomeRow], models: Sequence[str], deep: Matrix, width: int) -> Answers:
@@ -149,7 +144,7 @@ def folds_by_text(answers: Answers, seed: int, folds: int) -> Labels:
     return np.asarray(rank * folds // (rank.max() + 1), np.intp)
 
 
-def choose_penalty(design: "_Design", answers: Answers, folds: Labels, progress: Progress) -> Penalty:
+def choose_penalty(design: "_Design", answers: Answers, folds: Labels, progress: Progress) -> float:
     """The penalty that best predicts how models differ on rows not fitted.
 
     The loss is the squared error of differences between models of one text, which is what a choice
@@ -174,9 +169,9 @@ def calibrate(logits: Floats, scores: Floats) -> tuple[Floats, Floats]:
     A model with few answers gets the common slope, and a shift as far as its answers carry it.
     """
     known = ~np.isnan(scores)
-    slope, shift = _platt(logits[known], scores[known], 1.0, 0.0, 1e-3)
+    slope, shift = _platt(logits[known], scores[known], 1.0, 0.0, _COMMON_CALIBRATION)
     each = [
-        _platt(logits[known[:, m], m], scores[known[:, m], m], slope, shift, _SLOPE_PRIOR * 20)
+        _platt(logits[known[:, m], m], scores[known[:, m], m], slope, shift, _OWN_CALIBRATION)
         for m in range(scores.shape[1])
     ]
     return np.array([pair[0] for pair in each]), np.array([pair[1] for pair in each])
@@ -212,7 +207,7 @@ class _Design:
         self.rows = self.reading.apply(answers.inputs, answers.looks)
 
 
-def _fit(rows: Matrix, scores: Floats, penalty: Penalty) -> tuple[Floats, Floats]:
+def _fit(rows: Matrix, scores: Floats, penalty: float) -> tuple[Floats, Floats]:
     """Weights (width, models) and biases of least penalised cross-entropy, by L-BFGS.
 
     The part in common answers to the mean over models of each text, since answers to one text are
@@ -234,11 +229,11 @@ def _fit(rows: Matrix, scores: Floats, penalty: Penalty) -> tuple[Floats, Floats
         residual = (likely - truth) * asked
         gradient = np.zeros_like(theta)
         each = across @ residual
-        gradient[:width, :1] = each.sum(axis=1, keepdims=True) + penalty.common * a_text * common
-        gradient[:width, 1:] = each + penalty.own * own
+        gradient[:width, :1] = each.sum(axis=1, keepdims=True) + COMMON_PENALTY * a_text * common
+        gradient[:width, 1:] = each + penalty * own
         gradient[width, 1:] = residual.sum(axis=0) + _OFFSET_PRIOR * (bias - level)
         value = float((asked * (np.logaddexp(0, logits) - truth * logits)).sum(dtype=np.float64))
-        value += float(penalty.common * a_text * (common**2).sum() + penalty.own * (own**2).sum()) / 2
+        value += float(COMMON_PENALTY * a_text * (common**2).sum() + penalty * (own**2).sum()) / 2
         value += _OFFSET_PRIOR * float(((bias - level) ** 2).sum()) / 2
         return value, gradient.ravel().astype(np.float64)
 
@@ -266,15 +261,18 @@ def _difference_loss(likely: Floats, scores: Floats) -> float:
     return float(np.nanvar(error[several], axis=1).sum())
 
 
-def _platt(logits: Floats, scores: Floats, slope: float, shift: float, prior: float) -> tuple[float, float]:
+def _platt(
+    logits: Floats, scores: Floats, slope: float, shift: float, prior: tuple[float, float]
+) -> tuple[float, float]:
     """Newton's method; the penalty draws (slope, shift) to what is given."""
     start = np.array([slope, shift])
     theta = start.copy()
     design = np.stack([logits, np.ones_like(logits)], axis=1)
+    drawn = np.array(prior)
     for _ in range(25):
         likely = sigmoid(design @ theta).astype(np.float64)
-        gradient = design.T @ (likely - scores) + prior * (theta - start)
-        curve = (design * (likely * (1 - likely))[:, None]).T @ design + prior * np.eye(2)
+        gradient = design.T @ (likely - scores) + drawn * (theta - start)
+        curve = (design * (likely * (1 - likely))[:, None]).T @ design + np.diag(drawn)
         step = np.linalg.solve(curve, gradient)
         theta -= np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-8:

@@ -5,7 +5,17 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from extproc.evaluation.choosing import Choosing, OutcomeReport
 from extproc.evaluation.metrics import QUANTILES
+from extproc.evaluation.outcome_text import (
+    BAR_HEAD,
+    MODEL_HEAD,
+    READ,
+    ROUTER_HEAD,
+    bar_rows,
+    model_rows,
+    router_rows,
+)
 from extproc.evaluation.plots import Line, heat_map, unit_plot
 from extproc.evaluation.report import FIGURES, SIGNALS, Report
 from extproc.evaluation.terminal import GRID_ROUTES, interval, largest_confusions, number, with_interval
@@ -22,9 +32,22 @@ _TILES = {
 _STYLE = Path(__file__).with_name("page.css").read_text()
 
 
-def as_page(report: Report) -> str:
-    """The whole document."""
-    sections = [
+def as_page(report: Report | None, outcomes: OutcomeReport | None = None) -> str:
+    """The whole document, of routes, of model choice, or of both."""
+    sections = [] if report is None else _of_routes(report)
+    if outcomes is not None:
+        sections += _of_choice(outcomes)
+    name = html.escape("" if (told := report or outcomes) is None else told.registry)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Evaluation of {name}</title><style>{_STYLE}</style></head>"
+        f"<body>{''.join(sections)}</body></html>\n"
+    )
+
+
+def _of_routes(report: Report) -> list[str]:
+    return [
         _head(report),
         _section("Which route took what", _confusion(report)),
         _section("How sure, how right", _plots(report)),
@@ -34,12 +57,50 @@ def as_page(report: Report) -> str:
         _section("Scores", _quantiles(report)),
         _section("Every figure", _figures(report)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation of {html.escape(report.registry)}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(sections)}</body></html>\n"
+
+
+def _of_choice(report: OutcomeReport) -> list[str]:
+    choosing = report.choosing
+    seen = '<p class="warning">These rows were trained on: they measure memory.</p>' if report.seen else ""
+    return [
+        f"<h1>Model choice of {html.escape(report.registry)}</h1>"
+        f'<p class="soft">version {report.version} · encoder {html.escape(report.encoder)}<br>'
+        f"{html.escape(report.data)}, version {report.data_version}: {report.rows} rows, {choosing.rows} "
+        f"answered by every model</p>{seen}",
+        _section("Cost and quality", _cost_quality(choosing, priced=report.priced)),
+        _section(f"{html.escape(choosing.weak)} or {html.escape(choosing.strong)}", _routers(choosing)),
+        _section("What each bar gives", _table(BAR_HEAD, bar_rows(choosing))),
+        _section("Models", _table(MODEL_HEAD, model_rows(choosing, report.priced))),
+    ]
+
+
+def _cost_quality(choosing: Choosing, *, priced: bool) -> str:
+    """Between the weak and the strong model: cost as a share of the strong one's, quality as of the gap."""
+    lines = [Line(router.name, _between(router.cost, router.quality)) for router in choosing.routers]
+    plot = unit_plot(
+        "Cost and quality", "cost, from all weak to all strong", "share of the gap recovered", lines
     )
+    unit = "" if priced else " Prices are not known: a call to the strong model costs 1, any other nothing."
+    return (
+        f'<div class="plots"><figure>{plot}<figcaption>Every threshold of the choice between '
+        f"{html.escape(choosing.weak)} and {html.escape(choosing.strong)}. Higher is better.{unit}"
+        "</figcaption></figure></div>"
+    )
+
+
+def _between(cost: Sequence[float], quality: Sequence[float]) -> list[tuple[float, float]]:
+    low, high = quality[0], quality[-1]
+    spent, most = cost[0], cost[-1]
+    if high <= low or most <= spent:
+        return []
+    return [
+        ((c - spent) / (most - spent), max(0.0, (q - low) / (high - low)))
+        for c, q in zip(cost, quality, strict=True)
+    ]
+
+
+def _routers(choosing: Choosing) -> str:
+    return _table(ROUTER_HEAD, router_rows(choosing)) + f'<p class="soft">{html.escape(READ)}</p>'
 
 
 def _head(report: Report) -> str:

@@ -36,7 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     texts: int
     labels: dict[str, int]  # of each model
-    penalty: dict[str, float]
+    penalty: float  # on each model's own weights
     metrics: dict[str, Any]
     weights_sha256: str = ""
 
@@ -127,7 +127,7 @@ def _quality(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Quality:
             raise ValueError(f"`{name}` has shape {arrays[name].shape}, expected {shape}")
     if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "tokens"):
         raise ValueError("it holds numbers that are not finite")
-    standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"]))
+    standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"].item()))
     return Quality(
         models=manifest.models,
         reading=Reading(standard, manifest.deep, arrays["surface_centre"], arrays["surface_scale"]),

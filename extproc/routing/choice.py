@@ -14,9 +14,9 @@ from extproc.vocabulary import Api, ChatRequest, Offer
 
 Forecasts = Mapping[str, Forecast]  # by the model's public name
 
-_CHARS_PER_TOKEN = 4  # of English prose
+CHARS_PER_TOKEN = 4  # of English prose
 # An answer's length where none is predicted and the client sets no limit; the same for every candidate.
-_ANSWER_TOKENS = 256
+USUAL_TOKENS = 256
 _NOTHING: Forecasts = {}
 
 
@@ -87,7 +87,7 @@ def expected_cost(target: Target, request: ChatRequest, answer_tokens: float | N
     if target.price is None:
         return 0.0
     if answer_tokens is None:
-        answer: float = request.max_tokens or _ANSWER_TOKENS
+        answer: float = request.max_tokens or USUAL_TOKENS
     else:
         answer = min(answer_tokens, request.max_tokens or answer_tokens)
     return prompt_tokens(request) * target.price.input + answer * target.price.output
@@ -95,7 +95,7 @@ def expected_cost(target: Target, request: ChatRequest, answer_tokens: float | N
 
 def prompt_tokens(request: ChatRequest) -> int:
     """About how many tokens the model will read."""
-    return request.prompt_chars // _CHARS_PER_TOKEN
+    return request.prompt_chars // CHARS_PER_TOKEN
 
 
 def _quality(offered: Offer) -> float:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.choice import Price, Target, can_take, expected_cost, pick
+from extproc.routing.choice import Price, Target, can_take, expected_cost, offer, pick
+from extproc.routing.quality import Forecast
 from extproc.vocabulary import Api, ChatRequest
 
 SMALL = Target("small", "s", "model-small", [Api.OPENAI_CHAT], price=Price(1e-7, 4e-7), context_window=1000)
@@ -67,3 +68,31 @@ def test_nothing_cheaper_that_could_take_it_is_passed_over(
     assert can_take(chosen, asked)
     for other in candidates:
         assert not can_take(other, asked) or expected_cost(other, asked) >= expected_cost(chosen, asked)
+
+
+def test_with_a_bar_the_cheapest_that_clears_it_is_chosen() -> None:
+    forecasts = {"small": Forecast(0.6), "mid": Forecast(0.8), "large": Forecast(0.9)}
+    trio = [LARGE, MID, SMALL]
+    assert pick(trio, request(), forecasts, 0.6) is SMALL
+    assert pick(trio, request(), forecasts, 0.7) is MID
+    assert pick(trio, request(), forecasts, 0.85) is LARGE
+    assert pick(trio, request(), forecasts) is SMALL
+
+
+def test_where_none_clears_the_bar_the_strongest_is_chosen_and_the_cheaper_of_equals() -> None:
+    assert pick([SMALL, MID], request(), {"small": Forecast(0.4), "mid": Forecast(0.3)}, 0.9) is SMALL
+    assert pick([LARGE, MID], request(), {"large": Forecast(0.4), "mid": Forecast(0.4)}, 0.9) is MID
+
+
+def test_a_model_that_cannot_take_the_request_is_not_chosen_for_its_quality() -> None:
+    forecasts = {"small": Forecast(0.99), "mid": Forecast(0.1)}
+    assert pick([SMALL, MID], request(prompt_chars=4 * 1001), forecasts, 0.9) is MID
+    assert pick([SMALL], request(prompt_chars=4 * 1001), forecasts, 0.9) is None
+
+
+def test_a_predicted_length_makes_the_cost_and_the_clients_limit_cuts_it() -> None:
+    talks, terse = {"mid": Forecast(0.5, tokens=1000.0)}, {"mid": Forecast(0.5, tokens=10.0)}
+    assert offer(MID, request(), talks).cost == pytest.approx(10 * 8e-7 + 1000 * 3e-6)
+    assert offer(MID, request(max_tokens=100), talks).cost == pytest.approx(10 * 8e-7 + 100 * 3e-6)
+    assert offer(MID, request(max_tokens=100), terse).cost == pytest.approx(10 * 8e-7 + 10 * 3e-6)
+    assert offer(MID, request()).quality is None

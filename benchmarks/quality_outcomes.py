@@ -1,0 +1,127 @@
+"""Does predicted quality choose well between a weak and a strong model? 5-fold, by prompt.
+
+    python benchmarks/quality_outcomes.py --mmlu MMLU.jsonl.gz --gsm8k GSM8K.jsonl.gz --pool MATRIX.jsonl.gz
+
+Files have one JSON object a line with `prompt`, `weak_correct` and `strong_correct`; the pool's have
+`prompt` and `correct`, by model. Each row is scored by a model of quality that has seen neither it nor a
+near-duplicate, fitted as `extproc train` fits; scales, penalty and calibration are of the other folds
+alone. Rows of the pool join the training of the folds that hold their prompt, and no other: its prompts
+are GSM8K's. Intervals are 95 % bootstrap intervals, those of differences paired.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extproc.embedding.cache import CachedEncoder
+from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.session import DeepEncoder, open_encoder
+from extproc.evaluation.choosing import Choosing, Figure, Table, measure
+from extproc.evaluation.datasets import OutcomeRow
+from extproc.evaluation.outcomes import answers_of, cross_predict
+from extproc.registry import schema
+from extproc.vocabulary import Encoder
+
+WEAK, STRONG = "weak", "strong"
+COLUMNS = (
+    "set", "router", "APGR", "ahead of it", "CPT(50 %)", "CPT(80 %)", "calls saved at 95 %",
+)  # fmt: skip
+PUBLISHED = {"MMLU": 0.603, "GSM8K": 0.622}  # RouteLLM (Ong et al., 2024), its best, trained on other data
+
+
+def main() -> None:
+    """Print one Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mmlu", type=Path)
+    parser.add_argument("--gsm8k", type=Path)
+    parser.add_argument("--pool", type=Path, help="more models' outcomes on GSM8K's prompts")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/quality-outcomes.npz"))
+    options = parser.parse_args()
+    encoder = CachedEncoder(
+        DeepEncoder(open_encoder(locate(), schema.Encoder(device="cpu"))), options.cache, max_entries=100_000
+    )
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
+    if options.mmlu is not None:
+        tell("MMLU", pairs(options.mmlu), encoder, options.seed)
+    if options.gsm8k is not None:
+        rows = pairs(options.gsm8k)
+        tell("GSM8K", rows, encoder, options.seed)
+        if options.pool is not None:
+            tell("GSM8K", pooled(rows, options.pool), encoder, options.seed)
+
+
+def pairs(path: Path) -> list[OutcomeRow]:
+    """Each prompt once, with the outcomes of both models."""
+    rows = {row["prompt"]: row for row in read(path)}
+    return [
+        OutcomeRow(prompt, {WEAK: float(row["weak_correct"]), STRONG: float(row["strong_correct"])})
+        for prompt, row in rows.items()
+    ]
+
+
+def pooled(rows: list[OutcomeRow], pool: Path) -> list[OutcomeRow]:
+    """The same rows with what the pool knows of their prompts."""
+    known: dict[str, dict[str, float]] = {
+        row["prompt"]: {model: float(right) for model, right in row["correct"].items() if right is not None}
+        for row in read(pool)
+    }
+    return [OutcomeRow(row.text, {**known.get(row.text, {}), **row.outcomes}) for row in rows]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a gzipped file of JSON lines."""
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def tell(name: str, rows: list[OutcomeRow], encoder: Encoder, seed: int) -> None:
+    """Measure one set, and print its rows of the table."""
+    pool = sorted({model for row in rows for model in row.outcomes} - {WEAK, STRONG})
+    answers = answers_of(rows, (WEAK, STRONG, *pool), encoder.encode([row.text for row in rows]), DIMENSIONS)
+    predicted = cross_predict(answers, seed, lambda line: print(f"{name}: {line}", file=sys.stderr))[:, :2]
+    calls = np.zeros(predicted.shape)
+    calls[:, 1] = 1.0
+    table = Table(
+        answers.texts, (WEAK, STRONG), predicted, answers.scores[:, :2], costs=calls, expected=calls
+    )
+    found = measure(table)
+    title = f"{name}, {len(rows)} prompts" + (f", trained with {len(pool)} more models" if pool else "")
+    for line in lines(title, name, found):
+        print("| " + " | ".join(line) + " |", flush=True)
+    errors = ", ".join(f"{model.name} {told(model.calibration)}" for model in found.models)
+    print(f"{title}: debiased calibration error {errors}", file=sys.stderr)
+
+
+def lines(title: str, name: str, found: Choosing) -> list[list[str]]:
+    """A line a router, and RouteLLM's."""
+    own = [
+        [
+            title,
+            router.name,
+            told(router.apgr),
+            "" if router.behind is None else told(router.behind),
+            told(router.cpt50),
+            told(router.cpt80),
+            told(router.saving),
+        ]
+        for router in found.routers
+    ]
+    published = [title, "RouteLLM's best, other training data and all of the set", f"{PUBLISHED[name]:.3f}"]
+    return [*own, [*published, "", "", "", ""]]
+
+
+def told(figure: Figure) -> str:
+    """A figure and its interval."""
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
