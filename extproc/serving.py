@@ -18,16 +18,20 @@ from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import Loaded, load
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
-from extproc.telemetry import logs
+from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.records import open_records
 from extproc.telemetry.segments import limits_of
-from extproc.telemetry.sinks import Fanout
+from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
-from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.vocabulary import Decision, Question
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
+
+# Of a prompt, where the operator wants text: it travels in Envoy's memory and on every record.
+_PROMPT_CHARS = 4096
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -49,7 +53,7 @@ async def serve(settings: Settings) -> None:
     loaded = load(settings.registry)
     async with AsyncExitStack() as closing:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
-        metrics, health = Metrics(), Components("registry", "encoder", "grpc")
+        metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", "grpc")
         closing.callback(metrics.close)
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
@@ -70,14 +74,25 @@ async def serve(settings: Settings) -> None:
         )  # fmt: skip
         metrics.watch_registry(lambda: snapshot.version)
 
-        sinks = _sinks(settings, metrics, closing)
+        prices = Prices()
+        prices.learn(loaded.version, PriceList.of(loaded.registry))
+        sinks = Fanout(
+            _sinks(settings, loaded.registry.encoder.model, metrics, closing),
+            prices.of,
+            loaded.registry.telemetry,
+        )
         decider = _Metered(Pipeline(embedder, lambda: snapshot, time.perf_counter), metrics)
         server = Server(
             Options(
                 address=settings.listen or loaded.registry.envoy.sidecar,
                 max_body_bytes=loaded.registry.envoy.max_body_bytes,
             ),
-            ExternalProcessor(decider, version=lambda: snapshot.version, count_failure=metrics.failed),
+            ExternalProcessor(
+                decider,
+                version=lambda: snapshot.version,
+                count_failure=metrics.failed,
+                prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+            ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
         )
@@ -106,20 +121,20 @@ def _prepare(loaded: Loaded, files: EncoderFiles) -> tuple[OnnxEncoder, Snapshot
     return encoder, compile_snapshot(loaded, cached)
 
 
-def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
-    """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
+def _sinks(settings: Settings, encoder: str, metrics: Metrics, closing: AsyncExitStack) -> list[OutcomeSink]:
+    """Where outcomes go; each is closed, and so flushed, after the server has drained."""
     records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
-    sinks: list[ExchangeSink] = [metrics, records]
+    sinks: list[OutcomeSink] = [metrics, records]
     lost = {"records": lambda: records.dropped}
-    spans = sink_from_environment()
+    spans = sink_from_environment(encoder)
     if spans is not None:
         closing.callback(spans.close)
         sinks.append(spans)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
     metrics.watch_deleted(lambda: records.deleted)
-    return Fanout(sinks)
+    return sinks
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -59,16 +59,19 @@ class ExternalProcessor:
         version: Callable[[], str],
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
+        prompt_chars: int = 0,
     ) -> None:
         """``version`` is that of the current registry.
 
         ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
+        ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
         """
         self._decider = decider
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
+        self._prompt_chars = prompt_chars
         self._open = 0
         self._none_open = asyncio.Event()
 
@@ -98,7 +101,7 @@ class ExternalProcessor:
     async def _converse(self, context: _Context) -> None:
         # Reading and writing by hand costs a tenth less than an async generator; and ending the
         # stream with the last answer saves the wait for Envoy to end it.
-        exchange = DecideExchange(self._version(), self._clock)
+        exchange = DecideExchange(self._version(), self._clock, prompt_chars=self._prompt_chars)
         traceparent = _traceparent(context)
         while not exchange.done:
             data = await context.read()
