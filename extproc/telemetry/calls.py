@@ -37,11 +37,7 @@ class Calls:
         self._cost = count(names.COST, description="US dollars for tokens, at the registry's prices.")
         self._reference_cost = count(
             names.REFERENCE_COST,
-            description="US dollars for the same tokens at the reference model, where both are known.",
-        )
-        # Up and down: a request that needs a better model than the reference costs more than it.
-        self._savings = meter.create_up_down_counter(
-            names.SAVINGS, description="US dollars that routing saved against the reference model."
+            description="US dollars for the same tokens at the reference model; less the cost: saved.",
         )
         self._duration = self._histogram(
             names.GEN_AI_SERVER_REQUEST_DURATION, "Time until the answer's last byte.", _DURATION_BUCKETS, "s"
@@ -114,7 +110,6 @@ class Calls:
         self._cost.add(row.cost_usd, labels)
         if row.reference_cost_usd is not None:
             self._reference_cost.add(row.reference_cost_usd, labels)
-            self._savings.add(row.reference_cost_usd - row.cost_usd, labels)
 
     def _count_overhead(self, row: ExchangeRow) -> None:
         if row.total_us is not None and row.duration_ms:

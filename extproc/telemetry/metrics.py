@@ -27,7 +27,7 @@ from extproc.telemetry import names
 from extproc.telemetry.calls import Calls
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Decision
+from extproc.vocabulary import Decision, Reason, Stage
 
 _Labels = Mapping[str, str | bool]
 
@@ -93,6 +93,22 @@ class Metrics:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
 
+    def undecided(self, reason: Reason) -> None:
+        """Count one request that was left to Envoy's default."""
+        self._decisions.add(
+            1,
+            {
+                names.ROUTER_ROUTE: "",
+                names.ROUTER_MODEL: "",
+                names.ROUTER_STAGE: Stage.DEFAULT,
+                names.ROUTER_REASON: reason,
+            },
+        )
+
+    def reloaded(self, result: str) -> None:
+        """Count one reload of the registry by what became of it."""
+        self._reloads.add(1, {names.RESULT: result})
+
     def failed(self, where: str) -> None:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
         self._failures.add(1, {names.ERROR_TYPE: where})
@@ -153,6 +169,9 @@ class Metrics:
             names.DECISIONS, description="Decisions by where they sent the request and why."
         )
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._reloads = count(
+            names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
+        )
         self._steps = self._histogram(
             names.STEP_DURATION, "Time of each step of a decision.", _STEP_BUCKETS, unit="s"
         )

@@ -58,7 +58,7 @@ async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
     await world.records([answer.headers["x-request-id"]])
     keys = [model.key for model in world.pool.values()]
     written = [path for path in world.stack.run_dir.rglob("*") if path.is_file()]
-    assert {"sidecar.log", "envoy.log", "envoy.yaml"} <= {path.name for path in written}
+    assert {"sidecar.log", "envoy.log", "cds.json", "rds.json"} <= {path.name for path in written}
     assert set(segment_paths(world.stack.records)) <= set(written)
     for path in written:
         text = path.read_text()

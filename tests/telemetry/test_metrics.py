@@ -199,15 +199,16 @@ def test_money_is_counted_with_what_the_reference_would_have_cost(metrics: Metri
     code = {"router_route": "code", "router_model": "code"}
     assert value(metrics, "router_cost_usd_total", **code) == 3.0
     assert value(metrics, "router_reference_cost_usd_total", **code) == 12.0
-    assert value(metrics, "router_savings_usd", **code) == 9.0
-    assert value(metrics, "router_savings_usd", router_route="code", router_model="large") == 0.0
+    large = {"router_route": "code", "router_model": "large"}
+    assert value(metrics, "router_cost_usd_total", **large) == 12.0
+    assert value(metrics, "router_reference_cost_usd_total", **large) == 12.0
 
 
 def test_without_a_reference_nothing_is_said_to_be_saved(metrics: Metrics, outcome: Make) -> None:
     metrics.accept(outcome(prices=PriceList(PRICES.prices), usage=Usage(input=1, output=1)))
     names = {name for name, _ in samples(metrics)}
     assert "router_cost_usd_total" in names
-    assert not [name for name in names if "savings" in name or "reference" in name]
+    assert not [name for name in names if "reference" in name]
 
 
 def test_what_routing_costs_is_a_share_of_the_whole(metrics: Metrics, outcome: Make) -> None:
@@ -260,6 +261,19 @@ def test_gauges_show_what_is_watched_now(metrics: Metrics) -> None:
     assert value(metrics, "router_encoder_queue") == 0
     assert value(metrics, "router_registry_info", version="v1") is None
     assert value(metrics, "router_registry_info", version="v2") == 1
+
+
+def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
+    for result in ("loaded", "refused", "loaded"):
+        metrics.reloaded(result)
+    assert value(metrics, "router_registry_reloads_total", result="loaded") == 2
+    assert value(metrics, "router_registry_reloads_total", result="refused") == 1
+
+
+def test_what_is_left_to_envoy_is_a_decision_for_nobody(metrics: Metrics) -> None:
+    metrics.undecided(Reason.UNKNOWN_VERSION)
+    labels = {"router_route": "", "router_model": "", "router_stage": "default"}
+    assert value(metrics, "router_decisions_total", **labels, router_reason="unknown_version") == 1
 
 
 def test_what_telemetry_loses_is_counted_by_sink(metrics: Metrics) -> None:
