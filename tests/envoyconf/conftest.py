@@ -15,6 +15,7 @@ import grpc
 import msgspec
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
@@ -22,7 +23,7 @@ from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
 from extproc.registry.schema import Envoy, Registry, cluster_name
 from extproc.registry.upstreams import Auth, Model, Passthrough
-from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
+from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
 CHAT = "/v1/chat/completions"
@@ -50,19 +51,29 @@ class Provider:
         self.port = 0
         self.received: list[Received] = []
         self.handler: Handler | None = None
+        self._runner: web.AppRunner | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Provider"]:
-        application = web.Application(client_max_size=2**26)
-        application.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
+        await self.start()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self.port = runner.addresses[0][1]
             yield self
         finally:
-            await runner.cleanup()
+            await self.stop()
+
+    async def start(self) -> None:
+        """Listens, again on the same port if it did before."""
+        application = web.Application(client_max_size=2**26)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """From now on connections are refused."""
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -228,14 +239,21 @@ Launch = Callable[..., Awaitable[World]]
 async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
     """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
 
-    ``name`` is what the default model's provider calls it.
+    ``name`` is what the default model's provider calls it; ``speaks`` are the APIs of models that
+    do not speak OpenAI's; ``workers`` is how many threads Envoy has.
 
     Models: ``small`` and ``large`` (the default) have keys, ``local`` has none and is reached by name.
     """
     async with AsyncExitStack() as stack:
 
         async def start(
-            *, sidecar: str = "", running: bool = True, name: str = "large-400b", **settings: Any
+            *,
+            sidecar: str = "",
+            running: bool = True,
+            name: str = "large-400b",
+            speaks: Mapping[str, list[Api]] = {},  # noqa: B006 - only read
+            workers: int = 1,
+            **settings: Any,
         ) -> World:
             providers = {name: Provider(name) for name in ("small", "large", "local", "rest")}
             for provider in providers.values():
@@ -248,8 +266,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             http = await stack.enter_async_context(session)
             world = World(fake, providers, http)
             settings["sidecar"] = fake.address
-            registry = registry_for(tmp_path, providers, name, settings)
-            await stack.enter_async_context(envoy_on(world, registry, tmp_path))
+            registry = registry_for(tmp_path, providers, name, settings, speaks)
+            await stack.enter_async_context(envoy_on(world, registry, tmp_path, workers))
             return world
 
         yield start
@@ -262,7 +280,11 @@ async def world(launch: Launch) -> World:
 
 
 def registry_for(
-    directory: Path, providers: Mapping[str, Provider], default_name: str, settings: Mapping[str, Any]
+    directory: Path,
+    providers: Mapping[str, Provider],
+    default_name: str,
+    settings: Mapping[str, Any],
+    speaks: Mapping[str, list[Api]],
 ) -> Registry:
     """The world's registry, its key files written beside it."""
     for name in ("small", "large", "rest"):
@@ -277,6 +299,7 @@ def registry_for(
         ),
         "local": Model(base_url=f"http://localhost:{providers['local'].port}"),
     }
+    models |= {name: replace(models[name], apis=apis) for name, apis in speaks.items()}
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
@@ -284,15 +307,18 @@ def registry_for(
     passthrough = Passthrough(
         base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
     )
-    return Registry(models=models, default="large", envoy=envoy, **{"passthrough": passthrough, **rest})
+    known = {"default": "large", "passthrough": passthrough}
+    return Registry(models=models, envoy=envoy, **{**known, **rest})
 
 
 @asynccontextmanager
-async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
+async def envoy_on(
+    world: World, registry: Registry, directory: Path, workers: int = 1
+) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
     config.write_text(bootstrap.render(bootstrap.build(registry, "v1", directory)))
-    options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    options = ["--disable-hot-restart", "--concurrency", str(workers), "--log-level", "warning"]
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
