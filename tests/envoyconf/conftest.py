@@ -240,7 +240,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
     """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
 
     ``name`` is what the default model's provider calls it; ``speaks`` are the APIs of models that
-    do not speak OpenAI's; ``workers`` is how many threads Envoy has.
+    do not speak OpenAI's, ``paths`` those of base URLs; ``workers`` is how many threads Envoy has.
 
     Models: ``small`` and ``large`` (the default) have keys, ``local`` has none and is reached by name.
     """
@@ -251,7 +251,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             sidecar: str = "",
             running: bool = True,
             name: str = "large-400b",
-            speaks: Mapping[str, list[Api]] = {},  # noqa: B006 - only read
+            speaks: Mapping[str, list[Api]] = {},
+            paths: Mapping[str, str] = {},
             workers: int = 1,
             **settings: Any,
         ) -> World:
@@ -266,7 +267,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             http = await stack.enter_async_context(session)
             world = World(fake, providers, http)
             settings["sidecar"] = fake.address
-            registry = registry_for(tmp_path, providers, name, settings, speaks)
+            registry = registry_for(tmp_path, providers, name, settings, speaks, paths)
             await stack.enter_async_context(envoy_on(world, registry, tmp_path, workers))
             return world
 
@@ -285,6 +286,7 @@ def registry_for(
     default_name: str,
     settings: Mapping[str, Any],
     speaks: Mapping[str, list[Api]],
+    paths: Mapping[str, str],
 ) -> Registry:
     """The world's registry, its key files written beside it."""
     for name in ("small", "large", "rest"):
@@ -300,6 +302,8 @@ def registry_for(
         "local": Model(base_url=f"http://localhost:{providers['local'].port}"),
     }
     models |= {name: replace(models[name], apis=apis) for name, apis in speaks.items()}
+    for name, path in paths.items():
+        models[name] = replace(models[name], base_url=models[name].base_url + path)
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
@@ -338,7 +342,8 @@ async def _ready(world: World, admin: Path, process: asyncio.subprocess.Process)
         if address := _written(admin):
             world.admin_port = int(address.rpartition(":")[2])
             if await world.admin("/ready") == "LIVE\n":
-                world.port = int((await world.admin("/listeners")).strip().rpartition(":")[2])
+                listening = dict(line.split("::") for line in (await world.admin("/listeners")).splitlines())
+                world.port = int(listening["llm"].rpartition(":")[2])
                 return
         await asyncio.sleep(0.005)
     pytest.fail(f"Envoy ended: {world.log.read_text(errors='replace')}")

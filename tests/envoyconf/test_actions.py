@@ -160,12 +160,25 @@ async def test_a_stall_is_tried_again_after_the_timeout(launch: Launch) -> None:
     assert (answer.status, asked(world)) == (200, 2)
 
 
-async def test_large_bodies_are_tried_again_too(launch: Launch) -> None:
-    world = await launched(launch, retry=Retry(attempts=1))
+async def test_bodies_up_to_the_limit_are_tried_again_too(launch: Launch) -> None:
+    route = Route(candidates="small", retry=Retry(attempts=1))
+    world = await launch(routes={"greeting": route}, max_body_bytes=3_000_000)
     world.providers["small"].handler = answering(503)
-    body = ASK.replace(b"hi", b"x" * 5_000_000)
+    body = ASK.replace(b"hi", b"x" * (3_000_000 - len(ASK) + 2))
     assert (await world.ask(body)).status == 200
     assert [request.body == body for request in world.providers["small"].received] == [True, True]
+
+
+async def test_a_body_that_edits_made_longer_than_the_limit_is_too_large_to_keep_for_a_retry(
+    launch: Launch,
+) -> None:
+    route = Route(candidates="small", retry=Retry(attempts=1))
+    world = await launch(routes={"greeting": route}, max_body_bytes=3_000_000)
+    world.sidecar.decision = decided("small", policy=BodyPolicy(model="n" * 2000))
+    world.providers["small"].handler = answering(503)
+    body = ASK.replace(b"hi", b"x" * (3_000_000 - len(ASK) + 2))
+    assert (await world.ask(body)).status == 413
+    assert asked(world) == 0
 
 
 async def test_a_provider_that_says_when_to_come_back_is_given_that_time(launch: Launch) -> None:
@@ -204,7 +217,7 @@ async def test_request_headers_reach_the_provider_in_place_of_the_clients(launch
 
 
 async def test_response_headers_reach_the_client_in_place_of_the_providers(launch: Launch) -> None:
-    added = {"X-Policy": "50% \"quoted\" %START_TIME%", "cache-control": "no-store"}
+    added = {"X-Policy": '50% "quoted" %START_TIME%', "cache-control": "no-store"}
     world = await launched(launch, response_headers=added)
     world.providers["small"].handler = answering(headers={"cache-control": "public", "x-policy": "mine"})
     headers = (await world.ask()).headers
