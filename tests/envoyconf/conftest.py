@@ -181,6 +181,7 @@ class World:
         self.http = http
         self.port = 0
         self.admin_port = 0
+        self.pid = 0
         self.log = Path()
 
     async def ask(
@@ -212,9 +213,18 @@ class World:
             writer.close()
             await writer.wait_closed()
 
-    async def logged(self) -> Exchange:
-        """The next entry of the access log."""
-        return await asyncio.wait_for(self.sidecar.exchanges.get(), DEADLINE_S)
+    async def logged(self, request_id: str = "") -> Exchange:
+        """The next entry of the access log, or that of one request; what comes before is dropped."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                entry = await self.sidecar.exchanges.get()
+                if request_id in ("", entry.request_id):
+                    return entry
+
+    def cpu_seconds(self) -> float:
+        """CPU time that Envoy has taken so far."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     async def admin(self, path: str) -> str:
         """A page of Envoy's admin interface."""
@@ -237,6 +247,13 @@ Launch = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
+    """See ``launcher``."""
+    async with launcher(tmp_path) as launch:
+        yield launch
+
+
+@asynccontextmanager
+async def launcher(directory: Path) -> AsyncIterator[Launch]:
     """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
 
     ``name`` is what the default model's provider calls it; ``speaks`` are the APIs of models that
@@ -259,7 +276,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             providers = {name: Provider(name) for name in ("small", "large", "local", "rest")}
             for provider in providers.values():
                 await stack.enter_async_context(provider.running())
-            fake = Sidecar(sidecar or f"unix:{tmp_path}/s")
+            fake = Sidecar(sidecar or f"unix:{directory}/s")
             if running:
                 await fake.start()
             stack.push_async_callback(fake.stop)
@@ -267,8 +284,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             http = await stack.enter_async_context(session)
             world = World(fake, providers, http)
             settings["sidecar"] = fake.address
-            registry = registry_for(tmp_path, providers, name, settings, speaks, paths)
-            await stack.enter_async_context(envoy_on(world, registry, tmp_path, workers))
+            registry = registry_for(directory, providers, name, settings, speaks, paths)
+            await stack.enter_async_context(envoy_on(world, registry, directory, workers))
             return world
 
         yield start
@@ -327,6 +344,7 @@ async def envoy_on(
         process = await asyncio.create_subprocess_exec(
             binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
         )
+    world.pid = process.pid
     try:
         async with asyncio.timeout(DEADLINE_S):
             await _ready(world, admin, process)
