@@ -14,12 +14,26 @@ def key_problems(registry: Registry, directory: Path, environment: Mapping[str, 
     They may be on another machine, which only the caller knows: so these are no errors. Key files
     are relative to ``directory``, that of the registry file. Keys are never part of the words.
     """
+    for where, auth in _auths(registry):
+        if problem := _problem(auth, directory, environment):
+            yield f"{where}: {problem}"
+
+
+def _auths(registry: Registry) -> Iterator[tuple[str, Auth]]:
     upstreams: dict[str, Upstream] = {f"models.{name}": model for name, model in registry.models.items()}
     if registry.passthrough is not None:
         upstreams["passthrough"] = registry.passthrough
     for where, upstream in upstreams.items():
-        if isinstance(upstream.auth, Auth) and (problem := _problem(upstream.auth, directory, environment)):
-            yield f"{where}: {problem}"
+        if isinstance(upstream.auth, Auth):
+            yield where, upstream.auth
+
+
+def missing_keys(registry: Registry, directory: Path) -> Iterator[str]:
+    """What is wrong with key files that could not be used as they are; for who is where Envoy is."""
+    for where, auth in _auths(registry):
+        path = directory / auth.file
+        if auth.file and not (path.is_file() and path.read_text().strip()):
+            yield f"{where}: {_problem(auth, directory, {})}"
 
 
 def _problem(auth: Auth, directory: Path, environment: Mapping[str, str]) -> str:

@@ -23,6 +23,13 @@ class PipelineStage(Protocol):
         ...
 
 
+async def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
+    """Refuse an API that no model of the registry speaks. Raises ``UnknownModel``."""
+    if question.request.api not in snapshot.defaults:
+        raise UnknownModel(f"No model here speaks {question.request.api}.", param="model")
+    return None
+
+
 async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse what a deny rule names. Raises ``Denied``."""
     rule = first_that_holds(snapshot.deny_rules, question)
