@@ -32,12 +32,15 @@ _STEP_BUCKETS: Final = (
     *(5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0),
 )
 _SCORE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-# Seconds, as the GenAI conventions advise for server request duration and time to first token.
+# As the GenAI conventions advise: seconds of a server's request, to its first token and for each
+# that follows, and tokens.
 _DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
-_FIRST_BYTE_BUCKETS: Final = (
+_FIRST_BUCKETS: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
     *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
+_PER_TOKEN_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
 
 _STEPS: Final = tuple((step, {names.ROUTER_STEP: step}) for step in ("queue", "embed", "total"))
 _PARSE: Final = {names.ROUTER_STEP: "parse"}
@@ -204,7 +207,25 @@ class Metrics:
             unit="s",
         )
         self._first_byte = self._histogram(
-            names.UPSTREAM_FIRST_BYTE, "Time until the provider's first byte.", _FIRST_BYTE_BUCKETS, unit="s"
+            names.UPSTREAM_FIRST_BYTE, "Time until the provider's first byte.", _FIRST_BUCKETS, unit="s"
+        )
+        self._first_token = self._histogram(
+            names.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
+            "Time until a stream's first token was seen.",
+            _FIRST_BUCKETS,
+            unit="s",
+        )
+        self._per_token = self._histogram(
+            names.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+            "Time per token of a stream after its first.",
+            _PER_TOKEN_BUCKETS,
+            unit="s",
+        )
+        self._tokens = self._histogram(
+            names.GEN_AI_CLIENT_TOKEN_USAGE,
+            "Tokens of an answer as its provider told them.",
+            _TOKEN_BUCKETS,
+            unit="{token}",
         )
 
     def _record_call(self, exchange: Exchange, row: ExchangeRow) -> None:
@@ -219,6 +240,13 @@ class Metrics:
         if exchange.duration is not None:
             error = {names.ERROR_TYPE: row.error} if row.error else {}
             self._duration.record(exchange.duration, labels | error)
+        for kind, count in (("input", row.input_tokens), ("output", row.output_tokens)):
+            if count is not None:
+                self._tokens.record(count, labels | {names.GEN_AI_TOKEN_TYPE: kind})
+        if row.time_to_first_token_ms is not None:
+            self._first_token.record(row.time_to_first_token_ms / 1e3, labels)
+            if (per_token := _per_token_s(row, row.time_to_first_token_ms)) is not None:
+                self._per_token.record(per_token, labels)
 
     def _histogram(
         self, name: str, description: str, buckets: tuple[float, ...], unit: str = ""
@@ -240,6 +268,13 @@ def _observing(
         return [Observation(value, labels) for value, labels in observe()]
 
     return callback
+
+
+def _per_token_s(row: ExchangeRow, first_token_ms: float) -> float | None:
+    """Seconds per token that came after the first, of an answer that ended well."""
+    if row.duration_ms is None or row.error or row.output_tokens is None or row.output_tokens < 2:
+        return None
+    return max(0.0, row.duration_ms - first_token_ms) / 1e3 / (row.output_tokens - 1)
 
 
 def _status_class(status: int | None) -> str:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
 from extproc.telemetry.metrics import Metrics
-from extproc.vocabulary import BodyPolicy, Decision, Exchange, Reason, Stage, StageTimes
+from extproc.vocabulary import BodyPolicy, Decision, Exchange, Reason, Stage, StageTimes, Usage
 
 Make = Callable[..., Exchange]
 
@@ -154,6 +154,39 @@ def test_calls_are_timed_by_model_and_error(metrics: Metrics, exchange: Make) ->
     assert value(metrics, duration, **call, error_type="UF") == 0.5
     assert value(metrics, "router_upstream_first_byte_seconds_sum", **call) == 0.125
     assert value(metrics, "router_upstream_first_byte_seconds_count", **call) == 1
+
+
+CALL = {
+    "gen_ai_operation_name": "chat",
+    "gen_ai_provider_name": "openai",
+    "gen_ai_request_model": "qwen3-coder",
+}
+
+
+def test_tokens_are_counted_by_kind_where_the_answer_told_them(metrics: Metrics, exchange: Make) -> None:
+    metrics.accept(exchange(usage=Usage(input=1200, output=34)))
+    metrics.accept(exchange(usage=Usage(input=100)))
+    metrics.accept(exchange())
+    for kind, total, count in (("input", 1300, 2), ("output", 34, 1)):
+        labels = CALL | {"gen_ai_token_type": kind}
+        assert value(metrics, "gen_ai_client_token_usage_sum", **labels) == total
+        assert value(metrics, "gen_ai_client_token_usage_count", **labels) == count
+
+
+def test_time_to_first_token_and_per_token_are_claimed_only_where_the_first_was_seen(
+    metrics: Metrics, exchange: Make
+) -> None:
+    first, each = "gen_ai_server_time_to_first_token_seconds", "gen_ai_server_time_per_output_token_seconds"
+    metrics.accept(exchange(usage=Usage(output=11)))
+    assert value(metrics, f"{first}_count", **CALL) is None
+    metrics.accept(exchange(usage=Usage(output=11, first_token_at=1_795_000_000.75)))
+    assert value(metrics, f"{first}_sum", **CALL) == 0.5
+    assert value(metrics, f"{each}_sum", **CALL) == pytest.approx((1.5 - 0.5) / 10)
+    for output, status in ((None, 200), (1, 200), (11, 503)):
+        usage = Usage(output=output, first_token_at=1_795_000_000.75)
+        metrics.accept(exchange(usage=usage, status=status))
+    assert value(metrics, f"{first}_count", **CALL) == 4
+    assert value(metrics, f"{each}_count", **CALL) == 1
 
 
 def test_what_called_no_model_is_not_timed_as_a_call(metrics: Metrics, exchange: Make) -> None:
