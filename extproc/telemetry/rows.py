@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from extproc.apis import api_of
 from extproc.telemetry import names
-from extproc.vocabulary import Envelope, Exchange, Usage
+from extproc.vocabulary import Api, Envelope, Exchange, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -204,7 +204,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         first_byte_ms=_milliseconds(exchange.first_byte),
         request_bytes=exchange.request_bytes,
         response_bytes=exchange.response_bytes,
-        input_tokens=usage.input,
+        input_tokens=_input_tokens(api, usage),
         output_tokens=usage.output,
         cached_tokens=usage.cached,
         cache_write_tokens=usage.cache_write,
@@ -263,6 +263,13 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _input_tokens(api: str, usage: Usage) -> int | None:
+    """All that the model read. Anthropic counts what went through its cache apart, as others do not."""
+    if usage.input is None or api != Api.ANTHROPIC_MESSAGES:
+        return usage.input
+    return usage.input + (usage.cached or 0) + (usage.cache_write or 0)
 
 
 def _first_token(exchange: Exchange, usage: Usage) -> float | None:

@@ -81,6 +81,16 @@ def test_usage_is_what_the_answer_told(exchange: Make) -> None:
     assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
 
 
+def test_anthropics_input_is_told_with_what_went_through_the_cache_like_everybody_elses(
+    exchange: Make,
+) -> None:
+    usage = Usage(input=10, cached=1000, cache_write=50)
+    assert row_of(exchange(api="anthropic.messages", usage=usage)).input_tokens == 1060
+    assert row_of(exchange(api="openai.chat", usage=usage)).input_tokens == 10
+    assert row_of(exchange(api="anthropic.messages", usage=Usage(input=10))).input_tokens == 10
+    assert row_of(exchange(api="anthropic.messages", usage=Usage(cached=5))).input_tokens is None
+
+
 def test_the_provider_is_the_models_own_or_its_apis_and_a_refused_request_has_none(exchange: Make) -> None:
     assert row_of(exchange()).provider == "acme"
     assert row_of(exchange(provider="")).provider == "openai"
