@@ -290,6 +290,7 @@ class Exchange(msgspec.Struct, frozen=True):
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    traceparent: str = ""  # of the request, as the provider got it; the envelope's goes before it
     first_body_byte: float | None = None  # until the first byte of its answer's body came
     api: str = ""  # that was asked, as Envoy saw it
     usage: Usage | None = None  # None: nothing was seen of it

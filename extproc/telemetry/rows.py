@@ -174,7 +174,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     return ExchangeRow(
         time=datetime.fromtimestamp(exchange.started_at, UTC),
         request_id=exchange.request_id,
-        trace_id=_trace_id(envelope.traceparent, exchange.request_id),
+        trace_id=_trace_id(exchange),
         api=api,
         method=exchange.method,
         path=exchange.path[:_PATH_LIMIT],
@@ -226,19 +226,26 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     )
 
 
-def remote_span(traceparent: str) -> SpanContext | None:
+def _remote_span(traceparent: str) -> SpanContext | None:
     """The span that a W3C ``traceparent`` names; None when it is not valid."""
     context = _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
     span = get_current_span(context).get_span_context()
     return span if span.is_valid else None
 
 
-def _trace_id(traceparent: str, request_id: str) -> str:
+def caller_of(exchange: Exchange) -> SpanContext | None:
+    """The span that the exchange is a part of, as the sidecar was told or else as the provider was."""
+    told = exchange.envelope.traceparent if exchange.envelope else ""
+    return _remote_span(told or exchange.traceparent)
+
+
+def _trace_id(exchange: Exchange) -> str:
     """Of the trace that the exchange belongs to, else one that is made of its own id.
 
     So that any process that tells of the exchange, and any telling of it again, names the same.
     """
-    span = remote_span(traceparent)
+    request_id = exchange.request_id
+    span = caller_of(exchange)
     if span is not None:
         return format_trace_id(span.trace_id)
     digits = request_id.replace("-", "").lower()

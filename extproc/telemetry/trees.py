@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from extproc.telemetry import names
 from extproc.telemetry.attributes import CALL_FIELDS, Value, attribute_of, attributes_of
-from extproc.telemetry.rows import ExchangeRow, remote_span
+from extproc.telemetry.rows import ExchangeRow, caller_of
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Envelope, Reason, Stage
 
@@ -59,7 +59,7 @@ def spans_of(outcome: Outcome, origin: Origin) -> list[ReadableSpan]:
     start = round(exchange.started_at * 1e6) * 1000  # a float of seconds holds no nanoseconds
     end = start + round((exchange.duration or 0.0) * 1e9)
     envelope = exchange.envelope or _NOTHING_DECIDED
-    caller = remote_span(envelope.traceparent)
+    caller = caller_of(exchange)
     under_caller = caller is not None and caller.trace_flags.sampled
     context = _context(row, names.ROUTE_SPAN)
     whole = ReadableSpan(

@@ -59,7 +59,9 @@ def exchange() -> Callable[..., Exchange]:
     """Makes an answered exchange; keywords replace fields of it, or of its envelope."""
 
     def make(**changes: Any) -> Exchange:
-        of_envelope = {name: changes.pop(name) for name in [*changes] if name in Envelope.__struct_fields__}
+        replaced = "envelope" in changes  # then the rest are the exchange's own
+        fields = () if replaced else Envelope.__struct_fields__
+        of_envelope = {name: changes.pop(name) for name in [*changes] if name in fields}
         envelope = msgspec.structs.replace(DECIDED, **of_envelope)
         return msgspec.structs.replace(ANSWERED, **{"envelope": envelope, **changes})
 

@@ -191,6 +191,12 @@ def test_a_parent_that_is_not_sampled_is_linked_and_leaves_no_orphan(outcome: Ma
     assert span.context.trace_flags.sampled
 
 
+def test_an_exchange_that_the_sidecar_missed_is_in_its_trace_all_the_same(outcome: Make) -> None:
+    span = route(outcome(envelope=None, traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01"))
+    assert span.parent is not None
+    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE_ID, PARENT_ID)
+
+
 def test_who_tells_an_exchange_twice_tells_the_same_spans(outcome: Make) -> None:
     def ids(made: Outcome) -> list[int]:
         return [span.context.span_id for span in spans_of(made, ORIGIN)]
