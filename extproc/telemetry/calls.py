@@ -1,6 +1,7 @@
 """The instruments of finished exchanges: the calls, their tokens, times, cost, and what routing added.
 
-Each reads the exchange's row, which records and spans are made of too.
+Each reads the exchange's row, which records and spans are made of too. A call touches some ten
+instruments, 5 us each, after the answer.
 """
 
 from collections.abc import Mapping

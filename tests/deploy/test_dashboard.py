@@ -127,7 +127,12 @@ def test_panels_have_places_of_their_own() -> None:
 
 def test_the_collector_hands_traces_to_the_table_that_the_store_reads() -> None:
     config = yaml.safe_load((DEPLOY / "otel-collector.yaml").read_text())
-    (pipeline,) = config["service"]["pipelines"].values()
-    assert (pipeline["receivers"], pipeline["exporters"]) == (["otlp"], ["clickhouse"])
+    pipelines = config["service"]["pipelines"]
+    assert pipelines["traces"]["exporters"] == ["clickhouse"]
     assert config["exporters"]["clickhouse"]["traces_table_name"] == "otel_traces"
-    assert set(pipeline["processors"]) <= config["processors"].keys()
+    # A sidecar sends both to one endpoint: a collector that takes one of them would refuse the other.
+    assert pipelines.keys() == {"traces", "metrics"}
+    for pipeline in pipelines.values():
+        assert pipeline["receivers"] == ["otlp"]
+        assert set(pipeline["processors"]) <= config["processors"].keys()
+        assert set(pipeline["exporters"]) <= config["exporters"].keys()
