@@ -91,7 +91,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         envelope=_envelope(common.metadata),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
-        attempts=common.upstream_request_attempt_count or 1,
+        attempts=common.upstream_request_attempt_count,
         served_by=_hop(common),
     )
 
