@@ -123,6 +123,7 @@ class Embedding(msgspec.Struct, frozen=True):
     tokens: int  # tokens the encoder read, after truncation
     queue_s: float  # seconds waited for the device
     infer_s: float  # seconds of the batch it was in
+    inner: NDArray[np.float32] | None = None  # the encoder's inner layers, unit vectors side by side
 
 
 class Embedder(Protocol):
