@@ -89,6 +89,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
+        traceparent=common.custom_tags.get(observed.TRACEPARENT_TAG, ""),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
         attempts=common.upstream_request_attempt_count,

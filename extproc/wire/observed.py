@@ -14,6 +14,7 @@ USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
 CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one content from the next
+TRACEPARENT_TAG = "traceparent"  # of the request, as the provider got it
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
 
 _EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves

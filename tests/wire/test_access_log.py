@@ -58,6 +58,7 @@ def test_an_entry_becomes_an_exchange() -> None:
     common.time_to_first_upstream_rx_byte.nanos = 500_000_000
     common.time_to_last_downstream_tx_byte.seconds = 2
     common.duration.seconds = 3
+    common.custom_tags["traceparent"] = "00-aa-bb-01"
     entry = HTTPAccessLogEntry(
         common_properties=common,
         request=HTTPRequestProperties(
@@ -82,6 +83,7 @@ def test_an_entry_becomes_an_exchange() -> None:
         request_bytes=81,
         response_bytes=9000,
         envelope=Envelope(route="code", margin=0.25, tokens=7),
+        traceparent="00-aa-bb-01",
     )
 
 
