@@ -123,6 +123,7 @@ class Embedding(msgspec.Struct, frozen=True):
     tokens: int  # tokens the encoder read, after truncation
     queue_s: float  # seconds waited for the device
     infer_s: float  # seconds of the batch it was in
+    inner: NDArray[np.float32] | None = None  # the encoder's inner layers, unit vectors side by side
 
 
 class Embedder(Protocol):
@@ -294,7 +295,7 @@ class Exchange(msgspec.Struct, frozen=True):
     first_body_byte: float | None = None  # until the first byte of its answer's body came
     api: str = ""  # that was asked, as Envoy saw it
     usage: Usage | None = None  # None: nothing was seen of it
-    attempts: int = 1  # how often Envoy asked a model
+    attempts: int = 0  # how often Envoy asked a model
     served_by: str = ""  # the model that answered, when that may be another than was decided
 
 

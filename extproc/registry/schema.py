@@ -88,11 +88,19 @@ class Scorer(Section, frozen=True):
     prototypes: Positive = 4  # per route, for kind: prototypes
 
 
-class Thresholds(Section, frozen=True):
-    """Floors below which a request abstains to the default model."""
+DEFAULT_MARGIN = 0.1
+DEFAULT_SIMILARITY = 0.3
 
-    margin: Fraction = 0.1  # probability of the best route less that of the second
-    similarity: Fraction = 0.3  # cosine to the nearest example
+
+class Thresholds(Section, frozen=True):
+    """Floors below which a request abstains to the default model.
+
+    One that is absent is the artefact's, which were learnt, else ``DEFAULT_MARGIN`` or
+    ``DEFAULT_SIMILARITY``.
+    """
+
+    margin: Fraction | None = None  # probability of the best route less that of the second
+    similarity: Fraction | None = None  # cosine to the nearest example
 
 
 class Encoder(Section, frozen=True):
@@ -140,6 +148,9 @@ class Registry(Section, frozen=True):
     unknown_models: Literal["route", "reject"] = "route"
     trusted_headers: list[str] = []  # request headers that Envoy sets, so rules may use them
     scorer: Scorer = Scorer()
+    artefact: str = (
+        ""  # a directory from `extproc train`, relative to the registry file; serves, not `scorer`
+    )
     thresholds: Thresholds = Thresholds()
     encoder: Encoder = Encoder()
     # ask: streams tell their token usage, in one more chunk that the client sees too.

@@ -92,7 +92,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         traceparent=common.custom_tags.get(observed.TRACEPARENT_TAG, ""),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
-        attempts=common.upstream_request_attempt_count or 1,
+        attempts=common.upstream_request_attempt_count,
         served_by=_hop(common),
     )
 

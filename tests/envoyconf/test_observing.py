@@ -330,6 +330,15 @@ async def test_what_is_not_told_is_unknown_and_not_0(world: World) -> None:
         assert usage == Usage(finish="stop", response_id="chatcmpl-1", response_model="gpt-5-2026")
 
 
+@pytest.mark.parametrize("padding", [0, 40_000])
+async def test_a_tools_arguments_are_not_taken_for_usage_that_is_not_told(world: World, padding: int) -> None:
+    content = [*MESSAGE["content"], {"type": "text", "text": "x" * padding}]
+    untold = {key: value for key, value in MESSAGE.items() if key != "usage"} | {"content": content}
+    usage = await answered(world, "messages", json.dumps(untold).encode(), kind="application/json")
+    assert usage is not None
+    assert (usage.input, usage.output, usage.cached, usage.finish) == (None, None, None, "tool_use")
+
+
 @pytest.mark.parametrize(
     ("count", "read"),
     [

@@ -9,7 +9,9 @@ import pytest
 
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel, UnknownVersion
 from extproc.routing import rules
+from extproc.routing.calibration import Calibration
 from extproc.routing.choice import Target
+from extproc.routing.heads import OnEmbedding
 from extproc.routing.meaning import Meaning
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.scorers import Centroids
@@ -52,8 +54,8 @@ class Words:
 def snapshot(**changes: object) -> Snapshot:
     meaning = Meaning(
         routes=("coding", "smalltalk"),
-        scorer=Centroids(AXES[:2]),
-        temperature=0.1,
+        head=OnEmbedding(Centroids(AXES[:2])),
+        calibration=Calibration(0.1),
         examples=AXES[:2],
         texts=("code", "chat"),
         starts=np.array([0, 1]),

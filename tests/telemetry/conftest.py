@@ -51,6 +51,7 @@ ANSWERED = Exchange(
     request_bytes=120,
     response_bytes=4096,
     envelope=DECIDED,
+    attempts=1,
 )
 
 

@@ -52,8 +52,8 @@ local function counts_of(object)
   return counts
 end
 
--- The counts of the last usage object of a text that has any, or nil: what tools' schemas or
--- arguments call usage comes before it.
+-- The counts of the last usage object of a text that has any, and where it begins, or nil: what tools'
+-- schemas or arguments call usage comes before it.
 local function counts_in(text)
   local latest, number, at = {}, 0, string.find(text, '"usage"', 1, true)
   while at do
@@ -61,9 +61,10 @@ local function counts_in(text)
     number, at = number + 1, string.find(text, '"usage"', at + 7, true)
   end
   for i = number - 1, math.max(0, number - LATEST), -1 do
-    local object = string.match(text, '^"usage"%s*:%s*(%b{})', latest[i % LATEST])
+    local from = latest[i % LATEST]
+    local object = string.match(text, '^"usage"%s*:%s*(%b{})', from)
     local counts = object and counts_of(object)
-    if counts and next(counts) then return counts end
+    if counts and next(counts) then return counts, from end
   end
 end
 
@@ -132,7 +133,10 @@ local function document_reader(handle)
   local counts, read_ends_and_names = nil, ends_and_names_reader(handle)
   return function(text, ended)
     read_ends_and_names(text)
-    counts = counts_in(text) or counts
+    local found, from = counts_in(text)
+    counts = found or counts
+    -- What comes before a message's stop_reason was its content: a tool's arguments.
+    if string.find(text, '"stop_reason"', from or 1, true) then counts = nil end
     if ended then
       for key, count in pairs(counts or {}) do put(handle, key, count) end
     end
