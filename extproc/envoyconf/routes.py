@@ -148,7 +148,7 @@ def _passthrough(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
     """All else, untouched: no filter is on, and no limit of ours holds."""
     upstream = registry.passthrough
     if upstream is None:
-        yield catalogue.nothing_here()
+        yield from catalogue.nothing_here()
         return
     for prefix in (f"{API_ROOT}/", "/"):
         yield Route(

@@ -21,8 +21,10 @@ from extproc.registry.schema import Registry
 from tests.envoyconf.conftest import DEADLINE_S, Provider, Sidecar, World, decided, envoy_on
 
 BOTH = ("h2", "http/1.1")
-# A request that is good both for chat completions and for messages.
-EITHER = b'{"model":"auto","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}'
+# A request that is good in every API.
+EVERY = (
+    b'{"model":"auto","max_tokens":9,"input":"hi","prompt":"hi","messages":[{"role":"user","content":"hi"}]}'
+)
 
 
 @asynccontextmanager

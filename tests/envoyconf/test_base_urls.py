@@ -11,13 +11,10 @@ from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Model, Passthrough
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import CHAT, JSON, World
-from tests.envoyconf.serving import EITHER, running, serving
+from tests.envoyconf.serving import EVERY, running, serving
 
 QUERY = "?api-version=2026-01-01&a=/v1/%2F&&b=?/v1/"
 PATHS = [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"]
-SAID = (
-    b'{"model":"auto","max_tokens":9,"input":"hi","prompt":"hi","messages":[{"role":"user","content":"hi"}]}'
-)
 
 
 @asynccontextmanager
@@ -55,7 +52,7 @@ async def test_the_path_of_the_base_url_stands_in_place_of_v1(
         for path in PATHS:
             for query in ("", "?", QUERY):
                 world.forget()
-                assert (await world.ask(SAID, path=path + query)).by == "only"
+                assert (await world.ask(EVERY, path=path + query)).by == "only"
                 expected = root + path.removeprefix("/v1")
                 # aiohttp's server drops a query that is empty; no provider can tell the difference.
                 assert world.only_request()[1].path.rstrip("?") == (expected + query).rstrip("?")
@@ -85,7 +82,7 @@ async def test_errors_stay_in_the_clients_shape_where_the_path_was_rewritten(tmp
 
     async with at(tmp_path, "/anthropic/v9") as world:
         world.providers["only"].handler = world.providers["rest"].handler = hang_up
-        messages, chat = [await world.ask(EITHER, path=path) for path in ("/v1/messages?beta=true", CHAT)]
+        messages, chat = [await world.ask(EVERY, path=path) for path in ("/v1/messages?beta=true", CHAT)]
         # A thread of OpenAI's assistants has messages too.
         thread = await world.ask(b"", path="/v1/threads/t/messages", method="GET")
     assert (messages.status, messages.json()["type"]) == (503, "error")

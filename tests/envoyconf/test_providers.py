@@ -16,7 +16,7 @@ from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Auth, Endpoint, HealthCheck, Model, Tls
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import ASK, CHAT, JSON, World, decided
-from tests.envoyconf.serving import BOTH, EITHER, Front, fronts, running, serving, write_authority
+from tests.envoyconf.serving import BOTH, EVERY, Front, fronts, running, serving, write_authority
 
 MESSAGES = "/v1/messages"
 
@@ -100,7 +100,7 @@ async def test_who_cannot_prove_to_be_the_provider_gets_no_request(
     tmp_path: Path, settings: dict[str, Any], why: str, path: str
 ) -> None:
     async with secure(tmp_path, apis=["openai.chat", "anthropic.messages"], **settings) as world:
-        answer = await world.ask(EITHER, path=path)
+        answer = await world.ask(EVERY, path=path)
         assert answer.status == 503
         assert answer.json()["error"]["message"] == "The model is not available."
         assert answer.json().get("type") == ("error" if path == MESSAGES else None)
@@ -173,7 +173,7 @@ async def test_each_provider_gets_its_own_key_where_it_looks_for_it_and_no_other
     for kind, (header, value) in KINDS.items():
         mixed.forget()
         mixed.sidecar.decision = decided(kind)
-        assert (await mixed.ask(EITHER, path=path, headers=JSON | CLIENTS)).by == kind
+        assert (await mixed.ask(EVERY, path=path, headers=JSON | CLIENTS)).by == kind
         headers = mixed.only_request()[1].headers
         assert {name: headers[name] for name in CREDENTIALS & headers.keys()} == {header: value}
 
@@ -237,7 +237,7 @@ async def test_a_key_that_is_empty_is_the_routers_fault_not_the_clients(
             models={"only": Model(base_url=url, auth=Auth(file="empty.key"), apis=list(Api))}, default="only"
         )
         async with serving(tmp_path, registry, providers, sidecar_alive=sidecar_alive) as world:
-            answer = await world.ask(EITHER, path=path)
+            answer = await world.ask(EVERY, path=path)
             assert answer.status == 503
             assert answer.json()["error"] == {"message": "The router has no key for this model.", **shape}
             assert not providers["only"].received
