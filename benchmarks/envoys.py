@@ -34,7 +34,7 @@ def front(
     generated listener without what asks the sidecar and what fails open without it; ``do_nothing``
     is the plain one with the generated ext_proc filter in front, asking ``do_nothing_at``.
     """
-    tree, other = bootstrap.build(patient, "", directory), bootstrap.build(hasty, "", directory)
+    tree, other = bootstrap.build(patient, directory), bootstrap.build(hasty, directory)
     resources = tree["static_resources"]
     (routed,) = resources["listeners"]
     (hasty_listener,) = _renamed(other["static_resources"]["listeners"], SIDECAR_CLUSTER, "hasty")

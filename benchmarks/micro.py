@@ -43,7 +43,7 @@ def _best(step: Callable[[], object]) -> float:
 
 async def _rule_decision(registry: Path) -> float:
     snapshot = compile_snapshot(load(registry), _RandomEncoder())
-    pipeline = Pipeline(_NoEmbedder(), lambda: snapshot, time.perf_counter)
+    pipeline = Pipeline(_NoEmbedder(), lambda _: snapshot, time.perf_counter)
     request = apis.parse(Api.OPENAI_CHAT, workload.chat_body(workload.RULE_16))
     question = Question(request, RequestHead("POST", "/v1/chat/completions", {}))
     seconds = []

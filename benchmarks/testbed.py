@@ -124,7 +124,7 @@ async def _start_sidecar(run_dir: Path, door: Door, admin: int, stopping: AsyncE
         *(sys.executable, "-m", "extproc", "serve"),
         *("--registry", str(_registry(run_dir, door))),
         *("--admin", f"{HOST}:{admin}"),
-        *("--records", str(run_dir / f"{door}.jsonl")),
+        *("--records", str(run_dir / f"{door}-records")),
     ]
     process = await _start(run_dir, door, command, stopping)
     await process.ready(f"http://{HOST}:{admin}/readyz", timeout_s=_START_S)

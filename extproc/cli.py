@@ -1,19 +1,25 @@
-"""The command line: `extproc serve | validate | explain | envoy-config | model fetch`."""
+"""The command line: `extproc serve | validate | explain | eval | report | ...`."""
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import extproc
 from extproc.apis import api_of
-from extproc.commands import evaluating, holdout
+from extproc.commands import evaluating, holdout, records, reporting
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
+
+if TYPE_CHECKING:
+    from extproc.envoyconf.writer import Writer
 
 _EPILOGUE = """\
 a first session:
@@ -46,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    _bear_hangups()
     from extproc.serving import Settings, serve
 
     settings = Settings(
@@ -54,10 +61,16 @@ def _serve(options: argparse.Namespace) -> int:
         listen=options.listen,
         admin=options.admin,
         records=options.records,
+        records_mib=options.records_mib,
         log_level=options.log_level,
     )
     asyncio.run(serve(settings))
     return 0
+
+
+def _bear_hangups() -> None:
+    """SIGHUP means to read the registry again; before it was read at all, that is to do nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -104,15 +117,46 @@ def _envoy_config(options: argparse.Namespace) -> int:
     from extproc.registry.keys import key_problems
     from extproc.registry.loading import load
 
+    if options.xds is not None:
+        return _envoy_files(options)
+    for name in ("watch", "listen", "admin", "sidecar"):
+        if getattr(options, name):
+            raise OperatorError(f"--{name} goes with --xds DIR")
     loaded, directory = load(options.registry), options.registry.parent
     for problem in key_problems(loaded.registry, directory, os.environ):
         print(f"extproc: warning: {problem}", file=sys.stderr)
-    text = render(build(loaded.registry, loaded.version, directory))
+    text = render(build(loaded.registry, directory))
     if options.output is None:
         sys.stdout.write(text)
         return 0
     options.output.write_text(text)
     return 0
+
+
+def _envoy_files(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.writer import Addresses, Writer
+    from extproc.telemetry import logs
+
+    _bear_hangups()
+    logs.configure("info" if options.watch else "warning")
+    addresses = Addresses(options.listen or "", options.admin or "", tuple(options.sidecar))
+    writer = Writer(options.registry, options.xds, addresses)
+    if not options.watch:
+        status = asyncio.run(writer.once())
+        print(f"{options.xds}: version {status.version}")
+        return 0
+    asyncio.run(_until_stopped(writer))
+    return 0
+
+
+async def _until_stopped(writer: "Writer") -> None:
+    following = asyncio.create_task(writer.follow())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, following.cancel)
+    loop.add_signal_handler(signal.SIGHUP, writer.reload)
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
 
 
 def _model_fetch(options: argparse.Namespace) -> int:
@@ -137,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     evaluating.add(commands)
     holdout.add(commands)
+    reporting.add(commands)
+    records.add(commands)
     _add_envoy_config(commands)
     _add_model(commands)
     return parser
@@ -172,9 +218,17 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument(
         "--records",
-        metavar="FILE",
+        metavar="DIR",
         default="-",
-        help="one JSON line per finished exchange is appended here; - is stdout (default: %(default)s)",
+        help="segments of JSON lines, one per finished exchange, are written to this directory; - is stdout "
+        "(default: %(default)s)",
+    )
+    serve.add_argument(
+        "--records-mib",
+        type=int,
+        metavar="N",
+        default=4096,
+        help="how much that directory may hold; the oldest segments make room (default: %(default)s)",
     )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
@@ -222,7 +276,8 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         _envoy_config,
         "make Envoy's configuration from a registry",
         "Write a complete Envoy bootstrap: listener, ext_proc, fail-open route, one cluster per model. Run "
-        "it with `envoy -c FILE`, or take its parts into an Envoy that already runs.",
+        "it with `envoy -c FILE`, or take its parts into an Envoy that already runs. With --xds, write what "
+        "changes into files of their own: run `envoy -c DIR/bootstrap.yaml --reject-unknown-dynamic-fields`.",
     )
     takes_registry(config)
     config.add_argument(
@@ -230,6 +285,32 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         type=Path,
         metavar="FILE",
         help="write it there instead of to stdout (paths inside stay absolute)",
+    )
+    config.add_argument(
+        "--xds",
+        type=Path,
+        metavar="DIR",
+        help="instead, write bootstrap.yaml and the files to which it refers into this directory, made for "
+        "the owner alone: an Envoy that runs with them follows every change without a restart",
+    )
+    config.add_argument(
+        "--watch",
+        action="store_true",
+        help="with --xds: go on, and bring Envoy to each new version of the registry, until SIGTERM; "
+        "SIGHUP reads it anew. DIR/status.json says how things stand, and the log does on stderr",
+    )
+    for name, what in (("listen", "where clients find Envoy"), ("admin", "Envoy's admin interface")):
+        config.add_argument(
+            f"--{name}",
+            metavar="HOST:PORT",
+            help=f"with --xds: {what} (default: the registry's)",
+        )
+    config.add_argument(
+        "--sidecar",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="with --xds: where Envoy finds `extproc serve`; repeatable (default: the registry's)",
     )
 
 

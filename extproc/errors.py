@@ -8,7 +8,8 @@ RouterError
 ├── DecisionError          the client notices nothing: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         shed before it queued for the encoder
-│   └── EncoderFailed      the encoder raised
+│   ├── EncoderFailed      the encoder raised
+│   └── UnknownVersion     the asking Envoy holds a registry that is not here: Envoy's default answers
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
@@ -16,6 +17,7 @@ RouterError
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
+    ├── NotYet             what a change waits for did not come in time: it is tried again
     └── ProcessFailed      a process that was started ended or did not become ready
 """
 
@@ -96,6 +98,17 @@ class EncoderFailed(DecisionError):
     reason = Reason.ENCODER_ERROR
 
 
+class UnknownVersion(DecisionError):
+    """The asking Envoy holds a registry that this process does not have.
+
+    Another version's decision could send a request to a provider under another model's name, so
+    nothing is decided, and Envoy goes on by its own default.
+    """
+
+    label = "unknown_version"
+    reason = Reason.UNKNOWN_VERSION
+
+
 class ProtocolError(RouterError):
     """What came does not fit the exchange: Envoy is set up in a way the sidecar cannot serve."""
 
@@ -151,6 +164,12 @@ class EnvoyRefused(OperatorError):
     """Envoy does not accept its configuration; the message has the file and Envoy's words."""
 
     label = "envoy_refused"
+
+
+class NotYet(OperatorError):
+    """What a change of Envoy's configuration waits for did not come in time; it is tried again."""
+
+    label = "not_yet"
 
 
 class ProcessFailed(OperatorError):

@@ -64,7 +64,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     embedder = BatchingEmbedder(encoder, queue=1)
     embedder.start()
     try:
-        outcome = await Pipeline(embedder, lambda: snapshot, time.perf_counter).decide(question)
+        outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
     except Denied as denied:
         return Explanation(denied, snapshot)
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,16 +13,18 @@ from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import EncoderFiles, locate
 from extproc.embedding.session import OnnxEncoder, open_encoder
-from extproc.errors import OperatorError
+from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.registry.compiling import compile_snapshot
-from extproc.registry.loading import Loaded, load
+from extproc.registry.live import LiveRegistry
+from extproc.registry.schema import Registry
+from extproc.registry.section import many
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.records import RecordWriter
+from extproc.telemetry.records import open_records
+from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, ExchangeSink, Question
@@ -34,9 +37,10 @@ class Settings(msgspec.Struct, frozen=True):
 
     registry: Path
     encoder_dir: Path | None = None  # None: where `extproc model fetch` puts it by default
-    listen: str | None = None  # None: the registry's envoy.sidecar
+    listen: str | None = None  # None: the registry's envoy.sidecar, if that is one
     admin: str = "127.0.0.1:9902"
-    records: str = "-"
+    records: str = "-"  # a directory of segments; - is standard output
+    records_mib: int = 4096  # what that directory may hold
     log_level: str = "info"
 
 
@@ -44,40 +48,51 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises ``OperatorError`` when it cannot start."""
     logs.configure(settings.log_level)
     stop = _stop_on_signals()
-    loaded = load(settings.registry)
+    live = LiveRegistry(settings.registry, time.monotonic)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, live.reload)
+    registry = live.first.registry  # what is taken from it here counts until the next start
+    listen = settings.listen or _only(many(registry.envoy.sidecar))
     async with AsyncExitStack() as closing:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
         metrics, health = Metrics(), Components("registry", "encoder", "grpc")
         closing.callback(metrics.close)
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
-            host, port, metrics=metrics.render, health=health, registry_version=lambda: loaded.version
+            host, port, metrics=metrics.render, health=health, registry_version=lambda: live.version
         )
         closing.callback(admin.close)
 
-        encoder, snapshot = await asyncio.to_thread(_prepare, loaded, locate(settings.encoder_dir))
-        health.report("registry", ready=True, detail=f"version {snapshot.version}")
+        encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
+        snapshots = await live.begin(partial(compile_snapshot, encoder=examples))
+        health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
-        embedder = BatchingEmbedder(encoder, loaded.registry.encoder.queue)
+        embedder = BatchingEmbedder(encoder, registry.encoder.queue)
         embedder.start()
         closing.push_async_callback(embedder.close)
         metrics.watch_encoder(
             model=encoder.name, device=encoder.device, precision=encoder.precision,
             waiting=lambda: embedder.depth,
         )  # fmt: skip
-        metrics.watch_registry(lambda: snapshot.version)
+        metrics.watch_registry(lambda: live.version)
+
+        # From here on the registry may change; Envoy says for each request by which version it routes.
+        following = asyncio.create_task(
+            live.follow(
+                changed=lambda state: health.report("registry", ready=True, detail=str(state)),
+                count=metrics.reloaded,
+            )
+        )
+        closing.callback(following.cancel)
 
         sinks = _sinks(settings, metrics, closing)
-        decider = _Metered(Pipeline(embedder, lambda: snapshot, time.perf_counter), metrics)
+        decider = _Metered(Pipeline(embedder, snapshots.of, time.perf_counter), metrics)
         server = Server(
-            Options(
-                address=settings.listen or loaded.registry.envoy.sidecar,
-                max_body_bytes=loaded.registry.envoy.max_body_bytes,
-            ),
-            ExternalProcessor(decider, version=lambda: snapshot.version, count_failure=metrics.failed),
+            Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
+            ExternalProcessor(decider, version=lambda: live.version, count_failure=metrics.failed),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
+            versions=lambda: snapshots.versions,
         )
         await server.start()
         await server.run(stop)
@@ -92,21 +107,24 @@ class _Metered:
 
     async def decide(self, question: Question) -> Decision:
         """See ``Pipeline.decide``."""
-        decision = await self._pipeline.decide(question)
+        try:
+            decision = await self._pipeline.decide(question)
+        except DecisionError as error:
+            self._metrics.undecided(error.reason)
+            raise
         self._metrics.decided(decision)
         return decision
 
 
-def _prepare(loaded: Loaded, files: EncoderFiles) -> tuple[OnnxEncoder, Snapshot]:
-    """Open the encoder and compile the registry: seconds of work, off the event loop."""
-    encoder = open_encoder(files, loaded.registry.encoder)
-    cached = CachedEncoder(encoder, files.directory / "examples.npz")
-    return encoder, compile_snapshot(loaded, cached)
+def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder, CachedEncoder]:
+    """The encoder for requests, and for examples the same one with a memory. Blocks for a second or so."""
+    encoder = open_encoder(files, registry.encoder)
+    return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
 
 
 def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
     """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
-    records = RecordWriter(settings.records)
+    records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
     sinks: list[ExchangeSink] = [metrics, records]
     lost = {"records": lambda: records.dropped}
@@ -116,6 +134,7 @@ def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fan
         sinks.append(spans)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
+    metrics.watch_deleted(lambda: records.deleted)
     return Fanout(sinks)
 
 
@@ -126,6 +145,14 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def _only(sidecars: list[str]) -> str:
+    if len(sidecars) > 1:
+        raise OperatorError(
+            f"envoy.sidecar names {len(sidecars)} processes: say by --listen which this one is"
+        )
+    return sidecars[0]
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

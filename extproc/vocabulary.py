@@ -47,6 +47,7 @@ class Reason(StrEnum):
     DEADLINE = "deadline"  # the decision's time budget ran out
     OVERLOADED = "overloaded"  # shed before it queued for the encoder
     ENCODER_ERROR = "encoder_error"  # the encoder raised
+    UNKNOWN_VERSION = "unknown_version"  # Envoy holds a registry that this process does not
     INTERNAL_ERROR = "internal_error"  # a defect of ours; logged with its traceback
 
 
@@ -61,6 +62,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     has_body: bool = True
     traceparent: str = ""  # W3C trace context of Envoy's span, else of the client's header
+    config_version: str = ""  # of the registry whose routes the asking Envoy holds; empty: it does not say
 
 
 Span = tuple[int, int]

@@ -142,6 +142,29 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
     assert yaml.safe_load(told.out)["static_resources"]["clusters"]
 
 
+def test_xds_writes_the_files_that_envoy_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("default: a\nmodels:\n  a: {base_url: 'http://h:1'}\n")
+    nowhere = ["--admin", "127.0.0.1:1"]
+    assert main(["envoy-config", "--registry", str(path), "--xds", str(tmp_path / "x"), *nowhere]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'x'}: version ")
+    written = {file.name for file in (tmp_path / "x").iterdir()}
+    assert written == {"bootstrap.yaml", "cds.json", "lds.json", "rds.json", "status.json"}
+
+
+def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "default: a\nmodels:\n  a: {base_url: 'http://h:1'}\nenvoy: {sidecar: [unix:/a, unix:/b]}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "extproc", "serve", "--registry", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "envoy.sidecar names 2 processes: say by --listen which this one is" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -149,6 +172,8 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
         (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
         (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
+        (["envoy-config", "--registry", DEMO, "--watch"], "--watch goes with --xds DIR"),
+        (["envoy-config", "--registry", DEMO, "--sidecar", "unix:/s"], "--sidecar goes with --xds DIR"),
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip
@@ -163,7 +188,11 @@ def test_what_an_operator_must_mend_is_one_line_and_status_1(arguments: list[str
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["validate"], ["explain"], ["envoy-config"], ["model", "fetch"]]
+    "command",
+    [
+        *([], ["serve"], ["validate"], ["explain"], ["envoy-config"], ["model", "fetch"], ["report"]),
+        *(["records", "import"], ["records", "schema"], ["feedback", "import"]),
+    ],
 )
 def test_every_command_has_help_that_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""A running Envoy and sidecar made from one registry, for `make run` and the end-to-end tests.
+"""A running Envoy, sidecar and writer made from one registry, for `make run` and the end-to-end tests.
 
 async with Pool({"small": FakeModel("demo-small", key="k")}) as pool:
     registry = write_registry(tmp_path, pool)              # its models' base URLs are pool[...].url
@@ -14,30 +14,38 @@ async with Pool({"small": FakeModel("demo-small", key="k")}) as pool:
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import aiohttp
 import msgspec
 
 from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
-from extproc.envoyconf import binary, bootstrap
+from extproc.envoyconf import binary
+from extproc.envoyconf.clusters import SIDECAR_CLUSTER
+from extproc.envoyconf.directory import STATUS
+from extproc.envoyconf.writer import Addresses, Writer
+from extproc.envoyconf.xds import BOOTSTRAP
 from extproc.errors import OperatorError
-from extproc.registry.loading import Loaded, load
+from extproc.registry.loading import load
 
 Report = Callable[[str], None]
 
 # Loading the encoder from a cold disk is the slowest part of any start.
 _SIDECAR_START_S = 60.0
 _ENVOY_START_S = 30.0
+_WRITER_START_S = 60.0
+# Envoy looks for sidecars twice a second.
+_SIDECARS_USED_S = 10.0
 # How long answers in flight may go on once a stop was asked for.
 _DRAIN_S = 5.0
-_DRAIN_POLL_S = 0.02
+_POLL_S = 0.02
 # Envoy sends its access log in batches five times a second, and drops the last one when it stops.
 _ACCESS_LOG_FLUSH_S = 0.3
 _ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -51,27 +59,55 @@ class Ports(msgspec.Struct, frozen=True):
     envoy: int
     envoy_admin: int
     sidecar_admin: int
+    more_sidecar_admins: tuple[int, ...] = ()  # one per sidecar beside the first
 
     @classmethod
-    def free(cls) -> Self:
+    def free(cls, sidecars: int = 1) -> Self:
         """Ports that the system chose."""
-        return cls(*free(3))
+        envoy, envoy_admin, first, *more = free(2 + sidecars)
+        return cls(envoy, envoy_admin, first, tuple(more))
+
+    @property
+    def sidecar_admins(self) -> tuple[int, ...]:
+        """Of every sidecar."""
+        return (self.sidecar_admin, *self.more_sidecar_admins)
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """What one sidecar process has for itself."""
+
+    name: str  # of the process and of its log
+    suffix: str
+    socket: str
+    admin_port: int
+
+    @classmethod
+    def at(cls, number: int, admin_port: int) -> Self:
+        """The first one's names have no number."""
+        suffix = f"-{number}" if number else ""
+        return cls(f"sidecar{suffix}", suffix, f"sidecar{suffix}.sock", admin_port)
 
 
 class Stack:
-    """A sidecar and the Envoy that asks it; made by ``running_stack``."""
+    """Sidecars, the Envoy that asks them, and what tells it of the registry; made by ``running_stack``."""
 
     def __init__(self, registry: Path, run_dir: Path, ports: Ports, environment: Mapping[str, str]) -> None:
-        self.registry = registry.resolve()
+        self.registry = registry.absolute()  # not resolved: it may be a link that is to be followed
         self.run_dir = run_dir = run_dir.resolve()
         self.ports = ports
-        self.envoy_config = run_dir / "envoy.yaml"
+        self.xds = run_dir / "xds"
         self.envoy_log = run_dir / "envoy.log"
+        self.writer_log = run_dir / "writer.log"
+        self.seats = [Seat.at(number, port) for number, port in enumerate(ports.sidecar_admins)]
         self.sidecar_log = run_dir / "sidecar.log"
-        self.records = run_dir / "records.jsonl"
-        self.socket = run_dir / "sidecar.sock"
+        self.records = run_dir / "records"
         self._environment = environment
         self._processes: dict[str, Process] = {}
+        self.addresses = Addresses(
+            f"{HOST}:{ports.envoy}",
+            f"{HOST}:{ports.envoy_admin}",
+            tuple(f"unix:{run_dir / seat.socket}" for seat in self.seats),
+        )
 
     @property
     def url(self) -> str:
@@ -98,14 +134,70 @@ class Stack:
         """The latest sidecar process; after ``stop_sidecar``, the one that ended."""
         return self._processes["sidecar"]
 
-    async def start_sidecar(self) -> None:
-        """Starts a sidecar in place of one that ended, until it is ready. Raises ProcessFailed."""
-        await self._launch_sidecar()
-        await self._sidecar_ready()
+    @property
+    def writer(self) -> Process:
+        """The latest process that keeps Envoy's files at what the registry says."""
+        return self._processes["writer"]
 
-    async def stop_sidecar(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ends the sidecar by ``number``; returns its exit status (minus the signal that ended it)."""
-        return await self.sidecar.stop(number)
+    def records_of(self, seat: Seat) -> Path:
+        """Where one sidecar writes what Envoy tells it."""
+        return self.run_dir / f"records{seat.suffix}"
+
+    async def start_sidecar(self, number: int = 0) -> None:
+        """Starts a sidecar in place of one that ended, until it is ready. Raises ProcessFailed."""
+        await self._launch_sidecar(self.seats[number])
+        await self._sidecar_ready(self.seats[number])
+
+    async def sidecars_used(self) -> None:
+        """Until Envoy has found every sidecar well, so that the next request is decided.
+
+        Raises ProcessFailed for Envoy.
+        """
+        url = f"{self.envoy_admin_url}/stats?filter=^cluster.{SIDECAR_CLUSTER}.membership_healthy$"
+        try:
+            async with asyncio.timeout(_SIDECARS_USED_S), aiohttp.ClientSession() as session:
+                while sum((await _stats(session, url)).values()) < len(self.seats):  # noqa: ASYNC110 - it pushes no event
+                    await asyncio.sleep(_POLL_S)
+        except (aiohttp.ClientError, TimeoutError):
+            raise self.envoy.failure() from None
+
+    async def stop_sidecar(self, number: signal.Signals = signal.SIGTERM, sidecar: int = 0) -> int:
+        """Ends a sidecar by ``number``; returns its exit status (minus the signal that ended it)."""
+        return await self._processes[self.seats[sidecar].name].stop(number)
+
+    async def start_writer(self) -> None:
+        """Starts a writer in place of one that ended, until it has compared registry and files.
+
+        Raises ProcessFailed.
+        """
+        command = [
+            *(sys.executable, "-m", "extproc", "envoy-config", "--watch"),
+            *("--registry", str(self.registry)),
+            *("--xds", str(self.xds)),
+            *("--listen", self.addresses.listen),
+            *("--admin", self.addresses.admin),
+            *(part for address in self.addresses.sidecars for part in ("--sidecar", address)),
+        ]
+        self._processes["writer"] = await Process.start(
+            "writer", command, log=self.writer_log, environment=self._environment
+        )
+        try:
+            async with asyncio.timeout(_WRITER_START_S):
+                while self.writer_status()["pid"] != self.writer.pid and self.writer.returncode is None:  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise self.writer.failure() from None
+        if self.writer.returncode is not None:
+            raise self.writer.failure()
+
+    def writer_status(self) -> Mapping[str, Any]:
+        """How things stand between the registry and Envoy's files, by whoever wrote them last."""
+        status: Mapping[str, Any] = msgspec.json.decode((self.xds / STATUS).read_bytes())
+        return status
+
+    async def stop_writer(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ends the writer by ``number``; Envoy stays as it is."""
+        return await self.writer.stop(number)
 
     async def failed(self) -> NoReturn:
         """Waits until one of the processes ends, and raises its ProcessFailed."""
@@ -117,37 +209,34 @@ class Stack:
                 end.cancel()
         raise ends[done.pop()].failure()
 
-    async def _launch_sidecar(self) -> None:
+    async def _launch_sidecar(self, seat: Seat) -> None:
         command = [
             *(sys.executable, "-m", "extproc", "serve"),
             *("--registry", str(self.registry)),
-            *("--listen", f"unix:{self.socket}"),
-            *("--admin", f"{HOST}:{self.ports.sidecar_admin}"),
-            *("--records", str(self.records)),
+            *("--listen", f"unix:{self.run_dir / seat.socket}"),
+            *("--admin", f"{HOST}:{seat.admin_port}"),
+            *("--records", str(self.records_of(seat))),
         ]
-        self._processes["sidecar"] = await Process.start(
-            "sidecar", command, log=self.sidecar_log, environment=self._environment
+        self._processes[seat.name] = await Process.start(
+            seat.name, command, log=self.run_dir / f"{seat.name}.log", environment=self._environment
         )
 
-    async def _sidecar_ready(self) -> None:
-        await self.sidecar.ready(f"{self.sidecar_admin_url}/readyz", timeout_s=_SIDECAR_START_S)
+    async def _sidecar_ready(self, seat: Seat) -> None:
+        url = f"http://{HOST}:{seat.admin_port}/readyz"
+        await self._processes[seat.name].ready(url, timeout_s=_SIDECAR_START_S)
 
-    def _configure_envoy(self, loaded: Loaded, envoy: Path) -> None:
-        """Writes Envoy's configuration and has Envoy itself check it. Blocking."""
-        addresses = msgspec.structs.replace(
-            loaded.registry.envoy,
-            listen=f"{HOST}:{self.ports.envoy}",
-            admin=f"{HOST}:{self.ports.envoy_admin}",
-            sidecar=f"unix:{self.socket}",
-        )
-        registry = msgspec.structs.replace(loaded.registry, envoy=addresses)
-        tree = bootstrap.build(registry, loaded.version, self.registry.parent)
-        self.envoy_config.write_text(bootstrap.render(tree))
-        binary.validate(envoy, self.envoy_config)
+    async def _configure_envoy(self) -> None:
+        """Writes the files that Envoy starts with, checked by Envoy itself."""
+        await Writer(self.registry, self.xds, self.addresses).once()
 
     async def _launch_envoy(self, envoy: Path) -> None:
-        # Hot restart would tie Envoys on one machine together by shared memory.
-        command = [str(envoy), "-c", str(self.envoy_config), "--disable-hot-restart"]
+        command = [
+            *(str(envoy), "-c", str(self.xds / BOOTSTRAP)),
+            # A misspelt field would otherwise be taken for one that is not there.
+            "--reject-unknown-dynamic-fields",
+            # Hot restart would tie Envoys on one machine together by shared memory.
+            "--disable-hot-restart",
+        ]
         self._processes["envoy"] = await Process.start("envoy", command, log=self.envoy_log)
 
     async def _envoy_ready(self) -> None:
@@ -161,7 +250,7 @@ class Stack:
                     async with session.post(f"{self.envoy_admin_url}/{command}"):
                         pass
                 while await _requests_in_flight(session, self.envoy_admin_url):  # noqa: ASYNC110 - it pushes no event
-                    await asyncio.sleep(_DRAIN_POLL_S)
+                    await asyncio.sleep(_POLL_S)
                 await asyncio.sleep(_ACCESS_LOG_FLUSH_S)
         except (aiohttp.ClientError, TimeoutError):
             return  # Envoy is dead, hangs, or its clients are slow: it is stopped all the same
@@ -178,34 +267,42 @@ async def running_stack(
 ) -> AsyncIterator[Stack]:
     """A sidecar and Envoy, ready, for as long as the ``async with`` block lasts.
 
-    ``run_dir`` is made when absent; it gets the generated ``envoy.yaml``, ``envoy.log``,
-    ``sidecar.log`` and ``records.jsonl``. The registry's own addresses (``envoy.listen`` and so
-    on) are replaced by loopback and ``ports``, free ones by default. ``environment`` is added to
-    the sidecar's. ``report`` gets a line of progress at a time.
+    ``run_dir`` is made when absent; it gets Envoy's files in ``xds``, a log of each process and
+    the segments in ``records``. With several sidecars in ``ports``, all but the first have numbered names.
+    The registry's own addresses (``envoy.listen`` and so on) are replaced by loopback and
+    ``ports``, free ones by default. ``environment`` is added to the sidecars'. ``report`` gets a
+    line of progress at a time. Changes of the registry are followed.
 
-    At the end Envoy is drained and stopped, then the sidecar. Raises RegistryError for a registry
-    that cannot be used, ProcessFailed with the log's last lines for a process that does not
-    become ready, and OperatorError when Envoy refuses its configuration.
+    At the end Envoy is drained, and stopped after the writer and before the sidecars. Raises
+    RegistryError for a registry that cannot be used, ProcessFailed with the log's last lines for
+    a process that does not become ready, and OperatorError when Envoy refuses its configuration.
     """
-    loaded = load(registry)  # before anything is started for it
+    load(registry)  # before anything is started for it
     stack = Stack(registry, run_dir, ports or Ports.free(), environment or {})
     envoy = binary.find()
     with _owned(stack):
         async with AsyncExitStack() as stopping:
-            await stack._launch_sidecar()
-            stopping.push_async_callback(stack.stop_sidecar)
-            report(f"sidecar         pid {stack.sidecar.pid}, log {stack.sidecar_log}")
+            for number, seat in enumerate(stack.seats):
+                await stack._launch_sidecar(seat)
+                stopping.push_async_callback(stack.stop_sidecar, sidecar=number)
+                process = stack._processes[seat.name]
+                report(f"{seat.name:<16}pid {process.pid}, log {process.log}")
 
-            # Made and checked while the sidecar loads its encoder.
-            await asyncio.to_thread(stack._configure_envoy, loaded, envoy)
-            report(f"envoy config    {stack.envoy_config}, accepted by Envoy")
+            # Made and checked while the sidecars load their encoder.
+            await stack._configure_envoy()
+            report(f"envoy config    {stack.xds}, accepted by Envoy")
 
             await stack._launch_envoy(envoy)
             stopping.push_async_callback(stack.envoy.stop)
             report(f"envoy           pid {stack.envoy.pid}, log {stack.envoy_log}")
 
-            await stack._sidecar_ready()
+            for seat in stack.seats:
+                await stack._sidecar_ready(seat)
             await stack._envoy_ready()
+            await stack.sidecars_used()
+            await stack.start_writer()
+            stopping.push_async_callback(stack.stop_writer)
+            report(f"writer          pid {stack.writer.pid}, log {stack.writer_log}")
             stopping.push_async_callback(stack._drain_envoy)
             yield stack
 
@@ -213,20 +310,28 @@ async def running_stack(
 @contextmanager
 def _owned(stack: Stack) -> Iterator[None]:
     """A run directory with no old logs, that no second stack takes over (and with it, the socket)."""
-    if len(os.fsencode(stack.socket)) > _SOCKET_PATH_BYTES:
-        raise OperatorError(f"{stack.socket} is too long for a unix socket: use a run directory higher up")
+    socket = stack.run_dir / stack.seats[-1].socket
+    if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
+        raise OperatorError(f"{socket} is too long for a unix socket: use a run directory higher up")
     stack.run_dir.mkdir(parents=True, exist_ok=True)
     with (stack.run_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OperatorError(f"{stack.run_dir} is in use by another run: give this one its own") from error
-        for log in (stack.envoy_log, stack.sidecar_log):
-            log.unlink(missing_ok=True)
+        for log in stack.run_dir.glob("*.log"):
+            log.unlink()
+        # Made anew: what an earlier run left would only keep its clusters.
+        shutil.rmtree(stack.xds, ignore_errors=True)
         yield
 
 
 async def _requests_in_flight(session: aiohttp.ClientSession, admin_url: str) -> int:
-    async with session.get(f"{admin_url}/stats?filter=downstream_rq_active$") as answer:
-        stats = dict(line.split(": ") for line in (await answer.text()).splitlines())
-    return sum(int(count) for name, count in stats.items() if not name.startswith("http.admin."))
+    stats = await _stats(session, f"{admin_url}/stats?filter=downstream_rq_active$")
+    return sum(count for name, count in stats.items() if not name.startswith("http.admin."))
+
+
+async def _stats(session: aiohttp.ClientSession, url: str) -> Mapping[str, int]:
+    async with session.get(url) as answer:
+        lines = (line.split(": ") for line in (await answer.text()).splitlines())
+        return {name: int(count) for name, count in lines}

@@ -8,7 +8,7 @@ client's request as the decision left it, and nothing of another attempt.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterCommonLbConfig
@@ -60,7 +60,7 @@ from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.filters import ROUTER
 from extproc.envoyconf.observing import LUA, script, told
 from extproc.envoyconf.replies import local_replies
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
@@ -134,9 +134,9 @@ def tries(models: Models, route: schema.Route) -> RetryPolicy:
     )
 
 
-def chain_clusters(registry: Registry) -> list[Cluster]:
+def chain_clusters(registry: Registry, names: Names) -> list[Cluster]:
     """One cluster per chain."""
-    return [_chain(name, models) for name, models in chains(registry).items()]
+    return [_chain(name, models, names) for name, models in chains(registry).items()]
 
 
 def hop_names(registry: Registry) -> list[str]:
@@ -144,14 +144,13 @@ def hop_names(registry: Registry) -> list[str]:
     return list(dict.fromkeys(model for models in chains(registry).values() for model in models))
 
 
-def hops(registry: Registry, routes: Mapping[str, RouteConfiguration], site: Site) -> list[Listener]:
-    """One internal listener per model of any chain; ``routes`` are those that ``hop_routes`` made."""
-    return [_hop(registry, routes[hop_listener(name)], site) for name in hop_names(registry)]
+def hops(registry: Registry, names: Names) -> list[Listener]:
+    """One internal listener per model of any chain.
 
-
-def hop_routes(registry: Registry, clusters: Mapping[str, str]) -> list[RouteConfiguration]:
-    """The routes of each hop; ``clusters`` are the names under which Envoy has the registry's clusters."""
-    return [_hop_routes(registry, name, clusters) for name in hop_names(registry)]
+    Its routes always stand in it: a request that was decided by one version of the registry must
+    not meet a hop of the next, so a hop that changes is another hop.
+    """
+    return [_hop(registry, name, names) for name in hop_names(registry)]
 
 
 def hop_listener(model: str) -> str:
@@ -159,19 +158,20 @@ def hop_listener(model: str) -> str:
     return f"{HOP_PREFIX}{model}"
 
 
-def _chain(name: str, models: Sequence[str]) -> Cluster:
+def _chain(name: str, models: Sequence[str], names: Names) -> Cluster:
     http = HttpProtocolOptions(
         # By HTTP/1 every failed attempt would cost a connection.
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions()
         )
     )
-    cluster = plain_cluster(name, [], http)
+    cluster = plain_cluster(names[name], [], http)
+    cluster.alt_stat_name = name if names[name] != name else ""
     cluster.load_assignment = ClusterLoadAssignment(
-        cluster_name=name,
+        cluster_name=names[name],
         endpoints=[
-            LocalityLbEndpoints(lb_endpoints=[_to_hop(model, priority)], priority=priority)
-            for priority, model in enumerate(models)
+            LocalityLbEndpoints(lb_endpoints=[_to_hop(names[hop], priority)], priority=priority)
+            for priority, hop in enumerate(map(hop_listener, models))
         ],
     )
     cluster.common_lb_config = ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
@@ -188,17 +188,16 @@ def _chain(name: str, models: Sequence[str]) -> Cluster:
     return cluster
 
 
-def _to_hop(model: str, priority: int) -> LbEndpoint:
+def _to_hop(hop: str, priority: int) -> LbEndpoint:
     # The same hop may stand at several priorities; an endpoint may not.
-    internal = EnvoyInternalAddress(server_listener_name=hop_listener(model), endpoint_id=str(priority))
+    internal = EnvoyInternalAddress(server_listener_name=hop, endpoint_id=str(priority))
     return LbEndpoint(endpoint=Endpoint(address=Address(envoy_internal_address=internal)))
 
 
-def _hop(registry: Registry, routes: RouteConfiguration, site: Site) -> Listener:
+def _hop(registry: Registry, name: str, names: Names) -> Listener:
     manager = HttpConnectionManager(
-        stat_prefix=routes.name,
-        route_config=site.inline(routes),
-        rds=site.rds(routes),
+        stat_prefix=hop_listener(name),
+        route_config=_hop_routes(registry, name, names),
         http_filters=[
             HttpFilter(name=LUA, typed_config=Any.pack(script("rename")), disabled=True),
             HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
@@ -207,20 +206,20 @@ def _hop(registry: Registry, routes: RouteConfiguration, site: Site) -> Listener
         local_reply_config=local_replies(registry),
     )
     return Listener(
-        name=routes.name,
+        name=names[hop_listener(name)],
         internal_listener=ListenerInternalListenerConfig(),
         filter_chains=[FilterChain(filters=[Filter(name=_MANAGER, typed_config=Any.pack(manager))])],
     )
 
 
-def _hop_routes(registry: Registry, name: str, clusters: Mapping[str, str]) -> RouteConfiguration:
+def _hop_routes(registry: Registry, name: str, names: Names) -> RouteConfiguration:
     return RouteConfiguration(
         name=hop_listener(name),
         virtual_hosts=[
             VirtualHost(
                 name=hop_listener(name),
                 domains=["*"],
-                routes=list(_ways_to_name(registry, name, clusters)),
+                routes=list(_ways_to_name(registry, name, names)),
                 request_headers_to_remove=_BOOKKEEPING,
                 response_headers_to_add=[header(SERVED_BY, name)],
             )
@@ -228,7 +227,7 @@ def _hop_routes(registry: Registry, name: str, clusters: Mapping[str, str]) -> R
     )
 
 
-def _ways_to_name(registry: Registry, name: str, clusters: Mapping[str, str]) -> Iterator[Route]:
+def _ways_to_name(registry: Registry, name: str, names: Names) -> Iterator[Route]:
     """The body names this model already, as the decision's own; else the name's bytes are replaced."""
     model = registry.models[name]
 
@@ -236,7 +235,7 @@ def _ways_to_name(registry: Registry, name: str, clusters: Mapping[str, str]) ->
         return Route(
             name=kind,
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
-            route=action(registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(name)]),
+            route=action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)]),
             request_body_buffer_limit=registry.envoy.max_body_bytes,
         )
 

@@ -1,5 +1,6 @@
 """Where Envoy sends requests: one cluster per upstream of the registry, and one for the sidecar."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -16,6 +17,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     HealthCheck,
+    HealthCheckGrpcHealthCheck,
     HealthCheckHttpHealthCheck,
     Http2ProtocolOptions,
     TcpKeepalive,
@@ -37,10 +39,10 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.messages import address, extension, is_name
 from extproc.envoyconf.providers import http_options, transport_socket
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.site import Names, Site
 from extproc.registry import upstreams
 from extproc.registry.schema import Registry, cluster_name
-from extproc.registry.upstreams import BEARER, KeyHeader, Upstream
+from extproc.registry.upstreams import BEARER, KeyHeader, Model, Upstream
 
 SIDECAR_CLUSTER = "ext-proc"
 PASSTHROUGH_CLUSTER = "passthrough"
@@ -51,6 +53,22 @@ _CONNECT = timedelta(seconds=1)
 _TLS_CONNECT = timedelta(seconds=5)  # across the internet, and with a handshake
 # A dead sidecar must cost a request no more than this; it is on this machine or beside it.
 _SIDECAR_CONNECT = timedelta(milliseconds=250)
+_SIDECAR_CHECK = timedelta(seconds=0.5)
+# A failed stream tells of a sidecar's death sooner than the next check does.
+_SIDECAR_OUTLIERS = OutlierDetection(
+    split_external_local_origin_errors=True,
+    consecutive_local_origin_failure=1,
+    enforcing_consecutive_local_origin_failure=100,
+    consecutive_gateway_failure=1,
+    enforcing_consecutive_gateway_failure=100,
+    consecutive_5xx=0,
+    enforcing_success_rate=0,
+    enforcing_local_origin_success_rate=0,
+    interval=timedelta(seconds=0.2),
+    base_ejection_time=timedelta(seconds=1),
+    max_ejection_time=timedelta(seconds=1),
+    max_ejection_percent=100,
+)
 # Envoy's default of 1,024 requests is far below what one process carries; load is shed by what
 # stands behind: the sidecar's own queue and the provider's rate limit.
 _NO_LIMIT = 1_000_000
@@ -63,15 +81,22 @@ _BALANCING = {
 }
 
 
-def upstream_clusters(registry: Registry, site: Site) -> list[Cluster]:
+def upstream_clusters(registry: Registry, site: Site, names: Names) -> list[Cluster]:
     """One cluster per upstream that the registry names."""
-    models = [
-        upstream_cluster(cluster_name(name), model, model.key_header, site)
-        for name, model in registry.models.items()
-    ]
+    made = []
+    for name, upstream in upstreams_of(registry).items():
+        key = upstream.key_header if isinstance(upstream, Model) else BEARER
+        cluster = upstream_cluster(names[name], upstream, key, site)
+        cluster.alt_stat_name = name if names[name] != name else ""
+        made.append(cluster)
+    return made
+
+
+def upstreams_of(registry: Registry) -> Mapping[str, Upstream]:
+    """Every upstream, by our name of its cluster."""
+    models = {cluster_name(name): model for name, model in registry.models.items()}
     rest = registry.passthrough
-    passed = [upstream_cluster(PASSTHROUGH_CLUSTER, rest, BEARER, site)] if rest else []
-    return [*models, *passed]
+    return {**models, PASSTHROUGH_CLUSTER: rest} if rest else models
 
 
 def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) -> Cluster:
@@ -104,15 +129,33 @@ def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) 
     return cluster
 
 
-def sidecar_cluster(sidecar: str) -> Cluster:
-    """The sidecar at ``HOST:PORT`` or ``unix:/PATH``: HTTP/2, for ext_proc and the access log."""
+def sidecar_cluster(sidecars: Sequence[str]) -> Cluster:
+    """The sidecars at ``HOST:PORT`` or ``unix:/PATH``: HTTP/2, for ext_proc and the access log.
+
+    Each is asked for its health, so that one that is gone, hangs or is about to stop is not asked
+    for a decision that would not come.
+    """
     http = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions()
         )
     )
-    cluster = plain_cluster(SIDECAR_CLUSTER, [LbEndpoint(endpoint=Endpoint(address=address(sidecar)))], http)
+    endpoints = [LbEndpoint(endpoint=Endpoint(address=address(sidecar))) for sidecar in sidecars]
+    cluster = plain_cluster(SIDECAR_CLUSTER, endpoints, http)
     cluster.connect_timeout = _SIDECAR_CONNECT
+    cluster.health_checks = [
+        HealthCheck(
+            grpc_health_check=HealthCheckGrpcHealthCheck(),
+            timeout=_SIDECAR_CHECK,
+            interval=_SIDECAR_CHECK,
+            no_traffic_interval=_SIDECAR_CHECK,  # Envoy's default is a minute
+            unhealthy_threshold=1,
+            healthy_threshold=1,
+        )
+    ]
+    cluster.outlier_detection = _SIDECAR_OUTLIERS
+    # With none that is healthy, Envoy goes on by its own default at once.
+    cluster.common_lb_config = ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
     return cluster
 
 

@@ -50,7 +50,7 @@ from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
@@ -72,7 +72,6 @@ _FORWARDED = (
 )
 # What the sidecar may set: the decision, a changed body's length, an immediate response's type.
 _MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "content-type")
-CONFIG_KEY = "x-router-config"  # of the ext_proc stream's metadata: the version that Envoy holds
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
@@ -119,18 +118,15 @@ def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:
     """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
 
     The sidecar is told the ``version`` of the registry that this configuration was made from, so
-    that it decides by the same.
+    that it decides by the same; when that is empty, by the newest it knows.
 
     Envoy makes the filters of the route that matches first, before there is a decision, and
     gives each the settings of the route that is current when the request reaches it. So a
     request that was decided runs into idle filters, its body untouched.
     """
+    told = [HeaderValue(key=VERSION_KEY, value=version)] if version else []
     return {
-        _EXT_PROC: Any.pack(
-            ExtProcPerRoute(
-                overrides=ExtProcOverrides(grpc_initial_metadata=[HeaderValue(key=CONFIG_KEY, value=version)])
-            )
-        ),
+        _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=told))),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
         **observing.observed(api),

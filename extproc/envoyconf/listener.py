@@ -44,7 +44,7 @@ _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 _IDLE_CONNECTION = timedelta(minutes=15)
 _HEADERS_IN = timedelta(seconds=10)
 # For the request alone: it ends when the request is sent on, so answers may stream for longer.
-_REQUEST_IN = timedelta(minutes=5)
+REQUEST_IN = timedelta(minutes=5)
 _STREAMS_PER_CONNECTION = 100
 # Records are wanted soon, but in batches.
 _LOG_FLUSH = timedelta(milliseconds=200)
@@ -77,7 +77,7 @@ def connection_manager(registry: Registry, routes: RouteConfiguration, site: Sit
         ),
         http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=_STREAMS_PER_CONNECTION),
         request_headers_timeout=_HEADERS_IN,
-        request_timeout=_REQUEST_IN,
+        request_timeout=REQUEST_IN,
         access_log=[_outcomes()],
         # Nobody's word is taken for where a request came from.
         use_remote_address=True,

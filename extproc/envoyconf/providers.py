@@ -130,8 +130,9 @@ def _without_clients_own(upstream: Upstream) -> HttpFilter:
 
 
 def _injector(cluster: str, key: KeyHeader, site: Site) -> HttpFilter:
+    secret = secret_name(cluster)
     credential = Generic(
-        credential=SdsSecretConfig(name=secret_name(cluster), sds_config=site.source(secret_name(cluster))),
+        credential=SdsSecretConfig(name=secret, sds_config=site.source(secret_part(secret))),
         header=key.name,
         header_value_prefix=key.prefix,
     )
@@ -139,6 +140,11 @@ def _injector(cluster: str, key: KeyHeader, site: Site) -> HttpFilter:
         overwrite=True, credential=extension("envoy.http.injected_credentials.generic", credential)
     )
     return _filter(_CREDENTIAL_INJECTOR, injector)
+
+
+def secret_part(secret: str) -> str:
+    """The dynamic part (see ``Site``) that holds one secret."""
+    return f"sds-{secret}"
 
 
 def secret_name(cluster: str) -> str:

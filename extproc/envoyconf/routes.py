@@ -1,6 +1,6 @@
 """Which requests are decided, where they go when they are not, and what passes untouched."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption
@@ -18,6 +18,7 @@ from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, LLM_PATHS, action, e
 from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
+from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
@@ -26,16 +27,14 @@ from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
 NAME = "llm"
 
-_Clusters = Mapping[str, str]
-
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
 
 
-def route_configuration(registry: Registry, version: str, clusters: Mapping[str, str]) -> RouteConfiguration:
+def route_configuration(registry: Registry, version: str, names: Names) -> RouteConfiguration:
     """The routes, in the order in which they are tried.
 
-    ``version`` is the registry's; ``clusters`` are the names under which Envoy has its clusters.
+    ``version`` is the registry's; ``names`` are those under which Envoy has its clusters.
 
     A request to an LLM first matches its API's ``fail-open``, since clients cannot send the headers
     of a decision. When the sidecar has set them, Envoy looks again and finds the route that was
@@ -50,10 +49,10 @@ def route_configuration(registry: Registry, version: str, clusters: Mapping[str,
                 domains=["*"],
                 routes=[
                     *catalogue.routes(registry),
-                    *_decided_with_policy(registry, clusters),
-                    *_decided(registry, clusters),
-                    *_undecided(registry, version, clusters),
-                    *_passthrough(registry, clusters),
+                    *_decided_with_policy(registry, names),
+                    *_decided(registry, names),
+                    *_undecided(registry, version, names),
+                    *_passthrough(registry, names),
                 ],
                 # Removed first, so that a provider cannot pass its own off as the router's.
                 response_headers_to_remove=[_answer_header(key) for key in _ANSWERED],
@@ -64,14 +63,14 @@ def route_configuration(registry: Registry, version: str, clusters: Mapping[str,
     )
 
 
-def _decided(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+def _decided(registry: Registry, names: Names) -> Iterator[Route]:
     """One route per model: providers differ in path and host."""
     for name, model in registry.models.items():
-        to = action(registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(name)])
+        to = action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)])
         yield _to_model(cluster_name(name), _llm(exactly(CLUSTER_HEADER, cluster_name(name))), to)
 
 
-def _decided_with_policy(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
     """One route per route of the registry that asks for something, and model that may answer it."""
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
@@ -79,24 +78,29 @@ def _decided_with_policy(registry: Registry, clusters: _Clusters) -> Iterator[Ro
         for target in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
             conditions = (exactly(ROUTE_HEADER, name), exactly(CLUSTER_HEADER, cluster_name(target)))
             if route.fallback:
-                yield from _chained(registry, name, route, target, conditions)
+                yield from _chained(registry, name, route, target, conditions, names)
                 continue
             model = registry.models[target]
             to = action(
-                registry, model, matched=f"{API_ROOT}/", cluster=clusters[cluster_name(target)], policy=route
+                registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(target)], policy=route
             )
             yield _to_model(f"{name}-{target}", _llm(*conditions), to, route)
 
 
 def _chained(
-    registry: Registry, name: str, route: schema.Route, first: str, conditions: Iterable[HeaderMatcher]
+    registry: Registry,
+    name: str,
+    route: schema.Route,
+    first: str,
+    conditions: Iterable[HeaderMatcher],
+    names: Names,
 ) -> Iterator[Route]:
     """One route per API: a model that does not speak it is no fallback for it."""
     for api in registry.models[first].speaks:
         models = chain_of(registry, route, first, api)
         match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
         to = RouteAction(
-            cluster=chain_name(models, route),
+            cluster=names[chain_name(models, route)],
             timeout=timedelta(0),
             idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
             retry_policy=tries(models, route),
@@ -109,7 +113,7 @@ def _chained(
         yield chained
 
 
-def _undecided(registry: Registry, version: str, clusters: _Clusters) -> Iterator[Route]:
+def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route]:
     """An API's default by Envoy alone; an API that no model speaks is a 404 in its own shape."""
     for api, path in LLM_PATHS.items():
         match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
@@ -118,7 +122,7 @@ def _undecided(registry: Registry, version: str, clusters: _Clusters) -> Iterato
             yield catalogue.unspoken(api, match)
             continue
         model = registry.models[name]
-        to = action(registry, model, matched=path, cluster=clusters[cluster_name(name)])
+        to = action(registry, model, matched=path, cluster=names[cluster_name(name)])
         route = _to_model(f"fail-open-{api}", match, to)
         # This is the route while the body is awaited, decided or not.
         route.request_body_buffer_limit = registry.envoy.max_body_bytes
@@ -144,7 +148,7 @@ def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Rout
     )
 
 
-def _passthrough(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
+def _passthrough(registry: Registry, names: Names) -> Iterator[Route]:
     """All else, untouched: no filter is on, and no limit of ours holds."""
     upstream = registry.passthrough
     if upstream is None:
@@ -154,7 +158,7 @@ def _passthrough(registry: Registry, clusters: _Clusters) -> Iterator[Route]:
         yield Route(
             name="passthrough",
             match=RouteMatch(prefix=prefix),
-            route=action(registry, upstream, matched=prefix, cluster=clusters[PASSTHROUGH_CLUSTER]),
+            route=action(registry, upstream, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER]),
         )
 
 

@@ -98,7 +98,7 @@ def decide_all(
     """
     vectors = encoder.encode(texts)
     patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
-    pipeline = Pipeline(_Remembered(texts, vectors), lambda: patient, time.perf_counter)
+    pipeline = Pipeline(_Remembered(texts, vectors), lambda _: patient, time.perf_counter)
     decisions = asyncio.run(_decide(pipeline, texts))
     return Decided(
         routes=routes,

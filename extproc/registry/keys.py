@@ -14,34 +14,73 @@ def key_problems(registry: Registry, directory: Path, environment: Mapping[str, 
     They may be on another machine, which only the caller knows: so these are no errors. Files are
     relative to ``directory``, that of the registry file. Keys are never part of the words.
     """
-    upstreams: dict[str, Upstream] = {f"models.{name}": model for name, model in registry.models.items()}
+    for where, upstream in _upstreams(registry):
+        auth = upstream.auth
+        if isinstance(auth, Auth):
+            problem = (
+                _in_environment(auth, environment)
+                or _in_file(auth, directory)
+                or _open_to_all(auth, directory)
+            )
+            yield from _told(where, problem)
+        yield from _told(where, _authority(upstream, directory))
+
+
+def missing_keys(registry: Registry, directory: Path) -> Iterator[str]:
+    """What is wrong with files that Envoy could not use as they are; for who is where Envoy is."""
+    for where, upstream in _upstreams(registry):
+        if isinstance(upstream.auth, Auth):
+            yield from _told(where, _in_file(upstream.auth, directory))
+        yield from _told(where, _authority(upstream, directory))
+
+
+def _told(where: str, problem: str) -> Iterator[str]:
+    if problem:
+        yield f"{where}: {problem}"
+
+
+def _upstreams(registry: Registry) -> Iterator[tuple[str, Upstream]]:
+    for name, model in registry.models.items():
+        yield f"models.{name}", model
     if registry.passthrough is not None:
-        upstreams["passthrough"] = registry.passthrough
-    for where, upstream in upstreams.items():
-        if isinstance(upstream.auth, Auth) and (problem := _problem(upstream.auth, directory, environment)):
-            yield f"{where}: {problem}"
-        authority = directory / upstream.tls.ca_file
-        if upstream.tls.ca_file and not authority.is_file():
-            yield f"{where}: Envoy will trust nobody: there is no file {authority}"
+        yield "passthrough", registry.passthrough
 
 
-def _problem(auth: Auth, directory: Path, environment: Mapping[str, str]) -> str:
-    if auth.env:
-        key = environment.get(auth.env)
-        if key is None:
-            return f"Envoy will have no key without ${auth.env} in its environment"
-        return _unusable(f"${auth.env}", key.encode(errors="surrogateescape"))
+def _in_environment(auth: Auth, environment: Mapping[str, str]) -> str:
+    if not auth.env:
+        return ""
+    key = environment.get(auth.env)
+    if key is None:
+        return f"Envoy will have no key without ${auth.env} in its environment"
+    return _unusable(f"${auth.env}", key.encode(errors="surrogateescape"))
+
+
+def _in_file(auth: Auth, directory: Path) -> str:
+    if not auth.file:
+        return ""
     path = directory / auth.file
     try:
-        mode, content = path.stat().st_mode, path.read_bytes()
+        return _unusable(str(path), path.read_bytes())
     except OSError as error:
         return f"Envoy will have no key: {path}: {error.strerror}"
-    open_to_all = f"{path} may be read by everybody (expected mode 0600)" if mode & stat.S_IROTH else ""
-    return _unusable(str(path), content) or open_to_all
+
+
+def _open_to_all(auth: Auth, directory: Path) -> str:
+    path = directory / auth.file
+    if auth.file and path.is_file() and path.stat().st_mode & stat.S_IROTH:
+        return f"{path} may be read by everybody (expected mode 0600)"
+    return ""
+
+
+def _authority(upstream: Upstream, directory: Path) -> str:
+    path = directory / upstream.tls.ca_file
+    if upstream.tls.ca_file and not path.is_file():
+        return f"Envoy will trust nobody: there is no file {path}"
+    return ""
 
 
 def _unusable(where: str, key: bytes) -> str:
-    """What makes a key no value of a header: every request of its model would be a 503."""
+    """What makes a key no value of a header."""
     bare = key.rstrip(b"\r\n")  # as Envoy reads it
     if not bare.strip():
         return f"{where} is empty: every request will be a 503"

@@ -1,7 +1,6 @@
 """Reading a registry: YAML to typed values, with every mistake told by file and line."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from extproc.errors import RegistryError
 from extproc.registry.checks import check
+from extproc.registry.files import Files
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section
 from extproc.registry.source import Source, steps
@@ -26,44 +25,32 @@ class Loaded(msgspec.Struct, frozen=True):
 
     registry: Registry
     examples: Mapping[str, tuple[str, ...]]  # by route: those in the file, then its examples_file's
-    version: str  # 12 hexadecimal digits of the content's SHA-256
+    version: str  # see ``Files.version``
     path: Path
 
 
-def load(path: Path) -> Loaded:
-    """Read, type and cross-check the registry at ``path``.
+def load(path: Path, files: Files | None = None) -> Loaded:
+    """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
 
     Raises ``RegistryError`` with the file, the line and what was expected.
     """
-    digest = hashlib.sha256()
-    source = Source(str(path), _read(path, str(path), 1, digest))
+    files = files or Files()
+    source = Source(str(path), files.read(path, str(path), 1))
     registry = _typed(source)
     examples = {
-        name: (*route.examples, *_more_examples(source, name, route, digest))
+        name: (*route.examples, *_more_examples(source, name, route, files))
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
-    return Loaded(registry=registry, examples=examples, version=digest.hexdigest()[:12], path=path)
+    return Loaded(registry=registry, examples=examples, version=files.version, path=path)
 
 
-def _read(path: Path, file: str, line: int, digest: "hashlib._Hash") -> str:
-    try:
-        content = path.read_bytes()
-        text = content.decode()
-    except OSError as error:
-        raise RegistryError(file, line, f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RegistryError(file, line, f"{path} is not UTF-8: {error.reason}") from error
-    digest.update(len(content).to_bytes(8, "big") + content)
-    return text
-
-
-def _more_examples(source: Source, name: str, route: Route, digest: "hashlib._Hash") -> list[str]:
+def _more_examples(source: Source, name: str, route: Route, files: Files) -> list[str]:
     if not route.examples_file:
         return []
     path = Path(source.file).parent / route.examples_file
     line = source.line("routes", name, "examples_file")
-    lines = _read(path, source.file, line, digest).splitlines()
+    lines = files.read(path, source.file, line).splitlines()
     return [text.strip() for text in lines if text.strip()]
 
 

@@ -111,7 +111,8 @@ class Envoy(Section, frozen=True):
 
     listen: str = "127.0.0.1:10000"
     admin: str = "127.0.0.1:9901"
-    sidecar: str = "unix:/tmp/extproc.sock"  # where Envoy finds `extproc serve`: that, or HOST:PORT
+    # Where Envoy finds each `extproc serve`: unix:/PATH or HOST:PORT.
+    sidecar: OneOrMany = "unix:/tmp/extproc.sock"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from extproc.errors import ClientError, DecisionError
+from extproc.errors import ClientError, DecisionError, UnknownVersion
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, spoken
 from extproc.vocabulary import BodyPolicy, Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
@@ -16,10 +16,13 @@ class Pipeline:
     """Decides. Stateless but for the embedder; one instance serves all requests."""
 
     def __init__(
-        self, embedder: Embedder, snapshot: Callable[[], Snapshot], clock: Callable[[], float]
+        self, embedder: Embedder, snapshot_of: Callable[[str], Snapshot | None], clock: Callable[[], float]
     ) -> None:
-        """``snapshot`` gives the current version; ``clock`` counts seconds from anywhere."""
-        self._snapshot = snapshot
+        """``snapshot_of`` gives the snapshot for what Envoy holds (see ``Snapshots.of``).
+
+        ``clock`` counts seconds from anywhere.
+        """
+        self._snapshot_of = snapshot_of
         self._clock = clock
         # The order is the precedence: deny before pins before routes, and what costs
         # microseconds before what costs milliseconds. Only the latter wait, so only they need
@@ -30,9 +33,12 @@ class Pipeline:
     async def decide(self, question: Question) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
 
-        Raises ``ClientError`` when the request must be refused, and nothing else.
+        Raises ``ClientError`` when the request must be refused, ``UnknownVersion`` when there is no
+        snapshot to decide by, and nothing else.
         """
-        snapshot = self._snapshot()
+        snapshot = self._snapshot_of(question.head.config_version)
+        if snapshot is None:
+            raise UnknownVersion(question.head.config_version)
         started = self._clock()
         try:
             choice = await _ask(self._instant_stages, question, snapshot)

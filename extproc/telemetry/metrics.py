@@ -22,7 +22,7 @@ from extproc import __version__
 from extproc.telemetry import names
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import ExchangeRow, row_of
-from extproc.vocabulary import Decision, Exchange
+from extproc.vocabulary import Decision, Exchange, Reason, Stage
 
 _Labels = Mapping[str, str | bool]
 
@@ -88,6 +88,22 @@ class Metrics:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
 
+    def undecided(self, reason: Reason) -> None:
+        """Count one request that was left to Envoy's default."""
+        self._decisions.add(
+            1,
+            {
+                names.ROUTER_ROUTE: "",
+                names.ROUTER_MODEL: "",
+                names.ROUTER_STAGE: Stage.DEFAULT,
+                names.ROUTER_REASON: reason,
+            },
+        )
+
+    def reloaded(self, result: str) -> None:
+        """Count one reload of the registry by what became of it."""
+        self._reloads.add(1, {names.RESULT: result})
+
     def failed(self, where: str) -> None:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
         self._failures.add(1, {names.ERROR_TYPE: where})
@@ -135,6 +151,14 @@ class Metrics:
             description="Records and spans lost to a full queue, a full disk or a collector that is gone.",
         )
 
+    def watch_deleted(self, segments: Callable[[], int]) -> None:
+        """Show how many whole segments were deleted so far to make room. Call once."""
+        self._meter.create_observable_counter(
+            names.SEGMENTS_DELETED,
+            [_observing(lambda: [(segments(), {})])],
+            description="Record segments deleted to keep their directory within its limits.",
+        )
+
     def render(self) -> bytes:
         """The page, in Prometheus' text format 0.0.4."""
         # The exporter hands what it collected from one call to the next through a shared queue:
@@ -153,6 +177,9 @@ class Metrics:
         )
         self._refusals = count(names.REFUSALS, description="Requests answered with an error, not forwarded.")
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._reloads = count(
+            names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
+        )
         self._steps = self._histogram(
             names.STEP_DURATION, "Time of each step of a decision.", _STEP_BUCKETS, unit="s"
         )

@@ -13,10 +13,26 @@ from extproc.vocabulary import Api
 
 # Attributes of the semantic conventions.
 ERROR_TYPE: Final = "error.type"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
+GEN_AI_EVALUATION_NAME: Final = "gen_ai.evaluation.name"
+GEN_AI_EVALUATION_SCORE_LABEL: Final = "gen_ai.evaluation.score.label"
+GEN_AI_EVALUATION_SCORE_VALUE: Final = "gen_ai.evaluation.score.value"
+GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"  # by opt-in only
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"  # by opt-in only
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"  # the routed model, not the one asked for
 GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
+GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # seconds
+GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
+GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 HTTP_REQUEST_BODY_SIZE: Final = "http.request.body.size"
 HTTP_REQUEST_METHOD: Final = "http.request.method"
 HTTP_RESPONSE_BODY_SIZE: Final = "http.response.body.size"
@@ -29,35 +45,60 @@ URL_PATH: Final = "url.path"
 GEN_AI_ORIGINAL_MODEL: Final = "gen_ai.original.model"  # what the client asked for
 OPENINFERENCE_SPAN_KIND: Final = "openinference.span.kind"  # how Arize Phoenix shows a span
 ROUTER_API: Final = "router.api"
+ROUTER_ATTEMPT: Final = "router.attempt"
+ROUTER_ATTEMPTS: Final = "router.attempts"
 ROUTER_BYPASSED: Final = "router.bypassed"
+ROUTER_CANDIDATES: Final = "router.candidates"
+ROUTER_CASCADE: Final = "router.cascade"
 ROUTER_CLUSTER: Final = "router.cluster"
 ROUTER_CONFIG_VERSION: Final = "router.config.version"
+ROUTER_COST_USD: Final = "router.cost_usd"
 ROUTER_EMBED_US: Final = "router.embed_us"
+ROUTER_EVALUATION_ID: Final = "router.evaluation.id"  # its idempotency key
+ROUTER_EVALUATION_SOURCE: Final = "router.evaluation.source"
+ROUTER_EVALUATION_SUBJECT: Final = "router.evaluation.subject"
 ROUTER_FIRST_BYTE_MS: Final = "router.first_byte_ms"
 ROUTER_MARGIN: Final = "router.margin"
+ROUTER_MODE: Final = "router.mode"
 ROUTER_MODEL: Final = "router.model"
 ROUTER_PARSE_US: Final = "router.parse_us"
+ROUTER_PRIMARY_MODEL: Final = "router.primary_model"  # whose answer the client got
 ROUTER_PROBABILITY: Final = "router.probability"
 ROUTER_QUEUE_US: Final = "router.queue_us"
 ROUTER_REASON: Final = "router.reason"
+ROUTER_RECORD: Final = "router.record"  # the kind of row that a span is; on no other span
+ROUTER_RECORD_SCHEMA: Final = "router.record.schema"
+ROUTER_REFERENCE_COST_USD: Final = "router.reference_cost_usd"
 ROUTER_REFUSED: Final = "router.refused"  # the label of the error the client was refused with
 ROUTER_REQUEST_ID: Final = "router.request_id"
 ROUTER_RESPONSE_FLAGS: Final = "router.response_flags"  # Envoy's
 ROUTER_ROUTE: Final = "router.route"
 ROUTER_RULE: Final = "router.rule"
+ROUTER_SERVED_BY: Final = "router.served_by"
 ROUTER_SIMILARITY: Final = "router.similarity"
 ROUTER_SINK: Final = "router.sink"  # records or spans
 ROUTER_STAGE: Final = "router.stage"
 ROUTER_STATUS_CLASS: Final = "router.status_class"
 ROUTER_STEP: Final = "router.step"
+ROUTER_TIER: Final = "router.tier"
 ROUTER_TOKENS: Final = "router.tokens"  # embedded by our encoder, not the model's usage
 ROUTER_TOTAL_US: Final = "router.total_us"
+ROUTER_USAGE_SOURCE: Final = "router.usage_source"
+ROUTER_VERDICT: Final = "router.verdict"  # a gate's
+ROUTER_VERDICT_REASON: Final = "router.verdict.reason"
+ROUTER_VERDICT_SCORE: Final = "router.verdict.score"
+ROUTER_WASTED_COST_USD: Final = "router.wasted_cost_usd"
+ROUTER_WASTED_TOKENS: Final = "router.wasted_tokens"
+ROUTER_WOULD_COST_USD: Final = "router.would_cost_usd"
+ROUTER_WOULD_MODEL: Final = "router.would_model"
+ROUTER_WOULD_ROUTE: Final = "router.would_route"
 
 # Labels of the info metrics, short as Prometheus has them.
 DEVICE: Final = "device"
 MODEL: Final = "model"
 PRECISION: Final = "precision"
 PYTHON: Final = "python"
+RESULT: Final = "result"
 VERSION: Final = "version"
 
 # Metrics of the semantic conventions.
@@ -75,12 +116,16 @@ EXCHANGES: Final = "router.exchanges"
 FAILURES: Final = "router.failures"
 REFUSALS: Final = "router.refusals"
 REGISTRY_INFO: Final = "router.registry.info"
+REGISTRY_RELOADS: Final = "router.registry.reloads"
+SEGMENTS_DELETED: Final = "router.record.segments.deleted"
 STEP_DURATION: Final = "router.step.duration"
 TELEMETRY_DROPPED: Final = "router.telemetry.dropped"
 UPSTREAM_FIRST_BYTE: Final = "router.upstream.first_byte"
 
 # Span names. An LLM call is named by its operation and model, as the conventions say.
 REFUSE_SPAN: Final = "refuse"
+EVALUATE_SPAN: Final = "evaluate"  # followed by the evaluation's name
+GEN_AI_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"  # a verdict as an event of another span
 
 DEFAULT_SERVICE_NAME: Final = "envoy-semantic-router"
 

@@ -1,10 +1,17 @@
-"""One exchange as one flat row: the single place where its facts are derived.
+"""What happened as flat rows: the single place where its facts are derived.
 
-Records are these rows as JSON, spans are these rows under attribute names, and metrics count
-from them, so the three cannot disagree.
+Records are these rows as JSON, spans are these rows under attribute names (``attributes``), the
+store's views are these rows again, and metrics count from them, so the four cannot disagree.
+
+Four kinds, fixed so that what joins later needs no migration: an ``exchange`` per request; an
+``attempt`` per tier that a cascade asked for it; an ``evaluation`` per opinion on an answer (a
+gate's verdict, a judge's score, a user's feedback), often days later; a ``shadow`` per mirrored
+request. All join by ``request_id``. What is not known is null (numbers, truths), empty (texts) or
+``unknown`` (choices), never 0. Lines of an older version lack later fields: those are not known.
 """
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from opentelemetry.context import Context
@@ -12,9 +19,12 @@ from opentelemetry.trace import format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.apis import api_of
-from extproc.vocabulary import Envelope, Exchange
+from extproc.telemetry import names
+from extproc.vocabulary import Envelope, Exchange, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
+
+CANDIDATES = 5  # how many of the scorer's candidates a row keeps, most probable first
 
 # A path is whatever a client sends, up to Envoy's header limit, and is kept to recognise a call by.
 _PATH_LIMIT = 256  # characters
@@ -24,65 +34,152 @@ _PATH_LIMIT = 256  # characters
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
 _NOTHING_DECIDED = Envelope()
+_NOTHING_SEEN = Usage()
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class ExchangeRow(msgspec.Struct, frozen=True, tag_field="kind", tag="exchange"):
-    """One finished exchange. What is not known is null (numbers, truths) or empty (texts), never 0."""
+class Row(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What every kind has."""
 
-    time: datetime  # when the request came, UTC
+    time: datetime  # when it began, UTC
     request_id: str
-    trace_id: str  # of Envoy's or the client's trace; empty when there was none
-    api: str
-    method: str
-    path: str  # without its query, cut to 256 characters
-    route: str
-    model: str
-    upstream_model: str
-    original_model: str
-    provider: str
-    stage: str
-    reason: str
-    rule: str
-    probability: float | None
-    margin: float | None
-    similarity: float | None
-    version: str
-    status: int | None  # null: the client left before an answer
-    error: str  # the refusing error's label, else Envoy's flag, else the status; empty: none
-    flags: tuple[str, ...]
+    trace_id: str = ""  # of Envoy's or the client's trace; empty when there was none
+    schema: int = SCHEMA
+
+
+class AnswerRow(Row, frozen=True, kw_only=True):
+    """What is known of one model's answer, whoever got it."""
+
+    api: str = ""
+    model: str = ""  # the registry's name; of an exchange, the one that was decided
+    upstream_model: str = ""  # the name the provider was sent
+    provider: str = ""  # as the conventions name providers
+    response_model: str = ""  # the name the provider answered with
+    response_id: str = ""
+    cluster: str = ""
+    stream: bool | None = None
+    status: int | None = None  # null: the client left before an answer
+    error: str = ""  # the refusing error's label, else Envoy's flag, else the status; empty: none
+    flags: tuple[str, ...] = ()
+    finish_reason: str = ""
+    duration_ms: float | None = None  # until the answer's last byte
+    first_byte_ms: float | None = None  # of the provider's head, which may come before any token
+    time_to_first_token_ms: float | None = None  # only when the token itself was seen
+    request_bytes: int | None = None
+    response_bytes: int | None = None
+    input_tokens: int | None = None  # those read from the provider's cache included
+    output_tokens: int | None = None  # those spent on reasoning included
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None  # of the input, written to the provider's cache
+    reasoning_tokens: int | None = None
+    usage_source: Literal["answer", "unknown"] = "unknown"  # who says so: the provider's answer
+    cost_usd: float | None = None  # at the prices of that time; see ``pricing``
+
+
+class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
+    """One finished exchange. With a cascade, tokens and cost are those of all attempts."""
+
+    method: str = ""
+    path: str = ""  # without its query, cut to 256 characters
+    route: str = ""
+    original_model: str = ""  # the name the client sent
+    stage: str = ""
+    reason: str = ""
+    rule: str = ""
+    probability: float | None = None
+    margin: float | None = None
+    similarity: float | None = None
+    candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
+    version: str = ""  # of the registry that decided
+    mode: Literal["active", "observe", "unknown"] = "unknown"  # observe: decided, and not obeyed
+    would_route: str = ""  # what was decided, in mode observe
+    would_model: str = ""
+    would_cost_usd: float | None = None  # of the same tokens at would_model's price
     bypassed: bool  # the sidecar took no part: Envoy alone chose where this went
     refused: bool  # the sidecar answered itself and nothing was forwarded
-    stream: bool | None
-    cluster: str
-    duration_ms: float | None
-    first_byte_ms: float | None
-    request_bytes: int
-    response_bytes: int
-    tokens: int | None  # embedded by our encoder
-    parse_us: int | None
-    queue_us: int | None
-    embed_us: int | None
-    total_us: int | None
-    schema: int = SCHEMA
+    failed: bool = False  # forwarded, and the answer is an error
+    reference_cost_usd: float | None = None  # of the same tokens at the reference model's price
+    attempts: int | None = None  # how often a model was asked; null where nobody counted
+    served_by: str = ""  # the registry's name of the model that answered, where that may be another
+    cascade: str = ""
+    tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
+    conversation_id: str = ""
+    tokens: int | None = None  # embedded by our encoder
+    parse_us: int | None = None
+    queue_us: int | None = None
+    embed_us: int | None = None
+    total_us: int | None = None
+    input_messages: str | None = None  # prompt and answer: only by the operator's opt-in, sampled
+    output_messages: str | None = None
+
+
+class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
+    """One model asked on behalf of one exchange: a tier of a cascade, or a retry."""
+
+    attempt: int  # 1 is the first
+    cascade: str = ""
+    tier: int | None = None
+    verdict: str = ""  # the gate's: accept or escalate; empty: no gate spoke
+    verdict_reason: str = ""
+    verdict_score: float | None = None  # probability that the answer is good, when calibrated
+    wasted_tokens: int | None = None  # paid for, and never shown to the client
+    wasted_cost_usd: float | None = None
+
+
+class EvaluationRow(Row, frozen=True, kw_only=True, tag="evaluation"):
+    """One opinion on one answer: ``gen_ai.evaluation.result`` of the conventions.
+
+    It joins by ``request_id`` or, where that is empty, by ``trace_id``: then it is an opinion on
+    every exchange of the trace.
+    """
+
+    evaluation_id: str  # its idempotency key: a second row with the same one is the same opinion
+    name: str  # what was asked: feedback, judge, refusal, ...
+    score: float | None = None  # 0 is bad, 1 is good
+    label: str = ""
+    explanation: str = ""
+    source: str = ""  # who says so: a user, a judging model, a gate
+    subject: Literal["exchange", "attempt", "shadow"] = "exchange"  # whose answer was judged
+    attempt: int | None = None
+    model: str = ""  # of the answer that was judged, when that is not the exchange's
+
+
+class ShadowRow(AnswerRow, frozen=True, kw_only=True, tag="shadow"):
+    """One mirrored request: what another model answered, which no client saw."""
+
+    route: str = ""
+    primary_model: str = ""  # whose answer the client got
+
+
+AnyRow = ExchangeRow | AttemptRow | EvaluationRow | ShadowRow
+KINDS: tuple[type[Row], ...] = (ExchangeRow, AttemptRow, EvaluationRow, ShadowRow)
+
+
+def kind_of(row: Row | type[Row]) -> str:
+    """The name of a kind of row, as its ``kind`` says it."""
+    return str(row.__struct_config__.tag)
 
 
 def row_of(exchange: Exchange) -> ExchangeRow:
     """Everything that is known of one exchange."""
     envelope = exchange.envelope or _NOTHING_DECIDED
     bypassed = exchange.envelope is None
+    error = _error(exchange, envelope)
+    refused = bool(envelope.error)
+    api = envelope.api or exchange.api or api_of(exchange.method, exchange.path) or ""
+    usage = exchange.usage or _NOTHING_SEEN
     return ExchangeRow(
         time=datetime.fromtimestamp(exchange.started_at, UTC),
         request_id=exchange.request_id,
         trace_id=_trace_id(envelope.traceparent),
-        api=envelope.api or api_of(exchange.method, exchange.path) or "",
+        api=api,
         method=exchange.method,
         path=exchange.path[:_PATH_LIMIT],
         route=envelope.route,
         model=envelope.model,
         upstream_model=envelope.upstream_model,
         original_model=envelope.original_model,
-        provider=envelope.provider,
+        provider="" if refused else envelope.provider or names.OPERATIONS.get(api, ("", ""))[1],
         stage=envelope.stage,
         reason=envelope.reason,
         rule=envelope.rule,
@@ -90,17 +187,31 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         margin=envelope.margin,
         similarity=envelope.similarity,
         version=envelope.version,
+        mode="unknown" if bypassed else "active",
         status=exchange.status or None,
-        error=_error(exchange, envelope),
+        error=error,
         flags=exchange.flags,
         bypassed=bypassed,
-        refused=bool(envelope.error),
+        refused=refused,
+        failed=bool(error) and not refused,
         stream=None if bypassed else envelope.stream,
         cluster=exchange.cluster,
         duration_ms=_milliseconds(exchange.duration),
         first_byte_ms=_milliseconds(exchange.first_byte),
         request_bytes=exchange.request_bytes,
         response_bytes=exchange.response_bytes,
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cached_tokens=usage.cached,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
+        finish_reason=usage.finish,
+        response_id=usage.response_id,
+        response_model=usage.response_model,
+        time_to_first_token_ms=_first_token(exchange, usage),
+        attempts=None if refused else exchange.attempts,
+        served_by=exchange.served_by,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         queue_us=envelope.queue_us,
@@ -129,6 +240,12 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _first_token(exchange: Exchange, usage: Usage) -> float | None:
+    """Only where the token itself was seen: a provider's early head says nothing of it."""
+    seen = usage.first_token_at
+    return None if seen is None else _milliseconds(max(0.0, seen - exchange.started_at))
 
 
 def _milliseconds(seconds: float | None) -> float | None:

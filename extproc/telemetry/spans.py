@@ -11,55 +11,19 @@ which are counted, and never a request.
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
-import msgspec
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.util.types import AttributeValue
 
 from extproc import __version__
 from extproc.errors import OperatorError
 from extproc.telemetry import names
+from extproc.telemetry.attributes import attributes_of
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import ExchangeRow, parent_context, row_of
 from extproc.vocabulary import Exchange
-
-# Under which attribute each field of a row stands. What is not here is in the span itself
-# (trace, start, end) or decides its kind and its error.
-ATTRIBUTES: Final[Mapping[str, str]] = {
-    "request_id": names.ROUTER_REQUEST_ID,
-    "api": names.ROUTER_API,
-    "method": names.HTTP_REQUEST_METHOD,
-    "path": names.URL_PATH,
-    "route": names.ROUTER_ROUTE,
-    "model": names.ROUTER_MODEL,
-    "upstream_model": names.GEN_AI_REQUEST_MODEL,
-    "original_model": names.GEN_AI_ORIGINAL_MODEL,
-    "provider": names.GEN_AI_PROVIDER_NAME,
-    "stage": names.ROUTER_STAGE,
-    "reason": names.ROUTER_REASON,
-    "rule": names.ROUTER_RULE,
-    "probability": names.ROUTER_PROBABILITY,
-    "margin": names.ROUTER_MARGIN,
-    "similarity": names.ROUTER_SIMILARITY,
-    "version": names.ROUTER_CONFIG_VERSION,
-    "status": names.HTTP_RESPONSE_STATUS_CODE,
-    "flags": names.ROUTER_RESPONSE_FLAGS,
-    "bypassed": names.ROUTER_BYPASSED,
-    "stream": names.GEN_AI_REQUEST_STREAM,
-    "cluster": names.ROUTER_CLUSTER,
-    "first_byte_ms": names.ROUTER_FIRST_BYTE_MS,
-    "request_bytes": names.HTTP_REQUEST_BODY_SIZE,
-    "response_bytes": names.HTTP_RESPONSE_BODY_SIZE,
-    "tokens": names.ROUTER_TOKENS,
-    "parse_us": names.ROUTER_PARSE_US,
-    "queue_us": names.ROUTER_QUEUE_US,
-    "embed_us": names.ROUTER_EMBED_US,
-    "total_us": names.ROUTER_TOTAL_US,
-}
 
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -93,10 +57,10 @@ class SpanSink:
             _name(row),
             context=parent_context(exchange.envelope.traceparent if exchange.envelope else ""),
             kind=SpanKind.INTERNAL if row.refused else SpanKind.CLIENT,
-            attributes=_attributes(row),
+            attributes=attributes_of(row),
             start_time=start,
         )
-        if row.error and not row.refused:
+        if row.failed:
             span.set_status(Status(StatusCode.ERROR))
         if span.get_span_context().trace_flags.sampled and self._export.admit():
             span.end(start + round((exchange.duration or 0.0) * 1e9))
@@ -188,23 +152,6 @@ def _name(row: ExchangeRow) -> str:
     # What is no LLM call is named as the HTTP conventions name a request without a template.
     operation, _ = names.OPERATIONS.get(row.api, (row.method or "HTTP", ""))
     return f"{operation} {row.upstream_model}".rstrip()
-
-
-def _attributes(row: ExchangeRow) -> dict[str, AttributeValue]:
-    """What is known of the exchange; an attribute whose value is not known is absent."""
-    fields = msgspec.structs.asdict(row)
-    attributes = {name: fields[field] for field, name in ATTRIBUTES.items()}
-    if row.refused:
-        # Refusing is the router's work well done: a label, not an error of the span.
-        attributes |= {names.ROUTER_REFUSED: row.error, names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
-    else:
-        operation, provider = names.OPERATIONS.get(row.api, ("", ""))
-        attributes |= {
-            names.GEN_AI_OPERATION_NAME: operation,
-            names.GEN_AI_PROVIDER_NAME: row.provider or provider,
-            names.ERROR_TYPE: row.error,
-        }
-    return {name: value for name, value in attributes.items() if value not in (None, "", ())}
 
 
 def _first_set(variables: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         flags=_flags(common.response_flags),
         method=_method(request),
         path=path or _path(request),
-        cluster=common.upstream_cluster,
+        cluster=_without_content(common.upstream_cluster),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
@@ -103,7 +103,12 @@ def _tagged_microseconds(digits: str) -> float | None:
 def _hop(common: AccessLogCommon) -> str:
     """The model of the hop that answered; empty when the exchange went to no hop."""
     listener: str = common.upstream_remote_address.envoy_internal_address.server_listener_name
-    return listener.removeprefix(observed.HOP_PREFIX)
+    return _without_content(listener).removeprefix(observed.HOP_PREFIX)
+
+
+def _without_content(name: str) -> str:
+    """Our name of a cluster or hop: no name in a registry has the mark."""
+    return name.partition(observed.CONTENT_MARK)[0]
 
 
 def _duration(common: AccessLogCommon) -> float | None:

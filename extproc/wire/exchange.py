@@ -3,7 +3,8 @@
 One instance lives as long as one ext_proc stream, which is one HTTP request:
 
 AwaitingHead ──Head──> AwaitingBody ──Body──> AwaitingDecision ──Decided──> Done   Route
-    │                      │                         └───────────Refused──> Done   Refuse
+    │                      │                         ├───────────Refused──> Done   Refuse
+    │                      │                         └─────────Undecided──> Done   Proceed
     │                      └──Body that cannot be read────────────────────> Done   Refuse
     ├──Head of an LLM call without a body─────────────────────────────────> Done   Refuse
     └──Head of anything else──────────────────────────────────────────────> Done   Proceed
@@ -77,7 +78,13 @@ class Refused(msgspec.Struct, frozen=True):
     error: ClientError
 
 
-Event = Head | Body | Decided | Refused
+class Undecided(msgspec.Struct, frozen=True):
+    """The pipeline cannot decide the request."""
+
+    reason: Reason
+
+
+Event = Head | Body | Decided | Refused | Undecided
 
 
 # --- Effects ------------------------------------------------------------------------------------
@@ -90,7 +97,7 @@ class Proceed(msgspec.Struct, frozen=True):
 
 
 class AskDecision(msgspec.Struct, frozen=True):
-    """Ask the pipeline, and come back with ``Decided`` or ``Refused``."""
+    """Ask the pipeline, and come back with ``Decided``, ``Refused`` or ``Undecided``."""
 
     question: Question
 
@@ -126,7 +133,7 @@ class DecideExchange:
     """One request's way through the decision."""
 
     def __init__(self, version: str, clock: Callable[[], float]) -> None:
-        """``version`` is the registry's, for requests without a decision; ``clock`` counts seconds."""
+        """``version`` is that of the registry by which Envoy routes the request; ``clock`` counts seconds."""
         self._clock = clock
         self._state: State = AwaitingHead()
         self._known = Envelope(version=version)  # of this request, so far
@@ -156,7 +163,7 @@ class DecideExchange:
     def give_up(self) -> Proceed:
         """End the exchange after a defect of ours: Envoy's default answers, and the record says why."""
         self._state = Done()
-        return Proceed(replace(self._known, stage=Stage.DEFAULT, reason=Reason.INTERNAL_ERROR))
+        return self._let_go(Reason.INTERNAL_ERROR)
 
     def _on_head(self, _: AwaitingHead, event: Head) -> tuple[State, Effect]:
         head = event.head
@@ -197,6 +204,12 @@ class DecideExchange:
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
         return Done(), self._refuse(state.question.request.api, event.error)
 
+    def _on_undecided(self, _: AwaitingDecision, event: Undecided) -> tuple[State, Effect]:
+        return Done(), self._let_go(event.reason)
+
+    def _let_go(self, reason: Reason) -> Proceed:
+        return Proceed(replace(self._known, stage=Stage.DEFAULT, reason=reason))
+
     def _refuse(self, api: Api, error: ClientError) -> Refuse:
         body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
@@ -214,6 +227,7 @@ _STEPS: dict[tuple[type, type], Callable[[DecideExchange, Any, Any], tuple[State
     (AwaitingBody, Body): DecideExchange._on_body,
     (AwaitingDecision, Decided): DecideExchange._on_decided,
     (AwaitingDecision, Refused): DecideExchange._on_refused,
+    (AwaitingDecision, Undecided): DecideExchange._on_undecided,
 }
 
 

@@ -1,6 +1,7 @@
 """gRPC health checking (grpc.health.v1) of the process's components."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 
 import grpc
 from grpc_health.v1.health import aio
@@ -12,13 +13,22 @@ from extproc.wire.service import EXT_PROC_SERVICE
 
 LIVENESS = "liveness"  # the process answers, which is all that a restart can mend
 READY_NAMES = ("", "readiness", EXT_PROC_SERVICE)
+_VERSION = "registry/"
+
+
+def version_service(version: str) -> str:
+    """The service by whose health is told whether this process can decide by one registry version."""
+    return f"{_VERSION}{version}"
 
 
 class Health:
-    """Shows ``Components`` to whoever checks or watches over gRPC."""
+    """Shows ``Components`` to whoever checks or watches over gRPC, and which versions can decide."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, versions: Callable[[], Iterable[str]]) -> None:
+        """A new version shows with the next change of a component."""
         self._components = components
+        self._versions = versions
+        self._shown: set[str] = set()
         self._servicer = aio.HealthServicer()
         self._changed = asyncio.Event()
         components.listen(self._changed.set)
@@ -31,8 +41,12 @@ class Health:
         """Show the current state."""
         serving, not_serving = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
         await self._servicer.set(LIVENESS, serving)
-        for name in READY_NAMES:
+        versions = {version_service(version) for version in self._versions()}
+        for name in (*READY_NAMES, *versions):
             await self._servicer.set(name, serving if self._components.ready else not_serving)
+        for name in self._shown - versions:
+            await self._servicer.set(name, not_serving)
+        self._shown = versions
 
     async def follow(self) -> None:
         """Publish every change, until cancelled."""

@@ -1,5 +1,8 @@
 """Envoy's ext_proc messages <-> the events and replies of the exchange."""
 
+from collections.abc import Iterable
+
+import msgspec
 from google.protobuf.message import DecodeError
 
 from extproc._pb.ext_proc_pb2 import (
@@ -22,14 +25,28 @@ CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the clus
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
 SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
 
+VERSION_KEY = "x-router-config"  # in the stream's gRPC metadata: the registry that this Envoy holds
+
 _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 
 
-def decode(data: bytes, traceparent: str) -> Head | Body:
-    """What one message of Envoy tells.
+class StreamMetadata(msgspec.Struct, frozen=True):
+    """What the gRPC metadata of an ext_proc stream says of every message on it."""
 
-    ``traceparent`` is that of the ext_proc stream, which is Envoy's own span; it goes before
-    the one among the request's headers, which is the client's.
+    traceparent: str = ""  # of Envoy's own span: it goes before the one among the request's headers
+    config_version: str = ""
+
+
+def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
+    """The metadata that counts; of a key that comes twice, the last."""
+    found = {
+        name: value if isinstance(value, str) else value.decode(errors="replace") for name, value in pairs
+    }
+    return StreamMetadata(found.get("traceparent", ""), found.get(VERSION_KEY, ""))
+
+
+def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
+    """What one message of Envoy tells, on a stream with the metadata ``stream``.
 
     Raises:
         ProtocolError: it is no message, or one that the exchange has no use for.
@@ -40,7 +57,7 @@ def decode(data: bytes, traceparent: str) -> Head | Body:
         raise ProtocolError("a message cannot be decoded") from error
     match request.WhichOneof("request"):
         case "request_headers":
-            return Head(_head(request.request_headers, traceparent), buffered=_buffered(request))
+            return Head(_head(request.request_headers, stream), buffered=_buffered(request))
         case "request_body":
             return Body(request.request_body.body)
         case other:
@@ -65,7 +82,7 @@ def encode(event: Head | Body, reply: Reply) -> bytes:
     return response.SerializeToString()
 
 
-def _head(message: HttpHeaders, traceparent: str) -> RequestHead:
+def _head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
     pseudo: dict[str, str] = {}
     headers: dict[str, str] = {}
     for header in message.headers.headers:
@@ -80,7 +97,8 @@ def _head(message: HttpHeaders, traceparent: str) -> RequestHead:
         path=pseudo.get(":path", ""),
         headers=headers,
         has_body=not message.end_of_stream,
-        traceparent=traceparent or headers.get("traceparent", ""),
+        traceparent=stream.traceparent or headers.get("traceparent", ""),
+        config_version=stream.config_version,
     )
 
 

@@ -13,6 +13,7 @@ from extproc.vocabulary import Usage
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
+CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one content from the next
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
 
 _EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves

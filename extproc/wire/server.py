@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import grpc
 import msgspec
@@ -41,12 +41,16 @@ class Server:
         processor: ExternalProcessor,
         access_log: AccessLog,
         components: Components,
+        versions: Callable[[], Iterable[str]],
     ) -> None:
-        """``components`` has one named ``COMPONENT``, which is this server."""
+        """``components`` has one named ``COMPONENT``, which is this server.
+
+        ``versions`` are those of the registry by which ``processor`` can decide.
+        """
         self._options = options
         self._processor = processor
         self._components = components
-        self._health = Health(components)
+        self._health = Health(components, versions)
         self._server = grpc.aio.server(options=_channel_options(options.max_body_bytes))
         self._server.add_generic_rpc_handlers((processor.handler(), access_log.handler()))
         self._health.register(self._server)

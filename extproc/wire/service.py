@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
-from extproc.errors import ClientError, ProtocolError
+from extproc.errors import ClientError, DecisionError, ProtocolError
 from extproc.vocabulary import Decision, ExchangeSink, Question
 from extproc.wire import access_log, messages
 from extproc.wire.exchange import (
@@ -25,6 +25,7 @@ from extproc.wire.exchange import (
     Head,
     Refused,
     Reply,
+    Undecided,
 )
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Decider(Protocol):
     """What decides: the pipeline."""
 
     async def decide(self, question: Question) -> Decision:
-        """Raises ``errors.ClientError`` when the request must be refused."""
+        """Raises ``errors.ClientError`` to refuse, ``errors.DecisionError`` to leave it to Envoy."""
         ...
 
 
@@ -60,7 +61,7 @@ class ExternalProcessor:
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """``version`` is that of the current registry.
+        """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
         ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
@@ -98,13 +99,13 @@ class ExternalProcessor:
     async def _converse(self, context: _Context) -> None:
         # Reading and writing by hand costs a tenth less than an async generator; and ending the
         # stream with the last answer saves the wait for Envoy to end it.
-        exchange = DecideExchange(self._version(), self._clock)
-        traceparent = _traceparent(context)
+        stream = messages.stream_metadata(context.invocation_metadata() or ())
+        exchange = DecideExchange(stream.config_version or self._version(), self._clock)
         while not exchange.done:
             data = await context.read()
             if data is grpc.aio.EOF:
                 return
-            event = messages.decode(data, traceparent)
+            event = messages.decode(data, stream)
             await context.write(await self._answer(exchange, event))
 
     async def _answer(self, exchange: DecideExchange, event: Head | Body) -> bytes:
@@ -123,11 +124,13 @@ class ExternalProcessor:
             effect = exchange.receive(await self._ask(effect.question))
         return effect
 
-    async def _ask(self, question: Question) -> Decided | Refused:
+    async def _ask(self, question: Question) -> Decided | Refused | Undecided:
         try:
             return Decided(await self._decider.decide(question))
         except ClientError as error:
             return Refused(error)
+        except DecisionError as error:
+            return Undecided(error.reason)
 
 
 class AccessLog:
@@ -159,10 +162,3 @@ class AccessLog:
             # The next message is no worse for it, so the stream stays open.
             log.exception("an access log message is lost")
             self._count_failure("access_log")
-
-
-def _traceparent(context: _Context) -> str:
-    for name, value in context.invocation_metadata() or ():
-        if name == "traceparent":
-            return value if isinstance(value, str) else value.decode(errors="replace")
-    return ""

@@ -13,6 +13,7 @@ from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.stack import Stack, running_stack
 from extproc.errors import OperatorError, ProcessFailed, RegistryError
+from extproc.telemetry.segments import segment_paths
 
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -98,7 +99,8 @@ async def test_the_record_of_the_last_exchange_arrives_before_envoy_stops(
 ) -> None:
     async with running_stack(registry, tmp_path / "run") as stack:
         await ask(stack)
-    assert len(stack.records.read_text().splitlines()) == 1
+    (segment,) = segment_paths(stack.records)
+    assert len(segment.read_text().splitlines()) == 1
 
 
 async def test_an_old_log_is_not_mixed_with_a_new_one(registry: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest_asyncio
 from extproc.demo.pool import FakeModel, Pool, Received
 from extproc.demo.stack import Stack, running_stack
 from extproc.registry.loading import load
+from extproc.telemetry.segments import segment_paths
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 NAMES = {
@@ -62,11 +63,15 @@ class World:
             lower = {name.lower(): value for name, value in answer.headers.items()}
             return Answer(answer.status, lower, await answer.read())
 
+    def record_text(self) -> str:
+        """Every line of every segment, in order."""
+        return "".join(path.read_text() for path in segment_paths(self.stack.records))
+
     async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
         """The outcome records of these exchanges, in this order, once all have arrived."""
         async with asyncio.timeout(10):
             while True:
-                lines = self.stack.records.read_text().splitlines() if self.stack.records.exists() else []
+                lines = self.record_text().splitlines()
                 rows = {row["request_id"]: row for row in map(msgspec.json.decode, lines)}
                 if rows.keys() >= set(request_ids):
                     return [rows[request_id] for request_id in request_ids]

@@ -87,6 +87,7 @@ async def test_what_the_sidecar_missed_is_recorded_as_bypassed_once_it_is_back(o
     await world.stack.stop_sidecar(signal.SIGTERM)
     assert (await world.post(chat(CODE))).status == 200
     await world.stack.start_sidecar()
+    await world.stack.sidecars_used()
     answer = await world.post(chat(CODE))
     (record,) = await world.records([answer.headers["x-request-id"]])
     assert record["bypassed"] is False

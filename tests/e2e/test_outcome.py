@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.registry.loading import load
+from extproc.evaluation.store.connection import open_store
+from extproc.evaluation.store.loading import load, prepare
+from extproc.registry.loading import load as load_registry
+from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import World, chat
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -24,16 +27,29 @@ async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: Wo
     assert (code["route"], code["model"], code["upstream_model"]) == ("code", "code", "demo-code-32b")
     assert (code["stage"], code["reason"], code["original_model"]) == ("embedding", "matched", "auto")
     assert code["cluster"] == "model-code"
-    assert code["version"] == load(world.stack.registry).version
+    assert code["version"] == load_registry(world.stack.registry).version
     assert (code["status"], code["error"], code["bypassed"]) == (200, "", False)
     assert 0 < code["first_byte_ms"] <= code["duration_ms"]
     assert 0 < code["embed_us"] < code["total_us"]
     assert (small["route"], small["stream"]) == ("greeting", True)
     assert (doubtful["route"], doubtful["reason"], doubtful["stage"]) == ("", "low_similarity", "default")
     assert doubtful["similarity"] < 0.3
-    text = world.stack.records.read_text()
+    text = world.record_text()
     for request_id in ids:
         assert text.count(request_id) == 1
+
+
+async def test_records_of_real_traffic_load_into_the_store_as_they_are(world: World) -> None:
+    answers = [await world.post(chat("implement quicksort in python")), await world.post(b"not json")]
+    records = await world.records([answer.headers["x-request-id"] for answer in answers])
+    with open_store(None) as store:
+        prepare(store)
+        loaded = [load(store, segment) for segment in segment_paths(world.stack.records)]
+        assert sum(done.bad for done in loaded) == 0
+        for record in records:
+            asked = {"id": record["request_id"]}
+            (row,) = store.rows("SELECT * EXCEPT (time) FROM exchanges WHERE request_id = {id:String}", asked)
+            assert row == {name: value for name, value in record.items() if name not in ("kind", "time")}
 
 
 async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
@@ -41,8 +57,9 @@ async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
     answer = await world.post(chat(secret), authorization="Bearer clients-own-secret")
     await world.records([answer.headers["x-request-id"]])
     keys = [model.key for model in world.pool.values()]
-    written = [path for path in world.stack.run_dir.iterdir() if path.is_file()]
-    assert {"records.jsonl", "sidecar.log", "envoy.log", "envoy.yaml"} <= {path.name for path in written}
+    written = [path for path in world.stack.run_dir.rglob("*") if path.is_file()]
+    assert {"sidecar.log", "envoy.log", "cds.json", "rds.json"} <= {path.name for path in written}
+    assert set(segment_paths(world.stack.records)) <= set(written)
     for path in written:
         text = path.read_text()
         assert not [found for found in ["xylophone", "clients-own-secret", *keys] if found in text], path

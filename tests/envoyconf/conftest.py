@@ -20,9 +20,11 @@ from yarl import URL
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
+from extproc.health import Components
 from extproc.registry.schema import Envoy, Registry, cluster_name
 from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
+from extproc.wire.health import Health
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
 CHAT = "/v1/chat/completions"
@@ -95,6 +97,9 @@ class Sidecar:
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
         self._server.add_generic_rpc_handlers((*(handlers or (processor.handler(),)), access_log.handler()))
+        health = Health(Components(), versions=lambda: ["v1"])
+        health.register(self._server)
+        await health.publish()
         self._server.add_insecure_port(self.address)
         await self._server.start()
 
@@ -210,6 +215,12 @@ class World:
         async with self.http.get(f"http://127.0.0.1:{self.admin_port}{path}") as page:
             return await page.text()
 
+    async def sidecar_used(self) -> None:
+        """Until Envoy has found a sidecar well that came after it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await self.admin("/stats?filter=ext-proc.membership_healthy")).endswith(" 1\n"):
+                await asyncio.sleep(0.02)
+
     def forget(self) -> None:
         """Empties what the providers got."""
         for provider in self.providers.values():
@@ -291,7 +302,7 @@ def registry_for(
 async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
-    config.write_text(bootstrap.render(bootstrap.build(registry, "v1", directory)))
+    config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
     options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -312,7 +323,8 @@ async def _ready(world: World, admin: Path, process: asyncio.subprocess.Process)
         if address := _written(admin):
             world.admin_port = int(address.rpartition(":")[2])
             if await world.admin("/ready") == "LIVE\n":
-                world.port = int((await world.admin("/listeners")).strip().rpartition(":")[2])
+                listening = dict(line.split("::") for line in (await world.admin("/listeners")).splitlines())
+                world.port = int(listening["llm"].rpartition(":")[2])
                 return
         await asyncio.sleep(0.005)
     pytest.fail(f"Envoy ended: {world.log.read_text(errors='replace')}")

@@ -8,7 +8,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryTy
 
 from extproc.envoyconf.clusters import sidecar_cluster, upstream_cluster, upstream_clusters
 from extproc.envoyconf.messages import plain
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.site import Names, Site
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import BEARER, Auth, Model
 from tests.envoyconf.conftest import JSON, Launch, World, decided
@@ -106,7 +106,7 @@ def test_names_are_resolved_and_addresses_are_not(
     ],
 )
 def test_the_sidecar_is_reached_by_socket_address_or_name(sidecar: str, kind: str, address: object) -> None:
-    cluster = sidecar_cluster(sidecar)
+    cluster = sidecar_cluster([sidecar])
     assert plain(cluster)["type"] == kind
     assert only_endpoint(cluster)["address"] == address
 
@@ -117,7 +117,7 @@ def test_every_model_has_a_cluster_and_only_those_with_a_key_a_filter() -> None:
         "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="b.key")),
     }
     registry = Registry(models=models, default="a")
-    made = {cluster.name: plain(cluster) for cluster in upstream_clusters(registry, HERE)}
+    made = {cluster.name: plain(cluster) for cluster in upstream_clusters(registry, HERE, Names())}
     assert made.keys() == {"model-a", "model-b"}
     assert "credential_injector" not in str(made["model-a"])
     assert "'name': 'key-model-b'" in str(made["model-b"])

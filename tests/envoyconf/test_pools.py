@@ -160,7 +160,7 @@ async def test_name_servers_that_do_not_answer_do_not_keep_envoy_from_serving_ot
                 "unknown": Model(base_url="http://models.example"),
             }
             envoy = Envoy(listen=f"{HOST}:{listen}", admin=f"{HOST}:{admin}", sidecar=f"unix:{tmp_path}/s")
-            tree = bootstrap.build(Registry(models=models, default="well", envoy=envoy), "v1", tmp_path)
+            tree = bootstrap.build(Registry(models=models, default="well", envoy=envoy), tmp_path)
             ask_only(tree, "model-unknown", silent.getsockname()[1])
             config = tmp_path / "envoy.yaml"
             config.write_text(yaml.safe_dump(tree))

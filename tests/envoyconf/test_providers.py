@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import EnvoyRefused
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Registry, Route
 from extproc.registry.upstreams import Auth, Endpoint, HealthCheck, Model, Tls
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import ASK, CHAT, JSON, World, decided
@@ -243,6 +243,24 @@ async def test_a_key_that_is_empty_is_the_routers_fault_not_the_clients(
             assert not providers["only"].received
 
 
+async def test_a_model_whose_key_is_not_there_falls_back_as_one_that_is_down(tmp_path: Path) -> None:
+    (tmp_path / "empty.key").write_text("\n")
+    async with running("keyless", "well") as providers:
+        keyless, well = (f"http://127.0.0.1:{provider.port}" for provider in providers.values())
+        registry = Registry(
+            models={
+                "keyless": Model(base_url=keyless, auth=Auth(file="empty.key")),
+                "well": Model(base_url=well),
+            },
+            default="well",
+            routes={"greeting": Route(candidates="keyless", examples=["hi"], fallback="well")},
+        )
+        async with serving(tmp_path, registry, providers) as world:
+            answer = await world.ask()
+            assert (answer.status, answer.by) == (200, "well")
+            assert not providers["keyless"].received
+
+
 async def test_a_providers_own_401_reaches_the_client_as_it_is(mixed: World) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=401, body=b"the provider's own words")
@@ -256,7 +274,7 @@ def test_envoy_does_not_start_on_a_key_that_is_not_there(tmp_path: Path) -> None
     """Told at its start, not with the first request."""
     for auth, words in ((Auth(file="absent"), "absent"), (Auth(env="NO_SUCH_VARIABLE"), "NO_SUCH_VARIABLE")):
         model = Model(base_url="http://127.0.0.1:1", auth=auth)
-        tree = bootstrap.build(Registry(models={"only": model}, default="only"), "v1", tmp_path)
+        tree = bootstrap.build(Registry(models={"only": model}, default="only"), tmp_path)
         config = tmp_path / "envoy.yaml"
         config.write_text(bootstrap.render(tree))
         with pytest.raises(EnvoyRefused, match=words):

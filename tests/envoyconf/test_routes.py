@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
+from extproc.envoyconf.site import Names
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Model
 from extproc.vocabulary import Envelope, Reason
@@ -73,6 +74,7 @@ async def test_a_client_cannot_choose_a_cluster(launch: Launch) -> None:
     world = await launch(running=False)
     assert (await world.ask(headers=FORGED)).by == "large"
     await world.sidecar.start()
+    await world.sidecar_used()
     assert (await world.ask(headers=FORGED)).by == "small"
     seen = [name for p in world.providers.values() for request in p.received for name in request.headers]
     assert not [name for name in seen if "router" in name]
@@ -142,7 +144,7 @@ async def test_an_answer_may_be_silent_for_as_long_as_the_registry_says(launch: 
 
 def test_the_headers_on_answers_are_fields_of_the_envelope() -> None:
     registry = Registry(models={"only": Model(base_url="http://127.0.0.1:1")}, default="only")
-    (host,) = route_configuration(registry, "v1", {"model-only": "model-only"}).virtual_hosts
+    (host,) = route_configuration(registry, "v1", Names()).virtual_hosts
     added = [option.header.value for option in host.response_headers_to_add if option.header]
     fields = {re.fullmatch(r"%DYNAMIC_METADATA\(router:(\w+)\)%", value)[1] for value in added}  # type: ignore[index]
     assert len(fields) == 6

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from extproc.envoyconf.messages import plain
 from extproc.envoyconf.secrets import secrets
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.site import Names, Site
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Auth, Model, Passthrough
 
@@ -21,7 +21,7 @@ def test_a_models_key_file_is_named_relative_to_the_registry_and_not_read() -> N
         passthrough=Passthrough(base_url="http://127.0.0.1:6", auth=Auth(file="keys/rest")),
         default="a",
     )
-    assert [plain(secret) for secret in secrets(registry, Site(Path("/etc/router")))] == [
+    assert [plain(secret) for secret in secrets(registry, Site(Path("/etc/router")), Names())] == [
         {"name": "key-model-a", "generic_secret": {"secret": {"filename": "/etc/router/keys/a"}}},
         {"name": "key-model-b", "generic_secret": {"secret": {"filename": "/run/secrets/b"}}},
         {"name": "key-model-d", "generic_secret": {"secret": {"environment_variable": "D_KEY"}}},

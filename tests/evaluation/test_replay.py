@@ -46,7 +46,7 @@ async def test_every_decision_is_the_pipelines(candidate: Candidate) -> None:
     import asyncio
 
     bulk = await asyncio.to_thread(decided, candidate)
-    pipeline = Pipeline(Direct(candidate.encoder), lambda: candidate.snapshot, time.perf_counter)
+    pipeline = Pipeline(Direct(candidate.encoder), lambda _: candidate.snapshot, time.perf_counter)
     for i, text in enumerate(TEXTS):
         route = bulk.routes[bulk.route[i]] if bulk.route[i] != ABSTAIN else ""
         try:

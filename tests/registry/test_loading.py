@@ -167,3 +167,22 @@ def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
 def test_a_registry_of_rules_alone_is_good(tmp_path: Path) -> None:
     text = "models: {small: {base_url: 'http://h:1'}}\ndefault: small\n"
     assert load(write(tmp_path, text)).examples == {}
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "problem"),
+    [
+        ("[]", "envoy.sidecar: expected at least one address"),
+        ("[unix:/a, unix:/a]", "envoy.sidecar: unix:/a is named twice"),
+        ("['unix:/a', '127.0.0.1:1']", "envoy.sidecar: expected either unix:/PATHs or HOST:PORTs, not both"),
+        ("[unix:/a, nowhere]", "envoy.sidecar: 'nowhere' is no address (expected HOST:PORT or unix:/PATH)"),
+    ],
+)
+def test_sidecars_are_distinct_addresses_of_one_kind(tmp_path: Path, sidecar: str, problem: str) -> None:
+    _, told = mistake(tmp_path, GOOD + f"envoy: {{sidecar: {sidecar}}}\n")
+    assert told == problem
+
+
+def test_one_sidecar_or_several_are_good(tmp_path: Path) -> None:
+    for sidecar in ("unix:/a", "[unix:/a, unix:/b]", "['a.svc:1', '127.0.0.1:1']"):
+        load(write(tmp_path, GOOD + f"envoy: {{sidecar: {sidecar}}}\n"))

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel
+from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel, UnknownVersion
 from extproc.routing import rules
 from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
@@ -96,7 +96,7 @@ async def decide(
     asked: Question, current: Snapshot | None = None, embedder: object = None
 ) -> tuple[Decision, list[str]]:
     words = Words()
-    pipeline = Pipeline(embedder or words, lambda: current or snapshot(), clock=lambda: 0.0)  # type: ignore[arg-type]
+    pipeline = Pipeline(embedder or words, lambda _: current or snapshot(), clock=lambda: 0.0)  # type: ignore[arg-type]
     return await pipeline.decide(asked), words.asked
 
 
@@ -291,12 +291,32 @@ async def test_at_the_deadline_the_default_answers_and_the_encoder_is_told() -> 
 
 async def test_one_snapshot_serves_a_whole_decision() -> None:
     versions = iter(["v1", "v2"])
-    pipeline = Pipeline(Words(), lambda: snapshot(version=next(versions)), clock=lambda: 0.0)
+    pipeline = Pipeline(Words(), lambda _: snapshot(version=next(versions)), clock=lambda: 0.0)
     assert (await pipeline.decide(question())).version == "v1"
     assert (await pipeline.decide(question())).version == "v2"
 
 
 async def test_the_time_a_decision_took_is_on_it() -> None:
     ticks = iter([10.0, 10.25])
-    pipeline = Pipeline(Words(), snapshot, clock=lambda: next(ticks))
+    pipeline = Pipeline(Words(), lambda _: snapshot(), clock=lambda: next(ticks))
     assert (await pipeline.decide(question())).times.total == 250_000
+
+
+async def test_each_request_is_decided_by_the_version_that_its_envoy_holds() -> None:
+    held = {
+        "v1": snapshot(),
+        "v2": snapshot(version="v2", defaults={Api.OPENAI_CHAT: "small"}),
+        "": snapshot(),
+    }
+    pipeline = Pipeline(Words(), held.get, clock=lambda: 0.0)
+    asked = question("elsewhere")
+    of_v2 = msgspec.structs.replace(asked.head, config_version="v2")
+    first, second = await pipeline.decide(asked), await pipeline.decide(Question(asked.request, of_v2))
+    assert (first.version, first.model) == ("v1", "large")
+    assert (second.version, second.model) == ("v2", "small")
+
+
+async def test_nothing_is_decided_for_a_version_that_is_not_here() -> None:
+    pipeline = Pipeline(Words(), lambda version: None, clock=lambda: 0.0)
+    with pytest.raises(UnknownVersion):
+        await pipeline.decide(question())

@@ -199,10 +199,28 @@ def test_gauges_show_what_is_watched_now(metrics: Metrics) -> None:
     assert value(metrics, "router_registry_info", version="v2") == 1
 
 
+def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
+    for result in ("loaded", "refused", "loaded"):
+        metrics.reloaded(result)
+    assert value(metrics, "router_registry_reloads_total", result="loaded") == 2
+    assert value(metrics, "router_registry_reloads_total", result="refused") == 1
+
+
+def test_what_is_left_to_envoy_is_a_decision_for_nobody(metrics: Metrics) -> None:
+    metrics.undecided(Reason.UNKNOWN_VERSION)
+    labels = {"router_route": "", "router_model": "", "router_stage": "default"}
+    assert value(metrics, "router_decisions_total", **labels, router_reason="unknown_version") == 1
+
+
 def test_what_telemetry_loses_is_counted_by_sink(metrics: Metrics) -> None:
     metrics.watch_dropped({"records": lambda: 7, "spans": lambda: 0})
     assert value(metrics, "router_telemetry_dropped_total", router_sink="records") == 7
     assert value(metrics, "router_telemetry_dropped_total", router_sink="spans") == 0
+
+
+def test_segments_that_made_room_are_counted(metrics: Metrics) -> None:
+    metrics.watch_deleted(lambda: 3)
+    assert value(metrics, "router_record_segments_deleted_total") == 3
 
 
 def test_the_page_tells_the_build(metrics: Metrics) -> None:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from extproc.telemetry.rows import ExchangeRow, row_of
-from extproc.vocabulary import Envelope, Exchange
+from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow, Row, kind_of, row_of
+from extproc.vocabulary import Envelope, Exchange, Usage
 
 Make = Callable[..., Exchange]
 
@@ -35,6 +35,9 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         flags=(),
         bypassed=False,
         refused=False,
+        failed=False,
+        mode="active",
+        attempts=1,
         stream=True,
         cluster="model-code",
         duration_ms=1500.0,
@@ -49,11 +52,36 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
     )
 
 
-def test_what_was_not_measured_is_null_and_never_zero(exchange: Make) -> None:
+def test_what_was_not_measured_is_null_or_unknown_and_never_zero(exchange: Make) -> None:
     row = row_of(exchange(envelope=Envelope(), duration=None, first_byte=None, status=0))
-    measured = ("probability", "margin", "similarity", "tokens", "status", "duration_ms", "first_byte_ms")
-    times = ("parse_us", "queue_us", "embed_us", "total_us")
-    assert {getattr(row, field) for field in (*measured, *times)} == {None}
+    numbers = {
+        field.name
+        for field in msgspec.structs.fields(ExchangeRow)
+        if field.type in (int | None, float | None)
+    }
+    assert len(numbers) > 20
+    sent = {"request_bytes", "response_bytes", "attempts"}  # Envoy counts them always
+    assert {name: getattr(row, name) for name in numbers - sent} == dict.fromkeys(numbers - sent)
+    assert row.usage_source == "unknown"
+
+
+def test_usage_is_what_the_answer_told(exchange: Make) -> None:
+    usage = Usage(
+        input=10, output=0, cached=4, cache_write=1, reasoning=2, finish="stop", response_id="c1",
+        response_model="q", first_token_at=1_795_000_000.75,
+    )  # fmt: skip
+    row = row_of(exchange(usage=usage, attempts=2, served_by="large"))
+    assert (row.input_tokens, row.output_tokens, row.cached_tokens, row.cache_write_tokens) == (10, 0, 4, 1)
+    assert (row.reasoning_tokens, row.usage_source, row.finish_reason) == (2, "answer", "stop")
+    assert (row.response_id, row.response_model, row.time_to_first_token_ms) == ("c1", "q", 500.0)
+    assert (row.attempts, row.served_by) == (2, "large")
+    assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
+
+
+def test_the_provider_is_the_models_own_or_its_apis_and_a_refused_request_has_none(exchange: Make) -> None:
+    assert row_of(exchange()).provider == "acme"
+    assert row_of(exchange(provider="")).provider == "openai"
+    assert row_of(exchange(error="denied")).provider == ""
 
 
 def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exchange: Make) -> None:
@@ -62,6 +90,7 @@ def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exch
     assert row.api == "openai.chat"  # the path tells
     assert (row.route, row.model, row.upstream_model, row.version, row.trace_id) == ("", "", "", "", "")
     assert row.stream is None
+    assert row.mode == "unknown"
 
 
 def test_a_path_that_is_no_llm_call_has_no_api(exchange: Make) -> None:
@@ -105,5 +134,37 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     chosen_by_clients = {"method", "path", "original_model"}
     told = msgspec.to_builtins(row_of(exchange(envelope=None, method="M", path="P")))
     texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
-    known = {"kind", "time", "request_id", "trace_id", "api", "route", "model", "upstream_model", "stage"}
-    assert texts == known | {"provider", "reason", "rule", "version", "error", "cluster"}
+    of_the_decision = {"route", "stage", "reason", "rule", "version", "mode", "would_route", "would_model"}
+    of_the_answer = {"api", "model", "upstream_model", "cluster", "error", "usage_source", "cascade"}
+    of_the_answer |= {"provider", "served_by"}
+    of_the_provider = {"response_model", "response_id", "finish_reason"}
+    joining = {"kind", "time", "request_id", "trace_id", "conversation_id"}
+    assert texts == of_the_decision | of_the_answer | of_the_provider | joining
+    assert (told["input_messages"], told["output_messages"]) == (None, None)  # only by opt-in
+
+
+def test_lines_of_an_older_version_are_still_read(exchange: Make) -> None:
+    whole = msgspec.to_builtins(row_of(exchange()))
+    first_version = {
+        *("kind", "time", "request_id", "trace_id", "api", "method", "path", "route", "model", "status"),
+        *("upstream_model", "original_model", "stage", "reason", "rule", "probability", "margin"),
+        *("similarity", "version", "error", "flags", "bypassed", "refused", "stream", "cluster"),
+        *("duration_ms", "first_byte_ms", "request_bytes", "response_bytes", "tokens", "parse_us"),
+        *("queue_us", "embed_us", "total_us", "schema"),
+    }
+    old = {name: value for name, value in whole.items() if name in first_version}
+    row = msgspec.json.decode(msgspec.json.encode(old), type=AnyRow)
+    assert isinstance(row, ExchangeRow)
+    assert (row.margin, row.input_tokens, row.mode) == (0.84, None, "unknown")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_line_says_its_kind_and_reads_back_as_it_was(kind: type[Row]) -> None:
+    needed = {
+        "time": datetime(2026, 11, 25, tzinfo=UTC), "request_id": "r", "attempt": 1, "evaluation_id": "e",
+        "name": "judge", "bypassed": False, "refused": False, "failed": False,
+    }  # fmt: skip
+    row = kind(**{name: value for name, value in needed.items() if name in kind.__struct_fields__})
+    line = msgspec.json.encode(row)
+    assert msgspec.json.decode(line)["kind"] == kind_of(kind)
+    assert msgspec.json.decode(line, type=AnyRow) == row

@@ -21,8 +21,13 @@ def components() -> Components:
 
 
 @pytest.fixture
-def health(components: Components) -> Health:
-    return Health(components)
+def versions() -> list[str]:
+    return ["v1"]
+
+
+@pytest.fixture
+def health(components: Components, versions: list[str]) -> Health:
+    return Health(components, versions=lambda: versions)
 
 
 @pytest.fixture
@@ -76,3 +81,19 @@ async def test_followers_see_every_change(components: Components, health: Health
     assert seen == [NOT_SERVING, SERVING, NOT_SERVING]
     watch.cancel()
     following.cancel()
+
+
+async def test_each_version_that_can_decide_has_a_name_of_its_own(
+    components: Components, health: Health, stub: HealthStub, versions: list[str]
+) -> None:
+    components.report("registry", ready=True)
+    components.report("encoder", ready=True)
+    versions.append("v2")
+    await health.publish()
+    assert [await checked(stub, f"registry/{version}") for version in ("v1", "v2")] == [SERVING, SERVING]
+    versions.remove("v1")
+    await health.publish()
+    assert [await checked(stub, f"registry/{v}") for v in ("v1", "v2")] == [NOT_SERVING, SERVING]
+    components.drain()
+    await health.publish()
+    assert await checked(stub, "registry/v2") == NOT_SERVING

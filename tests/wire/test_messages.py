@@ -28,9 +28,11 @@ from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import messages
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Route
+from extproc.wire.messages import StreamMetadata
 
 HEAD = Head(RequestHead(method="POST", path="/", headers={}))
 BODY = Body(b"{}")
+NO_METADATA = StreamMetadata()
 ENVELOPE = Envelope(api="openai.chat", route="code", version="v1", margin=0.5)
 
 
@@ -45,7 +47,7 @@ def head_message(
 
 
 def decoded_head(message: ProcessingRequest, traceparent: str = "") -> Head:
-    event = messages.decode(message.SerializeToString(), traceparent)
+    event = messages.decode(message.SerializeToString(), StreamMetadata(traceparent))
     assert isinstance(event, Head)
     return event
 
@@ -114,7 +116,7 @@ def test_whether_the_body_comes_whole_is_what_envoy_says_if_it_says_it(
 
 def test_a_body_is_its_bytes() -> None:
     message = ProcessingRequest(request_body=HttpBody(body=b'{"a":1}', end_of_stream=True))
-    assert messages.decode(message.SerializeToString(), "") == Body(b'{"a":1}')
+    assert messages.decode(message.SerializeToString(), NO_METADATA) == Body(b'{"a":1}')
 
 
 @pytest.mark.parametrize(
@@ -123,18 +125,18 @@ def test_a_body_is_its_bytes() -> None:
 def test_another_phase_is_named_in_the_error(phase: str) -> None:
     message = ProcessingRequest(**{phase: Unread()})  # type: ignore[arg-type]
     with pytest.raises(ProtocolError, match=phase):
-        messages.decode(message.SerializeToString(), "")
+        messages.decode(message.SerializeToString(), NO_METADATA)
 
 
 def test_an_empty_message_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError, match="unknown"):
-        messages.decode(b"", "")
+        messages.decode(b"", NO_METADATA)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_give_an_event_or_a_protocol_error(data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
-        assert isinstance(messages.decode(data, ""), Head | Body)
+        assert isinstance(messages.decode(data, NO_METADATA), Head | Body)
 
 
 @pytest.mark.parametrize(("event", "phase"), [(HEAD, "request_headers"), (BODY, "request_body")])
@@ -196,3 +198,18 @@ def test_the_envelope_travels_in_the_namespace_router(reply: Proceed | Route | R
     assert MessageToDict(answered(BODY, reply).dynamic_metadata) == {
         "router": {"schema": 1, "api": "openai.chat", "route": "code", "version": "v1", "margin": 0.5}
     }
+
+
+def test_the_stream_says_which_registry_its_envoy_holds() -> None:
+    stream = messages.stream_metadata(
+        [("user-agent", "envoy"), ("x-router-config", "v7"), ("traceparent", b"00-envoy")]
+    )
+    assert stream == StreamMetadata("00-envoy", "v7")
+    event = messages.decode(head_message((":method", b"POST")).SerializeToString(), stream)
+    assert isinstance(event, Head)
+    assert event.head.config_version == "v7"
+
+
+def test_a_client_cannot_say_which_registry_envoy_holds() -> None:
+    head = decoded_head(head_message((":method", b"POST"), ("x-router-config", b"v7"))).head
+    assert head.config_version == ""

@@ -42,6 +42,7 @@ class Sidecar:
             ExternalProcessor(decider, version=lambda: "v1", count_failure=pytest.fail),
             AccessLog(NoSink(), count_failure=pytest.fail),
             self.components,
+            versions=lambda: ["v1"],
         )
         self.run: asyncio.Task[None] | None = None
 

@@ -17,7 +17,7 @@ from extproc._pb.access_log_pb2 import (
     StreamAccessLogsMessage,
 )
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse, Unread
-from extproc.errors import Denied
+from extproc.errors import Denied, UnknownVersion
 from extproc.vocabulary import Exchange
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
@@ -130,6 +130,36 @@ async def test_the_trace_of_envoys_own_span_goes_before_the_clients(
 async def test_without_one_the_clients_counts(channel: grpc.aio.Channel, decider: FakeDecider) -> None:
     await Stream(channel).exchange(ASK, {"traceparent": "00-client"})
     assert decider.asked[0].head.traceparent == "00-client"
+
+
+# --- The version by which Envoy routes ----------------------------------------------------------
+
+
+async def test_the_decision_is_asked_for_by_the_version_that_envoy_holds(
+    channel: grpc.aio.Channel, decider: FakeDecider
+) -> None:
+    await Stream(channel, (("x-router-config", "v0"),)).exchange(ASK)
+    await Stream(channel).exchange(ASK)
+    assert [question.head.config_version for question in decider.asked] == ["v0", ""]
+
+
+async def test_a_refusal_bears_the_version_that_envoy_holds(
+    channel: grpc.aio.Channel, decider: FakeDecider
+) -> None:
+    decider.answer = Denied("not here", rule="secrets")
+    assert envelope(await Stream(channel, (("x-router-config", "v0"),)).exchange(ASK))["version"] == "v0"
+
+
+async def test_what_cannot_be_decided_is_left_to_envoy_and_says_why(
+    channel: grpc.aio.Channel, decider: FakeDecider, failures: list[str]
+) -> None:
+    decider.answer = UnknownVersion("v0")
+    response = await Stream(channel, (("x-router-config", "v0"),)).exchange(ASK)
+    assert response is not None
+    assert not response.request_body.HasField("response")
+    told = envelope(response)
+    assert (told["stage"], told["reason"], told["version"]) == ("default", "unknown_version", "v0")
+    assert failures == []
 
 
 # --- What goes wrong never reaches the client ---------------------------------------------------

@@ -10,6 +10,7 @@ from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
 from extproc.registry.checks.words import is_address
 from extproc.registry.schema import Registry
+from extproc.registry.section import many
 from extproc.registry.source import Source
 
 
@@ -25,10 +26,23 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
 
 
 def _check_envoy(registry: Registry, source: Source) -> None:
-    for key, unix in (("listen", False), ("admin", False), ("sidecar", True)):
+    for key in ("listen", "admin"):
         address = getattr(registry.envoy, key)
-        if unix and address.startswith("unix:/"):
-            continue
         if not is_address(address):
-            expected = "HOST:PORT or unix:/PATH" if unix else "HOST:PORT"
-            raise source.error(f"envoy.{key}: {address!r} is no address (expected {expected})", "envoy", key)
+            raise source.error(f"envoy.{key}: {address!r} is no address (expected HOST:PORT)", "envoy", key)
+    _check_sidecars(many(registry.envoy.sidecar), source)
+
+
+def _check_sidecars(addresses: list[str], source: Source) -> None:
+    at = ("envoy", "sidecar")
+    if not addresses:
+        raise source.error("envoy.sidecar: expected at least one address", *at)
+    for address in addresses:
+        if not address.startswith("unix:/") and not is_address(address):
+            raise source.error(
+                f"envoy.sidecar: {address!r} is no address (expected HOST:PORT or unix:/PATH)", *at
+            )
+        if addresses.count(address) > 1:
+            raise source.error(f"envoy.sidecar: {address} is named twice", *at)
+    if len({address.startswith("unix:/") for address in addresses}) > 1:
+        raise source.error("envoy.sidecar: expected either unix:/PATHs or HOST:PORTs, not both", *at)

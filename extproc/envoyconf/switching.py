@@ -1,0 +1,204 @@
+"""Bringing a running Envoy from one version of the registry to the next without losing a request.
+
+The order is everything. First every sidecar has the version, then Envoy has its clusters and hops
+beside the old ones, then the routes are replaced: one step, from which on each request asks for
+decisions of the new version and meets its clusters. The old ones stay for as long as a request
+that began under the old routes may still upload its body.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from extproc.envoyconf import xds
+from extproc.envoyconf.admin import Taken, Unreachable
+from extproc.envoyconf.bootstrap import render
+from extproc.envoyconf.directory import Directory
+from extproc.envoyconf.routes import NAME
+from extproc.envoyconf.xds import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, Generation, Held
+from extproc.errors import EnvoyRefused, NotYet
+from extproc.wire.asking import Answer
+
+log = logging.getLogger(__name__)
+
+_SECRETS = "1"  # the version of every secret's file: a secret that changes is another file
+# Under which name Envoy counts what it does with each file.
+_COUNTED = {
+    CLUSTERS: "cluster_manager.cds",
+    LISTENERS: "listener_manager.lds",
+    ROUTES: f"http.{NAME}.rds.{NAME}",
+}
+
+
+class Envoy(Protocol):
+    """A running Envoy, as far as it is asked."""
+
+    async def taken(self) -> Mapping[str, Taken]:
+        """What became of each kind of resource. Raises ``Unreachable``."""
+        ...
+
+    async def active_clusters(self) -> frozenset[str]:
+        """The dynamic clusters that requests can be sent to. Raises ``Unreachable``."""
+        ...
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """How long each thing is waited for, in seconds."""
+
+    sidecars: float = 30.0  # that are there, to have the version: they may have examples to embed
+    gone: float = 2.0  # nobody answers at a sidecar's address: it is not waited for
+    taken: float = 5.0  # Envoy takes or refuses a file; milliseconds as a rule
+    active: float = 15.0  # clusters resolve names and check health first
+    poll: float = 0.05
+
+
+_WAITS = Waits()
+
+
+class Switched(msgspec.Struct, frozen=True):
+    """What a switch found."""
+
+    running: bool  # was there an Envoy to follow it?
+    skipped: tuple[str, ...] = ()  # sidecars at whose address nobody answered
+    restart: bool = False  # the bootstrap changed, which Envoy reads only when it starts
+
+
+class Switch:
+    """Writes generations into a directory in the order that loses nothing."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        envoy: Envoy,
+        ask: Callable[[str, str], Awaitable[Answer]],
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waits: Waits = _WAITS,
+    ) -> None:
+        """``ask`` asks the sidecar at an address for a version; ``clock`` counts seconds from anywhere."""
+        self._directory = directory
+        self._envoy = envoy
+        self._ask = ask
+        self._clock = clock
+        self._sleep = sleep
+        self._waits = waits
+
+    def held(self) -> Held:
+        """What the files tell Envoy now."""
+        return xds.held(self._directory.texts())
+
+    async def to(self, new: Generation, sidecars: Sequence[str]) -> Switched:
+        """Make Envoy hold ``new``, beside what it holds; the files are as before when that fails.
+
+        Without a running Envoy only the files are written. Raises ``EnvoyRefused``, and ``NotYet``
+        when a sidecar does not have the version or a cluster is not active in time.
+        """
+        before = self._directory.texts()
+        old = xds.held(before)
+        running = await self._is_running()
+        skipped = await self._until_decided(new.version, sidecars) if running else ()
+        self._directory.write_all(
+            {name: xds.response(_SECRETS, [secret]) for name, secret in new.secrets.items()}
+        )
+        steps = {
+            CLUSTERS: xds.response(new.version, {**old.clusters, **new.clusters}.values()),
+            LISTENERS: xds.response(new.version, {**old.listeners, **new.listeners}.values()),
+            ROUTES: xds.response(new.version, [new.routes]),
+        }
+        # Routes go before a first listener, which Envoy would refuse for good without them; and
+        # after the hops that they lead to.
+        order = (CLUSTERS, LISTENERS, ROUTES) if ROUTES in before else (CLUSTERS, ROUTES, LISTENERS)
+        try:
+            for name in order:
+                await self._tell(name, steps[name], new, running)
+        except (EnvoyRefused, NotYet, Unreachable):
+            self._put_back(reversed(order), before)
+            raise
+        bootstrap = render(new.bootstrap)
+        restart = running and before.get(BOOTSTRAP, bootstrap) != bootstrap
+        self._directory.write_all({BOOTSTRAP: bootstrap})
+        return Switched(running, skipped, restart)
+
+    def drop_all_but(self, current: Generation) -> None:
+        """Take away what only older versions had."""
+        for name, resources in ((LISTENERS, current.listeners), (CLUSTERS, current.clusters)):
+            self._directory.write(name, xds.response(current.version, resources.values()))
+        for name in self._directory.texts():
+            if name.startswith("sds-") and name not in current.secrets:
+                self._directory.remove(name)
+
+    async def _is_running(self) -> bool:
+        try:
+            await self._envoy.taken()
+        except Unreachable as unreachable:
+            log.info("the files are written for an Envoy that will start: %s", unreachable)
+            return False
+        return True
+
+    async def _until_decided(self, version: str, sidecars: Sequence[str]) -> tuple[str, ...]:
+        """Return once every sidecar has ``version``: those at whose address nobody is."""
+        there = await asyncio.gather(*(self._decides(address, version) for address in sidecars))
+        skipped = tuple(address for address, is_there in zip(sidecars, there, strict=True) if not is_there)
+        for address in skipped:
+            log.warning("nobody answers at %s: that sidecar is not waited for", address)
+        return skipped
+
+    async def _decides(self, address: str, version: str) -> bool:
+        started = seen = self._clock()
+        while (answer := await self._ask(address, version)) is not Answer.YES:
+            now = self._clock()
+            if answer is Answer.NO:
+                seen = now
+            elif now - seen >= self._waits.gone:
+                return False
+            if now - started >= self._waits.sidecars:
+                raise NotYet(
+                    f"the sidecar at {address} does not have version {version} after "
+                    f"{self._waits.sidecars:g} s: its /readyz says why"
+                )
+            await self._sleep(self._waits.poll)
+        return True
+
+    async def _tell(self, name: str, text: str, new: Generation, running: bool) -> None:
+        if not running:
+            self._directory.write(name, text)
+            return
+        counted = _COUNTED[name]
+        refusals = (await self._envoy.taken()).get(counted, Taken()).refusals
+        self._directory.write(name, text)
+        await self._until(
+            lambda: self._took(name, new.version, refusals),
+            self._waits.taken,
+            f"Envoy did not take {name} within {self._waits.taken:g} s",
+        )
+        if name == CLUSTERS:
+            await self._until(
+                lambda: self._all_active(new),
+                self._waits.active,
+                f"not every cluster of version {new.version} is active after {self._waits.active:g} s",
+            )
+
+    async def _took(self, name: str, version: str, refusals: int) -> bool:
+        taken = (await self._envoy.taken()).get(_COUNTED[name], Taken())
+        if taken.refusals > refusals:
+            raise EnvoyRefused(f"{name} of version {version}: Envoy's log says why")
+        return taken.version == version
+
+    async def _all_active(self, new: Generation) -> bool:
+        return await self._envoy.active_clusters() >= new.clusters.keys()
+
+    async def _until(self, holds: Callable[[], Awaitable[bool]], within_s: float, problem: str) -> None:
+        started = self._clock()
+        while not await holds():
+            if self._clock() - started >= within_s:
+                raise NotYet(problem)
+            await self._sleep(self._waits.poll)
+
+    def _put_back(self, names: Iterable[str], before: Mapping[str, str]) -> None:
+        for name in names:
+            if name in before:
+                self._directory.write(name, before[name])

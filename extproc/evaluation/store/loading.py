@@ -1,0 +1,220 @@
+"""Segments into the store, without doubling: what `extproc records import` does.
+
+The work is one INSERT per kind of row, in the store itself: lines become spans there, under the
+attribute names that spans have. A row that is in the table already stays out, whether it came by
+an earlier import or from a collector, so an import may be repeated and may overlap with anything.
+
+Whatever else is to become records, such as a JSON access log of Envoy's, has to be written as
+lines of this form first; from there on it goes this way and no other.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from extproc.errors import OperatorError
+from extproc.evaluation.store.connection import Store
+from extproc.evaluation.store.schema import IDENTITY, TABLE, attributed, statements
+from extproc.telemetry import names
+from extproc.telemetry.rows import KINDS, EvaluationRow, ExchangeRow, Row, kind_of
+from extproc.telemetry.segments import segment_paths
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What came of one import."""
+
+    files: int = 0
+    lines: int = 0
+    rows: int = 0  # new in the store
+    known: int = 0  # in the store already, or twice in the segments
+    bad: int = 0  # not JSON, or of no kind that we know: cut short by a crash, or of a later version
+
+    def __add__(self, other: "Loaded") -> "Loaded":
+        mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Loaded(*(a + b for a, b in zip(mine, theirs, strict=True)))
+
+
+def prepare(store: Store) -> None:
+    """Make the table and the views, where they are not there yet."""
+    for statement in statements():
+        store.run(statement)
+
+
+def segments_in(paths: Iterable[Path]) -> list[Path]:
+    """The files that ``paths`` name: files as they are, of directories their segments.
+
+    Raises:
+        OperatorError: there is nothing at a path, or no segment in a directory.
+    """
+    found: list[Path] = []
+    for path in paths:
+        segments = segment_paths(path) if path.is_dir() else [path] if path.is_file() else []
+        if not segments:
+            raise OperatorError(f"{path}: no records there (expected a segment, or a directory of segments)")
+        found += segments
+    return found
+
+
+def load(store: Store, segment: Path) -> Loaded:
+    """Load one segment. Raises ``OperatorError`` when the store refuses."""
+    with store.staged(segment) as lines:
+        found = {part.kind: part for part in _survey(store, lines)}
+        before = _count(store)
+        for kind in KINDS:
+            part = found.get(kind_of(kind))
+            if part is not None:
+                store.run(_insert(kind, lines, part))
+        added = _count(store) - before
+    total = sum(part.lines for part in found.values())
+    good = sum(found[name].lines for name in map(kind_of, KINDS) if name in found)
+    return Loaded(1, total, added, good - added, total - good)
+
+
+def orphans(store: Store) -> int:
+    """How many opinions name a request that the store has no exchange of (yet)."""
+    (found,) = store.rows(
+        "SELECT count() AS opinions FROM evaluations "
+        "WHERE request_id != '' AND request_id NOT IN (SELECT request_id FROM exchanges)"
+    )
+    return int(found["opinions"])
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """The lines of one kind in a segment."""
+
+    kind: str  # empty: of what is not JSON
+    lines: int
+    begin: str  # the times of the first and the last
+    end: str
+
+
+def _survey(store: Store, lines: str) -> list[_Part]:
+    head = "JSONExtract(line, 'Tuple(kind String, time String)')"
+    return msgspec.convert(
+        store.rows(
+            f"SELECT head.kind AS kind, count() AS lines, "
+            f"toString(min({_at('head.time')})) AS begin, toString(max({_at('head.time')})) AS end "
+            f"FROM (SELECT {head} AS head FROM {lines}) GROUP BY kind"
+        ),
+        list[_Part],
+    )
+
+
+def _at(time: str) -> str:
+    return f"parseDateTime64BestEffortOrZero({time}, 9, 'UTC')"
+
+
+def _count(store: Store) -> int:
+    (found,) = store.rows(f"SELECT count() AS rows FROM {TABLE}")
+    return int(found["rows"])
+
+
+def _insert(kind: type[Row], lines: str, part: _Part) -> str:
+    """One statement that loads the rows of one kind that are not in the table yet."""
+    identity = ", ".join(f"row.{name}" for name in IDENTITY[kind])
+    stored = ", ".join(f"SpanAttributes['{_attribute(kind, name)}']" for name in IDENTITY[kind])
+    told = ", ".join(
+        f"'{attribute.name}', {column.write(f'row.{field.encode_name}', attribute)}"
+        for field, attribute, column in attributed(kind)
+    )
+    # An opinion may be sent again at any time; other rows have the time of what they tell of.
+    begin, end = (f"toDateTime64('{time}', 9, 'UTC')" for time in (part.begin, part.end))
+    nearby = "" if kind is EvaluationRow else f"AND Timestamp BETWEEN {begin} AND {end}"
+    return f"""\
+INSERT INTO {TABLE} (Timestamp, TraceId, SpanId, SpanName, SpanKind, ServiceName, ResourceAttributes,
+    ScopeName, SpanAttributes, Duration, StatusCode)
+SELECT
+    {_at("row.time")},
+    row.trace_id,
+    leftPad(lower(hex(sipHash64('{kind_of(kind)}', {identity}))), 16, '0'),
+    {_span_name(kind)},
+    {_span_kind(kind)},
+    '{names.DEFAULT_SERVICE_NAME}',
+    map('{names.SERVICE_NAME}', '{names.DEFAULT_SERVICE_NAME}'),
+    'extproc',
+    mapFilter((name, value) -> value != '', map(
+        '{names.ROUTER_RECORD}', '{kind_of(kind)}', {told}, {_about_the_call(kind)}
+    )),
+    {_duration(kind)},
+    {_status(kind)}
+FROM (
+    SELECT JSONExtract(line, '{_tuple(kind)}') AS row FROM {lines}
+    WHERE position(line, '"{kind_of(kind)}"') > 0 -- most lines of other kinds need not be parsed
+)
+WHERE row.kind = '{kind_of(kind)}'
+AND ({", ".join(f"ifNull(toString(row.{name}), '')" for name in IDENTITY[kind])}) NOT IN (
+    SELECT {stored} FROM {TABLE}
+    WHERE SpanAttributes['{names.ROUTER_RECORD}'] = '{kind_of(kind)}' {nearby}
+)
+LIMIT 1 BY {identity}
+SETTINGS max_partitions_per_insert_block = 0"""
+
+
+def _attribute(kind: type[Row], name: str) -> str:
+    return next(attribute.name for field, attribute, _ in attributed(kind) if field.name == name)
+
+
+def _tuple(kind: type[Row]) -> str:
+    """The type of a line of this kind; what a line lacks is null, empty or false."""
+    in_the_span = {
+        "kind": "String",
+        "time": "String",
+        "trace_id": "String",
+        "duration_ms": "Nullable(Float64)",
+        "error": "String",
+        "refused": "Bool",
+    }
+    columns = {name: json for name, json in in_the_span.items() if name in ("kind", *kind.__struct_fields__)}
+    columns |= {field.encode_name: column.json for field, _, column in attributed(kind)}
+    return "Tuple(" + ", ".join(f"{name} {json}" for name, json in columns.items()) + ")"
+
+
+# What ``spans`` and ``attributes`` say of a row besides its fields, in SQL.
+
+
+def _operation() -> str:
+    apis = ", ".join(f"'{api}'" for api in names.OPERATIONS)
+    told = ", ".join(f"'{operation}'" for operation, _ in names.OPERATIONS.values())
+    return f"transform(row.api, [{apis}], [{told}], '')"
+
+
+def _span_name(kind: type[Row]) -> str:
+    if kind is EvaluationRow:
+        return f"concat('{names.EVALUATE_SPAN} ', row.name)"
+    operation = _operation()
+    if kind is not ExchangeRow:
+        return f"trimRight(concat(if({operation} = '', 'call', {operation}), ' ', row.upstream_model))"
+    method = "if(row.method = '', 'HTTP', row.method)"
+    called = f"trimRight(concat(if({operation} = '', {method}, {operation}), ' ', row.upstream_model))"
+    return f"if(row.refused, '{names.REFUSE_SPAN}', {called})"
+
+
+def _span_kind(kind: type[Row]) -> str:
+    if kind is EvaluationRow:
+        return "'Internal'"
+    return "if(row.refused, 'Internal', 'Client')" if kind is ExchangeRow else "'Client'"
+
+
+def _about_the_call(kind: type[Row]) -> str:
+    if kind is EvaluationRow:
+        return f"'{names.OPENINFERENCE_SPAN_KIND}', 'EVALUATOR'"
+    refused = "row.refused" if kind is ExchangeRow else "false"
+    told = {
+        names.ROUTER_REFUSED: f"if({refused}, row.error, '')",
+        names.OPENINFERENCE_SPAN_KIND: f"if({refused}, 'CHAIN', '')",
+        names.GEN_AI_OPERATION_NAME: f"if({refused}, '', {_operation()})",
+        names.ERROR_TYPE: f"if({refused}, '', row.error)",
+    }
+    return ", ".join(f"'{name}', {expression}" for name, expression in told.items())
+
+
+def _duration(kind: type[Row]) -> str:
+    return "toUInt64(0)" if kind is EvaluationRow else "toUInt64(round(ifNull(row.duration_ms, 0) * 1e6))"
+
+
+def _status(kind: type[Row]) -> str:
+    if kind is EvaluationRow:
+        return "'Unset'"
+    answered = "row.error = '' OR row.refused" if kind is ExchangeRow else "row.error = ''"
+    return f"if({answered}, 'Unset', 'Error')"

@@ -1,0 +1,138 @@
+"""Every query of the report, in ClickHouse's dialect, over the views of the store.
+
+``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
+"""
+
+from extproc.vocabulary import Reason
+
+_AT = "toUnixTimestamp64Micro(time)"
+_IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # which spares the partitions before
+_ANSWERED_BY = "if(served_by != '', served_by, model)"  # whose answer was good or bad, fast or slow
+# What is no LLM call is counted nowhere.
+_CALLS = f"api != '' AND {_IN_WINDOW}"
+_BUCKET = f"intDiv({_AT} - {{since:Int64}}, {{step:Int64}})"
+_BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
+
+WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
+
+SLICES = f"""\
+SELECT route, {_ANSWERED_BY} AS answered_by,
+    count() AS requests,
+    countIf(refused) AS refused,
+    countIf(failed) AS failed,
+    countIf(bypassed) AS bypassed,
+    count(duration_ms) AS timed,
+    quantilesTDigest(0.5, 0.9, 0.99)(duration_ms) AS duration,
+    count(time_to_first_token_ms) AS first_tokens,
+    quantilesTDigest(0.5, 0.9, 0.99)(time_to_first_token_ms) AS first_token,
+    count(output_tokens) AS counted,
+    sum(input_tokens) AS input,
+    sum(output_tokens) AS output,
+    sum(cached_tokens) AS cached,
+    count(cost_usd) AS priced,
+    sum(cost_usd) AS cost,
+    countIf({_BOTH_KNOWN}) AS compared,
+    sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
+    sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
+    count(margin) AS scored,
+    avg(margin) AS mean_margin
+FROM exchanges
+WHERE {_CALLS}
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
+
+# One opinion per exchange and question: of several, their mean. An opinion that names a request is on
+# that one; one that names only a trace is on every exchange of it.
+QUALITY = f"""\
+SELECT route, answered_by, name, bucket, count() AS judged, sum(verdict) AS score
+FROM (
+    SELECT e.route AS route, e.answered_by AS answered_by, e.bucket AS bucket, o.name AS name,
+        e.request_id AS request, avg(o.opinion) AS verdict
+    FROM (
+        SELECT request_id, trace_id, route, {_ANSWERED_BY} AS answered_by, {_BUCKET} AS bucket
+        FROM exchanges
+        WHERE {_CALLS}
+    ) AS e
+    INNER JOIN (
+        SELECT name, if(request_id != '', request_id, '(none)') AS request,
+            if(request_id = '' AND trace_id != '', trace_id, '(none)') AS trace, avg(score) AS opinion
+        FROM evaluations
+        WHERE subject = 'exchange' AND score IS NOT NULL
+        GROUP BY name, request, trace
+    ) AS o ON e.request_id = o.request OR e.trace_id = o.trace
+    GROUP BY route, answered_by, bucket, name, request
+)
+GROUP BY route, answered_by, name, bucket
+ORDER BY route, answered_by, name, bucket"""
+
+_ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}')"
+
+# A request that abstained has no route; it leaned to its first candidate, where that is known.
+TREND = f"""\
+SELECT route, {_ANSWERED_BY} AS answered_by,
+    if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning,
+    {_BUCKET} AS bucket,
+    count() AS requests,
+    countIf(failed) AS failures,
+    countIf({_ABSTAINED}) AS abstained,
+    count(margin) AS scored,
+    sum(margin) AS margins
+FROM exchanges
+WHERE {_CALLS}
+GROUP BY route, answered_by, leaning, bucket
+ORDER BY leaning, bucket, route, answered_by"""
+
+CASCADES = f"""\
+SELECT cascade,
+    count() AS requests,
+    sum(asked) AS attempts,
+    countIf(asked > 1) AS escalated,
+    countIf(asked > 2) AS thrashed,
+    sum(cost) AS total_cost,
+    sum(wasted) AS wasted_cost,
+    sum(tokens) AS total_tokens
+FROM (
+    SELECT cascade, request_id, count() AS asked, sum(cost_usd) AS cost, sum(wasted_cost_usd) AS wasted,
+        sum(wasted_tokens) AS tokens
+    FROM attempts
+    WHERE {_IN_WINDOW}
+    GROUP BY cascade, request_id
+)
+GROUP BY cascade
+ORDER BY cascade"""
+
+SHADOWS = f"""\
+SELECT route, primary_model, model,
+    count() AS requests,
+    countIf(error != '') AS failed,
+    quantilesTDigest(0.5, 0.9, 0.99)(duration_ms) AS duration,
+    count(cost_usd) AS priced,
+    sum(cost_usd) AS cost
+FROM shadows
+WHERE {_IN_WINDOW}
+GROUP BY route, primary_model, model
+ORDER BY route, primary_model, model"""
+
+_BOTH_PRICED = "cost_usd IS NOT NULL AND would_cost_usd IS NOT NULL"
+
+OBSERVED = f"""\
+SELECT would_route, would_model,
+    count() AS requests,
+    avg(margin) AS mean_margin,
+    countIf({_BOTH_PRICED}) AS compared,
+    sumIf(cost_usd, {_BOTH_PRICED}) AS cost,
+    sumIf(would_cost_usd, {_BOTH_PRICED}) AS would_cost
+FROM exchanges
+WHERE {_CALLS} AND mode = 'observe'
+GROUP BY would_route, would_model
+ORDER BY requests DESC, would_route, would_model"""
+
+ALL = {
+    "window": WINDOW,
+    "slices": SLICES,
+    "quality": QUALITY,
+    "trend": TREND,
+    "cascades": CASCADES,
+    "shadows": SHADOWS,
+    "observed": OBSERVED,
+}

@@ -1,0 +1,379 @@
+"""The report on recorded traffic: one slice per route and model, the worst first. JSON is this."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from extproc.evaluation.store.connection import Store
+from extproc.evaluation.traffic import queries
+from extproc.evaluation.traffic.concerns import Bucket, Concern, Rate, of_errors, of_quality, rate
+
+BUCKETS = 14  # of the window's trend
+
+_Slice = tuple[str, str]
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Milliseconds; null when none was measured."""
+
+    samples: int
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class Money(msgspec.Struct, frozen=True):
+    """US dollars, of the exchanges whose price and tokens are known.
+
+    The saving compares only those that have a cost and a reference cost.
+    """
+
+    priced: int  # exchanges
+    cost_usd: float | None
+    compared: int
+    compared_cost_usd: float | None
+    reference_cost_usd: float | None
+    saving_usd: float | None
+    saving_share: float | None  # of the reference cost
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Of the exchanges whose usage is known."""
+
+    counted: int
+    input: int
+    output: int
+    cached: int
+
+
+class Trend(msgspec.Struct, frozen=True):
+    """One stretch of time; what was not measured in it is null."""
+
+    bucket: int
+    requests: int
+    margin: float | None
+    abstained: float | None  # share
+    quality: Mapping[str, float]  # mean score by the opinion's name
+
+
+class SliceReport(msgspec.Struct, frozen=True):
+    """One route and model. An empty route is one that no route took; an empty model, Envoy's default."""
+
+    route: str
+    model: str
+    requests: int
+    share: float
+    bypassed: int
+    refused: int
+    quality: Mapping[str, Rate]  # by the opinion's name: feedback, judge, ...
+    errors: Rate
+    duration_ms: Latency
+    first_token_ms: Latency
+    tokens: Tokens
+    money: Money
+    margin: float | None
+    severity: float
+    concerns: Sequence[Concern]  # the gravest first
+
+
+class RouteReport(msgspec.Struct, frozen=True):
+    """One route over time, the requests that abstained but leaned to it included."""
+
+    route: str
+    requests: int
+    abstained: Rate
+    trend: Sequence[Trend]
+
+
+class CascadeReport(msgspec.Struct, frozen=True):
+    """One cascade: how often the first answer was not enough, and what that cost."""
+
+    cascade: str
+    requests: int
+    attempts_each: float
+    escalated: Rate
+    thrashed: Rate  # paid for three
+    cost_usd: float | None
+    wasted_cost_usd: float | None
+    wasted_tokens: int | None
+
+
+class ShadowReport(msgspec.Struct, frozen=True):
+    """One model that saw mirrored traffic."""
+
+    route: str
+    primary_model: str
+    model: str
+    requests: int
+    errors: Rate
+    duration_ms: Latency
+    cost_usd: float | None
+
+
+class ObservedReport(msgspec.Struct, frozen=True):
+    """Where traffic would have gone that was only observed, and what that would have saved."""
+
+    route: str
+    model: str
+    requests: int
+    margin: float | None
+    compared: int
+    cost_usd: float | None
+    would_cost_usd: float | None
+
+
+class TrafficReport(msgspec.Struct, frozen=True):
+    """Everything. Times are UTC."""
+
+    begin: datetime
+    end: datetime
+    bucket_s: float
+    requests: int
+    errors: Rate
+    abstained: Rate
+    money: Money
+    slices: Sequence[SliceReport]  # the worst first
+    routes: Sequence[RouteReport]  # in the same order
+    cascades: Sequence[CascadeReport]
+    shadows: Sequence[ShadowReport]
+    observed: Sequence[ObservedReport]
+
+
+def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
+    """What the store says of the time from ``since`` on (all of it when None); None of no traffic."""
+    from_us = 0 if since is None else _micros(since)
+    (window,) = store.rows(queries.WINDOW, {"since": from_us})
+    if not window["requests"]:
+        return None
+    begin, end = int(window["begin"]), int(window["end"])
+    step = max(1, -(-(end - begin + 1) // BUCKETS))
+    given = {"since": begin, "step": step}
+    quality = _by_name(store.rows(queries.QUALITY, given))
+    trend = store.rows(queries.TREND, given)
+    failures = _failures(trend)
+    slices = [
+        _slice(row, int(window["requests"]), quality.get(key, {}), failures.get(key, []))
+        for row in store.rows(queries.SLICES, {"since": begin})
+        for key in [(row["route"], row["answered_by"])]
+    ]
+    severity: dict[str, float] = defaultdict(float)
+    for part in slices:
+        severity[part.route] = max(severity[part.route], part.severity)
+    routes = _routes(trend, quality)
+    routes.sort(key=lambda route: (-severity[route.route], -route.requests, route.route))
+    return TrafficReport(
+        begin=_time(begin),
+        end=_time(end),
+        bucket_s=step / 1e6,
+        requests=int(window["requests"]),
+        errors=rate(sum(b.hits for part in failures.values() for b in part), int(window["requests"])),
+        abstained=rate(sum((r.abstained.value or 0.0) * r.requests for r in routes), int(window["requests"])),
+        money=_sum_money([part.money for part in slices]),
+        slices=sorted(slices, key=lambda part: (-part.severity, -part.requests, part.route, part.model)),
+        routes=routes,
+        cascades=[_cascade(row) for row in store.rows(queries.CASCADES, {"since": from_us})],
+        shadows=[_shadow(row) for row in store.rows(queries.SHADOWS, {"since": from_us})],
+        observed=[_observed(row) for row in store.rows(queries.OBSERVED, {"since": from_us})],
+    )
+
+
+def _slice(
+    row: Mapping[str, Any], all_requests: int, quality: Mapping[str, list[Bucket]], failures: list[Bucket]
+) -> SliceReport:
+    concerns = [concern for name, buckets in quality.items() for concern in of_quality(name, buckets)]
+    concerns += of_errors(failures)
+    concerns.sort(key=lambda concern: -concern.severity)
+    requests = int(row["requests"])
+    return SliceReport(
+        route=row["route"],
+        model=row["answered_by"],
+        requests=requests,
+        share=requests / all_requests,
+        bypassed=int(row["bypassed"]),
+        refused=int(row["refused"]),
+        quality={
+            name: rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
+            for name, buckets in quality.items()
+        },
+        errors=rate(int(row["failed"]), requests),
+        duration_ms=_latency(row["timed"], row["duration"]),
+        first_token_ms=_latency(row["first_tokens"], row["first_token"]),
+        tokens=Tokens(
+            counted=int(row["counted"]),
+            input=int(row["input"] or 0),
+            output=int(row["output"] or 0),
+            cached=int(row["cached"] or 0),
+        ),
+        money=_money(row),
+        margin=row["mean_margin"] if row["scored"] else None,
+        severity=concerns[0].severity if concerns else 0.0,
+        concerns=concerns,
+    )
+
+
+def _money(row: Mapping[str, Any]) -> Money:
+    return _compared(
+        int(row["priced"]),
+        row["cost"] or 0.0,
+        int(row["compared"]),
+        row["compared_cost"] or 0.0,
+        row["reference_cost"] or 0.0,
+    )
+
+
+def _sum_money(parts: Sequence[Money]) -> Money:
+    return _compared(
+        sum(part.priced for part in parts),
+        sum(part.cost_usd or 0.0 for part in parts),
+        sum(part.compared for part in parts),
+        sum(part.compared_cost_usd or 0.0 for part in parts),
+        sum(part.reference_cost_usd or 0.0 for part in parts),
+    )
+
+
+def _compared(priced: int, cost: float, compared: int, compared_cost: float, reference: float) -> Money:
+    saving = reference - compared_cost
+    return Money(
+        priced=priced,
+        cost_usd=cost if priced else None,
+        compared=compared,
+        compared_cost_usd=compared_cost if compared else None,
+        reference_cost_usd=reference if compared else None,
+        saving_usd=saving if compared else None,
+        saving_share=saving / reference if compared and reference else None,
+    )
+
+
+def _latency(samples: int | str, quantiles: Sequence[float | None]) -> Latency:
+    return Latency(int(samples), *(quantiles if int(samples) else (None, None, None)))
+
+
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, dict[str, list[Bucket]]]:
+    found: dict[_Slice, dict[str, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        bucket = Bucket(int(row["bucket"]), row["score"], int(row["judged"]))
+        found[row["route"], row["answered_by"]][row["name"]].append(bucket)
+    return found
+
+
+def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[Bucket]]:
+    """Of each slice the failures by bucket: a route that was leaned to makes no difference here."""
+    sums: dict[_Slice, dict[int, tuple[int, int]]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
+    for row in rows:
+        buckets, number = sums[row["route"], row["answered_by"]], int(row["bucket"])
+        failed, requests = buckets[number]
+        buckets[number] = (failed + int(row["failures"]), requests + int(row["requests"]))
+    return {
+        key: [Bucket(number, *counts) for number, counts in sorted(buckets.items())]
+        for key, buckets in sums.items()
+    }
+
+
+class _Moment:
+    """What is known of one route in one bucket, summed over its models."""
+
+    def __init__(self) -> None:
+        self.requests = self.abstained = self.scored = 0
+        self.margins = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.requests += int(row["requests"])
+        self.abstained += int(row["abstained"])
+        self.scored += int(row["scored"])
+        self.margins += row["margins"] or 0.0
+
+
+def _routes(
+    rows: Sequence[Mapping[str, Any]], quality: Mapping[_Slice, Mapping[str, list[Bucket]]]
+) -> list[RouteReport]:
+    by_route: dict[str, dict[int, _Moment]] = defaultdict(lambda: defaultdict(_Moment))
+    for row in rows:
+        by_route[row["leaning"]][int(row["bucket"])].add(row)
+    judged = _quality_of_routes(quality)
+    return [
+        RouteReport(
+            route=route,
+            requests=sum(moment.requests for moment in moments.values()),
+            abstained=rate(
+                sum(moment.abstained for moment in moments.values()),
+                sum(moment.requests for moment in moments.values()),
+            ),
+            trend=[
+                Trend(
+                    bucket=number,
+                    requests=moment.requests,
+                    margin=moment.margins / moment.scored if moment.scored else None,
+                    abstained=moment.abstained / moment.requests,
+                    quality=judged.get((route, number), {}),
+                )
+                for number, moment in sorted(moments.items())
+            ],
+        )
+        for route, moments in by_route.items()
+    ]
+
+
+def _quality_of_routes(
+    quality: Mapping[_Slice, Mapping[str, list[Bucket]]],
+) -> dict[tuple[str, int], dict[str, float]]:
+    """The mean score of a route in a stretch of time, over its models."""
+    sums: dict[tuple[str, int, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for (route, _), names in quality.items():
+        for name, buckets in names.items():
+            for bucket in buckets:
+                hits, samples = sums[route, bucket.number, name]
+                sums[route, bucket.number, name] = (hits + bucket.hits, samples + bucket.samples)
+    means: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    for (route, number, name), (hits, samples) in sums.items():
+        means[route, number][name] = hits / samples
+    return means
+
+
+def _cascade(row: Mapping[str, Any]) -> CascadeReport:
+    requests = int(row["requests"])
+    return CascadeReport(
+        cascade=row["cascade"],
+        requests=requests,
+        attempts_each=int(row["attempts"]) / requests,
+        escalated=rate(int(row["escalated"]), requests),
+        thrashed=rate(int(row["thrashed"]), requests),
+        cost_usd=row["total_cost"],
+        wasted_cost_usd=row["wasted_cost"],
+        wasted_tokens=row["total_tokens"],
+    )
+
+
+def _shadow(row: Mapping[str, Any]) -> ShadowReport:
+    requests = int(row["requests"])
+    return ShadowReport(
+        route=row["route"],
+        primary_model=row["primary_model"],
+        model=row["model"],
+        requests=requests,
+        errors=rate(int(row["failed"]), requests),
+        duration_ms=_latency(requests, row["duration"]),
+        cost_usd=row["cost"] if row["priced"] else None,
+    )
+
+
+def _observed(row: Mapping[str, Any]) -> ObservedReport:
+    return ObservedReport(
+        route=row["would_route"],
+        model=row["would_model"],
+        requests=int(row["requests"]),
+        margin=row["mean_margin"],
+        compared=int(row["compared"]),
+        cost_usd=row["cost"] if row["compared"] else None,
+        would_cost_usd=row["would_cost"] if row["compared"] else None,
+    )
+
+
+def _micros(time: datetime) -> int:
+    return round(time.timestamp() * 1e6)
+
+
+def _time(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1e6, UTC)

@@ -1,0 +1,198 @@
+"""The report on traffic as text for a terminal."""
+
+from collections.abc import Sequence
+
+from extproc.evaluation.terminal import table
+from extproc.evaluation.traffic.concerns import Concern, Rate
+from extproc.evaluation.traffic.report import Latency, Money, SliceReport, TrafficReport
+
+CHANGES = ("fall", "rise")
+
+_WORTH_TELLING = 0.05
+_FEW = "?"  # behind a share of too few samples
+
+
+def as_text(report: TrafficReport) -> str:
+    """Every slice, the worst first, and why it stands there."""
+    names = quality_names(report)
+    parts = [
+        _head(report),
+        table(
+            ["route", "model", "requests", "share", *names, "errors", "p50 ms", "p99 ms", "first token", ""],
+            [_health(part, names) for part in report.slices],
+        ),
+        f"{_FEW} fewer than 30 samples: not to be read as a number",
+        _concerns(report),
+        table(
+            ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "margin", "priced", ""],
+            [_cost(part) for part in report.slices],
+        ),
+        table(
+            ["route", "requests", "abstained", "margin, first to last", ""],
+            [
+                [
+                    route.route or "(none)",
+                    str(route.requests),
+                    share(route.abstained),
+                    " ".join("-" if point.margin is None else f"{point.margin:.2f}" for point in route.trend),
+                    "",
+                ]
+                for route in report.routes
+            ],
+        ),
+        _cascades(report),
+        _shadows(report),
+        _observed(report),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def quality_names(report: TrafficReport) -> list[str]:
+    """What opinions there are, of any slice."""
+    return sorted({name for part in report.slices for name in part.quality})
+
+
+def share(rate: Rate | None) -> str:
+    """A share with its interval, marked where it is of too few."""
+    if rate is None or rate.value is None:
+        return "-"
+    digits = 2 if rate.high >= 0.1 else 4  # of a small share, two would be none
+    return f"{rate.value:.3f} [{rate.low:.{digits}f}, {rate.high:.{digits}f}]{'' if rate.enough else _FEW}"
+
+
+def dollars(value: float | None) -> str:
+    """As many digits as tell something."""
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole number of hundredths."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Whole milliseconds."""
+    return "-" if value is None else f"{value:.0f}"
+
+
+def explained(concern: Concern, report: TrafficReport) -> str:
+    """One concern in words."""
+    if concern.kind == "quality":
+        return f"{concern.what}: at least {concern.severity:.0%} of the answers are bad"
+    if concern.kind == "error":
+        return f"errors: at least {concern.severity:.1%} of the requests fail"
+    since = "" if concern.since is None else f" since {_when(report, concern.since)}"
+    verb = "fell" if concern.kind == "fall" else "rose"
+    return f"{concern.what} {verb} from {concern.before:.2f} to {concern.after:.2f}{since}"
+
+
+def is_told(concern: Concern) -> bool:
+    """Whether it is worth a line: what changed for the worse, and what is bad in more than a few answers."""
+    return concern.kind in CHANGES or concern.severity >= _WORTH_TELLING
+
+
+def _when(report: TrafficReport, bucket: int) -> str:
+    moment = report.begin.timestamp() + bucket * report.bucket_s
+    return f"{report.begin.fromtimestamp(moment, report.begin.tzinfo):%Y-%m-%d %H:%M}"
+
+
+def _head(report: TrafficReport) -> str:
+    money = report.money
+    saved = f"{dollars(money.saving_usd)} ({percent(money.saving_share)})"
+    return (
+        f"{report.begin:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC: {report.requests} requests, "
+        f"errors {share(report.errors)}, abstained {share(report.abstained)}\n"
+        f"cost ${dollars(money.cost_usd)}, saved ${saved} "
+        f"against the reference model, of {money.compared} requests that can be compared"
+    )
+
+
+def _name(route: str) -> str:
+    return route or "(none)"
+
+
+def _health(part: SliceReport, names: Sequence[str]) -> list[str]:
+    return [
+        _name(part.route),
+        part.model or "(Envoy's default)",
+        str(part.requests),
+        f"{part.share:.1%}",
+        *(share(part.quality.get(name)) for name in names),
+        share(part.errors),
+        milliseconds(part.duration_ms.p50),
+        milliseconds(part.duration_ms.p99),
+        _both(part.first_token_ms),
+        "",
+    ]
+
+
+def _both(latency: Latency) -> str:
+    if not latency.samples:
+        return "-"
+    return f"{milliseconds(latency.p50)} / {milliseconds(latency.p99)}"
+
+
+def _concerns(report: TrafficReport) -> str:
+    rows = [
+        [f"{_name(part.route)} -> {part.model}", explained(concern, report)]
+        for part in report.slices
+        for concern in part.concerns
+        if is_told(concern)
+    ]
+    return "worst first\n" + table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
+
+
+def _cost(part: SliceReport) -> list[str]:
+    money: Money = part.money
+    return [
+        _name(part.route),
+        part.model or "(Envoy's default)",
+        f"{part.tokens.input:,}" if part.tokens.counted else "-",
+        f"{part.tokens.output:,}" if part.tokens.counted else "-",
+        dollars(money.cost_usd),
+        dollars(money.saving_usd),
+        percent(money.saving_share),
+        "-" if part.margin is None else f"{part.margin:.2f}",
+        percent(money.priced / part.requests),
+        "",
+    ]
+
+
+def _cascades(report: TrafficReport) -> str:
+    rows = [
+        [
+            part.cascade or "(retries)", str(part.requests), f"{part.attempts_each:.2f}",
+            share(part.escalated), share(part.thrashed), dollars(part.cost_usd),
+            dollars(part.wasted_cost_usd), "",
+        ]
+        for part in report.cascades
+    ]  # fmt: skip
+    head = ["cascade", "requests", "attempts each", "escalated", "paid for three", "cost $", "wasted $", ""]
+    return table(head, rows) if rows else ""
+
+
+def _shadows(report: TrafficReport) -> str:
+    rows = [
+        [
+            _name(part.route), part.primary_model, part.model, str(part.requests), share(part.errors),
+            milliseconds(part.duration_ms.p50), dollars(part.cost_usd), "",
+        ]
+        for part in report.shadows
+    ]  # fmt: skip
+    head = ["shadow of", "answered by", "shadow", "requests", "errors", "p50 ms", "cost $", ""]
+    return table(head, rows) if rows else ""
+
+
+def _observed(report: TrafficReport) -> str:
+    rows = [
+        [
+            _name(part.route), part.model, str(part.requests),
+            "-" if part.margin is None else f"{part.margin:.2f}",
+            dollars(part.cost_usd), dollars(part.would_cost_usd), "",
+        ]
+        for part in report.observed
+    ]  # fmt: skip
+    head = ["observed: would go", "to", "requests", "margin", "cost $", "would cost $", ""]
+    return table(head, rows) if rows else ""

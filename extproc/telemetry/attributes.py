@@ -1,0 +1,136 @@
+"""Rows under attribute names: what a span says, and what the store reads back.
+
+One table for all kinds, because a column means the same wherever it appears. It is data, so that
+spans are written from it and the store's SQL is generated from it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from extproc.telemetry import names
+from extproc.telemetry.rows import EvaluationRow, ExchangeRow, Row, kind_of
+
+Value = str | bool | int | float | tuple[str, ...]
+
+
+class Attribute(msgspec.Struct, frozen=True):
+    """Under which name a field stands on the span, and how its value differs there."""
+
+    name: str
+    per_unit: float = 1.0  # the field counts this many to one of the attribute: 1000 ms are 1 s
+    listed: bool = False  # the attribute is a list, of which the field is the one element
+
+
+# What is not here is in the span itself (``IN_THE_SPAN``).
+ATTRIBUTES: Final[Mapping[str, Attribute]] = {
+    "request_id": Attribute(names.ROUTER_REQUEST_ID),
+    "schema": Attribute(names.ROUTER_RECORD_SCHEMA),
+    # Of an answer.
+    "api": Attribute(names.ROUTER_API),
+    "model": Attribute(names.ROUTER_MODEL),
+    "upstream_model": Attribute(names.GEN_AI_REQUEST_MODEL),
+    "provider": Attribute(names.GEN_AI_PROVIDER_NAME),
+    "response_model": Attribute(names.GEN_AI_RESPONSE_MODEL),
+    "response_id": Attribute(names.GEN_AI_RESPONSE_ID),
+    "cluster": Attribute(names.ROUTER_CLUSTER),
+    "stream": Attribute(names.GEN_AI_REQUEST_STREAM),
+    "status": Attribute(names.HTTP_RESPONSE_STATUS_CODE),
+    "flags": Attribute(names.ROUTER_RESPONSE_FLAGS),
+    "finish_reason": Attribute(names.GEN_AI_RESPONSE_FINISH_REASONS, listed=True),
+    "first_byte_ms": Attribute(names.ROUTER_FIRST_BYTE_MS),
+    "time_to_first_token_ms": Attribute(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, per_unit=1000.0),
+    "request_bytes": Attribute(names.HTTP_REQUEST_BODY_SIZE),
+    "response_bytes": Attribute(names.HTTP_RESPONSE_BODY_SIZE),
+    "input_tokens": Attribute(names.GEN_AI_USAGE_INPUT_TOKENS),
+    "output_tokens": Attribute(names.GEN_AI_USAGE_OUTPUT_TOKENS),
+    "cached_tokens": Attribute(names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS),
+    "cache_write_tokens": Attribute(names.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS),
+    "reasoning_tokens": Attribute(names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS),
+    "usage_source": Attribute(names.ROUTER_USAGE_SOURCE),
+    "cost_usd": Attribute(names.ROUTER_COST_USD),
+    # Of an exchange.
+    "method": Attribute(names.HTTP_REQUEST_METHOD),
+    "path": Attribute(names.URL_PATH),
+    "route": Attribute(names.ROUTER_ROUTE),
+    "original_model": Attribute(names.GEN_AI_ORIGINAL_MODEL),
+    "stage": Attribute(names.ROUTER_STAGE),
+    "reason": Attribute(names.ROUTER_REASON),
+    "rule": Attribute(names.ROUTER_RULE),
+    "probability": Attribute(names.ROUTER_PROBABILITY),
+    "margin": Attribute(names.ROUTER_MARGIN),
+    "similarity": Attribute(names.ROUTER_SIMILARITY),
+    "candidates": Attribute(names.ROUTER_CANDIDATES),
+    "version": Attribute(names.ROUTER_CONFIG_VERSION),
+    "mode": Attribute(names.ROUTER_MODE),
+    "would_route": Attribute(names.ROUTER_WOULD_ROUTE),
+    "would_model": Attribute(names.ROUTER_WOULD_MODEL),
+    "would_cost_usd": Attribute(names.ROUTER_WOULD_COST_USD),
+    "bypassed": Attribute(names.ROUTER_BYPASSED),
+    "reference_cost_usd": Attribute(names.ROUTER_REFERENCE_COST_USD),
+    "attempts": Attribute(names.ROUTER_ATTEMPTS),
+    "served_by": Attribute(names.ROUTER_SERVED_BY),
+    "conversation_id": Attribute(names.GEN_AI_CONVERSATION_ID),
+    "tokens": Attribute(names.ROUTER_TOKENS),
+    "parse_us": Attribute(names.ROUTER_PARSE_US),
+    "queue_us": Attribute(names.ROUTER_QUEUE_US),
+    "embed_us": Attribute(names.ROUTER_EMBED_US),
+    "total_us": Attribute(names.ROUTER_TOTAL_US),
+    "input_messages": Attribute(names.GEN_AI_INPUT_MESSAGES),
+    "output_messages": Attribute(names.GEN_AI_OUTPUT_MESSAGES),
+    # Of a cascade.
+    "cascade": Attribute(names.ROUTER_CASCADE),
+    "tier": Attribute(names.ROUTER_TIER),
+    "attempt": Attribute(names.ROUTER_ATTEMPT),
+    "verdict": Attribute(names.ROUTER_VERDICT),
+    "verdict_reason": Attribute(names.ROUTER_VERDICT_REASON),
+    "verdict_score": Attribute(names.ROUTER_VERDICT_SCORE),
+    "wasted_tokens": Attribute(names.ROUTER_WASTED_TOKENS),
+    "wasted_cost_usd": Attribute(names.ROUTER_WASTED_COST_USD),
+    # Of an evaluation.
+    "evaluation_id": Attribute(names.ROUTER_EVALUATION_ID),
+    "name": Attribute(names.GEN_AI_EVALUATION_NAME),
+    "score": Attribute(names.GEN_AI_EVALUATION_SCORE_VALUE),
+    "label": Attribute(names.GEN_AI_EVALUATION_SCORE_LABEL),
+    "explanation": Attribute(names.GEN_AI_EVALUATION_EXPLANATION),
+    "source": Attribute(names.ROUTER_EVALUATION_SOURCE),
+    "subject": Attribute(names.ROUTER_EVALUATION_SUBJECT),
+    # Of a shadow.
+    "primary_model": Attribute(names.ROUTER_PRIMARY_MODEL),
+}
+
+# The trace, start, end, status and error of the span.
+IN_THE_SPAN: Final = frozenset({"time", "trace_id", "duration_ms", "error", "refused", "failed"})
+
+
+def attributes_of(row: Row) -> dict[str, Value]:
+    """What the span of ``row`` says; an attribute whose value is not known is absent."""
+    fields = msgspec.structs.asdict(row)
+    told = {
+        attribute.name: _told(attribute, fields[field])
+        for field, attribute in ATTRIBUTES.items()
+        if fields.get(field) not in (None, "", ())
+    }
+    return {names.ROUTER_RECORD: kind_of(row)} | told | _about_the_call(row)
+
+
+def _told(attribute: Attribute, value: Any) -> Value:
+    if attribute.listed:
+        return (value,)
+    told: Value = value if attribute.per_unit == 1.0 else value / attribute.per_unit
+    return told
+
+
+def _about_the_call(row: Row) -> dict[str, Value]:
+    """What the conventions want besides: which operation, and its error."""
+    if isinstance(row, EvaluationRow):
+        return {names.OPENINFERENCE_SPAN_KIND: "EVALUATOR"}
+    if isinstance(row, ExchangeRow) and row.refused:
+        # Refusing is the router's work well done: a label, not an error of the span.
+        return {names.ROUTER_REFUSED: row.error, names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
+    call = {
+        names.GEN_AI_OPERATION_NAME: names.OPERATIONS.get(getattr(row, "api", ""), ("", ""))[0],
+        names.ERROR_TYPE: getattr(row, "error", ""),
+    }
+    return {name: value for name, value in call.items() if value}

@@ -1,0 +1,60 @@
+"""What an exchange cost, in US dollars: priced when its row is written.
+
+A record keeps the price of its day, so that a later change of prices does not rewrite history.
+Where a price or a usage is not known, the cost is not known either: null, never 0.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from extproc.registry.upstreams import Price
+from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
+
+_TOKENS = 1e6  # prices are per million
+
+
+class PriceList(msgspec.Struct, frozen=True):
+    """The prices of a registry's models, by public name, and the model that savings refer to."""
+
+    prices: Mapping[str, Price]
+    reference: str = ""  # empty: there is none, and no reference cost
+
+    def cost(self, model: str, input_tokens: int | None, output_tokens: int | None) -> float | None:
+        """US dollars for these tokens of ``model``, or None when a price or a count is not known.
+
+        A registry's prices know no rebate for cached input: all of it counts in full.
+        """
+        price = self.prices.get(model)
+        if price is None or input_tokens is None or output_tokens is None:
+            return None
+        return (input_tokens * price.input + output_tokens * price.output) / _TOKENS
+
+    def of_exchange(self, row: ExchangeRow) -> ExchangeRow:
+        """``row`` with what it cost, and would have cost at the reference and at the model decided on.
+
+        A cost that is there already stays: that of a cascade is the sum of its attempts.
+        """
+        tokens = row.input_tokens, row.output_tokens
+        cost = self.cost(row.served_by or row.model, *tokens) if row.cost_usd is None else row.cost_usd
+        return msgspec.structs.replace(
+            row,
+            cost_usd=cost,
+            reference_cost_usd=self.cost(self.reference, *tokens),
+            would_cost_usd=self.cost(row.would_model, *tokens),
+        )
+
+    def of_attempt(self, row: AttemptRow) -> AttemptRow:
+        """``row`` with what it cost; all of it was wasted when the gate did not accept the answer."""
+        cost = self.cost(row.model, row.input_tokens, row.output_tokens)
+        if row.verdict != "escalate":
+            return msgspec.structs.replace(row, cost_usd=cost)
+        tokens = (row.input_tokens, row.output_tokens)
+        wasted = None if None in tokens else sum(count or 0 for count in tokens)
+        return msgspec.structs.replace(row, cost_usd=cost, wasted_tokens=wasted, wasted_cost_usd=cost)
+
+    def of_shadow(self, row: ShadowRow) -> ShadowRow:
+        """``row`` with what it cost."""
+        return msgspec.structs.replace(
+            row, cost_usd=self.cost(row.model, row.input_tokens, row.output_tokens)
+        )

@@ -1,0 +1,29 @@
+"""Asking a sidecar from outside whether it can decide by one version of the registry."""
+
+from enum import Enum
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from extproc.wire.health import version_service
+
+
+class Answer(Enum):
+    """What a sidecar says of one version."""
+
+    YES = "yes"
+    NO = "no"  # not yet, or not while it starts or stops
+    NOBODY = "nobody"  # nothing answers there
+
+
+async def can_decide(address: str, version: str, timeout_s: float = 1.0) -> Answer:
+    """Ask the sidecar at ``HOST:PORT`` or ``unix:/PATH``. Never raises for what is there or is not."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            answer = await HealthStub(channel).Check(
+                HealthCheckRequest(service=version_service(version)), timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            return Answer.NO if error.code() is grpc.StatusCode.NOT_FOUND else Answer.NOBODY
+    return Answer.YES if answer.status == HealthCheckResponse.SERVING else Answer.NO

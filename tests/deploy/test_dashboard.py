@@ -1,0 +1,123 @@
+"""The Grafana dashboard asks only for metrics, and labels of them, that the sidecar has."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from extproc.telemetry.metrics import Metrics
+from extproc.vocabulary import BodyPolicy, Decision, Envelope, Exchange, Reason, Stage, StageTimes
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+OF_THE_SCRAPE = {"job", "instance"}
+
+
+def exchange(**fields: object) -> Exchange:
+    known = {
+        "request_id": "r", "started_at": 1.0, "duration": 1.0, "first_byte": 0.1, "status": 200, "flags": (),
+        "method": "POST", "path": "/v1/chat/completions", "cluster": "c", "request_bytes": 1, "response_bytes": 1,
+        "envelope": Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1),
+    }  # fmt: skip
+    return Exchange(**(known | fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, set[str]]:
+    """Every metric as the page prints it, with its labels."""
+    metrics = Metrics()
+    metrics.watch_encoder(model="m", device="cpu", precision="int8", waiting=lambda: 0)
+    metrics.watch_registry(lambda: "v1")
+    metrics.watch_dropped({"records": lambda: 0})
+    metrics.watch_deleted(lambda: 0)
+    metrics.failed("decide")
+    metrics.accept(exchange())
+    metrics.accept(exchange(envelope=Envelope(error="denied"), status=403))
+    times = StageTimes(queue=1, embed=1, total=1)
+    metrics.decided(
+        Decision(
+            "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1", probability=0.9,
+            margin=0.8, similarity=0.7, times=times,
+        )
+    )  # fmt: skip
+    found: dict[str, set[str]] = defaultdict(set)
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            found[sample.name] |= sample.labels.keys()
+    metrics.close()
+    return found
+
+
+def dashboard() -> Any:
+    return json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
+
+
+def asked(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The metrics of an expression, each with the labels that it selects or that it is grouped by."""
+    grouped = {name for names in re.findall(r"by \(([^)]*)\)", expression) for name in names.split(", ")}
+    for name, selectors in re.findall(r"(\w+)\{([^}]*)\}", expression):
+        yield name, grouped | set(re.findall(r"(\w+)=", selectors))
+
+
+def test_every_metric_and_label_that_is_asked_for_exists(page: dict[str, set[str]]) -> None:
+    for expression in expressions():
+        found = list(asked(expression))
+        assert found, expression
+        for name, labels in found:
+            assert name in page, expression
+            assert labels - OF_THE_SCRAPE <= page[name], expression
+
+
+def test_every_metric_is_on_the_dashboard(page: dict[str, set[str]]) -> None:
+    shown = {name for expression in expressions() for name, _ in asked(expression)}
+    own = {name for name in page if name.startswith(("router_", "gen_ai_"))}
+    stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in own if not name.endswith("_created")}
+    assert stems == {re.sub(r"_bucket$", "", name) for name in shown}
+
+
+def test_legends_name_labels_of_their_query() -> None:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", []):
+            legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            known = {label for _, labels in asked(target["expr"]) for label in labels}
+            assert legend <= known | OF_THE_SCRAPE, target["expr"]
+
+
+def test_values_that_are_selected_by_are_ours() -> None:
+    reasons = {reason.value for reason in Reason}
+    for expression in expressions():
+        for values in re.findall(r'router_reason=~"([^"]*)"', expression):
+            assert set(values.split("|")) <= reasons
+
+
+def test_panels_have_places_of_their_own() -> None:
+    taken = set()
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    ids = [panel["id"] for panel in dashboard()["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_collector_hands_traces_to_the_table_that_the_store_reads() -> None:
+    config = yaml.safe_load((DEPLOY / "otel-collector.yaml").read_text())
+    (pipeline,) = config["service"]["pipelines"].values()
+    assert (pipeline["receivers"], pipeline["exporters"]) == (["otlp"], ["clickhouse"])
+    assert config["exporters"]["clickhouse"]["traces_table_name"] == "otel_traces"
+    assert set(pipeline["processors"]) <= config["processors"].keys()

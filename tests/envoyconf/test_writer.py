@@ -1,0 +1,168 @@
+"""The writer without an Envoy: what it writes, tells, keeps, drops and tries again."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extproc.demo.ports import free
+from extproc.envoyconf.writer import Addresses, Writer
+from extproc.errors import EnvoyRefused, NotYet, RegistryError
+from extproc.registry.loading import load
+from extproc.wire.asking import Answer
+
+GOOD = "models:\n  a: {base_url: 'http://127.0.0.1:1', auth: {file: a.key}}\ndefault: a\n"
+OTHER = GOOD.replace("0.1:1", "0.1:2")
+
+
+class World:
+    """A registry with its key, and a writer whose clock stands still until it is moved."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = folder / "r.yaml"
+        self.xds = folder / "xds"
+        self.key = folder / "a.key"
+        self.key.write_text("sk-a")
+        self.key.chmod(0o600)
+        self.registry.write_text(GOOD)
+        self.now = 0.0
+        (self.admin,) = free(1)  # where no Envoy is
+        self.writer = Writer(
+            self.registry,
+            self.xds,
+            Addresses(listen="127.0.0.1:1", admin=f"127.0.0.1:{self.admin}", sidecars=("unix:/s",)),
+            clock=lambda: self.now,
+            ask=self.ask,
+            kept_s=100.0,
+        )
+
+    async def ask(self, address: str, version: str) -> Answer:
+        return Answer.YES
+
+    def put(self, text: str) -> None:
+        aside = self.registry.with_suffix(".new")
+        aside.write_text(text)
+        aside.replace(self.registry)
+
+    def told(self, name: str) -> Any:
+        return json.loads((self.xds / name).read_text())
+
+    @property
+    def clusters(self) -> int:
+        return len(self.told("cds.json")["resources"])
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        following = asyncio.create_task(self.writer.follow())
+        try:
+            await self.until(lambda: (self.xds / "status.json").exists())
+            yield
+        finally:
+            following.cancel()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_once_writes_what_the_registry_says(world: World) -> None:
+    status = await world.writer.once()
+    version = load(world.registry).version
+    assert (status.version, status.switched, status.problem) == (version, 1, "")
+    assert not status.envoy_running
+    assert world.told("rds.json")["version_info"] == version
+    assert {path.stat().st_mode & 0o777 for path in world.xds.iterdir()} == {0o600}
+    assert "sk-a" not in "".join(path.read_text() for path in world.xds.iterdir())
+    bootstrap = (world.xds / "bootstrap.yaml").read_text()
+    assert "path: /s" in bootstrap
+    assert f"port_value: {world.admin}" in bootstrap
+
+
+async def test_a_mistake_writes_nothing_and_is_told(world: World) -> None:
+    await world.writer.once()
+    before = (world.xds / "rds.json").read_text()
+    world.put(GOOD + "defualt: a\n")
+    with pytest.raises(RegistryError):
+        await world.writer.once()
+    status = world.told("status.json")
+    assert "r.yaml:4: unknown key `defualt`" in status["problem"]
+    assert (status["version"], status["refused"], status["switched"]) == (
+        load_version(GOOD, world),
+        1,
+        1,
+    )
+    assert (world.xds / "rds.json").read_text() == before
+
+
+async def test_what_envoy_would_refuse_is_never_written(world: World) -> None:
+    world.put(GOOD.replace("auth: {file: a.key}", "tls: {ca_file: absent.pem}").replace("http:", "https:"))
+    with pytest.raises(EnvoyRefused, match=r"absent\.pem"):
+        await world.writer.once()
+    assert not (world.xds / "cds.json").exists()
+    assert world.told("status.json")["refused"] == 1
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("\n")])
+async def test_a_key_that_is_absent_or_empty_is_waited_for(
+    world: World, spoil: Callable[[Path], object]
+) -> None:
+    spoil(world.key)
+    with pytest.raises(NotYet, match=r"models\.a: .*a\.key"):
+        await world.writer.once()
+    assert world.told("status.json")["postponed"] == 1
+    world.key.write_text("sk-a")
+    assert (await world.writer.once()).problem == ""
+
+
+async def test_following_takes_every_change_and_keeps_the_old_clusters_for_a_while(world: World) -> None:
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["switched"] == 1)
+        world.put(OTHER)
+        await world.until(lambda: world.told("status.json")["switched"] == 2)
+        assert (world.clusters, world.told("status.json")["old_clusters"]) == (2, 1)
+
+
+async def test_what_only_old_versions_had_is_dropped_in_time(world: World) -> None:
+    await world.writer.once()
+    world.put(OTHER)
+    await world.writer.once()
+    assert world.clusters == 2
+    world.now = 100.5
+    world.writer._drop()
+    assert (world.clusters, world.writer.status.old_clusters) == (1, 0)
+    assert len(list(world.xds.glob("sds-*"))) == 1
+
+
+async def test_what_was_postponed_is_tried_again(world: World) -> None:
+    world.key.unlink()
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["postponed"] == 1)
+        world.key.write_text("sk-a")
+        world.writer.reload()
+        await world.until(lambda: world.told("status.json")["switched"] == 1)
+
+
+async def test_a_writer_that_starts_anew_knows_the_old_clusters_from_the_files(
+    world: World, tmp_path: Path
+) -> None:
+    await world.writer.once()
+    world.put(OTHER)
+    second = Writer(world.registry, world.xds, world.writer._addresses, ask=world.ask)
+    assert (await second.once()).old_clusters == 1
+    assert world.clusters == 2
+
+
+def load_version(text: str, world: World) -> str:
+    aside = world.registry.with_suffix(".aside")
+    aside.write_text(text)
+    return load(aside).version

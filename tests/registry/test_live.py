@@ -1,0 +1,128 @@
+"""A registry that changes while it serves: the last good version decides, whatever comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from extproc.errors import EncoderFailed, RegistryError
+from extproc.registry.live import LiveRegistry, Result, State
+from extproc.registry.loading import Loaded, load
+from extproc.routing.snapshot import Snapshot, Snapshots
+
+GOOD = "models:\n  a: {base_url: 'http://h:1'}\ndefault: a\n"
+OTHER = GOOD.replace("h:1", "h:2")
+ROUTED = GOOD + "routes:\n  r: {candidates: a, examples_file: more.txt}\n"
+
+
+class World:
+    """A live registry, what it reported, and a compiler that fails when told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: list[Result] = []
+        self.states: list[State] = []
+        self.failure: Exception | None = None
+        self.snapshots: Snapshots
+        self.live = LiveRegistry(path, clock=lambda: 0.0)
+
+    def compiled(self, loaded: Loaded) -> Snapshot:
+        if self.failure is not None:
+            raise self.failure
+        return Snapshot(
+            version=loaded.version, targets={}, routes={}, defaults={}, deny_rules=(), route_rules=(),
+            meaning=None, budget_s=1.0,
+        )  # fmt: skip
+
+    async def put(self, text: str) -> State:
+        """Replace the registry; returns how things stand once that was noticed."""
+        aside = self.path.with_suffix(".new")
+        aside.write_text(text)
+        aside.replace(self.path)
+        return await self.told()
+
+    async def told(self, act: Callable[[], object] = lambda: None) -> State:
+        known = len(self.states)
+        act()
+        async with asyncio.timeout(10):
+            while len(self.states) == known:
+                await asyncio.sleep(0.01)
+        return self.states[-1]
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, text: str = GOOD) -> AsyncIterator[World]:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    world = World(path)
+    world.snapshots = await world.live.begin(world.compiled)
+    following = asyncio.create_task(
+        world.live.follow(changed=world.states.append, count=world.results.append)
+    )
+    try:
+        yield world
+    finally:
+        following.cancel()
+
+
+async def test_a_new_version_decides_beside_the_old(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        first = world.live.version
+        state = await world.put(OTHER)
+        assert state == State(load(world.path).version)
+        assert world.snapshots.versions == (first, state.version)
+        assert world.live.version == state.version
+        assert world.results == [Result.LOADED]
+
+
+async def test_a_mistake_keeps_the_last_good_version_and_is_told_by_line(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        first = world.live.version
+        state = await world.put(GOOD + "defualt: a\n")
+        assert (state.version, world.snapshots.versions) == (first, (first,))
+        assert f"{world.path}:4: unknown key `defualt`" in str(state)
+        assert world.results == [Result.REFUSED]
+        assert (await world.put(GOOD)).problem == ""
+        assert world.results == [Result.REFUSED, Result.UNCHANGED]
+
+
+@pytest.mark.parametrize(
+    ("failure", "result"), [(EncoderFailed("nan"), Result.REFUSED), (ZeroDivisionError("x"), Result.FAILED)]
+)
+async def test_what_cannot_be_compiled_keeps_the_last_good_version(
+    tmp_path: Path, failure: Exception, result: Result
+) -> None:
+    async with running(tmp_path) as world:
+        first, world.failure = world.live.version, failure
+        state = await world.put(OTHER)
+        assert (state.version, world.live.version) == (first, first)
+        assert str(failure) in state.problem
+        assert world.results == [result]
+        world.failure = None
+        assert (await world.told(world.live.reload)).problem == ""  # SIGHUP tries again
+        assert world.results == [result, Result.LOADED]
+
+
+async def test_an_examples_file_is_followed_too_even_when_its_absence_was_the_mistake(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        assert "more.txt" in (await world.put(ROUTED)).problem
+        state = await world.told(lambda: (tmp_path / "more.txt").write_text("hello\n"))
+        assert state.problem == ""
+        again = await world.told(lambda: (tmp_path / "more.txt").write_text("hello\ngoodbye\n"))
+        assert again.version != state.version
+
+
+async def test_what_counts_from_the_next_start_only_is_said(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        state = await world.put(GOOD + "encoder: {max_tokens: 64}\nenvoy: {max_body_bytes: 2048}\n")
+        assert state.restart_for == ("encoder", "envoy.max_body_bytes")
+        assert "restart to apply encoder, envoy.max_body_bytes" in str(state)
+        assert (await world.put(OTHER)).restart_for == ()
+
+
+def test_a_mistake_at_the_start_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("models: {}\n")
+    with pytest.raises(RegistryError):
+        LiveRegistry(tmp_path / "r.yaml", clock=lambda: 0.0)

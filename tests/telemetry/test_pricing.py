@@ -1,0 +1,74 @@
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from extproc.registry.upstreams import Price
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+PRICES = PriceList(
+    {"small": Price(input=0.10, output=0.30), "large": Price(input=3.0, output=9.0)}, reference="large"
+)
+
+
+def exchange(
+    model: str, tokens: tuple[int | None, int | None], would: str = "", cost: float | None = None
+) -> ExchangeRow:
+    return ExchangeRow(
+        time=NOON, request_id="r", model=model, input_tokens=tokens[0], output_tokens=tokens[1],
+        would_model=would, cost_usd=cost, bypassed=False, refused=False,
+    )  # fmt: skip
+
+
+def test_an_exchange_costs_what_its_tokens_do_and_is_compared_with_the_reference() -> None:
+    row = PRICES.of_exchange(exchange("small", (1_000_000, 2_000_000)))
+    assert (row.cost_usd, row.reference_cost_usd, row.would_cost_usd) == (pytest.approx(0.7), 21.0, None)
+
+
+def test_an_observed_exchange_tells_what_routing_would_have_cost() -> None:
+    row = PRICES.of_exchange(exchange("large", (1_000_000, 0), would="small"))
+    assert (row.cost_usd, row.would_cost_usd) == (3.0, pytest.approx(0.1))
+
+
+def test_no_tokens_cost_nothing_and_unknown_tokens_an_unknown_sum() -> None:
+    assert PRICES.of_exchange(exchange("small", (0, 0))).cost_usd == 0.0
+    for tokens in ((None, 5), (5, None), (None, None)):
+        row = PRICES.of_exchange(exchange("small", tokens))
+        assert (row.cost_usd, row.reference_cost_usd) == (None, None)
+
+
+def test_a_model_without_a_price_costs_an_unknown_sum_and_without_a_reference_there_is_none() -> None:
+    row = PRICES.of_exchange(exchange("free", (1, 1)))
+    assert row.cost_usd is None
+    assert row.reference_cost_usd is not None
+    assert PriceList(PRICES.prices).of_exchange(exchange("small", (1, 1))).reference_cost_usd is None
+
+
+def test_the_model_that_answered_is_paid_not_the_one_that_was_decided() -> None:
+    row = msgspec.structs.replace(exchange("small", (1_000_000, 0)), served_by="large")
+    assert PRICES.of_exchange(row).cost_usd == 3.0
+
+
+def test_the_cost_of_a_cascade_is_kept() -> None:
+    assert PRICES.of_exchange(exchange("large", (10, 10), cost=0.5)).cost_usd == 0.5
+
+
+@pytest.mark.parametrize(
+    ("verdict", "wasted"), [("escalate", (1_000_000, pytest.approx(0.1))), ("accept", (None, None))]
+)
+def test_an_attempt_whose_answer_was_not_shown_is_wasted(verdict: str, wasted: tuple[object, object]) -> None:
+    row = PRICES.of_attempt(
+        AttemptRow(
+            time=NOON, request_id="r", attempt=1, model="small", verdict=verdict,
+            input_tokens=1_000_000, output_tokens=0,
+        )
+    )  # fmt: skip
+    assert row.cost_usd == pytest.approx(0.1)
+    assert (row.wasted_tokens, row.wasted_cost_usd) == wasted
+
+
+def test_a_shadow_has_its_own_cost() -> None:
+    row = ShadowRow(time=NOON, request_id="r", model="large", input_tokens=0, output_tokens=1_000_000)
+    assert PRICES.of_shadow(row).cost_usd == 9.0

@@ -1,0 +1,35 @@
+"""A sidecar is asked from outside which versions it can decide by."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from extproc.health import Components
+from extproc.wire.asking import Answer, can_decide
+from extproc.wire.health import Health
+
+
+async def test_a_sidecar_says_which_versions_it_has(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s"
+    components = Components("registry")
+    health = Health(components, versions=lambda: ["v1"])
+    server = grpc.aio.server()
+    health.register(server)
+    server.add_insecure_port(address)
+    await health.publish()
+    await server.start()
+    try:
+        assert await can_decide(address, "v1") is Answer.NO  # it is starting
+        components.report("registry", ready=True)
+        await health.publish()
+        assert await can_decide(address, "v1") is Answer.YES
+        assert await can_decide(address, "v2") is Answer.NO
+    finally:
+        await server.stop(None)
+    assert await can_decide(address, "v1") is Answer.NOBODY
+
+
+@pytest.mark.parametrize("address", ["unix:/nowhere/at/all", "127.0.0.1:1"])
+async def test_where_nobody_listens_nobody_answers(address: str) -> None:
+    assert await can_decide(address, "v1", timeout_s=0.2) is Answer.NOBODY
