@@ -256,6 +256,7 @@ async def test_a_model_whose_key_is_not_there_falls_back_as_one_that_is_down(tmp
             routes={"greeting": Route(candidates="keyless", examples=["hi"], fallback="well")},
         )
         async with serving(tmp_path, registry, providers) as world:
+            world.sidecar.decision = decided("keyless", fallback=True)
             answer = await world.ask()
             assert (answer.status, answer.by) == (200, "well")
             assert not providers["keyless"].received
