@@ -72,10 +72,11 @@ async def test_a_provider_that_proves_its_name_is_spoken_to_in_the_best_protocol
     [
         (("*.wild.test",), "https://api.wild.test:{port}", "", "api.wild.test"),
         (("elsewhere.test", "api.test"), "https://API.test:{port}", "", "api.test"),
+        (("api.test",), "https://api.test.:{port}", "", "api.test"),
         (("real.test",), "https://api.test:{port}", "real.test", "real.test"),
         (("127.0.0.1",), "https://127.0.0.1:{port}", "", "-"),
     ],
-    ids=["wildcard", "one of several", "given in the registry", "an address"],
+    ids=["wildcard", "one of several", "a full name", "given in the registry", "an address"],
 )
 async def test_the_name_that_counts_is_the_hosts_or_the_registrys(
     tmp_path: Path, names: tuple[str, ...], url: str, server_name: str, sni: str
