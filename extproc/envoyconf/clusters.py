@@ -154,8 +154,11 @@ def sidecar_cluster(sidecars: Sequence[str]) -> Cluster:
         )
     ]
     cluster.outlier_detection = _SIDECAR_OUTLIERS
-    # With none that is healthy, Envoy goes on by its own default at once.
-    cluster.common_lb_config = ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
+    # With none that is healthy, Envoy goes on by its own default at once; and what it finds out, all
+    # of its workers know at once.
+    cluster.common_lb_config = ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=0.0), update_merge_window=timedelta(0)
+    )
     return cluster
 
 
