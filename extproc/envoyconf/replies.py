@@ -4,7 +4,6 @@ What the sidecar answers (an immediate response) passes through here too, and mu
 is: it never uses 413, and Envoy's response flags, which the 5xx below ask for, are never set on it.
 """
 
-import re
 import typing
 from collections.abc import Iterator
 
@@ -19,16 +18,14 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
-from extproc.envoyconf.actions import API_ROOT, LLM_PATHS
+from extproc.envoyconf.actions import API_ROOT, LLM_PATHS, one_of
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 
@@ -77,9 +74,7 @@ def _escaped(value: typing.Any) -> typing.Any:
 def _asked_anthropic(registry: Registry) -> AccessLogFilter:
     """The path is Anthropic's, as its clients write it or as a route has rewritten it for a provider."""
     roots = {API_ROOT, *(m.path for m in registry.models.values() if Api.ANTHROPIC_MESSAGES in m.speaks)}
-    paths = "|".join(re.escape(root + _MESSAGES) for root in sorted(roots))
-    path = StringMatcher(safe_regex=RegexMatcher(regex=rf"({paths})(\?.*)?"))
-    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
+    return AccessLogFilter(header_filter=HeaderFilter(header=one_of(root + _MESSAGES for root in roots)))
 
 
 def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import openai
 import pytest
 
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Registry, Route
 from extproc.registry.upstreams import Model, Passthrough
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import CHAT, JSON, World, decided
@@ -148,6 +149,30 @@ async def test_each_api_has_its_own_default_which_speaks_it(tmp_path: Path, side
             asked = {CHAT: "gpt", "/v1/messages": "claude", "/v1/responses": "gpt", "/v1/completions": "gpt"}
             for path, expected in asked.items():
                 assert (await world.ask(EVERY, path=path)).by == expected
+
+
+@pytest.mark.parametrize(
+    "policy", [{}, {"timeout_s": 9.0}, {"fallback": "gpt"}], ids=["plain", "policy", "fallback"]
+)
+async def test_not_even_a_wrong_decision_sends_messages_to_a_model_that_does_not_speak_them(
+    tmp_path: Path, policy: dict[str, Any]
+) -> None:
+    async with running("gpt", "claude") as providers:
+        gpt, claude = (f"http://127.0.0.1:{provider.port}" for provider in providers.values())
+        registry = Registry(
+            models={
+                "gpt": Model(base_url=gpt, apis=[Api.OPENAI_CHAT]),
+                "claude": Model(base_url=claude, provider="anthropic", name="claude-1"),
+            },
+            default={"openai.chat": "gpt", "anthropic.messages": "claude"},
+            routes={"greeting": Route(candidates=["gpt"], examples=["hi"], **policy)},
+        )
+        async with serving(tmp_path, registry, providers) as world:
+            world.sidecar.decision = decided("gpt", fallback="fallback" in policy)
+            assert (await world.ask(EVERY, path="/v1/messages?beta=true")).by == "claude"
+            assert b'"claude-1"' in world.only_request()[1].body
+            world.forget()
+            assert (await world.ask(EVERY)).by == "gpt"
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/", "/v1/messages/count_tokens"])
