@@ -18,27 +18,26 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
+from extproc.envoyconf.actions import API_ROOT, LLM_PATHS, one_of
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 
-# Of Anthropic's clients; a route may have rewritten what stands before.
-_ANTHROPIC_PATH = r"[^?]*/messages(\?.*)?"
+_NO_KEY = 401
+_MESSAGES = LLM_PATHS[Api.ANTHROPIC_MESSAGES].removeprefix(API_ROOT)
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
     """The first mapping that fits an error gives its body; other errors stay Envoy's plain text."""
     return LocalReplyConfig(
         mappers=[
-            *_mappers(registry, Api.ANTHROPIC_MESSAGES, _asked_anthropic()),
+            *_mappers(registry, Api.ANTHROPIC_MESSAGES, _asked_anthropic(registry)),
             *_mappers(registry, Api.OPENAI_CHAT),
         ]
     )
@@ -47,16 +46,18 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
 def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[ResponseMapper]:
     limit = registry.envoy.max_body_bytes
     equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
-    for status, conditions, message, code in (
-        (413, [_status(equal, 413)], f"The request body is larger than {limit} bytes.", "request_too_large"),
-        (504, [_status(equal, 504), _flagged()], "The model did not answer in time.", "upstream_timeout"),
-        # Nothing else here is a 401: the provider's key is not where it should be.
-        (401, [_status(equal, 401)], "The router has no key for this model.", "upstream_unavailable"),
-        (503, [_status(at_least, 500), _flagged()], "The model is not available.", "upstream_unavailable"),
+    for conditions, status, message, code in (
+        ([_status(equal, 413)], 413, f"The request body is larger than {limit} bytes.", "request_too_large"),
+        # By the injector of a provider's key that is not where it should be; nothing else here is a 401.
+        # Told as it is, clients would take it for a word about their own key.
+        ([_status(equal, _NO_KEY)], 503, "The router has no key for this model.", "upstream_unavailable"),
+        ([_status(equal, 504), _flagged()], 504, "The model did not answer in time.", "upstream_timeout"),
+        ([_status(at_least, 500), _flagged()], 503, "The model is not available.", "upstream_unavailable"),
     ):
         body = apis.error_body(api, status=status, message=message, code=code)
         yield ResponseMapper(
             filter=_all_of(*asked, *conditions),
+            status_code=status,
             body_format_override=SubstitutionFormatString(
                 json_format=Struct.from_dict(_escaped(msgspec.json.decode(body)))
             ),
@@ -70,9 +71,10 @@ def _escaped(value: typing.Any) -> typing.Any:
     return value.replace("%", "%%") if isinstance(value, str) else value
 
 
-def _asked_anthropic() -> AccessLogFilter:
-    path = StringMatcher(safe_regex=RegexMatcher(regex=_ANTHROPIC_PATH))
-    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
+def _asked_anthropic(registry: Registry) -> AccessLogFilter:
+    """The path is Anthropic's, as its clients write it or as a route has rewritten it for a provider."""
+    roots = {API_ROOT, *(m.path for m in registry.models.values() if Api.ANTHROPIC_MESSAGES in m.speaks)}
+    return AccessLogFilter(header_filter=HeaderFilter(header=one_of(root + _MESSAGES for root in roots)))
 
 
 def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:
