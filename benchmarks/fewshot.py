@@ -150,11 +150,10 @@ def outcome(
     margin_floor: float | None = None,
 ) -> Outcome:
     """What was right, how sure it was, and what both floors let through."""
-    floors = schema.Thresholds()
     ranked = np.sort(probabilities, axis=1)
     margin = ranked[:, -1] - ranked[:, -2]
-    kept = (margin >= (floors.margin if margin_floor is None else margin_floor)) & (
-        similarity >= floors.similarity
+    kept = (margin >= (schema.DEFAULT_MARGIN if margin_floor is None else margin_floor)) & (
+        similarity >= schema.DEFAULT_SIMILARITY
     )
     inside = labels >= 0
     return Outcome(

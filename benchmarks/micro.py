@@ -27,13 +27,13 @@ _CALLS = 2_000
 def measure(registry: Path) -> dict[str, float]:
     """Microseconds by step; ``registry`` is one that the workload wrote."""
     body = workload.chat_body("A sentence of a prompt that goes on for longer. " * 39)
-    vector = _RandomEncoder().encode([""])[0]
+    embedding = Embedding(_RandomEncoder().encode([""])[0], tokens=2, queue_s=0.0, infer_s=0.0)
     few, many = _meaning(3), _meaning(150)
     return {
         f"reading a chat body of {len(body):,} bytes": _best(lambda: apis.parse(Api.OPENAI_CHAT, body)),
         "a decision by rule": asyncio.run(_rule_decision(registry)),
-        "scoring an embedding against 3 routes": _best(lambda: few.score(vector)),
-        "scoring an embedding against 150 routes": _best(lambda: many.score(vector)),
+        "scoring an embedding against 3 routes": _best(lambda: few.score(embedding, "")),
+        "scoring an embedding against 150 routes": _best(lambda: many.score(embedding, "")),
     }
 
 

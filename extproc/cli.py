@@ -1,4 +1,4 @@
-"""The command line: `extproc serve | validate | explain | eval | report | ...`."""
+"""The command line: `extproc serve | validate | explain | train | eval | report | ...`."""
 
 import argparse
 import asyncio
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import extproc
 from extproc.apis import api_of
-from extproc.commands import evaluating, holdout, records, reporting
+from extproc.commands import evaluating, holdout, records, reporting, training
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     reporting.add(commands)
     records.add(commands)
     _add_envoy_config(commands)
+    training.add(commands)
     _add_model(commands)
     return parser
 

@@ -14,6 +14,7 @@ RouterError
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
     ├── DataError          a data set that cannot be used: file, line, what was expected
+    ├── ArtefactUnusable   a trained artefact that is damaged, or not for this registry or encoder
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
@@ -146,6 +147,12 @@ class DataError(OperatorError):
 
     def __init__(self, file: str, line: int, problem: str) -> None:
         super().__init__(f"{file}:{line}: {problem}")
+
+
+class ArtefactUnusable(OperatorError):
+    """A trained artefact that is absent, damaged, or made for other routes or another encoder."""
+
+    label = "artefact_unusable"
 
 
 class EncoderMissing(OperatorError):

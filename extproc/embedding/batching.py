@@ -23,6 +23,7 @@ class Encoded:
     """What one call of the encoder gives."""
 
     vectors: NDArray[np.float32]  # (texts, dimensions), unit length
+    inner: NDArray[np.float32]  # (texts, inner dimensions): see vocabulary.Embedding
     tokens: NDArray[np.int32]  # (texts,), read after truncation
 
 
@@ -141,10 +142,11 @@ class BatchingEmbedder:
 
 
 def _answer(batch: Iterable[_Waiter], encoded: Encoded, began: float, infer_s: float) -> None:
-    for waiter, vector, tokens in zip(batch, encoded.vectors, encoded.tokens, strict=True):
+    rows = zip(batch, encoded.vectors, encoded.inner, encoded.tokens, strict=True)
+    for waiter, vector, inner, tokens in rows:
         if not waiter.answer.done():
             queue_s = began - waiter.queued_at
-            waiter.answer.set_result(Embedding(vector, int(tokens), queue_s, infer_s))
+            waiter.answer.set_result(Embedding(vector, int(tokens), queue_s, infer_s, inner))
 
 
 def _fail(waiters: Iterable[_Waiter], error: Callable[[], DecisionError]) -> None:

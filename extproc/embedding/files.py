@@ -19,9 +19,10 @@ from extproc.errors import EncoderMissing
 
 MODEL = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
+INNER_DIMENSIONS = 768  # of the inner layers' vectors, side by side
 # Raise it whenever the conversion gives other vectors: it is part of the encoder's name, and
 # files of another recipe are converted again.
-RECIPE = 1
+RECIPE = 2
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"

@@ -2,8 +2,10 @@
 
 It is built straight from the weights with ONNX Runtime's fused ``com.microsoft`` operators,
 so there is no exporter, no torch, and no graph optimiser to hope for. Inputs ``input_ids``
-and ``attention_mask`` are int32 of shape (batch, tokens), padded on the right; the output
-``embedding`` is float32 of shape (batch, width), mean-pooled and of unit length.
+and ``attention_mask`` are int32 of shape (batch, tokens), padded on the right. Outputs are float32,
+mean-pooled over tokens and of unit length: ``embedding`` of shape (batch, width) is the encoder's
+own; ``inner`` of shape (batch, len(INNER_LAYERS) * width) pools inner layers the same way, side by
+side. They know of wording what the last layer has forgotten, and cost only the pooling.
 
 Needs the ``convert`` extra (onnx); serving never imports this module.
 """
@@ -22,6 +24,8 @@ MICROSOFT = "com.microsoft"
 ONNX = ""
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "embedding"
+INNER_OUTPUT = "inner"
+INNER_LAYERS = (1, 3)  # of 0 to 5; the other three would add 0.1 % of accuracy (benchmarks/RESULTS.md)
 
 _OPSET = 18
 _IR_VERSION = 10  # what the oldest ONNX Runtime we support still reads
@@ -77,8 +81,12 @@ class GraphBuilder:
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"]) for name in INPUTS
         ]
-        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", width])
-        graph = helper.make_graph(self._nodes, "encoder", inputs, [output], list(self._constants.values()))
+        widths = {OUTPUT: width, INNER_OUTPUT: len(INNER_LAYERS) * width}
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+            for name, size in widths.items()
+        ]
+        graph = helper.make_graph(self._nodes, "encoder", inputs, outputs, list(self._constants.values()))
         opsets = [helper.make_opsetid(ONNX, _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
@@ -165,9 +173,14 @@ def build(
     """
     graph = GraphBuilder(float_type)
     x, mask = _embed(graph, bert, words_file)
+    pool = _Pool(graph)
+    inner = []
     for index, layer in enumerate(bert.layers):
         x = _layer(graph, f"layer{index}", x, mask, layer, products)
-    _pool(graph, x)
+        if index in INNER_LAYERS:
+            inner.append(pool.unit_mean(x, f"layer{index}/pooled"))
+    graph.node("Concat", inner, INNER_OUTPUT, ONNX, axis=1)
+    pool.unit_mean(x, OUTPUT)
     return graph.model(bert.width)
 
 
@@ -207,16 +220,24 @@ def _norm_weights(graph: GraphBuilder, name: str, norm: Norm) -> tuple[str, str]
     return graph.weight(f"{name}.gamma", norm.gamma), graph.weight(f"{name}.beta", norm.beta)
 
 
-def _pool(graph: GraphBuilder, x: str) -> None:
+class _Pool:
     """Mean over the tokens that are not padding, then unit length.
 
     Dividing the sum by the number of tokens would change nothing: the length is divided away
     right after. Float32 throughout, since the sum of squares overflows in half precision.
     """
-    hidden = graph.node("Cast", [x], "hidden", ONNX, to=TensorProto.FLOAT)
-    mask = graph.node("Cast", ["attention_mask"], "mask", ONNX, to=TensorProto.FLOAT)
-    axis = graph.constant("pooled_axis", np.array([1], np.int64))
-    row = graph.node("Unsqueeze", [mask, axis], "mask_row", ONNX)
-    total = graph.node("Squeeze", [graph.node("MatMul", [row, hidden], "pooled", ONNX), axis], "total", ONNX)
-    length = graph.node("ReduceL2", [total, axis], "length", ONNX, keepdims=1)
-    graph.node("Div", [total, length], OUTPUT, ONNX)
+
+    def __init__(self, graph: GraphBuilder) -> None:
+        self._graph = graph
+        self._axis = graph.constant("pooled_axis", np.array([1], np.int64))
+        mask = graph.node("Cast", ["attention_mask"], "mask", ONNX, to=TensorProto.FLOAT)
+        self._row = graph.node("Unsqueeze", [mask, self._axis], "mask_row", ONNX)
+
+    def unit_mean(self, x: str, output: str) -> str:
+        """Adds the pooling of ``x``; returns ``output``, the name of the result."""
+        graph, axis = self._graph, self._axis
+        hidden = graph.node("Cast", [x], f"{output}/hidden", ONNX, to=TensorProto.FLOAT)
+        summed = graph.node("MatMul", [self._row, hidden], f"{output}/summed", ONNX)
+        total = graph.node("Squeeze", [summed, axis], f"{output}/total", ONNX)
+        length = graph.node("ReduceL2", [total, axis], f"{output}/length", ONNX, keepdims=1)
+        return graph.node("Div", [total, length], output, ONNX)

@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from extproc.embedding.batching import Encoded
-from extproc.embedding.files import DIMENSIONS, MODEL, RECIPE, EncoderFiles, Precision
+from extproc.embedding.files import DIMENSIONS, INNER_DIMENSIONS, MODEL, RECIPE, EncoderFiles, Precision
 from extproc.embedding.threads import allowed_cores, default_threads
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
@@ -30,6 +30,8 @@ _PROVIDERS: dict[Device, list[str]] = {
 # Padded tokens of one inference. A CPU is as fast per token at 256 as at 512, and slower at
 # 2,048, so larger batches only make their members wait for each other; a GPU is not.
 BATCH_TOKENS: dict[Device, int] = {"cpu": 256, "cuda": 16_384}
+_OUTPUTS = ["embedding", "inner"]  # as embedding.graph names them, which needs onnx to be imported
+DEEP = "/deep"  # ends the name of a `DeepEncoder`
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale
 
 
@@ -63,24 +65,44 @@ class OnnxEncoder:
         rows = self._tokenizer.tokenize(texts)
         tokens = np.array([row.size for row in rows], np.int32)
         vectors = np.empty((len(rows), self.dimensions), np.float32)
+        inner = np.empty((len(rows), INNER_DIMENSIONS), np.float32)
         for members in batches_by_length(tokens, self.batch_tokens):
-            vectors[members] = self._run([rows[index] for index in members])
-        return Encoded(vectors, tokens)
+            vectors[members], inner[members] = self._run([rows[index] for index in members])
+        return Encoded(vectors, inner, tokens)
 
     def estimate_tokens(self, text: str) -> int:
         """About how many tokens ``embed`` will read of this text, without tokenising it."""
         return estimate_tokens(text, self._tokenizer.max_tokens)
 
-    def _run(self, rows: Sequence[Ids]) -> NDArray[np.float32]:
+    def _run(self, rows: Sequence[Ids]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         ids, mask = pad(rows)
         try:
-            (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
+            vectors, inner = self._session.run(_OUTPUTS, {"input_ids": ids, "attention_mask": mask})
         except Exception as error:  # the runtime's exceptions share no base of their own
             raise EncoderFailed(f"inference failed: {error}") from error
-        if not np.isfinite(vectors).all():
+        if not (np.isfinite(vectors).all() and np.isfinite(inner).all()):
             raise EncoderFailed("inference gave numbers that are not finite")
-        result: NDArray[np.float32] = vectors
-        return result
+        return vectors, inner
+
+
+class DeepEncoder:
+    """A ``vocabulary.Encoder`` whose vectors carry the inner layers too, for training.
+
+    Rows are (dimensions + inner dimensions,): the embedding first, then ``Embedding.inner``.
+    """
+
+    def __init__(self, encoder: OnnxEncoder) -> None:
+        self._encoder = encoder
+
+    @property
+    def name(self) -> str:
+        """That of the encoder, and that its rows are deep: a cache must not mix the two."""
+        return f"{self._encoder.name}{DEEP}"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), dimensions + inner dimensions). Raises ``errors.EncoderFailed``."""
+        encoded = self._encoder.embed(texts)
+        return np.hstack([encoded.vectors, encoded.inner])
 
 
 def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArray[np.intp]]:

@@ -85,6 +85,9 @@ _BACK_OFF = RetryPolicyRetryBackOff(
     base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)
 )
 
+# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
+_EDITS = 64 * 1024
+
 Models = tuple[str, ...]  # public names, in the order in which they are asked
 
 
@@ -236,7 +239,8 @@ def _ways_to_name(registry: Registry, name: str, names: Names) -> Iterator[Route
             name=kind,
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
             route=action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)]),
-            request_body_buffer_limit=registry.envoy.max_body_bytes,
+            # The decision's edits may have made it longer than a client's may be.
+            request_body_buffer_limit=registry.envoy.max_body_bytes + _EDITS,
         )
 
     yield route("named", exactly(CLUSTER_HEADER, cluster_name(name)))

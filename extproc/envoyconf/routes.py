@@ -99,7 +99,7 @@ def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
             to = action(
                 registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(target)], policy=route
             )
-            yield _to_model(f"{name}-{target}", _llm(*conditions), to, route)
+            yield _repeatable(registry, _to_model(f"{name}-{target}", _llm(*conditions), to, route))
 
 
 def _chained(
@@ -122,10 +122,19 @@ def _chained(
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
-        chained.response_headers_to_remove = []
-        # A retry needs the whole request.
-        chained.request_body_buffer_limit = registry.envoy.max_body_bytes
-        yield chained
+        if registry.envoy.response_headers:
+            chained.response_headers_to_remove = []
+        yield _repeatable(registry, chained)
+
+
+def _repeatable(registry: Registry, route: Route) -> Route:
+    """A retry needs the whole request.
+
+    Envoy keeps no more of it than the route allows that matched first, so a body that its edits
+    made longer than a client's may be, by a name of some bytes, is a 413 here.
+    """
+    route.request_body_buffer_limit = registry.envoy.max_body_bytes
+    return route
 
 
 def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route]:
@@ -174,6 +183,7 @@ def _passthrough(registry: Registry, names: Names) -> Iterator[Route]:
             name="passthrough",
             match=RouteMatch(prefix=prefix),
             route=action(registry, upstream, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER]),
+            response_headers_to_remove=[SERVED_BY],
         )
 
 

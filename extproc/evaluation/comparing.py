@@ -224,4 +224,4 @@ def _broken(
 
 def _side(candidate: Candidate) -> Side:
     loaded = candidate.loaded
-    return Side(str(loaded.path), loaded.version, candidate.encoder.name, candidate.routes)
+    return Side(str(loaded.path), loaded.version, candidate.encoder_name, candidate.routes)

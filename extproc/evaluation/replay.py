@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import locate
-from extproc.embedding.session import open_encoder
+from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.session import DEEP, DeepEncoder, open_encoder
 from extproc.errors import Denied, OperatorError
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels
 from extproc.registry.compiling import compile_snapshot
@@ -48,7 +48,12 @@ class Candidate(msgspec.Struct, frozen=True):
 
     loaded: Loaded
     snapshot: Snapshot
-    encoder: Encoder
+    encoder: Encoder  # a `DeepEncoder` where an artefact's head reads the inner layers
+
+    @property
+    def encoder_name(self) -> str:
+        """Whose vectors they are."""
+        return self.encoder.name.removesuffix(DEEP)
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -81,11 +86,12 @@ def open_candidate(registry: Path, encoder_dir: Path | None, progress: Progress)
     """
     loaded = load(registry)
     files = locate(encoder_dir)
-    encoder = _Reporting(open_encoder(files, loaded.registry.encoder), progress)
+    opened = open_encoder(files, loaded.registry.encoder)
+    encoder = _Reporting(opened if loaded.artefact is None else DeepEncoder(opened), progress)
     # A file an encoder, since a cache holds the vectors of one: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
-    return Candidate(loaded, compile_snapshot(loaded, cached), cached)
+    return Candidate(loaded, compile_snapshot(loaded, cached if loaded.artefact is None else opened), cached)
 
 
 def decide_all(
@@ -108,7 +114,7 @@ def decide_all(
         margin=_numbers([d.margin if d else None for d in decisions]),
         similarity=_numbers([d.similarity if d else None for d in decisions]),
         reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
-        vectors=vectors,
+        vectors=vectors[:, :DIMENSIONS],
     )
 
 
@@ -131,7 +137,9 @@ class _Remembered:
         self._vectors = dict(zip(texts, vectors, strict=True))
 
     async def embed(self, text: str) -> Embedding:
-        return Embedding(self._vectors[text], tokens=0, queue_s=0.0, infer_s=0.0)
+        vector = self._vectors[text]
+        inner = vector[DIMENSIONS:] if len(vector) > DIMENSIONS else None
+        return Embedding(vector[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=inner)
 
 
 class _Reporting:

@@ -2,8 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 
+from extproc.registry.artefact import check_encoder
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import Registry, Route, Rule, Scorer, When, cluster_name
+from extproc.registry.schema import (
+    DEFAULT_MARGIN,
+    DEFAULT_SIMILARITY,
+    Registry,
+    Route,
+    Rule,
+    Scorer,
+    When,
+    cluster_name,
+)
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.routing import rules
@@ -15,9 +25,10 @@ from extproc.vocabulary import Encoder
 
 
 def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
-    """Embed the examples, fit the scorer, compile the rules.
+    """Take the artefact, or embed the examples and fit the scorer; compile the rules.
 
-    Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``.
+    Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``, and
+    ``errors.ArtefactUnusable`` where the artefact was trained on another encoder's vectors.
     """
     registry = loaded.registry
     compiled = [_rule(rule) for rule in registry.rules]
@@ -25,7 +36,7 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
     return Snapshot(
         version=loaded.version,
         targets=targets,
-        routes={name: _route(registry, route, targets) for name, route in registry.routes.items()},
+        routes={name: _route(loaded, route, targets) for name, route in registry.routes.items()},
         defaults=registry.defaults,
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
@@ -50,12 +61,17 @@ def _target(name: str, model: Model) -> Target:
     )
 
 
-def _route(registry: Registry, route: Route, targets: Mapping[str, Target]) -> RoutePolicy:
-    own, common = route.thresholds, registry.thresholds
+def _route(loaded: Loaded, route: Route, targets: Mapping[str, Target]) -> RoutePolicy:
+    own, common = route.thresholds, loaded.registry.thresholds
+    learnt = loaded.artefact.manifest.thresholds if loaded.artefact else {}
+    margin = learnt.get("margin", DEFAULT_MARGIN) if common.margin is None else common.margin
+    similarity = (
+        learnt.get("similarity", DEFAULT_SIMILARITY) if common.similarity is None else common.similarity
+    )
     return RoutePolicy(
         candidates=tuple(targets[name] for name in many(route.candidates)),
-        margin_floor=common.margin if own.margin is None else own.margin,
-        similarity_floor=common.similarity if own.similarity is None else own.similarity,
+        margin_floor=margin if own.margin is None else own.margin,
+        similarity_floor=similarity if own.similarity is None else own.similarity,
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
         fallback=bool(route.fallback),
@@ -63,6 +79,9 @@ def _route(registry: Registry, route: Route, targets: Mapping[str, Target]) -> R
 
 
 def _meaning(loaded: Loaded, encoder: Encoder) -> Meaning | None:
+    if loaded.artefact is not None:
+        check_encoder(loaded.artefact, encoder.name)
+        return loaded.artefact.meaning
     if not loaded.examples:
         return None
     return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))

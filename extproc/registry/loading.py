@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from extproc.errors import ArtefactUnusable
+from extproc.registry import artefact as artefacts
 from extproc.registry.checks import check
 from extproc.registry.files import Files
 from extproc.registry.schema import Registry, Route
@@ -27,10 +29,13 @@ class Loaded(msgspec.Struct, frozen=True):
     examples: Mapping[str, tuple[str, ...]]  # by route: those in the file, then its examples_file's
     version: str  # see ``Files.version``
     path: Path
+    artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
 
 
-def load(path: Path, files: Files | None = None) -> Loaded:
+def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
     """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
+
+    ``untrained`` leaves the artefact out: whoever makes it must not need it.
 
     Raises ``RegistryError`` with the file, the line and what was expected.
     """
@@ -42,7 +47,20 @@ def load(path: Path, files: Files | None = None) -> Loaded:
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
-    return Loaded(registry=registry, examples=examples, version=files.version, path=path)
+    trained = None if untrained else _artefact(source, registry, files)
+    return Loaded(registry=registry, examples=examples, version=files.version, path=path, artefact=trained)
+
+
+def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
+    """The trained artefact; its manifest, which holds the hash of its weights, stands for all of it."""
+    if not registry.artefact:
+        return None
+    directory = Path(source.file).parent / registry.artefact
+    files.read(directory / artefacts.MANIFEST, source.file, source.line("artefact"))
+    try:
+        return artefacts.read(directory, tuple(registry.routes))
+    except ArtefactUnusable as error:
+        raise source.error(f"artefact: {error}", "artefact") from error
 
 
 def _more_examples(source: Source, name: str, route: Route, files: Files) -> list[str]:

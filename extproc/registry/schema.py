@@ -88,11 +88,19 @@ class Scorer(Section, frozen=True):
     prototypes: Positive = 4  # per route, for kind: prototypes
 
 
-class Thresholds(Section, frozen=True):
-    """Floors below which a request abstains to the default model."""
+DEFAULT_MARGIN = 0.1
+DEFAULT_SIMILARITY = 0.3
 
-    margin: Fraction = 0.1  # probability of the best route less that of the second
-    similarity: Fraction = 0.3  # cosine to the nearest example
+
+class Thresholds(Section, frozen=True):
+    """Floors below which a request abstains to the default model.
+
+    One that is absent is the artefact's, which were learnt, else ``DEFAULT_MARGIN`` or
+    ``DEFAULT_SIMILARITY``.
+    """
+
+    margin: Fraction | None = None  # probability of the best route less that of the second
+    similarity: Fraction | None = None  # cosine to the nearest example
 
 
 class Encoder(Section, frozen=True):
@@ -104,6 +112,15 @@ class Encoder(Section, frozen=True):
     max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this
     threads: Count = 0  # inference threads; 0: half of the cores, at most 4
     queue: Positive = 256  # requests that may wait for the encoder; more are shed
+
+
+class Telemetry(Section, frozen=True):
+    """Which traces are worth their spans. Records and metrics know every exchange all the same."""
+
+    # An exchange always has its span; the spans of its steps and of the call are kept for this
+    # share of the traces, and for every exchange that is worth a look.
+    trace_share: Fraction = 0.1
+    low_margin: Fraction = 0.2  # a decision by a margin below this is worth a look
 
 
 class Envoy(Section, frozen=True):
@@ -127,14 +144,19 @@ class Registry(Section, frozen=True):
     passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
     rules: list[Rule] = []
+    reference: str = ""  # the model that savings are told against; empty: none are told
     unknown_models: Literal["route", "reject"] = "route"
     trusted_headers: list[str] = []  # request headers that Envoy sets, so rules may use them
     scorer: Scorer = Scorer()
+    artefact: str = (
+        ""  # a directory from `extproc train`, relative to the registry file; serves, not `scorer`
+    )
     thresholds: Thresholds = Thresholds()
     encoder: Encoder = Encoder()
     # ask: streams tell their token usage, in one more chunk that the client sees too.
     stream_usage: Literal["leave", "ask"] = "leave"
     decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # the whole decision's budget
+    telemetry: Telemetry = Telemetry()
     envoy: Envoy = Envoy()
 
     @property

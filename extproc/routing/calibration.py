@@ -1,11 +1,14 @@
-"""Calibration: what a scorer's logits are worth as probabilities.
+"""Calibration: what a head's logits are worth as probabilities.
 
 Temperature scaling (Guo et al., 2017): probabilities are softmax(logits / T), with T chosen to
 make held-out examples as likely as possible. It keeps the order of routes, so that it can make
-a decision honest but never change it.
+a decision honest but never change it. Where held-out rows are many, an isotonic map of the best
+route's probability may follow (Zadrozny and Elkan, 2002), which keeps the order too.
 """
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from extproc.routing.scorers import Fit, Labels, Matrix, softmax
 
@@ -14,6 +17,52 @@ _FOLDS = 5
 # Cosines of short texts to route centroids differ by tenths: with too few examples to hold any
 # out, this makes a lead of 0.1 worth odds of e.
 _UNFITTED = 0.1
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Logits to probabilities: a temperature, then the isotonic map, if there is one."""
+
+    temperature: float = 1.0
+    claimed: NDArray[np.float64] = np.zeros(0)  # rising probabilities of the best route; empty: no map
+    reached: NDArray[np.float64] = np.zeros(0)  # how often that was right, rising too
+
+    def probabilities(self, logits: Matrix) -> Matrix:
+        """Shape (n, routes); rows sum to 1, in the order of the logits."""
+        found = softmax(logits / np.float32(self.temperature))
+        if not len(self.claimed) or found.shape[1] < 2:
+            return found
+        rows = np.arange(len(found))
+        best = found.argmax(axis=1)
+        top = found[rows, best].astype(np.float64)
+        second = np.partition(found, -2, axis=1)[:, -2].astype(np.float64)
+        rest = np.maximum(1.0 - top, 1e-12)
+        # Never so low that the second would overtake: they are level where p / second = (1 - p) / rest.
+        level = second / (second + rest)
+        mapped = np.maximum(np.interp(top, self.claimed, self.reached), level)
+        result: Matrix = found * ((1.0 - mapped) / rest).astype(np.float32)[:, None]
+        result[rows, best] = mapped
+        return result
+
+
+def fit_isotonic(top: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
+    """The rising step function nearest to what was right, as knots (claimed, reached).
+
+    Pool adjacent violators (Barlow et al., 1972); each pool is one knot at its mean claim. A pool that
+    was always right, or always wrong, stays half a row away from certainty.
+    """
+    order = np.argsort(top, kind="stable")
+    pools: list[tuple[float, float, int]] = []  # sum of claims, sum of right, rows
+    for claim, hit in zip(top[order].tolist(), right[order].tolist(), strict=True):
+        pool = (claim, float(hit), 1)
+        while pools and pools[-1][1] * pool[2] >= pool[1] * pools[-1][2]:
+            before = pools.pop()
+            pool = (before[0] + pool[0], before[1] + pool[1], before[2] + pool[2])
+        pools.append(pool)
+    claimed = np.array([claims / rows for claims, _, rows in pools])
+    hits = np.array([hits for _, hits, _ in pools])
+    sizes = np.array([rows for _, _, rows in pools])
+    doubt = 0.5 / (sizes + 1)
+    return claimed, np.maximum.accumulate(np.clip(hits / sizes, doubt, 1 - doubt))
 
 
 def fit_temperature(fit: Fit, vectors: Matrix, labels: Labels, routes: int) -> float:

@@ -70,7 +70,7 @@ def fit_prototypes(per_route: int) -> Fit:
     """
 
     def fit(vectors: Matrix, labels: Labels, routes: int) -> Prototypes:
-        groups = [_spherical_k_means(vectors[labels == route], per_route) for route in range(routes)]
+        groups = [spherical_k_means(vectors[labels == route], per_route) for route in range(routes)]
         sizes = [len(group) for group in groups]
         starts = np.cumsum([0, *sizes[:-1]]).astype(np.intp)
         return Prototypes(np.concatenate(groups), starts)
@@ -103,14 +103,8 @@ def fit_logistic(vectors: Matrix, labels: Labels, routes: int) -> Logistic:
     return Logistic(theta[:, :-1], theta[:, -1])
 
 
-def softmax(logits: Matrix) -> Matrix:
-    """Probabilities over the last axis, safe for large logits."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: Matrix = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def _spherical_k_means(vectors: Matrix, k: int) -> Matrix:
+def spherical_k_means(vectors: Matrix, k: int) -> Matrix:
+    """At most ``k`` unit vectors, each the direction of a cluster's mean; deterministic."""
     centres = _farthest_first(vectors, k)
     for _ in range(20):
         nearest = np.argmax(vectors @ centres.T, axis=1)
@@ -122,6 +116,13 @@ def _spherical_k_means(vectors: Matrix, k: int) -> Matrix:
             break
         centres = moved
     return centres
+
+
+def softmax(logits: Matrix) -> Matrix:
+    """Probabilities over the last axis, safe for large logits."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Matrix = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def _farthest_first(vectors: Matrix, k: int) -> Matrix:

@@ -81,7 +81,7 @@ class ByMeaning:
         if not text.strip():
             return _abstention(Reason.NO_TEXT)
         embedding = await self._embedder.embed(text)
-        scores = snapshot.meaning.score(embedding.vector)
+        scores = snapshot.meaning.score(embedding, text)
         doubt = _doubt(scores, snapshot)
         if doubt is not None:
             return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)

@@ -36,7 +36,8 @@ class HeldEncoder:
         if "poison" in texts:
             raise ValueError("I do not like this text")
         lengths = [len(text) for text in texts]
-        return Encoded(np.array(lengths, np.float32)[:, None], np.array(lengths, np.int32))
+        vectors = np.array(lengths, np.float32)[:, None]
+        return Encoded(vectors, 10 * vectors, np.array(lengths, np.int32))
 
     def release(self, batches: int = 1) -> None:
         self._released.release(batches)
@@ -86,6 +87,21 @@ async def occupy(embedder: BatchingEmbedder, encoder: HeldEncoder) -> Asked:
     (task,) = await ask(embedder, ["first"])
     assert await encoder.batch() == ["first"]
     return task
+
+
+async def test_each_text_gets_its_own_rows_of_the_batch(
+    embedder: BatchingEmbedder, encoder: HeldEncoder
+) -> None:
+    first = asyncio.create_task(embedder.embed("abc"))
+    await encoder.batch()
+    others = [asyncio.create_task(embedder.embed(text)) for text in ("a", "ab")]
+    encoder.release(2)
+    found = [await task for task in (first, *others)]
+    assert [(one.vector.tolist(), one.inner.tolist()) for one in found if one.inner is not None] == [
+        ([3.0], [30.0]),
+        ([1.0], [10.0]),
+        ([2.0], [20.0]),
+    ]
 
 
 async def test_an_idle_device_takes_a_lone_text_at_once(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.calibration import SENTENCES
 from extproc.embedding.files import RECIPE, EncoderFiles, Precision
+from extproc.embedding.graph import INNER_LAYERS
 from extproc.embedding.quantization import MIGRATION, WEIGHT_LIMIT
 from extproc.embedding.session import OnnxEncoder, open_encoder
 from extproc.registry import schema
@@ -83,6 +84,11 @@ def read_tensors(files: EncoderFiles) -> dict[str, Floats]:
     return tensors
 
 
+def unit_mean(hidden: Floats) -> Floats:
+    mean: Floats = hidden.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
 class Reference:
     """The encoder as its authors trained it: one text at a time, no padding, float32."""
 
@@ -101,16 +107,20 @@ class Reference:
 
     def embedding(self, text: str) -> Floats:
         ids = self.tokenizer.encode(text).ids
-        mean: Floats = self.hidden(ids).mean(axis=0)
-        return mean / np.linalg.norm(mean)
+        return unit_mean(self.hidden(ids))
 
-    def hidden(self, ids: list[int]) -> Floats:
+    def inner(self, text: str) -> Floats:
+        """The vectors of layers 1 and 3 of 0 to 5, side by side."""
+        ids = self.tokenizer.encode(text).ids
+        return np.concatenate([unit_mean(self.hidden(ids, layers=2)), unit_mean(self.hidden(ids, layers=4))])
+
+    def hidden(self, ids: list[int], layers: int = 6) -> Floats:
         tensors = self.tensors
         x = tensors["embeddings.word_embeddings.weight"][ids]
         x = x + tensors["embeddings.position_embeddings.weight"][: len(ids)]
         x = x + tensors["embeddings.token_type_embeddings.weight"][0]
         x = self.norm(x, "embeddings.LayerNorm")
-        for index in range(6):
+        for index in range(layers):
             layer = f"encoder.layer.{index}"
             x = self.norm(
                 x + self.dense(self.attention(x, layer), f"{layer}.attention.output.dense"),
@@ -162,6 +172,17 @@ def test_float_graphs_give_the_original_embeddings(
     assert cosines.min() >= 0.999
 
 
+@pytest.mark.parametrize(("precision", "floor"), [("fp32", 0.999), ("fp16", 0.999), ("int8", 0.99)])
+def test_inner_layers_come_out_too(
+    encoder_files: EncoderFiles, reference: Reference, precision: Precision, floor: float
+) -> None:
+    texts = (*QUESTIONS[:6], LONG)
+    found = open_on_cpu(encoder_files, precision).embed(texts).inner.reshape(len(texts), 2, -1)
+    expected = np.stack([reference.inner(text) for text in texts]).reshape(found.shape)
+    assert (found * expected).sum(axis=2).min() >= floor
+    np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1.0, atol=1e-5)
+
+
 def test_int8_stays_close_to_the_original_embeddings(
     encoder_files: EncoderFiles, reference: Reference
 ) -> None:
@@ -201,5 +222,5 @@ def test_a_paraphrase_is_nearer_than_another_subject(
 
 def test_whoever_changes_how_int8_is_made_raises_the_recipe() -> None:
     """The recipe is part of the encoder's name, and equal names must mean equal vectors."""
-    made_of = json.dumps([SENTENCES, MIGRATION, WEIGHT_LIMIT]).encode()
-    assert {RECIPE: hashlib.sha256(made_of).hexdigest()[:16]} == {1: "a6b0c89ad9ca95e0"}
+    made_of = json.dumps([SENTENCES, MIGRATION, WEIGHT_LIMIT, INNER_LAYERS]).encode()
+    assert {RECIPE: hashlib.sha256(made_of).hexdigest()[:16]} == {2: "bccad07cc5ffc906"}

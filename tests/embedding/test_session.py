@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from extproc.embedding.files import RECIPE, EncoderFiles, Precision
 from extproc.embedding.session import (
+    DeepEncoder,
     OnnxEncoder,
     batches_by_length,
     open_encoder,
@@ -35,10 +36,11 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return ["CPUExecutionProvider"]
 
-    def run(self, _: None, inputs: dict[str, Any]) -> list[Any]:
+    def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
         if isinstance(self.answer, Exception):
             raise self.answer
-        return [np.full((len(inputs["input_ids"]), 384), self.answer, np.float32)]
+        widths = {"embedding": 384, "inner": 768}
+        return [np.full((len(inputs["input_ids"]), widths[name]), self.answer, np.float32) for name in names]
 
 
 def encoder_on(session: FakeSession, files: EncoderFiles) -> OnnxEncoder:
@@ -146,6 +148,16 @@ def test_a_graph_that_is_not_one_is_the_operators_error(encoder_files: EncoderFi
     damaged = EncoderFiles(tmp_path, encoder_files.manifest)
     with pytest.raises(EncoderMissing, match=r"int8\.onnx cannot be opened"):
         open_encoder(damaged, schema.Encoder(device="cpu"))
+
+
+def test_deep_rows_are_the_embedding_and_the_inner_layers_under_a_name_of_their_own(
+    encoder_files: EncoderFiles,
+) -> None:
+    encoder = open_encoder(encoder_files, schema.Encoder(device="cpu"))
+    deep, encoded = DeepEncoder(encoder), encoder.embed(["hello", "good bye"])
+    rows = deep.encode(["hello", "good bye"])
+    np.testing.assert_array_equal(rows, np.hstack([encoded.vectors, encoded.inner]))
+    assert deep.name != encoder.name
 
 
 def test_a_failing_runtime_is_an_encoder_failure_with_its_cause(encoder_files: EncoderFiles) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from extproc.errors import RegistryError
 from extproc.registry.loading import load
+from extproc.registry.schema import Thresholds
 
 GOOD = """\
 models:
@@ -48,7 +49,8 @@ def test_a_good_registry_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert loaded.registry.models["large"].name == "big-1"
     assert loaded.registry.models["small"].pin is True
     assert loaded.registry.rules[1].when.header == {"x-tier": "free"}
-    assert loaded.registry.thresholds.margin == 0.1
+    assert loaded.registry.thresholds == Thresholds()
+    assert loaded.artefact is None
     assert loaded.examples == {"chat": ("hi", "how are you"), "work": ("plan the project",)}
 
 
@@ -122,6 +124,10 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
          "`small` speaks anthropic.messages, for which there is no default"),
         ("default: large", "default: large\npassthrough: {base_url: h}", 5, "passthrough.base_url: 'h' is no base URL"),
         ("default: large", "default: large\nstream_usage: always", 5, "stream_usage"),
+        ("default: large", "default: large\nreference: big", 5, "there is no model `big`"),
+        ("default: large", "default: large\nreference: small", 5, "the reference `small` has no price"),
+        ("default: large", "default: large\ntelemetry: {trace_share: 10}", 5, "<= 1"),
+        ("default: large", "default: large\ntelemetry: {share: 1}", 5, "trace_share, low_margin"),
         ("candidates: [large]", "candidates: large\n    fallback: [big]", 19, "there is no model `big`"),
         ("candidates: [large]", "candidates: large\n    fallback: [small, small]", 19, "`small` is named twice"),
         ("candidates: [large]", "candidates: large\n    retry: {attempts: 99}", 19, "<= 10"),
@@ -141,7 +147,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("[plan the project]", "plan the project", 19, "expected `list`, got `text`"),
         ("examples: [plan the project]", "examples_file: none.txt", 19, "No such file"),
         ("default: large", "default: large\nthresholds: {margin: 1.5}", 5, "<= 1.0"),
-        ("default: large", "default: large\nthresholds:\n  margin: 0.1\n  similarity: high", 7, "expected `number`"),
+        ("default: large", "default: large\nthresholds:\n  margin: 0.1\n  similarity: high", 7, "expected `number"),
         ("default: large", "default: large\nscorer: {kind: magic}", 5, "scorer.kind"),
         ("default: large", "default: large\ndecision_ms: 0", 5, ">= 1"),
         ("default: large", "default: large\nenvoy: {listen: ':10000'}", 5, "expected HOST:PORT"),

@@ -59,6 +59,19 @@ def check_default(registry: Registry, source: Source) -> None:
             )
 
 
+def check_reference(registry: Registry, source: Source) -> None:
+    """The model that savings refer to exists, and has a price. Raises ``RegistryError``."""
+    if not registry.reference:
+        return
+    known_model(registry, registry.reference, source, "reference")
+    if registry.models[registry.reference].price is None:
+        raise source.error(
+            f"the reference `{registry.reference}` has no price, so nothing can be compared with it "
+            f"(expected models.{registry.reference}.price)",
+            "reference",
+        )
+
+
 def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
     where = ".".join(map(str, at))
     if not _is_base_url(upstream):

@@ -1,0 +1,86 @@
+"""`extproc train`: learn a registry's routes from labelled texts."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from extproc.commands.options import command, takes_encoder, takes_registry
+from extproc.errors import OperatorError
+
+_SCORERS = ("auto", "centroid", "prototypes", "logistic", "linear", "lexical", "perceptron", "blend")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    train = command(
+        commands,
+        "train",
+        _train,
+        "learn routes from labelled texts",
+        "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
+        "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
+        "registry's `artefact` key names. The data is JSON lines "
+        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. The same rows and seed '
+        "give the same bytes.",
+    )
+    takes_registry(train)
+    takes_encoder(train)
+    train.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled rows")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
+    train.add_argument(
+        "--target-wrong",
+        type=_share,
+        default=0.02,
+        metavar="SHARE",
+        help="of the requests given to a route, how many may be wrong (default: %(default)s)",
+    )
+    train.add_argument(
+        "--test-share",
+        type=_share,
+        default=None,
+        metavar="SHARE",
+        help="of the rows, set apart to measure on (default: 0.1, and 0 where routes have few examples)",
+    )
+    train.add_argument(
+        "--scorer", choices=_SCORERS, default="auto", help="default: the best on held-out rows"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of the split and of every fit")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} (expected a share, 0 to 1)")
+    return value
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        from extproc.evaluation.artefacts import Wishes, train_artefact
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            f"training needs {error.name}: pip install 'envoy-semantic-router[eval]'"
+        ) from error
+    wishes = Wishes(
+        target_wrong=options.target_wrong,
+        test_share=options.test_share,
+        scorer=options.scorer,
+        seed=options.seed,
+    )
+    report = train_artefact(
+        options.registry, options.data, options.out, options.encoder_dir, wishes, progress=_tell
+    )
+    print(report)
+    return 0
+
+
+def _tell(line: str) -> None:
+    """Progress goes to stderr; on a terminal each line takes the place of the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}" if line else "\r\x1b[K")
+        sys.stderr.flush()
+    elif line:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,211 @@
+"""The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.embedding.cache import CachedEncoder
+from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.session import DeepEncoder, open_encoder
+from extproc.errors import OperatorError
+from extproc.evaluation import metrics
+from extproc.evaluation.datasets import labels_of, read_routes
+from extproc.evaluation.intervals import auroc_of, bootstrap, one_by_one, wilson
+from extproc.evaluation.metrics import ABSTAIN, Floats
+from extproc.evaluation.splits import groups_of
+from extproc.evaluation.training import (
+    Corpus,
+    Held,
+    Outcome,
+    corpus,
+    data_hash,
+    decisions,
+    measure,
+    set_apart,
+    train,
+)
+from extproc.registry import artefact
+from extproc.registry.loading import Loaded, load
+from extproc.routing.heads import Trained
+from extproc.vocabulary import Encoder
+
+TEST_SHARE = 0.1
+FEW = 50  # rows a route on average, below which none are set apart: each is worth more in training
+_CACHED = 100_000  # vectors of 4.6 kB
+_CHUNK = 256  # texts between two reports of progress
+
+Progress = Callable[[str], None]
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What the operator may choose."""
+
+    target_wrong: float = 0.02
+    test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
+    scorer: str = "auto"
+    seed: int = 0
+
+
+def train_artefact(
+    registry: Path, data: Path, out: Path, encoder_dir: Path | None, wishes: Wishes, progress: Progress
+) -> str:
+    """Train and write; what was chosen and what is to be expected of it, as text.
+
+    Raises ``OperatorError``.
+    """
+    loaded = load(registry, untrained=True)
+    if not loaded.registry.routes:
+        raise OperatorError(f"{registry} has no routes to learn")
+    files = locate(encoder_dir)
+    encoder = open_encoder(files, loaded.registry.encoder)
+    deep = _Reporting(DeepEncoder(encoder), progress)
+    path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
+    rows = read_corpus(loaded, data, CachedEncoder(deep, path, _CACHED))
+    manifest, outcome = learn(rows, encoder.name, wishes, progress)
+    artefact.write(out, manifest, outcome.meaning)
+    progress("")
+    return as_text(manifest, outcome, out)
+
+
+def read_corpus(loaded: Loaded, data: Path, deep: Encoder) -> Corpus:
+    """The registry's examples and the rows of ``data``, each text once: the data's word counts."""
+    routes = tuple(loaded.registry.routes)
+    found = read_routes(data, routes)
+    labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
+    labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
+    texts = list(labelled)
+    labels = np.array([labelled[text] for text in texts], np.intp)
+    return corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+
+
+def learn(
+    rows: Corpus, encoder: str, wishes: Wishes, progress: Progress
+) -> tuple[artefact.Manifest, Outcome]:
+    """Train on all rows but those set apart, and measure on these."""
+    share = wishes.test_share
+    if share is None:
+        share = TEST_SHARE if (rows.labels != ABSTAIN).sum() >= FEW * len(rows.routes) else 0.0
+    apart = np.zeros(len(rows.texts), bool)
+    if share > 0:
+        assert rows.inputs.words is not None
+        apart = set_apart(rows, groups_of(rows.inputs.words), share, wishes.seed)
+    outcome = train(
+        rows.take(np.flatnonzero(~apart)),
+        target_wrong=wishes.target_wrong,
+        seed=wishes.seed,
+        scorer=wishes.scorer,
+        progress=progress,
+    )
+    held = measure(outcome.meaning, rows.take(np.flatnonzero(apart))) if apart.any() else outcome.held
+    head = outcome.meaning.head
+    manifest = artefact.Manifest(
+        format=artefact.FORMAT,
+        scorer=outcome.scorer,
+        kind=artefact.kind_of(head),
+        encoder=encoder,
+        routes=rows.routes,
+        data_sha256=data_hash(rows.texts, rows.labels, rows.routes),
+        seed=wishes.seed,
+        split={
+            "train": int((~apart).sum()),
+            "calibration": len(outcome.held.labels),
+            "test": int(apart.sum()),
+            "test_share": share,
+        },
+        temperature=outcome.meaning.calibration.temperature,
+        temperatures=head.temperatures if isinstance(head, Trained) else (1.0, 1.0),
+        norm=head.lexicon.norm if isinstance(head, Trained) and head.lexicon is not None else 0.0,
+        thresholds={
+            "margin": outcome.selected.floors.margin,
+            "similarity": outcome.selected.floors.similarity,
+            "target_wrong": wishes.target_wrong,
+        },
+        scope=msgspec.structs.asdict(outcome.scope),
+        metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
+    )
+    return manifest, outcome
+
+
+def figures(held: Held, outcome: Outcome, measured_on: str) -> dict[str, Any]:
+    """Held-out metrics, each with its 95 % interval; what cannot be computed is absent."""
+    probabilities = outcome.meaning.calibration.probabilities(held.logits)
+    decided = decisions(probabilities, held.similarity, outcome.selected.floors)
+    inside = held.inside
+    right = probabilities.argmax(axis=1) == held.labels
+    found: dict[str, Any] = {"measured_on": measured_on, "rows": len(held.labels)}
+    if inside.any():
+        claimed = probabilities.max(axis=1).astype(np.float64)[inside]
+        found["accuracy"] = _told(
+            float(right[inside].mean()), wilson(float(right[inside].sum()), int(inside.sum()))
+        )
+        found["debiased_ece"] = _told(
+            metrics.debiased_ece(claimed, right[inside]),
+            bootstrap(one_by_one(_calibration(claimed, right[inside])), int(inside.sum()), resamples=200),
+        )
+    if inside.any() and not inside.all():
+        scope = outcome.scope.score(held.logits, held.similarity)
+        found["out_of_scope_auroc"] = _told(
+            metrics.auroc(scope[inside], scope[~inside]), bootstrap(auroc_of(scope, inside), len(inside))
+        )
+    kept = decided != ABSTAIN
+    found["kept"] = _told(float(kept.mean()), wilson(float(kept.sum()), len(kept)))
+    if kept.any():
+        wrong = float((~right[kept]).sum())
+        found["wrong_of_kept"] = _told(wrong / float(kept.sum()), wilson(wrong, int(kept.sum())))
+    return found
+
+
+def as_text(manifest: artefact.Manifest, outcome: Outcome, out: Path) -> str:
+    """What was tried, chosen and measured, and what to write into the registry."""
+    lines = ["held-out rows    accuracy  log loss"]
+    for name, (accuracy, loss) in sorted(outcome.tried.items(), key=lambda item: item[1][1]):
+        mark = "  <- chosen" if name == outcome.scorer else ""
+        lines.append(f"  {name:<14} {accuracy:8.3f} {loss:9.3f}{mark}")
+    floors, on = outcome.selected.floors, manifest.metrics["measured_on"]
+    lines.append(
+        f"floors           margin {floors.margin:.4f}, similarity {floors.similarity:.4f}: "
+        f"{outcome.selected.coverage:.1%} of held-out rows kept, {outcome.selected.wrong:.2%} of these wrong "
+        f"(target {manifest.thresholds['target_wrong']:.1%})"
+    )
+    lines.append(f"measured on      {manifest.metrics['rows']} rows, {on}")
+    for name, value in manifest.metrics.items():
+        if isinstance(value, list):
+            lines.append(f"  {name:<18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
+    lines.append(
+        f"written          {out}; the registry takes it as `artefact: {out.name}`, relative to its file"
+    )
+    return "\n".join(lines)
+
+
+def _told(value: float, interval: Any) -> list[float]:
+    return [round(value, 4), round(interval.low, 4), round(interval.high, 4)]
+
+
+def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray[np.intp]], float]:
+    return lambda rows: metrics.debiased_ece(claimed[rows], right[rows])
+
+
+class _Reporting:
+    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
+
+    def __init__(self, encoder: Encoder, progress: Progress) -> None:
+        self._encoder = encoder
+        self._progress = progress
+
+    @property
+    def name(self) -> str:
+        """That of the encoder behind."""
+        return self._encoder.name
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See ``vocabulary.Encoder``."""
+        parts = []
+        for start in range(0, len(texts), _CHUNK):
+            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
+            done = min(start + _CHUNK, len(texts))
+            self._progress(f"embedding [{'#' * (20 * done // len(texts)):<20}] {done} of {len(texts)}")
+        return np.concatenate(parts) if parts else self._encoder.encode(texts)

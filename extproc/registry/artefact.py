@@ -1,0 +1,243 @@
+"""A trained head on disk: a directory of `weights.npz` and `manifest.json`.
+
+Written the same byte for byte from the same values, and read without pickle. The manifest is
+written last and carries the hash of the weights, so that half a directory is never taken for a
+whole one. A reader refuses whatever it was not made for, and says what it expected.
+"""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.errors import ArtefactUnusable
+from extproc.routing.calibration import Calibration
+from extproc.routing.features import WIDTH
+from extproc.routing.heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
+from extproc.routing.meaning import Meaning
+from extproc.routing.scorers import Centroids, Logistic, Prototypes
+
+MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
+FORMAT = 1  # raise it when a reader of the former one would misread the new
+
+Arrays = Mapping[str, NDArray[Any]]
+Kind = Literal["centroid", "prototypes", "logistic", "trained"]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artefact is, for whom, and how good it was on rows that it had not seen."""
+
+    format: int
+    scorer: str  # what `extproc train` chose
+    kind: Kind  # which arrays the weights hold
+    encoder: str  # whose vectors it was fitted on
+    routes: tuple[str, ...]
+    data_sha256: str
+    seed: int
+    split: dict[str, float]
+    temperature: float
+    temperatures: tuple[float, float]  # of the parts of a blend
+    norm: float  # of lexical features
+    thresholds: dict[str, float]  # margin, similarity, target_wrong
+    scope: dict[str, float]  # standardisation of the out-of-scope score
+    metrics: dict[str, Any]
+    weights_sha256: str = ""
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """An artefact in memory."""
+
+    manifest: Manifest
+    meaning: Meaning
+
+
+def write(directory: Path, manifest: Manifest, meaning: Meaning) -> None:
+    """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
+    weights = _npz(_arrays(meaning))
+    whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MANIFEST).unlink(missing_ok=True)
+        _replace(directory / WEIGHTS, weights)
+        _replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
+    except OSError as error:
+        raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
+
+
+def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
+    """The artefact for a registry of these routes. Raises ``ArtefactUnusable``."""
+    manifest = _manifest(directory)
+    if set(manifest.routes) != set(routes):
+        raise ArtefactUnusable(
+            f"{directory} was trained for the routes {', '.join(manifest.routes)}; expected "
+            f"{', '.join(routes)}: train it anew"
+        )
+    content = _bytes(directory / WEIGHTS)
+    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
+        raise ArtefactUnusable(f"{directory / WEIGHTS} is damaged: expected the hash of {MANIFEST}")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            meaning = _meaning(manifest, dict(arrays))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+        raise ArtefactUnusable(f"{directory / WEIGHTS} is no artefact's: {error}") from error
+    return Artefact(manifest, meaning)
+
+
+def check_encoder(artefact: Artefact, encoder: str) -> None:
+    """Raises ``ArtefactUnusable`` where another encoder's vectors would be scored."""
+    if artefact.manifest.encoder != encoder:
+        raise ArtefactUnusable(
+            f"the artefact was trained on vectors of {artefact.manifest.encoder}, and this encoder is "
+            f"{encoder}: train it anew, or set encoder.device and encoder.precision to what it expects"
+        )
+
+
+def _manifest(directory: Path) -> Manifest:
+    content = _bytes(directory / MANIFEST)
+    try:
+        number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
+        if number != FORMAT:
+            raise ArtefactUnusable(f"{directory / MANIFEST} has format {number}; expected {FORMAT}")
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ArtefactUnusable(f"{directory / MANIFEST} is no artefact's manifest: {error}") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtefactUnusable(
+            f"{path} cannot be read ({error.strerror}): expected a directory written by `extproc train`"
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """As one step, so that no reader sees half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def _npz(arrays: Arrays) -> bytes:
+    """Zip members carry numpy's constant date, so equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _arrays(meaning: Meaning) -> dict[str, NDArray[Any]]:
+    return {
+        "examples": meaning.examples,
+        "starts": meaning.starts.astype(np.int64),
+        "texts": np.frombuffer(msgspec.json.encode(meaning.texts), np.uint8),
+        "claimed": meaning.calibration.claimed,
+        "reached": meaning.calibration.reached,
+        **_head_arrays(meaning.head),
+    }
+
+
+def _head_arrays(head: Head) -> dict[str, NDArray[Any]]:
+    match head:
+        case OnEmbedding(Centroids(centroids)):
+            return {"centroids": centroids}
+        case OnEmbedding(Prototypes(prototypes, starts)):
+            return {"prototypes": prototypes, "prototype_starts": starts.astype(np.int64)}
+        case OnEmbedding(Logistic(weights, bias)):
+            return {"weights": weights, "bias": bias}
+        case Trained():
+            return _trained_arrays(head)
+        case _:
+            raise TypeError(f"no artefact holds a {type(head).__name__}")
+
+
+def _trained_arrays(head: Trained) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {
+        "centre": head.standard.centre,
+        "scale": head.standard.scale,
+        "blocks": np.array([head.standard.blocks], np.int64),
+    }
+    if head.linear is not None:
+        found |= {"linear": head.linear.weights, "linear_bias": head.linear.bias}
+    if head.lexicon is not None:
+        lexicon = head.lexicon
+        found |= {"slots": lexicon.slots, "rarity": lexicon.rarity, "lexical": lexicon.weights}
+    if head.perceptron is not None:
+        part = head.perceptron
+        found |= {
+            "hidden": part.hidden,
+            "hidden_bias": part.hidden_bias,
+            "output": part.weights,
+            "output_bias": part.bias,
+        }
+    return found
+
+
+def kind_of(head: Head) -> Kind:
+    """The manifest's word for what `write` would put into the weights."""
+    match head:
+        case OnEmbedding(Centroids()):
+            return "centroid"
+        case OnEmbedding(Prototypes()):
+            return "prototypes"
+        case OnEmbedding(Logistic()):
+            return "logistic"
+        case _:
+            return "trained"
+
+
+def _meaning(manifest: Manifest, arrays: Arrays) -> Meaning:
+    """Raises ValueError or KeyError where the arrays do not fit each other."""
+    texts = msgspec.json.decode(arrays["texts"].tobytes(), type=tuple[str, ...])
+    examples, starts = arrays["examples"], arrays["starts"].astype(np.intp)
+    if examples.ndim != 2 or len(examples) != len(texts) or len(starts) != len(manifest.routes):
+        raise ValueError("its examples do not fit its routes")
+    meaning = Meaning(
+        routes=manifest.routes,
+        head=_head(manifest, arrays),
+        calibration=Calibration(manifest.temperature, arrays["claimed"], arrays["reached"]),
+        examples=examples,
+        texts=texts,
+        starts=starts,
+    )
+    if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+        raise ValueError("it holds numbers that are not finite")
+    return meaning
+
+
+def _head(manifest: Manifest, arrays: Arrays) -> Head:
+    match manifest.kind:
+        case "centroid":
+            return OnEmbedding(Centroids(arrays["centroids"]))
+        case "prototypes":
+            return OnEmbedding(Prototypes(arrays["prototypes"], arrays["prototype_starts"].astype(np.intp)))
+        case "logistic":
+            return OnEmbedding(Logistic(arrays["weights"], arrays["bias"]))
+        case "trained":
+            return _trained(manifest, arrays)
+
+
+def _trained(manifest: Manifest, arrays: Arrays) -> Trained:
+    standard = Standard(arrays["centre"], arrays["scale"], int(arrays["blocks"][0]))
+    linear = Linear(arrays["linear"], arrays["linear_bias"]) if "linear" in arrays else None
+    lexicon = None
+    if "slots" in arrays:
+        lexicon = Lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], manifest.norm)
+        if len(lexicon.slots) != WIDTH or len(lexicon.rarity) != WIDTH:
+            raise ValueError(f"its lexical features are not {WIDTH}")
+        if lexicon.slots.min() < 0 or lexicon.slots.max() >= len(lexicon.weights):
+            raise ValueError("its lexical features point beyond its weights")
+    perceptron = None
+    if "hidden" in arrays:
+        names = ("hidden", "hidden_bias", "output", "output_bias")
+        perceptron = Perceptron(*(arrays[name] for name in names))
+    if linear is None and perceptron is None:
+        raise ValueError("it holds no head")
+    return Trained(standard, linear, lexicon, perceptron, manifest.temperatures)

@@ -1,0 +1,111 @@
+"""`extproc train` from its options to a registry that serves what it wrote, with the real encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from extproc.cli import main
+from extproc.embedding.files import EncoderFiles
+
+KINDS = {
+    "cooking": ["boil {}", "how long do I roast {}?", "a recipe with {}", "can I freeze {}?", "season {} for me"],
+    "travel": ["a cheap flight to {}", "which hotel in {} is quiet?", "do I need a visa for {}?",
+               "the train from here to {}", "plan three days in {}"],
+}  # fmt: skip
+THINGS = {
+    "cooking": ["beans", "a chicken", "rice", "carrots", "dumplings"],
+    "travel": ["Lisbon", "Peru", "Kyoto", "Oslo", "Ghana"],
+}
+REGISTRY = """\
+models:
+  small: {base_url: 'http://127.0.0.1:1'}
+default: small
+routes:
+  cooking: {candidates: small, examples: ["How do I cook pasta?"]}
+  travel: {candidates: small, examples: [I want to go on a journey]}
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path, encoder_files: EncoderFiles, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry, its data, and an encoder directory of its own for the cache to go to."""
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    for file in encoder_files.directory.iterdir():
+        if file.suffix != ".npz" and file.is_file():
+            (encoder / file.name).symlink_to(file.absolute())
+    monkeypatch.setenv("EXTPROC_ENCODER_DIR", str(encoder))
+    rows = [
+        {"text": kind.format(thing), "route": route}
+        for route, kinds in KINDS.items()
+        for kind in kinds
+        for thing in THINGS[route]
+    ]
+    rows += [{"text": text, "route": None} for text in ("my tooth hurts", "solve x + 2 = 4", "who won?")]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path / "registry.yaml"
+    path.write_text(REGISTRY)
+    return path
+
+
+def train(registry: Path, out: str, *more: str) -> int:
+    data = registry.parent / "data.jsonl"
+    return main(
+        [
+            "train",
+            "--registry",
+            str(registry),
+            "--data",
+            str(data),
+            "--out",
+            str(registry.parent / out),
+            *more,
+        ]
+    )
+
+
+def test_two_runs_write_the_same_bytes_and_the_second_embeds_nothing(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(registry, "one") == 0
+    first = capsys.readouterr()
+    assert "<- chosen" in first.out
+    assert "embedding [" in first.err
+    assert train(registry, "two") == 0
+    assert "embedding [" not in capsys.readouterr().err
+    for name in ("weights.npz", "manifest.json"):
+        one, two = ((registry.parent / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two
+
+
+def test_what_was_trained_serves(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(registry, "trained", "--scorer", "blend", "--target-wrong", "0.1") == 0
+    capsys.readouterr()
+    registry.write_text(REGISTRY + "artefact: trained\n")
+    assert main(["explain", "--registry", str(registry), "--json", "can I freeze soup?"]) == 0
+    decision = json.loads(capsys.readouterr().out)
+    assert decision["candidates"][0]["route"] == "cooking"
+
+
+def test_a_registry_may_be_trained_again_whatever_its_artefact_is(registry: Path) -> None:
+    registry.write_text(REGISTRY + "artefact: nowhere\n")
+    assert train(registry, "trained", "--scorer", "centroid") == 0
+
+
+def test_an_unknown_route_in_the_data_is_told_with_its_line(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (registry.parent / "data.jsonl").write_text('{"text": "hi", "route": "chatting"}\n')
+    assert train(registry, "trained") == 1
+    assert "data.jsonl:1: there is no route `chatting`" in capsys.readouterr().err
+    assert not (registry.parent / "trained").exists()
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", "much"])
+def test_a_share_out_of_range_is_refused(
+    registry: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(registry, "trained", "--target-wrong", share)
+    assert "expected a share" in capsys.readouterr().err
