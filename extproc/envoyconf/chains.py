@@ -59,7 +59,7 @@ from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.filters import ROUTER
 from extproc.envoyconf.observing import LUA, script, told
-from extproc.envoyconf.replies import local_replies
+from extproc.envoyconf.replies import hop_replies
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
@@ -206,7 +206,7 @@ def _hop(registry: Registry, name: str, names: Names) -> Listener:
             HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
         ],
         generate_request_id=False,
-        local_reply_config=local_replies(registry),
+        local_reply_config=hop_replies(registry),
     )
     return Listener(
         name=names[hop_listener(name)],

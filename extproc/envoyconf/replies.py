@@ -14,30 +14,58 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ComparisonFilter,
     ComparisonFilterOp,
     HeaderFilter,
+    MetadataFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
     ResponseMapper,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    RegexMatcher,
+    StringMatcher,
+    ValueMatcher,
+)
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
-from extproc.envoyconf.actions import API_ROOT, LLM_PATHS, one_of
+from extproc.envoyconf.actions import literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
+from extproc.wire.observed import REQUEST_NAMESPACE
 
 _NO_KEY = 401
-_MESSAGES = LLM_PATHS[Api.ANTHROPIC_MESSAGES].removeprefix(API_ROOT)
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
-    """The first mapping that fits an error gives its body; other errors stay Envoy's plain text."""
+    """Of the listener for clients.
+
+    The first mapping that fits an error gives its body; other errors stay Envoy's plain text.
+    """
+    # Which API was asked is what was noted of it: routes rewrite paths. Of what is no LLM call nothing
+    # is noted, but Anthropic's clients are known by a header that all of them send.
+    noted = AccessLogFilter(metadata_filter=_noted(Api.ANTHROPIC_MESSAGES))
+    version = HeaderMatcher(name="anthropic-version", present_match=True)
+    return _replies(registry, _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version))))
+
+
+def hop_replies(registry: Registry) -> LocalReplyConfig:
+    """Of a hop, which only LLM calls reach, with none of the notes."""
+    path = StringMatcher(safe_regex=RegexMatcher(regex=r"[^?]*/messages(\?.*)?"))
+    header = HeaderFilter(header=HeaderMatcher(name=":path", string_match=path))
+    return _replies(registry, AccessLogFilter(header_filter=header))
+
+
+def _replies(registry: Registry, asked_anthropic: AccessLogFilter) -> LocalReplyConfig:
     return LocalReplyConfig(
         mappers=[
-            *_mappers(registry, Api.ANTHROPIC_MESSAGES, _asked_anthropic(registry)),
+            *_mappers(registry, Api.ANTHROPIC_MESSAGES, asked_anthropic),
             *_mappers(registry, Api.OPENAI_CHAT),
         ]
     )
@@ -65,16 +93,22 @@ def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[
 
 
 def _escaped(value: typing.Any) -> typing.Any:
-    """In Envoy's formats a single % begins a command."""
+    """The texts of a JSON value, where Envoy takes formats."""
     if isinstance(value, dict):
         return {key: _escaped(member) for key, member in value.items()}
-    return value.replace("%", "%%") if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value
 
 
-def _asked_anthropic(registry: Registry) -> AccessLogFilter:
-    """The path is Anthropic's, as its clients write it or as a route has rewritten it for a provider."""
-    roots = {API_ROOT, *(m.path for m in registry.models.values() if Api.ANTHROPIC_MESSAGES in m.speaks)}
-    return AccessLogFilter(header_filter=HeaderFilter(header=one_of(root + _MESSAGES for root in roots)))
+def _noted(api: Api) -> MetadataFilter:
+    """The script that observes the exchange has noted that ``api`` was asked."""
+    return MetadataFilter(
+        matcher=MetadataMatcher(
+            filter=REQUEST_NAMESPACE,
+            path=[MetadataMatcherPathSegment(key="api")],
+            value=ValueMatcher(string_match=StringMatcher(exact=api.value)),
+        ),
+        match_if_key_not_found=False,
+    )
 
 
 def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:
@@ -92,3 +126,7 @@ def _all_of(*conditions: AccessLogFilter) -> AccessLogFilter:
     if len(conditions) == 1:
         return conditions[0]
     return AccessLogFilter(and_filter=AndFilter(filters=list(conditions)))
+
+
+def _any_of(*conditions: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(or_filter=OrFilter(filters=list(conditions)))

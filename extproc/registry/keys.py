@@ -27,11 +27,10 @@ def key_problems(registry: Registry, directory: Path, environment: Mapping[str, 
 
 
 def missing_keys(registry: Registry, directory: Path) -> Iterator[str]:
-    """What is wrong with files that Envoy could not use as they are; for who is where Envoy is."""
+    """What is wrong with key files that could not be used as they are; for who is where Envoy is."""
     for where, upstream in _upstreams(registry):
         if isinstance(upstream.auth, Auth):
             yield from _told(where, _in_file(upstream.auth, directory))
-        yield from _told(where, _authority(upstream, directory))
 
 
 def _told(where: str, problem: str) -> Iterator[str]:

@@ -85,7 +85,11 @@ async def test_errors_stay_in_the_clients_shape_where_the_path_was_rewritten(tmp
         messages, chat = [await world.ask(EVERY, path=path) for path in ("/v1/messages?beta=true", CHAT)]
         # A thread of OpenAI's assistants has messages too.
         thread = await world.ask(b"", path="/v1/threads/t/messages", method="GET")
-    assert (messages.status, messages.json()["type"]) == (503, "error")
+        count = await world.ask(
+            EVERY, path="/v1/messages/count_tokens", headers=JSON | {"anthropic-version": "2023-06-01"}
+        )
+    for answer in (messages, count):
+        assert (answer.status, answer.json()["type"]) == (503, "error")
     for answer in (chat, thread):
         assert (answer.status, answer.json()["error"]["code"]) == (503, "upstream_unavailable")
 
