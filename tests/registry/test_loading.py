@@ -89,6 +89,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("name: free-tier", "name: no-secrets", 10, "the rule name `no-secrets` is taken"),
         ("'password\\s*='", "'password('", 8, "expected RE2 syntax"),
         ("'password\\s*='", "'(?=x)'", 8, "expected RE2 syntax"),
+        ("'password\\s*='", "'(\\pL{1,300}x){1,3}'", 8, "pattern too large"),
         ("{header: {x-tier: free}, keyword: [hello, good day]}", "{}", 11, "at least one condition"),
         ("{x-tier: free}", "{x-other: free}", 11, "could come from a client (expected one of trusted_headers: x-tier)"),
         ("[hello, good day]", "['']", 11, "keyword: expected text that is not empty"),
