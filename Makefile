@@ -7,16 +7,17 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PHOENIX := .cache/phoenix
 export EXTPROC_ENCODER_DIR ?= $(CURDIR)/.cache/encoder
 
 # The first Python that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-.PHONY: help setup run test lint fmt bench lock clean
+.PHONY: help setup run test test-otlp lint fmt bench lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Virtual environment, pinned dependencies, encoder
 	@$(BIN)/extproc model fetch --dir $(EXTPROC_ENCODER_DIR)
@@ -38,6 +39,15 @@ run: setup ## Envoy, the sidecar and a demo model pool, in the foreground
 test: setup lint ## Every check and every test
 	@$(BIN)/python -m pytest
 
+test-otlp: setup $(PHOENIX)/.installed ## Real traffic, read back from a real Arize Phoenix
+	@PHOENIX_PYTHON=$(CURDIR)/$(PHOENIX)/bin/python $(BIN)/python -m pytest tests/otlp/phoenix.py
+
+$(PHOENIX)/.installed: deploy/requirements-phoenix.txt | $(INSTALLED)
+	@echo "==> Arize Phoenix in an environment of its own (600 MB, once)"
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(PHOENIX)
+	@$(BIN)/uv pip install -q --python $(PHOENIX)/bin/python --require-hashes -r deploy/requirements-phoenix.txt
+	@touch $@
+
 lint: $(INSTALLED) ## Style, strict types, import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,6 +67,8 @@ lock: $(INSTALLED) ## Pin every dependency anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra dev --no-emit-package envoy-semantic-router -c deploy/requirements.txt \
 		pyproject.toml -o deploy/requirements-dev.txt
+	@echo "arize-phoenix==20.26.1" | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header - -o deploy/requirements-phoenix.txt
 
 clean: ## Remove everything that set-up made
 	rm -rf $(VENV) .cache .run extproc/_pb

@@ -17,19 +17,25 @@ from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.live import LiveRegistry
+from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.routing.pipeline import Pipeline
-from extproc.telemetry import logs
+from extproc.routing.snapshot import Snapshot
+from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.records import open_records
 from extproc.telemetry.segments import limits_of
-from extproc.telemetry.sinks import Fanout
+from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
-from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.vocabulary import Decision, Question
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
+
+# Of a prompt, where the operator wants text: it travels in Envoy's memory and on every record.
+_PROMPT_CHARS = 4096
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -54,7 +60,7 @@ async def serve(settings: Settings) -> None:
     listen = settings.listen or _only(many(registry.envoy.sidecar))
     async with AsyncExitStack() as closing:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
-        metrics, health = Metrics(), Components("registry", "encoder", "grpc")
+        metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", "grpc")
         closing.callback(metrics.close)
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
@@ -63,7 +69,8 @@ async def serve(settings: Settings) -> None:
         closing.callback(admin.close)
 
         encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
-        snapshots = await live.begin(partial(compile_snapshot, encoder=examples))
+        prices = Prices()
+        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices))
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -85,11 +92,16 @@ async def serve(settings: Settings) -> None:
         )
         closing.callback(following.cancel)
 
-        sinks = _sinks(settings, metrics, closing)
+        sinks = Fanout(_sinks(settings, registry, metrics, closing), prices.of, registry.telemetry)
         decider = _Metered(Pipeline(embedder, snapshots.of, time.perf_counter), metrics)
         server = Server(
             Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
-            ExternalProcessor(decider, version=lambda: live.version, count_failure=metrics.failed),
+            ExternalProcessor(
+                decider,
+                version=lambda: live.version,
+                count_failure=metrics.failed,
+                prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+            ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
             versions=lambda: snapshots.versions,
@@ -122,20 +134,29 @@ def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder,
     return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
 
 
-def _sinks(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> Fanout:
-    """Where finished exchanges go; each is closed, and so flushed, after the server has drained."""
+def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices) -> Snapshot:
+    """What decides by a version of the registry, and what its models cost. Blocks."""
+    snapshot = compile_snapshot(loaded, encoder)
+    prices.learn(loaded.version, PriceList.of(loaded.registry))
+    return snapshot
+
+
+def _sinks(
+    settings: Settings, registry: Registry, metrics: Metrics, closing: AsyncExitStack
+) -> list[OutcomeSink]:
+    """Where outcomes go; each is closed, and so flushed, after the server has drained."""
     records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
-    sinks: list[ExchangeSink] = [metrics, records]
+    sinks: list[OutcomeSink] = [metrics, records]
     lost = {"records": lambda: records.dropped}
-    spans = sink_from_environment()
+    spans = sink_from_environment(registry.encoder.model)
     if spans is not None:
         closing.callback(spans.close)
         sinks.append(spans)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
     metrics.watch_deleted(lambda: records.deleted)
-    return Fanout(sinks)
+    return sinks
 
 
 def _stop_on_signals() -> asyncio.Event:

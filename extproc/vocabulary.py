@@ -195,8 +195,10 @@ class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
     """Microseconds spent per step of one decision; a step that did not run is absent."""
 
     parse: int | None = None  # reading the body
+    rules: int | None = None  # everything that is decided without waiting: deny, pins, rules
     queue: int | None = None  # waiting for the encoder
     embed: int | None = None  # the encoder's batch
+    score: int | None = None  # from the embedding to the decision
     total: int | None = None  # the whole decision, after parsing
 
 
@@ -237,7 +239,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The sidecar keeps nothing between the two phases: any process can turn an access log
     entry into a record, because everything the record needs about the decision is here.
-    Flat scalars, so that operators can use each as ``%DYNAMIC_METADATA(router:NAME)%``.
+    Flat, so that operators can use each as ``%DYNAMIC_METADATA(router:NAME)%``, and small, since
+    Envoy holds it as long as the exchange: every text is bounded where it is made.
     Durations are microseconds. ``error`` is the label of a refused request's error.
     """
 
@@ -255,14 +258,18 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     probability: float | None = None
     margin: float | None = None
     similarity: float | None = None
+    candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     version: str = ""
     tokens: int | None = None
     stream: bool = False
     traceparent: str = ""
+    began_us: int | None = None  # when its body was there, microseconds since the epoch
     parse_us: int | None = None
+    rules_us: int | None = None
     queue_us: int | None = None
     embed_us: int | None = None
     total_us: int | None = None
+    prompt: str = ""  # the beginning of the latest user turn; only by the operator's opt-in
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -294,10 +301,11 @@ class Exchange(msgspec.Struct, frozen=True):
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    traceparent: str = ""  # of the request, as the provider got it; the envelope's goes before it
     first_body_byte: float | None = None  # until the first byte of its answer's body came
     api: str = ""  # that was asked, as Envoy saw it
     usage: Usage | None = None  # None: nothing was seen of it
-    attempts: int = 1  # how often Envoy asked a model
+    attempts: int = 0  # how often Envoy asked a model
     served_by: str = ""  # the model that answered, when that may be another than was decided
 
 

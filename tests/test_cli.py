@@ -135,7 +135,7 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
     told = capsys.readouterr()
     assert told.err.splitlines() == [
         f"extproc: warning: models.a: Envoy will have no key: {tmp_path / 'absent'}: No such file or directory",
-        f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 401",
+        f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 503",
         f"extproc: warning: models.c: {tmp_path / 'good'} may be read by everybody (expected mode 0600)",
         "extproc: warning: models.d: Envoy will have no key without $ROUTER_TEST_ABSENT_KEY in its environment",
     ]

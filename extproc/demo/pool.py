@@ -104,6 +104,8 @@ class FakeModel:
         return runner
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            return web.Response()  # as vLLM has it: no key is asked for, and nobody counts it
         body = await request.read()
         manners = manners_at(request.path)
         received = _received(request, body, manners)

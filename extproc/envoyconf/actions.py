@@ -3,6 +3,8 @@
 Clients speak ``/v1/...``; what a provider's base URL has as its path stands in place of ``/v1``.
 """
 
+import re
+from collections.abc import Iterable
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -19,7 +21,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RetryPolicyRetryBackOff,
     RouteAction,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from extproc.registry.schema import Registry, Route
 from extproc.registry.upstreams import Upstream
@@ -78,6 +80,14 @@ def header(name: str, value: str) -> HeaderValueOption:
 def exactly(name: str, value: str) -> HeaderMatcher:
     """The request header ``name`` is ``value``."""
     return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
+
+
+def one_of(paths: Iterable[str]) -> HeaderMatcher:
+    """The request's path, without its query, is one of ``paths``."""
+    regex = "|".join(re.escape(path) for path in sorted(paths))
+    return HeaderMatcher(
+        name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=rf"({regex})(\?.*)?"))
+    )
 
 
 def literal(text: str) -> str:

@@ -14,6 +14,8 @@ from extproc.routing.stages import AUTO
 from extproc.vocabulary import Api
 
 _MODELS = f"{API_ROOT}/models"
+# By this header, which all of Anthropic's clients send, theirs are known where the path does not tell.
+_ANTHROPICS = HeaderMatcher(name="anthropic-version", present_match=True)
 _LEAST_BODY_LIMIT = 4096  # Envoy's default
 # Nobody knows when a model came into being, and clients require a time.
 _CREATED, _CREATED_AT = 0, "1970-01-01T00:00:00Z"
@@ -23,8 +25,7 @@ _Json = Mapping[str, typing.Any]
 
 def routes(registry: Registry) -> Iterator[Route]:
     """``GET /v1/models`` and ``/v1/models/NAME``, in Anthropic's shape for its clients, else in OpenAI's."""
-    anthropic = HeaderMatcher(name="anthropic-version", present_match=True)
-    for listed, headers in ((_anthropic(registry), [anthropic]), (_openai(registry), [])):
+    for listed, headers in ((_anthropic(registry), [_ANTHROPICS]), (_openai(registry), [])):
         get = exactly(":method", "GET")
         whole, each = listed
         yield _direct("models", RouteMatch(path=_MODELS, headers=[get, *headers]), 200, _encoded(whole))
@@ -43,10 +44,11 @@ def unspoken(api: Api, match: RouteMatch) -> Route:
     return _direct(f"unspoken-{api}", match, 404, body.decode())
 
 
-def nothing_here() -> Route:
+def nothing_here() -> Iterator[Route]:
     """What is neither an LLM call nor, without ``passthrough``, anybody's."""
-    body = apis.error_body(Api.OPENAI_CHAT, status=404, message="There is nothing at this path.")
-    return _direct("nothing-here", RouteMatch(prefix="/"), 404, body.decode())
+    for api, headers in ((Api.ANTHROPIC_MESSAGES, [_ANTHROPICS]), (Api.OPENAI_CHAT, [])):
+        body = apis.error_body(api, status=404, message="There is nothing at this path.")
+        yield _direct("nothing-here", RouteMatch(prefix="/", headers=headers), 404, body.decode())
 
 
 def body_limit(registry: Registry) -> int:

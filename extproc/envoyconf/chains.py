@@ -59,7 +59,7 @@ from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.filters import ROUTER
 from extproc.envoyconf.observing import LUA, script, told
-from extproc.envoyconf.replies import local_replies
+from extproc.envoyconf.replies import hop_replies
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
@@ -84,6 +84,9 @@ _FAILED = "5xx,reset,connect-failure,retriable-status-codes"
 _BACK_OFF = RetryPolicyRetryBackOff(
     base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)
 )
+
+# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
+_EDITS = 64 * 1024
 
 Models = tuple[str, ...]  # public names, in the order in which they are asked
 
@@ -203,7 +206,7 @@ def _hop(registry: Registry, name: str, names: Names) -> Listener:
             HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
         ],
         generate_request_id=False,
-        local_reply_config=local_replies(registry),
+        local_reply_config=hop_replies(registry),
     )
     return Listener(
         name=names[hop_listener(name)],
@@ -236,7 +239,8 @@ def _ways_to_name(registry: Registry, name: str, names: Names) -> Iterator[Route
             name=kind,
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
             route=action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)]),
-            request_body_buffer_limit=registry.envoy.max_body_bytes,
+            # The decision's edits may have made it longer than a client's may be.
+            request_body_buffer_limit=registry.envoy.max_body_bytes + _EDITS,
         )
 
     yield route("named", exactly(CLUSTER_HEADER, cluster_name(name)))

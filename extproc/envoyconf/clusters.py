@@ -21,6 +21,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HealthCheckHttpHealthCheck,
     Http2ProtocolOptions,
     TcpKeepalive,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
@@ -28,6 +29,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.extensions.network.dns_resolver.cares.v3 import CaresDnsResolverConfig
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
@@ -35,7 +37,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.messages import address, is_name
+from extproc.envoyconf.messages import address, extension, is_name
 from extproc.envoyconf.providers import http_options, transport_socket
 from extproc.envoyconf.site import Names, Site
 from extproc.registry import upstreams
@@ -152,8 +154,11 @@ def sidecar_cluster(sidecars: Sequence[str]) -> Cluster:
         )
     ]
     cluster.outlier_detection = _SIDECAR_OUTLIERS
-    # With none that is healthy, Envoy goes on by its own default at once.
-    cluster.common_lb_config = ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
+    # With none that is healthy, Envoy goes on by its own default at once; and what it finds out, all
+    # of its workers know at once.
+    cluster.common_lb_config = ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=0.0), update_merge_window=timedelta(0)
+    )
     return cluster
 
 
@@ -166,6 +171,7 @@ def plain_cluster(name: str, endpoints: list[LbEndpoint], http: HttpProtocolOpti
         type=ClusterDiscoveryType.STRICT_DNS if by_name else ClusterDiscoveryType.STATIC,
         # The default prefers IPv6, which a name often has and a network often does not carry.
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED if by_name else ClusterDnsLookupFamily.AUTO,
+        typed_dns_resolver_config=_resolver() if by_name else None,
         load_assignment=ClusterLoadAssignment(
             cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]
         ),
@@ -180,6 +186,17 @@ def plain_cluster(name: str, endpoints: list[LbEndpoint], http: HttpProtocolOpti
             ]
         ),
         typed_extension_protocol_options={_HTTP_OPTIONS: Any.pack(http)},
+    )
+
+
+def _resolver() -> TypedExtensionConfig:
+    """The system's name servers, given up on in seconds.
+
+    Envoy does not start before it has had an answer or given up, which by default takes a minute
+    where no server answers. Two tries, since one packet may be lost.
+    """
+    return extension(
+        "envoy.network.dns_resolver.cares", CaresDnsResolverConfig(query_timeout_seconds=1, query_tries=2)
     )
 
 
@@ -203,7 +220,11 @@ def _health_check(check: upstreams.HealthCheck, host: str) -> HealthCheck:
 def _outlier_detection(ejection: upstreams.OutlierEjection) -> OutlierDetection:
     return OutlierDetection(
         consecutive_5xx=ejection.after,
+        # By default Envoy also ejects whoever fails more often than its peers.
+        enforcing_success_rate=0,
         base_ejection_time=timedelta(seconds=ejection.for_s),
+        # How often it looks whose time is over; ten seconds by default.
+        interval=timedelta(seconds=1),
         # By default Envoy ejects a tenth at most: of one endpoint, none.
         max_ejection_percent=100,
     )

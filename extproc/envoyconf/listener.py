@@ -37,7 +37,7 @@ from extproc.envoyconf.messages import address, extension
 from extproc.envoyconf.replies import local_replies
 from extproc.envoyconf.site import Site
 from extproc.registry.schema import Registry
-from extproc.wire.observed import FIRST_BODY_BYTE_TAG, REQUEST_NAMESPACE
+from extproc.wire.observed import FIRST_BODY_BYTE_TAG, REQUEST_NAMESPACE, TRACEPARENT_TAG
 
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 # The limits are those of Envoy's own advice for an edge proxy.
@@ -49,6 +49,7 @@ _STREAMS_PER_CONNECTION = 100
 # Records are wanted soon, but in batches.
 _LOG_FLUSH = timedelta(milliseconds=200)
 _FIRST_BODY_BYTE = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
+_TRACEPARENT = "%REQ(TRACEPARENT):128%"
 
 
 def listener(registry: Registry, routes: RouteConfiguration, site: Site) -> Listener:
@@ -109,8 +110,12 @@ def _outcomes() -> AccessLog:
             grpc_service=sidecar_service(),
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=_LOG_FLUSH,
-            # Envoy's own time to the first upstream byte is that of the head, which may come early.
-            custom_tags=[CustomTag(tag=FIRST_BODY_BYTE_TAG, value=_FIRST_BODY_BYTE)],
+            custom_tags=[
+                # Envoy's own time to the first upstream byte is that of the head, which may come early.
+                CustomTag(tag=FIRST_BODY_BYTE_TAG, value=_FIRST_BODY_BYTE),
+                # For exchanges that the sidecar took no part in: it would have known of their trace.
+                CustomTag(tag=TRACEPARENT_TAG, value=_TRACEPARENT),
+            ],
         )
     )
     return AccessLog(

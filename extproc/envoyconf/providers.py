@@ -96,11 +96,12 @@ def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -
 
 def transport_socket(upstream: Upstream, site: Site) -> TransportSocket:
     """TLS that believes only who proves to be the provider."""
-    name = upstream.tls.server_name or upstream.url.hostname or ""
+    # The dot that ends a full name is the resolver's alone: RFC 6066, section 3.
+    name = (upstream.tls.server_name or upstream.url.hostname or "").removesuffix(".")
     trusted = str(site.registry / upstream.tls.ca_file) if upstream.tls.ca_file else SYSTEM_TRUST
     san_type = SubjectAltNameMatcherSanType.IP_ADDRESS if _is_ip(name) else SubjectAltNameMatcherSanType.DNS
     context = UpstreamTlsContext(
-        sni="" if _is_ip(name) else name,  # an address is no server name: RFC 6066, section 3
+        sni="" if _is_ip(name) else name,  # an address is no server name: the same
         common_tls_context=CommonTlsContext(
             validation_context=CertificateValidationContext(
                 trusted_ca=DataSource(filename=trusted),

@@ -14,6 +14,8 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ComparisonFilter,
     ComparisonFilterOp,
     HeaderFilter,
+    MetadataFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
@@ -23,22 +25,47 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    RegexMatcher,
+    StringMatcher,
+    ValueMatcher,
+)
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
+from extproc.envoyconf.actions import literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
+from extproc.wire.observed import REQUEST_NAMESPACE
 
-# Of Anthropic's clients; a route may have rewritten what stands before.
-_ANTHROPIC_PATH = r"[^?]*/messages(\?.*)?"
+_NO_KEY = 401
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
-    """The first mapping that fits an error gives its body; other errors stay Envoy's plain text."""
+    """Of the listener for clients.
+
+    The first mapping that fits an error gives its body; other errors stay Envoy's plain text.
+    """
+    # Which API was asked is what was noted of it: routes rewrite paths. Of what is no LLM call nothing
+    # is noted, but Anthropic's clients are known by a header that all of them send.
+    noted = AccessLogFilter(metadata_filter=_noted(Api.ANTHROPIC_MESSAGES))
+    version = HeaderMatcher(name="anthropic-version", present_match=True)
+    return _replies(registry, _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version))))
+
+
+def hop_replies(registry: Registry) -> LocalReplyConfig:
+    """Of a hop, which only LLM calls reach, with none of the notes."""
+    path = StringMatcher(safe_regex=RegexMatcher(regex=r"[^?]*/messages(\?.*)?"))
+    header = HeaderFilter(header=HeaderMatcher(name=":path", string_match=path))
+    return _replies(registry, AccessLogFilter(header_filter=header))
+
+
+def _replies(registry: Registry, asked_anthropic: AccessLogFilter) -> LocalReplyConfig:
     return LocalReplyConfig(
         mappers=[
-            *_mappers(registry, Api.ANTHROPIC_MESSAGES, _asked_anthropic()),
+            *_mappers(registry, Api.ANTHROPIC_MESSAGES, asked_anthropic),
             *_mappers(registry, Api.OPENAI_CHAT),
         ]
     )
@@ -47,16 +74,18 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
 def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[ResponseMapper]:
     limit = registry.envoy.max_body_bytes
     equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
-    for status, conditions, message, code in (
-        (413, [_status(equal, 413)], f"The request body is larger than {limit} bytes.", "request_too_large"),
-        (504, [_status(equal, 504), _flagged()], "The model did not answer in time.", "upstream_timeout"),
-        # Nothing else here is a 401: the provider's key is not where it should be.
-        (401, [_status(equal, 401)], "The router has no key for this model.", "upstream_unavailable"),
-        (503, [_status(at_least, 500), _flagged()], "The model is not available.", "upstream_unavailable"),
+    for conditions, status, message, code in (
+        ([_status(equal, 413)], 413, f"The request body is larger than {limit} bytes.", "request_too_large"),
+        # By the injector of a provider's key that is not where it should be; nothing else here is a 401.
+        # Told as it is, clients would take it for a word about their own key.
+        ([_status(equal, _NO_KEY)], 503, "The router has no key for this model.", "upstream_unavailable"),
+        ([_status(equal, 504), _flagged()], 504, "The model did not answer in time.", "upstream_timeout"),
+        ([_status(at_least, 500), _flagged()], 503, "The model is not available.", "upstream_unavailable"),
     ):
         body = apis.error_body(api, status=status, message=message, code=code)
         yield ResponseMapper(
             filter=_all_of(*asked, *conditions),
+            status_code=status,
             body_format_override=SubstitutionFormatString(
                 json_format=Struct.from_dict(_escaped(msgspec.json.decode(body)))
             ),
@@ -64,15 +93,22 @@ def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[
 
 
 def _escaped(value: typing.Any) -> typing.Any:
-    """In Envoy's formats a single % begins a command."""
+    """The texts of a JSON value, where Envoy takes formats."""
     if isinstance(value, dict):
         return {key: _escaped(member) for key, member in value.items()}
-    return value.replace("%", "%%") if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value
 
 
-def _asked_anthropic() -> AccessLogFilter:
-    path = StringMatcher(safe_regex=RegexMatcher(regex=_ANTHROPIC_PATH))
-    return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
+def _noted(api: Api) -> MetadataFilter:
+    """The script that observes the exchange has noted that ``api`` was asked."""
+    return MetadataFilter(
+        matcher=MetadataMatcher(
+            filter=REQUEST_NAMESPACE,
+            path=[MetadataMatcherPathSegment(key="api")],
+            value=ValueMatcher(string_match=StringMatcher(exact=api.value)),
+        ),
+        match_if_key_not_found=False,
+    )
 
 
 def _status(comparison: ComparisonFilterOp, status: int) -> AccessLogFilter:
@@ -90,3 +126,7 @@ def _all_of(*conditions: AccessLogFilter) -> AccessLogFilter:
     if len(conditions) == 1:
         return conditions[0]
     return AccessLogFilter(and_filter=AndFilter(filters=list(conditions)))
+
+
+def _any_of(*conditions: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(or_filter=OrFilter(filters=list(conditions)))

@@ -14,7 +14,16 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 
 from extproc.envoyconf import catalogue
-from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, LLM_PATHS, action, exactly, header, literal
+from extproc.envoyconf.actions import (
+    API_ROOT,
+    LLM_METHOD,
+    LLM_PATHS,
+    action,
+    exactly,
+    header,
+    literal,
+    one_of,
+)
 from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
@@ -22,6 +31,7 @@ from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
+from extproc.registry.upstreams import Model
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
 
@@ -67,7 +77,8 @@ def _decided(registry: Registry, names: Names) -> Iterator[Route]:
     """One route per model: providers differ in path and host."""
     for name, model in registry.models.items():
         to = action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)])
-        yield _to_model(cluster_name(name), _llm(exactly(CLUSTER_HEADER, cluster_name(name))), to)
+        match = _llm(exactly(CLUSTER_HEADER, cluster_name(name)), _spoken(model))
+        yield _to_model(cluster_name(name), match, to)
 
 
 def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
@@ -76,7 +87,11 @@ def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
         if not route.has_envoy_policy:
             continue
         for target in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
-            conditions = (exactly(ROUTE_HEADER, name), exactly(CLUSTER_HEADER, cluster_name(target)))
+            conditions = (
+                exactly(ROUTE_HEADER, name),
+                exactly(CLUSTER_HEADER, cluster_name(target)),
+                _spoken(registry.models[target]),
+            )
             if route.fallback:
                 yield from _chained(registry, name, route, target, conditions, names)
                 continue
@@ -84,7 +99,7 @@ def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
             to = action(
                 registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(target)], policy=route
             )
-            yield _to_model(f"{name}-{target}", _llm(*conditions), to, route)
+            yield _repeatable(registry, _to_model(f"{name}-{target}", _llm(*conditions), to, route))
 
 
 def _chained(
@@ -107,10 +122,19 @@ def _chained(
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
-        chained.response_headers_to_remove = []
-        # A retry needs the whole request.
-        chained.request_body_buffer_limit = registry.envoy.max_body_bytes
-        yield chained
+        if registry.envoy.response_headers:
+            chained.response_headers_to_remove = []
+        yield _repeatable(registry, chained)
+
+
+def _repeatable(registry: Registry, route: Route) -> Route:
+    """A retry needs the whole request.
+
+    Envoy keeps no more of it than the route allows that matched first, so a body that its edits
+    made longer than a client's may be, by a name of some bytes, is a 413 here.
+    """
+    route.request_body_buffer_limit = registry.envoy.max_body_bytes
+    return route
 
 
 def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route]:
@@ -152,18 +176,24 @@ def _passthrough(registry: Registry, names: Names) -> Iterator[Route]:
     """All else, untouched: no filter is on, and no limit of ours holds."""
     upstream = registry.passthrough
     if upstream is None:
-        yield catalogue.nothing_here()
+        yield from catalogue.nothing_here()
         return
     for prefix in (f"{API_ROOT}/", "/"):
         yield Route(
             name="passthrough",
             match=RouteMatch(prefix=prefix),
             route=action(registry, upstream, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER]),
+            response_headers_to_remove=[SERVED_BY],
         )
 
 
 def _llm(*headers: HeaderMatcher) -> RouteMatch:
     return RouteMatch(prefix=f"{API_ROOT}/", headers=[exactly(":method", LLM_METHOD), *headers])
+
+
+def _spoken(model: Model) -> HeaderMatcher:
+    """Whatever was decided: no request goes to a model that does not speak its API."""
+    return one_of(LLM_PATHS[api] for api in model.speaks)
 
 
 def _answers() -> list[HeaderValueOption]:

@@ -8,7 +8,7 @@ that began under the old routes may still upload its body.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -52,7 +52,8 @@ class Waits(msgspec.Struct, frozen=True):
     gone: float = 2.0  # nobody answers at a sidecar's address: it is not waited for
     taken: float = 5.0  # Envoy takes or refuses a file; milliseconds as a rule
     active: float = 15.0  # clusters resolve names and check health first
-    poll: float = 0.05
+    poll: float = 0.05  # between two looks at Envoy
+    ask: float = 0.2  # between two questions to a sidecar
 
 
 _WAITS = Waits()
@@ -123,12 +124,15 @@ class Switch:
         self._directory.write_all({BOOTSTRAP: bootstrap})
         return Switched(running, skipped, restart)
 
-    def drop_all_but(self, current: Generation) -> None:
-        """Take away what only older versions had."""
-        for name, resources in ((LISTENERS, current.listeners), (CLUSTERS, current.clusters)):
-            self._directory.write(name, xds.response(current.version, resources.values()))
-        for name in self._directory.texts():
-            if name.startswith("sds-") and name not in current.secrets:
+    def drop(self, names: Collection[str]) -> None:
+        """Take away clusters and hops of these names, the hops first, and keys that no cluster names."""
+        held = self.held()
+        for name, resources in ((LISTENERS, held.listeners), (CLUSTERS, held.clusters)):
+            kept = [resource for ours, resource in resources.items() if ours not in names]
+            self._directory.write(name, xds.response(held.version, kept))
+        texts = self._directory.texts()
+        for name in texts:
+            if name.startswith("sds-") and f"/{name}" not in texts[CLUSTERS]:
                 self._directory.remove(name)
 
     async def _is_running(self) -> bool:
@@ -160,7 +164,7 @@ class Switch:
                     f"the sidecar at {address} does not have version {version} after "
                     f"{self._waits.sidecars:g} s: its /readyz says why"
                 )
-            await self._sleep(self._waits.poll)
+            await self._sleep(self._waits.ask)
         return True
 
     async def _tell(self, name: str, text: str, new: Generation, running: bool) -> None:

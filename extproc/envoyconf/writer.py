@@ -65,7 +65,7 @@ class Status(msgspec.Struct, frozen=True):
     envoy_running: bool = False  # did an Envoy take them?
     restart_envoy: bool = False  # bootstrap.yaml has changed since that Envoy started
     sidecars_skipped: tuple[str, ...] = ()  # nobody answered there at the last switch
-    old_clusters: int = 0  # kept for requests that are still on their way
+    old: int = 0  # clusters and hops kept for requests that are still on their way
     switched: int = 0
     refused: int = 0  # mistakes in the registry, and what Envoy does not accept
     postponed: int = 0  # what was not ready in time, and is tried again
@@ -92,9 +92,9 @@ class Writer:
         self._ask = ask
         self._kept_s = kept_s
         self._watch = Watch({self._path: None})
-        self._latest: tuple[Switch, Generation] | None = None
+        self._switch: Switch | None = None  # the latest
+        self._superseded: dict[str, float] = {}  # when each old cluster and hop became one
         self._retry_at: float | None = None
-        self._drop_at: float | None = None
         self._counts: Counter[str] = Counter()
         self._status = Status(os.getpid())
 
@@ -111,7 +111,7 @@ class Writer:
         """Write what the registry says now. Raises ``OperatorError``, and then nothing has changed."""
         self._retry_at = None
         try:
-            switched = await self._switch()
+            switched = await self._bring()
         except RouterError as error:
             postponed = isinstance(error, NotYet | Unreachable)
             self._retry_at = self._clock() + _RETRY_S if postponed else None
@@ -132,11 +132,11 @@ class Writer:
         """Keep the files at what the registry says, until cancelled. What goes wrong is told, not raised."""
         await self._try()
         while True:
-            due = min((at for at in (self._retry_at, self._drop_at) if at is not None), default=None)
+            due = min((at for at in (self._retry_at, self._drop_at()) if at is not None), default=None)
             within_s = None if due is None else max(0.0, due - self._clock())
             if await self._watch.changed(within_s) or self._is_past(self._retry_at):
                 await self._try()
-            elif self._is_past(self._drop_at):
+            elif self._is_past(self._drop_at()):
                 self._drop()
 
     async def _try(self) -> None:
@@ -151,7 +151,7 @@ class Writer:
         else:
             log.info("Envoy's files are of version %s", status.version, extra=msgspec.to_builtins(status))
 
-    async def _switch(self) -> Switched:
+    async def _bring(self) -> Switched:
         files = Files()
         try:
             loaded = await asyncio.to_thread(load, self._path, files)
@@ -163,9 +163,10 @@ class Writer:
         new = await asyncio.to_thread(self._generated, registry, loaded)
         switch = Switch(self._directory, Admin(registry.envoy.admin), self._ask, clock=self._clock)
         switched = await switch.to(new, many(registry.envoy.sidecar))
-        self._latest = switch, new
-        is_clean = switch.held().clusters.keys() <= new.clusters.keys()
-        self._drop_at = None if is_clean else self._clock() + self._kept_s
+        self._switch = switch
+        held, now = switch.held(), self._clock()
+        old = {*held.clusters, *held.listeners} - {*new.clusters, *new.listeners}
+        self._superseded = {name: self._superseded.get(name, now) for name in old}
         return switched
 
     def _generated(self, registry: Registry, loaded: Loaded) -> Generation:
@@ -183,23 +184,25 @@ class Writer:
         return new
 
     def _drop(self) -> None:
-        assert self._latest is not None  # there is nothing to drop before a switch
-        switch, new = self._latest
-        self._drop_at = None
-        switch.drop_all_but(new)
-        log.info("what only older versions had is dropped")
+        assert self._switch is not None  # there is nothing to drop before a switch
+        dropped = [name for name, at in self._superseded.items() if self._is_past(at + self._kept_s)]
+        self._switch.drop(dropped)
+        for name in dropped:
+            del self._superseded[name]
+        log.info("what only older versions had is dropped", extra={"names": ", ".join(dropped)})
         self._tell()
+
+    def _drop_at(self) -> float | None:
+        return min(self._superseded.values()) + self._kept_s if self._superseded else None
 
     def _is_past(self, at: float | None) -> bool:
         return at is not None and self._clock() >= at
 
     def _tell(self, **changes: object) -> None:
-        held = xds.held(self._directory.texts())
-        current = self._latest[1].clusters if self._latest else held.clusters
         self._status = msgspec.structs.replace(
             self._status,
-            version=held.version,
-            old_clusters=len(held.clusters.keys() - current.keys()),
+            version=xds.held(self._directory.texts()).version,
+            old=len(self._superseded),
             **{**self._counts, **changes},
         )
         self._directory.tell(msgspec.json.format(msgspec.json.encode(self._status)).decode() + "\n")

@@ -121,5 +121,6 @@ def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:
         "encoder": (first.encoder, now.encoder),
         "envoy.max_body_bytes": (first.envoy.max_body_bytes, now.envoy.max_body_bytes),
         "envoy.sidecar": (first.envoy.sidecar, now.envoy.sidecar),
+        "telemetry": (first.telemetry, now.telemetry),
     }
     return tuple(key for key, (then, later) in taken.items() if then != later)

@@ -115,6 +115,15 @@ class Encoder(Section, frozen=True):
     queue: Positive = 256  # requests that may wait for the encoder; more are shed
 
 
+class Telemetry(Section, frozen=True):
+    """Which traces are worth their spans. Records and metrics know every exchange all the same."""
+
+    # An exchange always has its span; the spans of its steps and of the call are kept for this
+    # share of the traces, and for every exchange that is worth a look.
+    trace_share: Fraction = 0.1
+    low_margin: Fraction = 0.2  # a decision by a margin below this is worth a look
+
+
 class Envoy(Section, frozen=True):
     """What the generated Envoy configuration binds and how it behaves."""
 
@@ -136,6 +145,7 @@ class Registry(Section, frozen=True):
     passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
     rules: list[Rule] = []
+    reference: str = ""  # the model that savings are told against; empty: none are told
     unknown_models: Literal["route", "reject"] = "route"
     trusted_headers: list[str] = []  # request headers that Envoy sets, so rules may use them
     scorer: Scorer = Scorer()
@@ -147,6 +157,7 @@ class Registry(Section, frozen=True):
     # ask: streams tell their token usage, in one more chunk that the client sees too.
     stream_usage: Literal["leave", "ask"] = "leave"
     decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # the whole decision's budget
+    telemetry: Telemetry = Telemetry()
     envoy: Envoy = Envoy()
 
     @property

@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from extproc.errors import ClientError, DecisionError, UnknownVersion
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, spoken
-from extproc.vocabulary import BodyPolicy, Choice, Decision, Embedder, Question, Reason, Stage, StageTimes
+from extproc.vocabulary import (
+    BodyPolicy,
+    Choice,
+    Decision,
+    Embedder,
+    Embedding,
+    Question,
+    Reason,
+    Stage,
+    StageTimes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +50,10 @@ class Pipeline:
         if snapshot is None:
             raise UnknownVersion(question.head.config_version)
         started = self._clock()
+        ruled = None
         try:
             choice = await _ask(self._instant_stages, question, snapshot)
+            ruled = self._clock()
             if choice is None or not choice.settled:
                 async with asyncio.timeout(snapshot.budget_s):
                     choice = await _ask(self._waiting_stages, question, snapshot) or choice
@@ -57,7 +69,8 @@ class Pipeline:
             log.exception("a stage of the pipeline failed")
             choice = _give_up(Reason.INTERNAL_ERROR)
         choice = choice or _give_up(Reason.NO_ROUTES)
-        return conclude(choice, question, snapshot, total_s=self._clock() - started)
+        times = _times(choice.embedding, started, ruled, self._clock())
+        return conclude(choice, question, snapshot, times)
 
 
 async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Snapshot) -> Choice | None:
@@ -70,7 +83,7 @@ async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Sn
     return choice
 
 
-def conclude(choice: Choice, question: Question, snapshot: Snapshot, total_s: float) -> Decision:
+def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: StageTimes) -> Decision:
     """Turn what the stages found into where the request goes."""
     target = snapshot.targets[choice.model or snapshot.defaults[question.request.api]]
     route = snapshot.routes.get(choice.route)
@@ -98,16 +111,25 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, total_s: fl
         offers=choice.offers,
         nearest=scores.nearest if scores else "",
         tokens=embedding.tokens if embedding else None,
-        times=StageTimes(
-            queue=_microseconds(embedding.queue_s) if embedding else None,
-            embed=_microseconds(embedding.infer_s) if embedding else None,
-            total=_microseconds(total_s),
-        ),
+        times=times,
     )
 
 
 def _give_up(reason: Reason) -> Choice:
     return Choice(stage=Stage.DEFAULT, reason=reason, settled=False)
+
+
+def _times(embedding: Embedding | None, started: float, ruled: float | None, now: float) -> StageTimes:
+    """How long each step took; ``ruled`` is when the instant stages were done."""
+    rules = None if ruled is None else _microseconds(ruled - started)
+    total = _microseconds(now - started)
+    if embedding is None:
+        return StageTimes(rules=rules, total=total)
+    queue, embed = _microseconds(embedding.queue_s), _microseconds(embedding.infer_s)
+    # What is left of the whole: the scorer, the choice of a model, and the way back from the encoder.
+    return StageTimes(
+        rules=rules, queue=queue, embed=embed, score=max(0, total - (rules or 0) - queue - embed), total=total
+    )
 
 
 def _microseconds(seconds: float) -> int:

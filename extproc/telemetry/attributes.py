@@ -74,6 +74,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "conversation_id": Attribute(names.GEN_AI_CONVERSATION_ID),
     "tokens": Attribute(names.ROUTER_TOKENS),
     "parse_us": Attribute(names.ROUTER_PARSE_US),
+    "rules_us": Attribute(names.ROUTER_RULES_US),
     "queue_us": Attribute(names.ROUTER_QUEUE_US),
     "embed_us": Attribute(names.ROUTER_EMBED_US),
     "total_us": Attribute(names.ROUTER_TOTAL_US),
@@ -100,6 +101,16 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "primary_model": Attribute(names.ROUTER_PRIMARY_MODEL),
 }
 
+# What the span of an exchange's LLM call says, beside its operation, error and first token.
+CALL_FIELDS: Final = (
+    *("request_id", "model", "upstream_model", "original_model", "provider", "stream", "conversation_id"),
+    *("response_id", "response_model", "finish_reason", "status", "attempts", "served_by", "cluster"),
+    *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+    *("cost_usd", "cascade", "tier", "input_messages", "output_messages"),
+)
+
+_UNKNOWN = (None, "", ())
+
 # The trace, start, end, status and error of the span.
 IN_THE_SPAN: Final = frozenset({"time", "trace_id", "duration_ms", "error", "refused", "failed"})
 
@@ -110,9 +121,15 @@ def attributes_of(row: Row) -> dict[str, Value]:
     told = {
         attribute.name: _told(attribute, fields[field])
         for field, attribute in ATTRIBUTES.items()
-        if fields.get(field) not in (None, "", ())
+        if fields.get(field) not in _UNKNOWN
     }
     return {names.ROUTER_RECORD: kind_of(row)} | told | _about_the_call(row)
+
+
+def attribute_of(row: Row, field: str) -> tuple[str, Value] | None:
+    """One field of ``row`` as an attribute; None when its value is not known."""
+    value = getattr(row, field)
+    return None if value in _UNKNOWN else (ATTRIBUTES[field].name, _told(ATTRIBUTES[field], value))
 
 
 def _told(attribute: Attribute, value: Any) -> Value:
@@ -126,9 +143,12 @@ def _about_the_call(row: Row) -> dict[str, Value]:
     """What the conventions want besides: which operation, and its error."""
     if isinstance(row, EvaluationRow):
         return {names.OPENINFERENCE_SPAN_KIND: "EVALUATOR"}
-    if isinstance(row, ExchangeRow) and row.refused:
+    if isinstance(row, ExchangeRow):
+        # It names no operation: the call is a span of its own, and would be counted twice.
         # Refusing is the router's work well done: a label, not an error of the span.
-        return {names.ROUTER_REFUSED: row.error, names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
+        label = names.ROUTER_REFUSED if row.refused else names.ERROR_TYPE
+        chain: dict[str, Value] = {names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
+        return chain | ({label: row.error} if row.error else {})
     call = {
         names.GEN_AI_OPERATION_NAME: names.OPERATIONS.get(getattr(row, "api", ""), ("", ""))[0],
         names.ERROR_TYPE: getattr(row, "error", ""),

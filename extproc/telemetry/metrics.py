@@ -1,5 +1,8 @@
 """Metrics: OpenTelemetry instruments behind one class, rendered as a Prometheus page.
 
+Where the standard ``OTEL_*`` variables name a collector, they are sent there too, by a thread of
+its own: a collector that is slow or gone costs its own page, and no request.
+
 Cardinality is bounded: labels are names from the registry, values of our enums, labels of our
 errors and Envoy's flags, never a string that a client sent. As a last resort the SDK folds what
 an instrument counts beyond 2000 label sets into one overflow series.
@@ -16,13 +19,15 @@ from typing import Final
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 
 from extproc import __version__
 from extproc.telemetry import names
+from extproc.telemetry.calls import Calls
 from extproc.telemetry.resource import service_resource
-from extproc.telemetry.rows import ExchangeRow, row_of
-from extproc.vocabulary import Decision, Exchange, Reason, Stage
+from extproc.telemetry.sinks import Outcome
+from extproc.vocabulary import Decision, Reason, Stage
 
 _Labels = Mapping[str, str | bool]
 
@@ -32,31 +37,31 @@ _STEP_BUCKETS: Final = (
     *(5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0),
 )
 _SCORE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-# Seconds, as the GenAI conventions advise for server request duration and time to first token.
-_DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
-_FIRST_BYTE_BUCKETS: Final = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
-    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+_STEPS: Final = tuple(
+    (step, {names.ROUTER_STEP: step}) for step in ("rules", "queue", "embed", "score", "total")
 )
-
-_STEPS: Final = tuple((step, {names.ROUTER_STEP: step}) for step in ("queue", "embed", "total"))
 _PARSE: Final = {names.ROUTER_STEP: "parse"}
 
 
 class Metrics:
     """Every instrument of the sidecar. Safe to call from any thread; nothing here raises or waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, pushing: MetricReader | None = None) -> None:
+        """``pushing`` sends them elsewhere too; see ``otlp.metric_reader``. It is taken over."""
         # A registry of its own, so that nothing else in the process shows up on our page.
         self._registry = CollectorRegistry()
-        reader = PrometheusMetricReader(registry=self._registry, scope_info_enabled=False)
+        readers: list[MetricReader] = [
+            PrometheusMetricReader(registry=self._registry, scope_info_enabled=False)
+        ]
+        if pushing is not None:
+            readers.append(pushing)
         self._provider = MeterProvider(
-            metric_readers=[reader], resource=service_resource(), shutdown_on_exit=False
+            metric_readers=readers, resource=service_resource(), shutdown_on_exit=False
         )
         self._render_lock = threading.Lock()
         self._meter = self._provider.get_meter("extproc", __version__)
         self._create_decision_instruments()
-        self._create_exchange_instruments()
+        self._calls = Calls(self._meter)
         self._gauge(
             names.BUILD_INFO,
             "Always 1; the labels tell which build runs.",
@@ -108,24 +113,12 @@ class Metrics:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
         self._failures.add(1, {names.ERROR_TYPE: where})
 
-    def accept(self, exchange: Exchange) -> None:
-        """Count one finished exchange: the ``ExchangeSink`` of metrics."""
-        row = row_of(exchange)
+    def accept(self, outcome: Outcome) -> None:
+        """Count one finished exchange: the ``OutcomeSink`` of metrics."""
+        row = outcome.row
         if row.parse_us is not None:  # no decision knows it: it ends before there is a question
             self._steps.record(row.parse_us / 1e6, _PARSE)
-        if row.refused:
-            self._refusals.add(1, {names.ERROR_TYPE: row.error})
-        self._exchanges.add(
-            1,
-            {
-                names.ROUTER_ROUTE: row.route,
-                names.ROUTER_MODEL: row.model,
-                names.ROUTER_STATUS_CLASS: _status_class(row.status),
-                names.ROUTER_BYPASSED: row.bypassed,
-            },
-        )
-        if row.api in names.OPERATIONS and not row.refused:
-            self._record_call(exchange, row)
+        self._calls.accept(row)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""
@@ -166,16 +159,15 @@ class Metrics:
         with self._render_lock:
             return generate_latest(self._registry)
 
-    def close(self) -> None:
-        """Stop collecting."""
-        self._provider.shutdown()
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Push what was counted last, and stop; a collector that takes longer is given up."""
+        self._provider.shutdown(timeout_s * 1e3)
 
     def _create_decision_instruments(self) -> None:
         count = self._meter.create_counter
         self._decisions = count(
             names.DECISIONS, description="Decisions by where they sent the request and why."
         )
-        self._refusals = count(names.REFUSALS, description="Requests answered with an error, not forwarded.")
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
         self._reloads = count(
             names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
@@ -192,33 +184,6 @@ class Metrics:
         self._similarity = self._histogram(
             names.DECISION_SIMILARITY, "Cosine to the nearest example.", _SCORE_BUCKETS
         )
-
-    def _create_exchange_instruments(self) -> None:
-        self._exchanges = self._meter.create_counter(
-            names.EXCHANGES, description="Finished exchanges, those the sidecar took no part in included."
-        )
-        self._duration = self._histogram(
-            names.GEN_AI_SERVER_REQUEST_DURATION,
-            "Time until the answer's last byte.",
-            _DURATION_BUCKETS,
-            unit="s",
-        )
-        self._first_byte = self._histogram(
-            names.UPSTREAM_FIRST_BYTE, "Time until the provider's first byte.", _FIRST_BYTE_BUCKETS, unit="s"
-        )
-
-    def _record_call(self, exchange: Exchange, row: ExchangeRow) -> None:
-        operation, provider = names.OPERATIONS[row.api]
-        labels = {
-            names.GEN_AI_OPERATION_NAME: operation,
-            names.GEN_AI_PROVIDER_NAME: provider,
-            names.GEN_AI_REQUEST_MODEL: row.upstream_model,
-        }
-        if exchange.first_byte is not None:
-            self._first_byte.record(exchange.first_byte, labels)
-        if exchange.duration is not None:
-            error = {names.ERROR_TYPE: row.error} if row.error else {}
-            self._duration.record(exchange.duration, labels | error)
 
     def _histogram(
         self, name: str, description: str, buckets: tuple[float, ...], unit: str = ""
@@ -240,7 +205,3 @@ def _observing(
         return [Observation(value, labels) for value, labels in observe()]
 
     return callback
-
-
-def _status_class(status: int | None) -> str:
-    return "none" if status is None else f"{status // 100}xx"

@@ -28,6 +28,7 @@ GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # seconds
+GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
 GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
 GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
@@ -73,6 +74,7 @@ ROUTER_REFUSED: Final = "router.refused"  # the label of the error the client wa
 ROUTER_REQUEST_ID: Final = "router.request_id"
 ROUTER_RESPONSE_FLAGS: Final = "router.response_flags"  # Envoy's
 ROUTER_ROUTE: Final = "router.route"
+ROUTER_RULES_US: Final = "router.rules_us"
 ROUTER_RULE: Final = "router.rule"
 ROUTER_SERVED_BY: Final = "router.served_by"
 ROUTER_SIMILARITY: Final = "router.similarity"
@@ -102,10 +104,14 @@ RESULT: Final = "result"
 VERSION: Final = "version"
 
 # Metrics of the semantic conventions.
+GEN_AI_CLIENT_TOKEN_USAGE: Final = "gen_ai.client.token.usage"
 GEN_AI_SERVER_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
+GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
+GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
 
 # Our metrics.
 BUILD_INFO: Final = "router.build.info"
+COST: Final = "router.cost.usd"
 DECISIONS: Final = "router.decisions"
 DECISION_MARGIN: Final = "router.decision.margin"
 DECISION_PROBABILITY: Final = "router.decision.probability"
@@ -114,6 +120,8 @@ ENCODER_INFO: Final = "router.encoder.info"
 ENCODER_QUEUE: Final = "router.encoder.queue"
 EXCHANGES: Final = "router.exchanges"
 FAILURES: Final = "router.failures"
+OVERHEAD: Final = "router.overhead.share"
+REFERENCE_COST: Final = "router.reference_cost.usd"
 REFUSALS: Final = "router.refusals"
 REGISTRY_INFO: Final = "router.registry.info"
 REGISTRY_RELOADS: Final = "router.registry.reloads"
@@ -123,11 +131,15 @@ TELEMETRY_DROPPED: Final = "router.telemetry.dropped"
 UPSTREAM_FIRST_BYTE: Final = "router.upstream.first_byte"
 
 # Span names. An LLM call is named by its operation and model, as the conventions say.
-REFUSE_SPAN: Final = "refuse"
+ROUTE_SPAN: Final = "route"  # an exchange, as the record has it
+RULES_SPAN: Final = "rules"
+SCORE_SPAN: Final = "score"
 EVALUATE_SPAN: Final = "evaluate"  # followed by the evaluation's name
 GEN_AI_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"  # a verdict as an event of another span
 
 DEFAULT_SERVICE_NAME: Final = "envoy-semantic-router"
+
+EMBEDDINGS: Final = "embeddings"  # the operation of our encoder
 
 # Each API as the conventions see it: (operation, provider).
 OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {

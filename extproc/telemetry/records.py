@@ -17,9 +17,9 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.telemetry.rows import AnyRow, row_of
+from extproc.telemetry.rows import AnyRow
 from extproc.telemetry.segments import Limits, Segments, standard_output
-from extproc.vocabulary import Exchange
+from extproc.telemetry.sinks import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Lines(Protocol):
 
 
 class RecordWriter:
-    """An ``ExchangeSink`` that writes one line per row. Safe to call from any thread."""
+    """An ``OutcomeSink`` that writes one line per row. Safe to call from any thread."""
 
     def __init__(self, out: Lines, *, queue_lines: int = 16_384) -> None:
         """``queue_lines`` bounds what waits for the disk. Takes over ``out``."""
@@ -70,9 +70,9 @@ class RecordWriter:
         """Whole segments deleted so far, to keep the directory within its limits."""
         return self._out.deleted
 
-    def accept(self, exchange: Exchange) -> None:
+    def accept(self, outcome: Outcome) -> None:
         """Enqueue the record of one exchange; never blocks on the disk."""
-        self.write(row_of(exchange))
+        self.write(outcome.row)
 
     def write(self, row: AnyRow) -> None:
         """Enqueue a row of any kind; never blocks on the disk."""

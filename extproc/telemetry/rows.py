@@ -10,21 +10,21 @@ request. All join by ``request_id``. What is not known is null (numbers, truths)
 ``unknown`` (choices), never 0. Lines of an older version lack later fields: those are not known.
 """
 
+import re
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Literal
 
 import msgspec
 from opentelemetry.context import Context
-from opentelemetry.trace import format_trace_id, get_current_span
+from opentelemetry.trace import SpanContext, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.apis import api_of
 from extproc.telemetry import names
-from extproc.vocabulary import Envelope, Exchange, Usage
+from extproc.vocabulary import Api, Envelope, Exchange, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
-
-CANDIDATES = 5  # how many of the scorer's candidates a row keeps, most probable first
 
 # A path is whatever a client sends, up to Envoy's header limit, and is kept to recognise a call by.
 _PATH_LIMIT = 256  # characters
@@ -32,6 +32,8 @@ _PATH_LIMIT = 256  # characters
 # Response flags that do not say that the answer failed: the client left (DC, DR), retries were
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
+
+_TRACE_ID = re.compile("[0-9a-f]{32}")
 
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
@@ -43,7 +45,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
     time: datetime  # when it began, UTC
     request_id: str
-    trace_id: str = ""  # of Envoy's or the client's trace; empty when there was none
+    trace_id: str = ""  # of Envoy's or the client's trace; of an exchange without one, its own
     schema: int = SCHEMA
 
 
@@ -106,6 +108,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     conversation_id: str = ""
     tokens: int | None = None  # embedded by our encoder
     parse_us: int | None = None
+    rules_us: int | None = None
     queue_us: int | None = None
     embed_us: int | None = None
     total_us: int | None = None
@@ -171,7 +174,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     return ExchangeRow(
         time=datetime.fromtimestamp(exchange.started_at, UTC),
         request_id=exchange.request_id,
-        trace_id=_trace_id(envelope.traceparent),
+        trace_id=_trace_id(exchange),
         api=api,
         method=exchange.method,
         path=exchange.path[:_PATH_LIMIT],
@@ -186,6 +189,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         probability=envelope.probability,
         margin=envelope.margin,
         similarity=envelope.similarity,
+        candidates=envelope.candidates,
         version=envelope.version,
         mode="unknown" if bypassed else "active",
         status=exchange.status or None,
@@ -200,7 +204,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         first_byte_ms=_milliseconds(exchange.first_byte),
         request_bytes=exchange.request_bytes,
         response_bytes=exchange.response_bytes,
-        input_tokens=usage.input,
+        input_tokens=_input_tokens(api, usage),
         output_tokens=usage.output,
         cached_tokens=usage.cached,
         cache_write_tokens=usage.cache_write,
@@ -214,20 +218,46 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         served_by=exchange.served_by,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
+        rules_us=envelope.rules_us,
         queue_us=envelope.queue_us,
         embed_us=envelope.embed_us,
         total_us=envelope.total_us,
+        input_messages=_messages(envelope.prompt) if envelope.prompt else None,
     )
 
 
-def parent_context(traceparent: str) -> Context:
-    """The remote parent that a W3C ``traceparent`` names; an empty context when it is not valid."""
-    return _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
+def _remote_span(traceparent: str) -> SpanContext | None:
+    """The span that a W3C ``traceparent`` names; None when it is not valid."""
+    context = _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
+    span = get_current_span(context).get_span_context()
+    return span if span.is_valid else None
 
 
-def _trace_id(traceparent: str) -> str:
-    parent = get_current_span(parent_context(traceparent)).get_span_context()
-    return format_trace_id(parent.trace_id) if parent.is_valid else ""
+def caller_of(exchange: Exchange) -> SpanContext | None:
+    """The span that the exchange is a part of, as the sidecar was told or else as the provider was."""
+    told = exchange.envelope.traceparent if exchange.envelope else ""
+    return _remote_span(told or exchange.traceparent)
+
+
+def _trace_id(exchange: Exchange) -> str:
+    """Of the trace that the exchange belongs to, else one that is made of its own id.
+
+    So that any process that tells of the exchange, and any telling of it again, names the same.
+    """
+    request_id = exchange.request_id
+    span = caller_of(exchange)
+    if span is not None:
+        return format_trace_id(span.trace_id)
+    digits = request_id.replace("-", "").lower()
+    if _TRACE_ID.fullmatch(digits) and digits.strip("0"):
+        return digits  # a UUID, as Envoy makes them, is found by either name
+    return blake2b(request_id.encode(), digest_size=16).hexdigest()
+
+
+def _messages(prompt: str) -> str:
+    """The conventions' ``gen_ai.input.messages`` of one user turn, as JSON."""
+    message = {"role": "user", "parts": [{"type": "text", "content": prompt}]}
+    return msgspec.json.encode([message]).decode()
 
 
 def _error(exchange: Exchange, envelope: Envelope) -> str:
@@ -240,6 +270,13 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _input_tokens(api: str, usage: Usage) -> int | None:
+    """All that the model read. Anthropic counts what went through its cache apart, as others do not."""
+    if usage.input is None or api != Api.ANTHROPIC_MESSAGES:
+        return usage.input
+    return usage.input + (usage.cached or 0) + (usage.cache_write or 0)
 
 
 def _first_token(exchange: Exchange, usage: Usage) -> float | None:

@@ -1,23 +1,89 @@
-"""One exchange to several sinks."""
+"""What became of one exchange, told once, to every sink: metrics, records, spans.
+
+Its row is made, priced and judged here and nowhere else, so that the sinks cannot disagree.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Protocol
 
-from extproc.vocabulary import Exchange, ExchangeSink
+import msgspec
+from msgspec.structs import replace
+
+from extproc.registry.schema import Telemetry
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.rows import ExchangeRow, row_of
+from extproc.vocabulary import Exchange, Reason, Stage
 
 log = logging.getLogger(__name__)
 
 
-class Fanout:
-    """Gives each exchange to every sink; a defect in one of them costs the others nothing."""
+class Outcome(msgspec.Struct, frozen=True):
+    """A finished exchange, as Envoy told it and as its row."""
 
-    def __init__(self, sinks: Sequence[ExchangeSink]) -> None:
+    exchange: Exchange
+    row: ExchangeRow
+    kept: bool  # whether its whole trace is kept, or only the exchange's own span
+
+
+class OutcomeSink(Protocol):
+    """Where outcomes go."""
+
+    def accept(self, outcome: Outcome) -> None:
+        """Never raises and never blocks on the network; what it drops, it counts."""
+        ...
+
+
+class Fanout:
+    """The ``ExchangeSink`` that gives the outcome of each exchange to every sink.
+
+    A defect in one of them costs the others nothing.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[OutcomeSink],
+        prices: Callable[[str], PriceList] = lambda version: PriceList({}),
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """``prices`` gives those of a registry's version; ``telemetry`` says which traces are kept."""
         self._sinks = tuple(sinks)
+        self._prices = prices
+        self._telemetry = telemetry or Telemetry()
 
     def accept(self, exchange: Exchange) -> None:
-        """Never raises: a sink that does has its traceback logged."""
+        """A sink that raises has its traceback logged."""
+        outcome = outcome_of(exchange, self._prices, self._telemetry)
         for sink in self._sinks:
             try:
-                sink.accept(exchange)
+                sink.accept(outcome)
             except Exception:
                 log.exception("a telemetry sink failed", extra={"sink": type(sink).__name__})
+
+
+def outcome_of(exchange: Exchange, prices: Callable[[str], PriceList], telemetry: Telemetry) -> Outcome:
+    """The row of ``exchange`` at the prices of its registry, and whether its trace is kept."""
+    row = row_of(exchange)
+    row = prices(row.version).of_exchange(row)
+    kept = is_notable(row, telemetry.low_margin) or in_share(row.trace_id, telemetry.trace_share)
+    if not kept and row.input_messages is not None:
+        row = replace(row, input_messages=None)  # text is a sample, even where it is wanted
+    return Outcome(exchange, row, kept)
+
+
+def is_notable(row: ExchangeRow, low_margin: float) -> bool:
+    """Whether an operator would look for this very exchange."""
+    abstained = row.stage == Stage.DEFAULT and row.reason != Reason.NO_ROUTES
+    doubtful = row.margin is not None and row.margin < low_margin
+    escalated = (row.attempts or 1) > 1 or bool(row.tier) or row.served_by not in ("", row.model)
+    return abstained or doubtful or escalated or row.refused or row.failed or row.bypassed
+
+
+def in_share(trace_id: str, share: float) -> bool:
+    """Whether a trace is among the ``share`` of traces that are kept: all of its exchanges, or none.
+
+    A client may have made its trace ids in any way, so they are hashed.
+    """
+    digest = blake2b(trace_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64

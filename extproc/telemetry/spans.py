@@ -1,9 +1,8 @@
-"""Spans: one OpenTelemetry span per exchange, made when it is over, sent to an OTLP collector.
+"""Spans: the trace of each exchange, made when it is over (see ``trees``), sent to an OTLP collector.
 
-An LLM call is a CLIENT span named and attributed as the GenAI conventions say, with the start
-and end that Envoy saw, under the trace that Envoy or the client began. A refused request called
-no model: it is an INTERNAL span named ``refuse``. Sampling is the SDK's own (``OTEL_TRACES_SAMPLER``,
-by default the parent's choice).
+The exchange's own span is sent always, so that spans and records hold the same rows; which of
+them have the spans below it, the registry's ``telemetry`` says. Nothing is left to a sampler of
+the SDK, which would have to choose before the outcome is known.
 
 Export is the SDK's: a bounded queue and a thread. A collector that is slow or gone costs spans,
 which are counted, and never a request.
@@ -13,57 +12,45 @@ import os
 import threading
 from collections.abc import Sequence
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from extproc import __version__
 from extproc.errors import OperatorError
-from extproc.telemetry import names
-from extproc.telemetry.attributes import attributes_of
+from extproc.telemetry import otlp
 from extproc.telemetry.resource import service_resource
-from extproc.telemetry.rows import ExchangeRow, parent_context, row_of
-from extproc.vocabulary import Exchange
+from extproc.telemetry.sinks import Outcome
+from extproc.telemetry.trees import Origin, spans_of
 
-_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _QUEUE_SPANS = 2048  # the default that the OpenTelemetry specification gives
 
 
 class SpanSink:
-    """An ``ExchangeSink`` that makes and exports one span per exchange. Safe from any thread."""
+    """An ``OutcomeSink`` that makes and exports the spans of each exchange. Safe from any thread."""
 
-    def __init__(self, exporter: SpanExporter, *, queue_spans: int = _QUEUE_SPANS) -> None:
-        """``queue_spans`` bounds what waits for the collector, the batch being sent included."""
+    def __init__(self, exporter: SpanExporter, encoder: str, *, queue_spans: int = _QUEUE_SPANS) -> None:
+        """``encoder`` names the model that embeds.
+
+        ``queue_spans`` bounds what waits for the collector, the batch being sent included.
+        """
+        self._origin = Origin(service_resource(), InstrumentationScope("extproc", __version__), encoder)
         self._export = _CountedExport(exporter, queue_spans)
-        self._provider = TracerProvider(resource=service_resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(
-                self._export, max_queue_size=queue_spans, max_export_batch_size=min(512, queue_spans)
-            )
+        self._processor = BatchSpanProcessor(
+            self._export, max_queue_size=queue_spans, max_export_batch_size=min(512, queue_spans)
         )
-        self._tracer = self._provider.get_tracer("extproc", __version__)
 
     @property
     def dropped(self) -> int:
-        """Sampled spans lost so far: to a full queue, or to a collector that did not take them."""
+        """Spans lost so far: to a full queue, or to a collector that did not take them."""
         return self._export.dropped
 
-    def accept(self, exchange: Exchange) -> None:
-        """Make the exchange's span and enqueue it; never waits for the collector."""
-        row = row_of(exchange)
-        start = round(exchange.started_at * 1e6) * 1000  # a float of seconds holds no nanoseconds
-        span = self._tracer.start_span(
-            _name(row),
-            context=parent_context(exchange.envelope.traceparent if exchange.envelope else ""),
-            kind=SpanKind.INTERNAL if row.refused else SpanKind.CLIENT,
-            attributes=attributes_of(row),
-            start_time=start,
-        )
-        if row.failed:
-            span.set_status(Status(StatusCode.ERROR))
-        if span.get_span_context().trace_flags.sampled and self._export.admit():
-            span.end(start + round((exchange.duration or 0.0) * 1e9))
+    def accept(self, outcome: Outcome) -> None:
+        """Make the exchange's spans and enqueue them; never waits for the collector."""
+        spans = spans_of(outcome, self._origin)
+        if self._export.admit(len(spans)):
+            for span in spans:
+                self._processor.on_end(span)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued and stop; after ``timeout_s`` the rest is dropped and counted."""
@@ -71,29 +58,23 @@ class SpanSink:
         # down makes the call in flight and all later ones fail at once.
         deadline = threading.Timer(timeout_s, self._export.shutdown)
         deadline.start()
-        self._provider.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
         deadline.cancel()
         deadline.join()
 
 
-def sink_from_environment() -> SpanSink | None:
+def sink_from_environment(encoder: str) -> SpanSink | None:
     """The sink that the standard ``OTEL_*`` variables ask for; None when they name no collector.
 
     Raises ``OperatorError`` when they ask for what cannot be done.
     """
-    if not _first_set(_ENDPOINT_VARIABLES) or _switched_off():
+    if not otlp.exports("TRACES"):
         return None
-    protocol = _first_set(_PROTOCOL_VARIABLES)
-    if protocol not in ("", "grpc"):
-        raise OperatorError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}, but spans are exported by gRPC only: "
-            "set it to grpc and the endpoint to the collector's gRPC port (usually 4317)"
-        )
     # Here, not above: it costs 60 ms that a sidecar without a collector need not spend to start.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     try:
-        return SpanSink(OTLPSpanExporter(), queue_spans=_queue_spans())
+        return SpanSink(OTLPSpanExporter(), encoder, queue_spans=_queue_spans())
     except Exception as error:
         raise OperatorError(f"spans cannot be exported as the OTEL_* variables say: {error}") from error
 
@@ -119,13 +100,13 @@ class _CountedExport(SpanExporter):
             # After the end nobody will take what still waits.
             return self._lost + (self._waiting if self._is_shut_down else 0)
 
-    def admit(self) -> bool:
-        """Take a place for one span, if there is one."""
+    def admit(self, spans: int) -> bool:
+        """Take places for the spans of one trace, if there are as many: half a trace misleads."""
         with self._lock:
-            if self._is_shut_down or self._waiting >= self._limit:
-                self._lost += 1
+            if self._is_shut_down or self._waiting + spans > self._limit:
+                self._lost += spans
                 return False
-            self._waiting += 1
+            self._waiting += spans
             return True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -144,23 +125,6 @@ class _CountedExport(SpanExporter):
             already, self._is_shut_down = self._is_shut_down, True
         if not already:
             self._exporter.shutdown()
-
-
-def _name(row: ExchangeRow) -> str:
-    if row.refused:
-        return names.REFUSE_SPAN
-    # What is no LLM call is named as the HTTP conventions name a request without a template.
-    operation, _ = names.OPERATIONS.get(row.api, (row.method or "HTTP", ""))
-    return f"{operation} {row.upstream_model}".rstrip()
-
-
-def _first_set(variables: Sequence[str]) -> str:
-    return next((value for variable in variables if (value := os.environ.get(variable, "").strip())), "")
-
-
-def _switched_off() -> bool:
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    return disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none"
 
 
 def _queue_spans() -> int:

@@ -80,7 +80,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
-        first_body_byte=_tagged_microseconds(common.custom_tags.get(observed.FIRST_BODY_BYTE_TAG, "")),
+        first_body_byte=observed.seconds(common.custom_tags.get(observed.FIRST_BODY_BYTE_TAG, "")),
         status=response.response_code.value,
         flags=_flags(common.response_flags),
         method=_method(request),
@@ -89,15 +89,12 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
+        traceparent=common.custom_tags.get(observed.TRACEPARENT_TAG, ""),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
-        attempts=common.upstream_request_attempt_count or 1,
+        attempts=common.upstream_request_attempt_count,
         served_by=_hop(common),
     )
-
-
-def _tagged_microseconds(digits: str) -> float | None:
-    return int(digits) / 1e6 if digits.isascii() and digits.isdigit() else None
 
 
 def _hop(common: AccessLogCommon) -> str:

@@ -32,6 +32,8 @@ def write(envelope: Envelope, struct: Struct) -> None:
             fields[name].string_value = value
         elif kind is bool:
             fields[name].bool_value = value
+        elif kind is tuple:
+            fields[name].list_value.extend(value)
         else:
             fields[name].number_value = value
 
@@ -50,6 +52,10 @@ def _text(value: Value) -> str | None:
     return value.string_value if value.HasField("string_value") else None
 
 
+def _texts(value: Value) -> tuple[str, ...] | None:
+    return tuple(item.string_value for item in value.list_value.values) or None
+
+
 def _flag(value: Value) -> bool | None:
     return value.bool_value if value.HasField("bool_value") else None
 
@@ -66,6 +72,7 @@ def _integer(value: Value) -> int | None:
 
 _READER_OF_TYPE: Mapping[Any, Callable[[Value], Any]] = {
     str: _text,
+    tuple[str, ...]: _texts,
     bool: _flag,
     int: _integer,
     int | None: _integer,

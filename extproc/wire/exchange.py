@@ -12,6 +12,7 @@ AwaitingHead ──Head──> AwaitingBody ──Body──> AwaitingDecision �
 Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries out its effects.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ class AwaitingDecision(msgspec.Struct, frozen=True):
 
     question: Question
     body: bytes
+    asked_at: float  # by the exchange's clock
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -128,13 +130,30 @@ Effect = Reply | AskDecision
 
 # --- The machine --------------------------------------------------------------------------------
 
+# The envelope is small whatever a client sends.
+_TRACEPARENT_LIMIT = 128  # characters; W3C's version 00 has 55
+_CANDIDATES = 5
+
 
 class DecideExchange:
     """One request's way through the decision."""
 
-    def __init__(self, version: str, clock: Callable[[], float]) -> None:
-        """``version`` is that of the registry by which Envoy routes the request; ``clock`` counts seconds."""
+    def __init__(
+        self,
+        version: str,
+        clock: Callable[[], float],
+        now: Callable[[], float] = time.time,
+        *,
+        prompt_chars: int = 0,
+    ) -> None:
+        """``version`` is that of the registry by which Envoy routes the request; ``clock`` counts seconds.
+
+        ``now`` gives the time of day, in seconds since the epoch. ``prompt_chars`` of the latest
+        user turn go into the envelope: none, unless the operator opted in.
+        """
         self._clock = clock
+        self._now = now
+        self._prompt_chars = prompt_chars
         self._state: State = AwaitingHead()
         self._known = Envelope(version=version)  # of this request, so far
 
@@ -170,7 +189,7 @@ class DecideExchange:
         api = apis.api_of(head.method, head.path)
         if api is None:
             return Done(), Proceed()
-        self._known = replace(self._known, api=api, traceparent=head.traceparent)
+        self._known = replace(self._known, api=api, traceparent=head.traceparent[:_TRACEPARENT_LIMIT])
         state = AwaitingBody(api, head)
         if not head.has_body:
             return self._on_body(state, Body(b""))
@@ -179,20 +198,23 @@ class DecideExchange:
         return state, Proceed()
 
     def _on_body(self, state: AwaitingBody, event: Body) -> tuple[State, Effect]:
+        self._known = replace(self._known, began_us=round(self._now() * 1e6))
         started = self._clock()
         try:
             _require_uncompressed(state.head)
             request = apis.parse(state.api, event.data)
         except BadRequest as error:
             return Done(), self._refuse(state.api, error)
+        parsed = self._clock()
         self._known = replace(
             self._known,
             original_model=request.model,
             stream=request.stream,
-            parse_us=round((self._clock() - started) * 1e6),
+            parse_us=_microseconds(parsed - started),
+            prompt=request.user_text[: self._prompt_chars],
         )
         question = Question(request, state.head)
-        return AwaitingDecision(question, event.data), AskDecision(question)
+        return AwaitingDecision(question, event.data, parsed), AskDecision(question)
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
         decision = event.decision
@@ -202,6 +224,9 @@ class DecideExchange:
         return Done(), Route(decision.cluster, changed, _decided(self._known, decision), span)
 
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
+        # Only rules and pins refuse, before anything waits.
+        took = _microseconds(self._clock() - state.asked_at)
+        self._known = replace(self._known, rules_us=took, total_us=took)
         return Done(), self._refuse(state.question.request.api, event.error)
 
     def _on_undecided(self, _: AwaitingDecision, event: Undecided) -> tuple[State, Effect]:
@@ -250,12 +275,20 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         probability=_rounded(decision.probability),
         margin=_rounded(decision.margin),
         similarity=_rounded(decision.similarity),
+        candidates=tuple(
+            f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_CANDIDATES]
+        ),
         version=decision.version,
         tokens=decision.tokens,
+        rules_us=decision.times.rules,
         queue_us=decision.times.queue,
         embed_us=decision.times.embed,
         total_us=decision.times.total,
     )
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)
 
 
 def _rounded(score: float | None) -> float | None:

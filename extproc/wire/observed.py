@@ -14,10 +14,12 @@ USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
 CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one content from the next
+TRACEPARENT_TAG = "traceparent"  # of the request, as the provider got it
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
 
 _EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves
 _TEXT_LIMIT = 256  # characters
+_DIGITS = 18  # more microseconds are no time that will come
 _COUNTS = ("input", "output", "cached", "cache_write", "reasoning")
 
 
@@ -32,7 +34,7 @@ def usage(metadata: Mapping[str, Struct]) -> Usage | None:
         finish=_text(fields, "finish"),
         response_id=_text(fields, "id"),
         response_model=_text(fields, "model"),
-        first_token_at=_microseconds(_text(fields, "first_token")),
+        first_token_at=seconds(_text(fields, "first_token")),
     )
 
 
@@ -44,6 +46,13 @@ def request(metadata: Mapping[str, Struct]) -> tuple[str, str]:
     return _text(fields, "api"), _text(fields, "path", limit=8192)
 
 
+def seconds(digits: str) -> float | None:
+    """What microseconds that stand there as text come to; None for any other text."""
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):
+        return None
+    return int(digits) / 1e6
+
+
 def _text(fields: Mapping[str, Value], name: str, limit: int = _TEXT_LIMIT) -> str:
     return fields[name].string_value[:limit] if name in fields else ""
 
@@ -51,8 +60,3 @@ def _text(fields: Mapping[str, Value], name: str, limit: int = _TEXT_LIMIT) -> s
 def _count(value: Value) -> int | None:
     number = value.number_value if value.HasField("number_value") else math.nan
     return int(number) if 0 <= number < _EXACT and number.is_integer() else None
-
-
-def _microseconds(digits: str) -> float | None:
-    """Seconds since the epoch."""
-    return int(digits) / 1e6 if digits.isascii() and digits.isdigit() else None

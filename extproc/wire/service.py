@@ -60,16 +60,19 @@ class ExternalProcessor:
         version: Callable[[], str],
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
+        prompt_chars: int = 0,
     ) -> None:
         """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
         ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
+        ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
         """
         self._decider = decider
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
+        self._prompt_chars = prompt_chars
         self._open = 0
         self._none_open = asyncio.Event()
 
@@ -100,7 +103,8 @@ class ExternalProcessor:
         # Reading and writing by hand costs a tenth less than an async generator; and ending the
         # stream with the last answer saves the wait for Envoy to end it.
         stream = messages.stream_metadata(context.invocation_metadata() or ())
-        exchange = DecideExchange(stream.config_version or self._version(), self._clock)
+        version = stream.config_version or self._version()
+        exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars)
         while not exchange.done:
             data = await context.read()
             if data is grpc.aio.EOF:

@@ -347,3 +347,9 @@ async def test_gzip_is_used_where_the_request_accepts_it(small: FakeModel, strea
     assert b"demo-small" in gzip.decompress(compressed)
     assert "content-encoding" not in plain_headers
     assert b"demo-small" in identity
+
+
+async def test_a_health_check_needs_no_key_and_is_no_request(small: FakeModel) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{small.url}/health") as answer:
+        assert answer.status == 200
+    assert not small.journal

@@ -11,20 +11,28 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.registry.schema import Telemetry
+from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
-from extproc.vocabulary import BodyPolicy, Decision, Envelope, Exchange, Reason, Stage, StageTimes
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.sinks import Outcome, outcome_of
+from extproc.vocabulary import BodyPolicy, Decision, Envelope, Exchange, Reason, Stage, StageTimes, Usage
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}
 
 
-def exchange(**fields: object) -> Exchange:
+PRICES = PriceList({"m": Price(input=1.0, output=1.0)}, reference="m")
+
+
+def outcome(**fields: object) -> Outcome:
     known = {
         "request_id": "r", "started_at": 1.0, "duration": 1.0, "first_byte": 0.1, "status": 200, "flags": (),
         "method": "POST", "path": "/v1/chat/completions", "cluster": "c", "request_bytes": 1, "response_bytes": 1,
-        "envelope": Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1),
+        "envelope": Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1),
     }  # fmt: skip
-    return Exchange(**(known | fields))  # type: ignore[arg-type]
+    exchange = Exchange(**(known | fields))  # type: ignore[arg-type]
+    return outcome_of(exchange, lambda version: PRICES, Telemetry())
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +44,11 @@ def page() -> dict[str, set[str]]:
     metrics.watch_dropped({"records": lambda: 0})
     metrics.watch_deleted(lambda: 0)
     metrics.failed("decide")
-    metrics.accept(exchange())
-    metrics.accept(exchange(envelope=Envelope(error="denied"), status=403))
-    times = StageTimes(queue=1, embed=1, total=1)
+    metrics.reloaded("loaded")
+    answered = Usage(input=1, output=2, first_token_at=1.5)
+    metrics.accept(outcome(usage=answered))
+    metrics.accept(outcome(envelope=Envelope(error="denied"), status=403))
+    times = StageTimes(rules=1, queue=1, embed=1, score=1, total=1)
     metrics.decided(
         Decision(
             "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1", probability=0.9,
@@ -81,7 +91,7 @@ def test_every_metric_is_on_the_dashboard(page: dict[str, set[str]]) -> None:
     shown = {name for expression in expressions() for name, _ in asked(expression)}
     own = {name for name in page if name.startswith(("router_", "gen_ai_"))}
     stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in own if not name.endswith("_created")}
-    assert stems == {re.sub(r"_bucket$", "", name) for name in shown}
+    assert stems == {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
 
 
 def test_legends_name_labels_of_their_query() -> None:
@@ -117,7 +127,12 @@ def test_panels_have_places_of_their_own() -> None:
 
 def test_the_collector_hands_traces_to_the_table_that_the_store_reads() -> None:
     config = yaml.safe_load((DEPLOY / "otel-collector.yaml").read_text())
-    (pipeline,) = config["service"]["pipelines"].values()
-    assert (pipeline["receivers"], pipeline["exporters"]) == (["otlp"], ["clickhouse"])
+    pipelines = config["service"]["pipelines"]
+    assert pipelines["traces"]["exporters"] == ["clickhouse"]
     assert config["exporters"]["clickhouse"]["traces_table_name"] == "otel_traces"
-    assert set(pipeline["processors"]) <= config["processors"].keys()
+    # A sidecar sends both to one endpoint: a collector that takes one of them would refuse the other.
+    assert pipelines.keys() == {"traces", "metrics"}
+    for pipeline in pipelines.values():
+        assert pipeline["receivers"] == ["otlp"]
+        assert set(pipeline["processors"]) <= config["processors"].keys()
+        assert set(pipeline["exporters"]) <= config["exporters"].keys()

@@ -4,15 +4,17 @@ import asyncio
 import io
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anthropic
 import msgspec
 import openai
 import pytest
 import pytest_asyncio
+import yaml
 
 from extproc.demo.pool import FakeModel, Pool, Received
 from extproc.demo.stack import Stack, running_stack
@@ -37,6 +39,7 @@ class World:
         self.pool = pool
         self.http = http
         self.openai = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="clients-own", max_retries=0)
+        self.anthropic = anthropic.AsyncAnthropic(base_url=stack.url, api_key="clients-own", max_retries=0)
 
     def forget(self) -> None:
         """Empty every journal."""
@@ -112,16 +115,29 @@ def write_registry(folder: Path, pool: Pool) -> Path:
     return path
 
 
-async def world_in(folder: Path, environment: dict[str, str] | None = None) -> AsyncIterator[World]:
-    """A world of its own, for tests that break it."""
+def changed(registry: Path, change: Callable[[Any], None] | None) -> Path:
+    """The registry with its tree changed."""
+    if change is not None:
+        tree = yaml.safe_load(registry.read_text())
+        change(tree)
+        registry.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return registry
+
+
+async def world_in(
+    folder: Path, environment: dict[str, str] | None = None, change: Callable[[Any], None] | None = None
+) -> AsyncIterator[World]:
+    """A world of its own, for tests that break it. ``change`` is done to the registry's tree."""
     models = {name: FakeModel(sent, key=f"key-{secrets.token_hex(8)}") for name, sent in NAMES.items()}
     async with (
         Pool(models) as pool,
-        running_stack(write_registry(folder, pool), folder / "run", environment=environment) as stack,
+        running_stack(
+            changed(write_registry(folder, pool), change), folder / "run", environment=environment
+        ) as stack,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
     ):
         world = World(stack, pool, http)
-        async with world.openai:
+        async with world.openai, world.anthropic:
             yield world
 
 

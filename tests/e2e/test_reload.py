@@ -232,8 +232,8 @@ async def test_what_only_old_versions_had_goes_without_a_request_that_misses_it(
         async with world.load():
             await world.reached(world.put(Config(poet="poet", code="code-next", fallback="poet")))
             await world.reached(world.put(BASE))
-            await world.until(lambda: writer.status.old_clusters > 0)
-            await world.until(lambda: writer.status.old_clusters == 0)
+            await world.until(lambda: writer.status.old > 0)
+            await world.until(lambda: writer.status.old == 0)
             await world.reached(next(iter(world.versions)))
         following.cancel()
         async with world.http.get(f"{stack.envoy_admin_url}/clusters?format=json") as answer:
@@ -398,8 +398,9 @@ async def test_a_restarted_writer_takes_up_where_the_files_are(tmp_path: Path) -
         assert world.answered[version] == 0
         await world.stack.start_writer()
         await world.reached(version)
-        clusters = world.status()["old_clusters"]
-        assert clusters == 2  # the poet's and the first code's: requests may still be on their way
+        assert (
+            world.status()["old"] == 2
+        )  # the poet's and the first code's: requests may still be on their way
     assert world.undecided == 0
 
 

@@ -15,6 +15,7 @@ import grpc
 import msgspec
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
@@ -23,7 +24,7 @@ from extproc.errors import ClientError
 from extproc.health import Components
 from extproc.registry.schema import Envoy, Registry, cluster_name
 from extproc.registry.upstreams import Auth, Model, Passthrough
-from extproc.vocabulary import BodyPolicy, Decision, Exchange, Question, Reason, Stage
+from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.health import Health
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
@@ -52,19 +53,29 @@ class Provider:
         self.port = 0
         self.received: list[Received] = []
         self.handler: Handler | None = None
+        self._runner: web.AppRunner | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Provider"]:
-        application = web.Application(client_max_size=2**26)
-        application.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
+        await self.start()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self.port = runner.addresses[0][1]
             yield self
         finally:
-            await runner.cleanup()
+            await self.stop()
+
+    async def start(self) -> None:
+        """Listens, again on the same port if it did before."""
+        application = web.Application(client_max_size=2**26)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """From now on connections are refused."""
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -175,6 +186,7 @@ class World:
         self.http = http
         self.port = 0
         self.admin_port = 0
+        self.pid = 0
         self.log = Path()
 
     async def ask(
@@ -206,9 +218,18 @@ class World:
             writer.close()
             await writer.wait_closed()
 
-    async def logged(self) -> Exchange:
-        """The next entry of the access log."""
-        return await asyncio.wait_for(self.sidecar.exchanges.get(), DEADLINE_S)
+    async def logged(self, request_id: str = "") -> Exchange:
+        """The next entry of the access log, or that of one request; what comes before is dropped."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                entry = await self.sidecar.exchanges.get()
+                if request_id in ("", entry.request_id):
+                    return entry
+
+    def cpu_seconds(self) -> float:
+        """CPU time that Envoy has taken so far."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     async def admin(self, path: str) -> str:
         """A page of Envoy's admin interface."""
@@ -237,21 +258,36 @@ Launch = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
+    """See ``launcher``."""
+    async with launcher(tmp_path) as launch:
+        yield launch
+
+
+@asynccontextmanager
+async def launcher(directory: Path) -> AsyncIterator[Launch]:
     """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
 
-    ``name`` is what the default model's provider calls it.
+    ``name`` is what the default model's provider calls it; ``speaks`` are the APIs of models that
+    do not speak OpenAI's, ``paths`` those of base URLs; ``workers`` is how many threads Envoy has.
 
     Models: ``small`` and ``large`` (the default) have keys, ``local`` has none and is reached by name.
     """
     async with AsyncExitStack() as stack:
 
         async def start(
-            *, sidecar: str = "", running: bool = True, name: str = "large-400b", **settings: Any
+            *,
+            sidecar: str = "",
+            running: bool = True,
+            name: str = "large-400b",
+            speaks: Mapping[str, list[Api]] = {},
+            paths: Mapping[str, str] = {},
+            workers: int = 1,
+            **settings: Any,
         ) -> World:
             providers = {name: Provider(name) for name in ("small", "large", "local", "rest")}
             for provider in providers.values():
                 await stack.enter_async_context(provider.running())
-            fake = Sidecar(sidecar or f"unix:{tmp_path}/s")
+            fake = Sidecar(sidecar or f"unix:{directory}/s")
             if running:
                 await fake.start()
             stack.push_async_callback(fake.stop)
@@ -259,8 +295,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
             http = await stack.enter_async_context(session)
             world = World(fake, providers, http)
             settings["sidecar"] = fake.address
-            registry = registry_for(tmp_path, providers, name, settings)
-            await stack.enter_async_context(envoy_on(world, registry, tmp_path))
+            registry = registry_for(directory, providers, name, settings, speaks, paths)
+            await stack.enter_async_context(envoy_on(world, registry, directory, workers))
             return world
 
         yield start
@@ -273,7 +309,12 @@ async def world(launch: Launch) -> World:
 
 
 def registry_for(
-    directory: Path, providers: Mapping[str, Provider], default_name: str, settings: Mapping[str, Any]
+    directory: Path,
+    providers: Mapping[str, Provider],
+    default_name: str,
+    settings: Mapping[str, Any],
+    speaks: Mapping[str, list[Api]],
+    paths: Mapping[str, str],
 ) -> Registry:
     """The world's registry, its key files written beside it."""
     for name in ("small", "large", "rest"):
@@ -288,6 +329,9 @@ def registry_for(
         ),
         "local": Model(base_url=f"http://localhost:{providers['local'].port}"),
     }
+    models |= {name: replace(models[name], apis=apis) for name, apis in speaks.items()}
+    for name, path in paths.items():
+        models[name] = replace(models[name], base_url=models[name].base_url + path)
     fields = set(Envoy.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
@@ -295,19 +339,23 @@ def registry_for(
     passthrough = Passthrough(
         base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
     )
-    return Registry(models=models, default="large", envoy=envoy, **{"passthrough": passthrough, **rest})
+    known = {"default": "large", "passthrough": passthrough}
+    return Registry(models=models, envoy=envoy, **{**known, **rest})
 
 
 @asynccontextmanager
-async def envoy_on(world: World, registry: Registry, directory: Path) -> AsyncIterator[None]:
+async def envoy_on(
+    world: World, registry: Registry, directory: Path, workers: int = 1
+) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
     config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
-    options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    options = ["--disable-hot-restart", "--concurrency", str(workers), "--log-level", "warning"]
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
         )
+    world.pid = process.pid
     try:
         async with asyncio.timeout(DEADLINE_S):
             await _ready(world, admin, process)
@@ -323,7 +371,8 @@ async def _ready(world: World, admin: Path, process: asyncio.subprocess.Process)
         if address := _written(admin):
             world.admin_port = int(address.rpartition(":")[2])
             if await world.admin("/ready") == "LIVE\n":
-                world.port = int((await world.admin("/listeners")).strip().rpartition(":")[2])
+                listening = dict(line.split("::") for line in (await world.admin("/listeners")).splitlines())
+                world.port = int(listening["llm"].rpartition(":")[2])
                 return
         await asyncio.sleep(0.005)
     pytest.fail(f"Envoy ended: {world.log.read_text(errors='replace')}")

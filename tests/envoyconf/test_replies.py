@@ -38,6 +38,8 @@ async def test_a_body_over_the_limit_is_413_and_one_at_it_passes(launch: Launch,
     assert too_large.status == 413
     assert told(too_large) == error("invalid_request_error", "request_too_large")
     assert "3000000" in too_large.json()["error"]["message"]
+    if running:
+        assert (await world.logged(too_large.headers["x-request-id"])).attempts == 0
     assert not [request for p in world.providers.values() for request in p.received]
 
 

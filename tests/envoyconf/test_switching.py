@@ -19,7 +19,7 @@ SIDECARS = ("unix:/a", "unix:/b")
 
 
 def named(*names: str) -> ByName:
-    return {name: {"name": name} for name in names}
+    return {name: {"name": name, "key": f"/xds/sds-{name}.json"} for name in names}
 
 
 def generation(version: str, *clusters: str, hops: tuple[str, ...] = ()) -> Generation:
@@ -97,7 +97,7 @@ class World:
             self.ask,
             clock=lambda: self.now,
             sleep=self.sleep,
-            waits=Waits(poll=0.5),
+            waits=Waits(poll=0.5, ask=0.5),
         )
 
     async def ask(self, address: str, version: str) -> Answer:
@@ -134,10 +134,12 @@ async def test_clusters_and_hops_come_beside_the_old_before_the_routes_change(wo
 async def test_the_old_go_hops_first_when_nothing_needs_them(world: World) -> None:
     await world.switch.to(V2, SIDECARS)
     world.envoy.seen.clear()
-    world.switch.drop_all_but(V2)
+    world.switch.drop({"a", "hop-a"})
     assert world.switch.held() == xds.Held("v2", V2.clusters, V2.listeners)
     secrets = {name for name in world.directory.texts() if name.startswith("sds-")}
     assert secrets == {"sds-b.json", "sds-c.json"}
+    world.envoy.look()
+    assert [name for name, _, _ in world.envoy.seen] == [CLUSTERS, LISTENERS]
 
 
 async def test_every_sidecar_has_the_version_before_envoy_is_told(world: World) -> None:

@@ -129,7 +129,7 @@ async def test_following_takes_every_change_and_keeps_the_old_clusters_for_a_whi
         await world.until(lambda: world.told("status.json")["switched"] == 1)
         world.put(OTHER)
         await world.until(lambda: world.told("status.json")["switched"] == 2)
-        assert (world.clusters, world.told("status.json")["old_clusters"]) == (2, 1)
+        assert (world.clusters, world.told("status.json")["old"]) == (2, 1)
 
 
 async def test_what_only_old_versions_had_is_dropped_in_time(world: World) -> None:
@@ -139,8 +139,30 @@ async def test_what_only_old_versions_had_is_dropped_in_time(world: World) -> No
     assert world.clusters == 2
     world.now = 100.5
     world.writer._drop()
-    assert (world.clusters, world.writer.status.old_clusters) == (1, 0)
+    assert (world.clusters, world.writer.status.old) == (1, 0)
     assert len(list(world.xds.glob("sds-*"))) == 1
+
+
+async def test_each_is_kept_for_as_long_from_when_it_became_old(world: World) -> None:
+    """Else a registry that changes often would never let go of anything."""
+    for number in range(3):
+        world.put(GOOD.replace("0.1:1", f"0.1:{number + 1}"))
+        world.now = 60.0 * number
+        await world.writer.once()
+    assert world.writer.status.old == 2  # the first since 60, the second since 120
+    world.now = 160.5
+    world.writer._drop()
+    assert (world.clusters, world.writer.status.old) == (2, 1)
+
+
+async def test_a_version_that_comes_back_is_not_dropped(world: World) -> None:
+    for text in (GOOD, OTHER, GOOD):
+        world.put(text)
+        await world.writer.once()
+    world.now = 100.5
+    world.writer._drop()
+    assert 'port_value": 1' in (world.xds / "cds.json").read_text()
+    assert world.clusters == 1
 
 
 async def test_what_was_postponed_is_tried_again(world: World) -> None:
@@ -158,7 +180,7 @@ async def test_a_writer_that_starts_anew_knows_the_old_clusters_from_the_files(
     await world.writer.once()
     world.put(OTHER)
     second = Writer(world.registry, world.xds, world.writer._addresses, ask=world.ask)
-    assert (await second.once()).old_clusters == 1
+    assert (await second.once()).old == 1
     assert world.clusters == 2
 
 

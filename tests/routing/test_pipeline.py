@@ -298,10 +298,20 @@ async def test_one_snapshot_serves_a_whole_decision() -> None:
     assert (await pipeline.decide(question())).version == "v2"
 
 
-async def test_the_time_a_decision_took_is_on_it() -> None:
-    ticks = iter([10.0, 10.25])
+async def test_the_time_of_each_step_and_of_the_whole_is_on_the_decision() -> None:
+    ticks = iter([10.0, 10.125, 10.75])
     pipeline = Pipeline(Words(), lambda _: snapshot(), clock=lambda: next(ticks))
-    assert (await pipeline.decide(question())).times.total == 250_000
+    times = (await pipeline.decide(question())).times
+    assert (times.rules, times.total) == (125_000, 750_000)
+    assert times.queue is not None
+    assert times.embed is not None
+    assert times.score == 625_000 - times.queue - times.embed
+
+
+async def test_a_step_that_did_not_run_has_no_time() -> None:
+    times = (await decide(question(model="small")))[0].times
+    assert times.rules is not None
+    assert (times.queue, times.embed, times.score) == (None, None, None)
 
 
 async def test_each_request_is_decided_by_the_version_that_its_envoy_holds() -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from extproc.registry.schema import Telemetry
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.sinks import Outcome, outcome_of
 from extproc.vocabulary import Envelope, Exchange
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -27,7 +30,10 @@ DECIDED = Envelope(
     tokens=16,
     stream=True,
     traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01",
+    candidates=("code:0.91", "greeting:0.07"),
+    began_us=1_795_000_000_251_000,
     parse_us=12,
+    rules_us=20,
     queue_us=0,
     embed_us=2400,
     total_us=2600,
@@ -45,6 +51,7 @@ ANSWERED = Exchange(
     request_bytes=120,
     response_bytes=4096,
     envelope=DECIDED,
+    attempts=1,
 )
 
 
@@ -53,8 +60,21 @@ def exchange() -> Callable[..., Exchange]:
     """Makes an answered exchange; keywords replace fields of it, or of its envelope."""
 
     def make(**changes: Any) -> Exchange:
-        of_envelope = {name: changes.pop(name) for name in [*changes] if name in Envelope.__struct_fields__}
+        replaced = "envelope" in changes  # then the rest are the exchange's own
+        fields = () if replaced else Envelope.__struct_fields__
+        of_envelope = {name: changes.pop(name) for name in [*changes] if name in fields}
         envelope = msgspec.structs.replace(DECIDED, **of_envelope)
         return msgspec.structs.replace(ANSWERED, **{"envelope": envelope, **changes})
+
+    return make
+
+
+@pytest.fixture
+def outcome(exchange: Callable[..., Exchange]) -> Callable[..., Outcome]:
+    """Makes the outcome of such an exchange; ``prices`` and ``share`` are what the registry says."""
+
+    def make(prices: PriceList | None = None, share: float = 0.0, **changes: Any) -> Outcome:
+        listed = prices or PriceList({})
+        return outcome_of(exchange(**changes), lambda version: listed, Telemetry(trace_share=share))
 
     return make

@@ -8,10 +8,13 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
+from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
-from extproc.vocabulary import BodyPolicy, Decision, Exchange, Reason, Stage, StageTimes
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.sinks import Outcome
+from extproc.vocabulary import BodyPolicy, Decision, Reason, Stage, StageTimes, Usage
 
-Make = Callable[..., Exchange]
+Make = Callable[..., Outcome]
 
 BY_RULE = Decision(
     route="code",
@@ -34,7 +37,7 @@ BY_MEANING = Decision(
     probability=0.97,
     margin=0.94,
     similarity=-0.2,
-    times=StageTimes(queue=0, embed=2_400, total=2_600),
+    times=StageTimes(rules=30, queue=0, embed=2_400, score=170, total=2_600),
 )
 
 
@@ -97,12 +100,10 @@ def test_a_similarity_below_zero_is_counted_as_none_at_all(metrics: Metrics) -> 
     assert value(metrics, "router_decision_similarity_sum", router_route="code") == 0
 
 
-def test_refused_requests_are_counted_by_the_error_of_their_envelope(
-    metrics: Metrics, exchange: Make
-) -> None:
+def test_refused_requests_are_counted_by_the_error_of_their_envelope(metrics: Metrics, outcome: Make) -> None:
     for label in ("denied", "bad_request", "denied"):
-        metrics.accept(exchange(status=400, error=label))
-    metrics.accept(exchange(status=400))  # the provider's word, not ours
+        metrics.accept(outcome(status=400, error=label))
+    metrics.accept(outcome(status=400))  # the provider's word, not ours
     assert value(metrics, "router_refusals_total", error_type="denied") == 2
     assert value(metrics, "router_refusals_total", error_type="bad_request") == 1
     assert value(metrics, "router_refusals_total", error_type="400") is None
@@ -116,18 +117,18 @@ def test_failures_are_counted_by_where_they_happened(metrics: Metrics) -> None:
     assert value(metrics, "router_failures_total", error_type="protocol") == 1
 
 
-def test_parsing_is_timed_when_the_exchange_tells_of_it(metrics: Metrics, exchange: Make) -> None:
-    metrics.accept(exchange(parse_us=None))
+def test_parsing_is_timed_when_the_exchange_tells_of_it(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome(parse_us=None))
     assert value(metrics, "router_step_duration_seconds_count", router_step="parse") is None
-    metrics.accept(exchange(parse_us=40))
+    metrics.accept(outcome(parse_us=40))
     assert value(metrics, "router_step_duration_seconds_sum", router_step="parse") == pytest.approx(40e-6)
 
 
-def test_exchanges_are_counted_by_outcome_bypassed_ones_too(metrics: Metrics, exchange: Make) -> None:
-    metrics.accept(exchange())
-    metrics.accept(exchange(status=503))
-    metrics.accept(exchange(status=0))
-    metrics.accept(exchange(envelope=None))
+def test_exchanges_are_counted_by_outcome_bypassed_ones_too(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome())
+    metrics.accept(outcome(status=503))
+    metrics.accept(outcome(status=0))
+    metrics.accept(outcome(envelope=None))
     counted = {
         (labels["router_route"], labels["router_status_class"], labels["router_bypassed"]): count
         for (name, pairs), count in samples(metrics).items()
@@ -141,12 +142,12 @@ def test_exchanges_are_counted_by_outcome_bypassed_ones_too(metrics: Metrics, ex
     }
 
 
-def test_calls_are_timed_by_model_and_error(metrics: Metrics, exchange: Make) -> None:
-    metrics.accept(exchange())
-    metrics.accept(exchange(status=503, flags=("UF",), duration=0.5, first_byte=None))
+def test_calls_are_timed_by_model_and_error(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome())
+    metrics.accept(outcome(status=503, flags=("UF",), duration=0.5, first_byte=None))
     call = {
         "gen_ai_operation_name": "chat",
-        "gen_ai_provider_name": "openai",
+        "gen_ai_provider_name": "acme",
         "gen_ai_request_model": "qwen3-coder",
     }
     duration = "gen_ai_server_request_duration_seconds_sum"
@@ -156,32 +157,95 @@ def test_calls_are_timed_by_model_and_error(metrics: Metrics, exchange: Make) ->
     assert value(metrics, "router_upstream_first_byte_seconds_count", **call) == 1
 
 
-def test_what_called_no_model_is_not_timed_as_a_call(metrics: Metrics, exchange: Make) -> None:
-    metrics.accept(exchange(status=400, error="bad_request"))
-    metrics.accept(exchange(envelope=None, path="/healthz"))
+CALL = {
+    "gen_ai_operation_name": "chat",
+    "gen_ai_provider_name": "acme",
+    "gen_ai_request_model": "qwen3-coder",
+}
+
+
+def test_tokens_are_counted_by_model_and_kind_and_only_where_they_are_known(
+    metrics: Metrics, outcome: Make
+) -> None:
+    metrics.accept(outcome(usage=Usage(input=100, output=0)))
+    metrics.accept(outcome(usage=Usage(input=20)))
+    metrics.accept(outcome())
+    tokens = "gen_ai_client_token_usage"
+    assert value(metrics, f"{tokens}_sum", **CALL, gen_ai_token_type="input") == 120
+    assert value(metrics, f"{tokens}_count", **CALL, gen_ai_token_type="output") == 1
+
+
+def test_a_stream_tells_its_first_token_and_the_time_of_each_that_follows(
+    metrics: Metrics, outcome: Make
+) -> None:
+    seen = Usage(output=11, first_token_at=1_795_000_000.75)
+    metrics.accept(outcome(usage=seen))  # from 0.5 s to 1.5 s, ten more tokens
+    metrics.accept(outcome(usage=Usage(output=11)))  # whose first token nobody saw
+    metrics.accept(outcome(usage=seen, flags=("UT",)))  # cut: how many tokens it was is not known
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_sum", **CALL) == pytest.approx(1.0)
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count", **CALL) == 2
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum", **CALL) == pytest.approx(0.1)
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_count", **CALL) == 1
+
+
+PRICES = PriceList({"code": Price(input=1.0, output=2.0), "large": Price(input=3.0, output=9.0)}, "large")
+
+
+def test_money_is_counted_with_what_the_reference_would_have_cost(metrics: Metrics, outcome: Make) -> None:
+    usage = Usage(input=1_000_000, output=1_000_000)
+    metrics.accept(outcome(prices=PRICES, usage=usage))
+    metrics.accept(outcome(prices=PRICES, usage=usage, model="large"))
+    metrics.accept(outcome(prices=PRICES))  # tokens not known
+    code = {"router_route": "code", "router_model": "code"}
+    assert value(metrics, "router_cost_usd_total", **code) == 3.0
+    assert value(metrics, "router_reference_cost_usd_total", **code) == 12.0
+    large = {"router_route": "code", "router_model": "large"}
+    assert value(metrics, "router_cost_usd_total", **large) == 12.0
+    assert value(metrics, "router_reference_cost_usd_total", **large) == 12.0
+
+
+def test_without_a_reference_nothing_is_said_to_be_saved(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome(prices=PriceList(PRICES.prices), usage=Usage(input=1, output=1)))
+    names = {name for name, _ in samples(metrics)}
+    assert "router_cost_usd_total" in names
+    assert not [name for name in names if "reference" in name]
+
+
+def test_what_routing_costs_is_a_share_of_the_whole(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome(duration=1.306))  # of which 2.612 ms were the decision's
+    metrics.accept(outcome(envelope=None))
+    assert value(metrics, "router_overhead_share_sum") == pytest.approx(0.002)
+    assert value(metrics, "router_overhead_share_count") == 1
+
+
+def test_what_called_no_model_is_not_timed_as_a_call(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome(status=400, error="bad_request"))
+    metrics.accept(outcome(envelope=None, path="/healthz"))
     assert not [name for name, _ in samples(metrics) if name.startswith("gen_ai")]
 
 
-def test_strings_that_clients_send_become_no_label(metrics: Metrics, exchange: Make) -> None:
-    metrics.accept(exchange())
+def test_strings_that_clients_send_become_no_label(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome())
     before = len(samples(metrics))
     for number in range(300):
         hostile = f'"}}\n# {number} \\'
         metrics.accept(
-            exchange(
+            outcome(
                 original_model=hostile,
                 request_id=hostile,
                 method=hostile,
                 path=f"/v1/{hostile}",
                 traceparent=hostile,
+                prompt=hostile,
+                usage=Usage(finish=hostile, response_id=hostile, response_model=hostile),
             )
         )
     assert len(samples(metrics)) == before
 
 
-def test_label_sets_are_bounded_even_when_the_envelope_is_forged(metrics: Metrics, exchange: Make) -> None:
+def test_label_sets_are_bounded_even_when_the_envelope_is_forged(metrics: Metrics, outcome: Make) -> None:
     for number in range(3000):
-        metrics.accept(exchange(route=f"forged-{number}", duration=None, first_byte=None))
+        metrics.accept(outcome(route=f"forged-{number}", duration=None, first_byte=None))
     exchanges = [name for name, _ in samples(metrics) if name == "router_exchanges_total"]
     assert len(exchanges) <= 2001
 

@@ -15,6 +15,7 @@ OURS = {"GEN_AI_ORIGINAL_MODEL", "GEN_AI_EVALUATION_RESULT"}
 CONVENTIONS = {
     "ERROR": error_attributes,
     "GEN_AI": gen_ai_attributes,
+    "GEN_AI_CLIENT": gen_ai_metrics,
     "GEN_AI_SERVER": gen_ai_metrics,
     "HTTP": http_attributes,
     "SERVICE": service_attributes,

@@ -3,8 +3,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Price
-from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -72,3 +73,28 @@ def test_an_attempt_whose_answer_was_not_shown_is_wasted(verdict: str, wasted: t
 def test_a_shadow_has_its_own_cost() -> None:
     row = ShadowRow(time=NOON, request_id="r", model="large", input_tokens=0, output_tokens=1_000_000)
     assert PRICES.of_shadow(row).cost_usd == 9.0
+
+
+def registry(**changes: object) -> Registry:
+    models = {
+        "small": {"base_url": "http://h", "price": {"input": 0.1, "output": 0.3}},
+        "free": {"base_url": "http://h"},
+    }
+    return msgspec.convert({"models": models, "default": "small", **changes}, Registry)
+
+
+def test_the_prices_are_those_of_the_registry() -> None:
+    assert PriceList.of(registry()) == PriceList({"small": Price(input=0.1, output=0.3)})
+    assert PriceList.of(registry(reference="small")).reference == "small"
+
+
+def test_a_version_keeps_its_prices_while_it_may_be_in_flight_and_no_longer() -> None:
+    prices = Prices()
+    assert prices.of("v1") == PriceList({})
+    for number in range(100):
+        prices.learn(f"v{number}", PriceList({}, reference=str(number)))
+    assert prices.of("v90").reference == "90"
+    assert prices.of("v1").reference == "99"  # long gone: the newest is as good a guess as any
+    assert prices.of("").reference == "99"
+    prices.learn("v90", PriceList({}, reference="again"))
+    assert prices.of("v90").reference == prices.of("").reference == "again"

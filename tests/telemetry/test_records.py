@@ -13,9 +13,9 @@ from extproc.errors import OperatorError
 from extproc.telemetry.records import RecordWriter, open_records
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.segments import AppendFile, segment_paths
-from extproc.vocabulary import Exchange
+from extproc.telemetry.sinks import Outcome
 
-Make = Callable[..., Exchange]
+Make = Callable[..., Outcome]
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -30,20 +30,20 @@ def to_file(path: str) -> AppendFile:
     return AppendFile(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), path)
 
 
-def test_each_exchange_is_one_json_line_in_order(exchange: Make, tmp_path: Path) -> None:
+def test_each_exchange_is_one_json_line_in_order(outcome: Make, tmp_path: Path) -> None:
     writer = open_records(str(tmp_path / "records"))
     for number in range(2000):
-        writer.accept(exchange(request_id=str(number), path=f"/a\nb{number}"))
+        writer.accept(outcome(request_id=str(number), path=f"/a\nb{number}"))
     writer.close()
     assert [row["request_id"] for row in rows_of(tmp_path / "records")] == [str(n) for n in range(2000)]
     assert (writer.dropped, writer.deleted) == (0, 0)
 
 
 def test_a_line_tells_its_kind_schema_and_time_and_null_for_what_is_not_known(
-    exchange: Make, tmp_path: Path
+    outcome: Make, tmp_path: Path
 ) -> None:
     writer = open_records(str(tmp_path))
-    writer.accept(exchange(margin=None, first_byte=None))
+    writer.accept(outcome(margin=None, first_byte=None))
     writer.close()
     (row,) = rows_of(tmp_path)
     assert row["kind"] == "exchange"
@@ -54,10 +54,10 @@ def test_a_line_tells_its_kind_schema_and_time_and_null_for_what_is_not_known(
     assert row["similarity"] == 0.0
 
 
-def test_rows_of_other_kinds_go_the_same_way(exchange: Make, tmp_path: Path) -> None:
+def test_rows_of_other_kinds_go_the_same_way(outcome: Make, tmp_path: Path) -> None:
     writer = open_records(str(tmp_path))
     when = datetime(2026, 11, 25, tzinfo=UTC)
-    writer.accept(exchange(request_id="one"))
+    writer.accept(outcome(request_id="one"))
     writer.write(AttemptRow(time=when, request_id="one", attempt=1))
     writer.write(EvaluationRow(time=when, request_id="one", evaluation_id="e", name="judge", score=1.0))
     writer.close()
@@ -65,9 +65,9 @@ def test_rows_of_other_kinds_go_the_same_way(exchange: Make, tmp_path: Path) -> 
     assert {row["request_id"] for row in rows_of(tmp_path)} == {"one"}
 
 
-def test_records_go_to_standard_output(exchange: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_records_go_to_standard_output(outcome: Make, capfd: pytest.CaptureFixture[str]) -> None:
     writer = open_records("-")
-    writer.accept(exchange(request_id="one"))
+    writer.accept(outcome(request_id="one"))
     writer.close()
     os.write(1, b"open\n")  # standard output is still ours
     line, still = capfd.readouterr().out.splitlines()
@@ -84,12 +84,12 @@ def test_a_directory_that_cannot_be_made_is_an_operators_error(tmp_path: Path) -
 
 
 def test_a_full_disk_is_counted_and_logged_once_and_never_raised(
-    exchange: Make, caplog: pytest.LogCaptureFixture
+    outcome: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = RecordWriter(to_file("/dev/full"))
     with caplog.at_level(logging.INFO):
         for expected in range(1, 6):
-            writer.accept(exchange())
+            writer.accept(outcome())
             while writer.dropped < expected:  # ends a batch: five writes fail
                 time.sleep(0.001)
         writer.close()
@@ -98,7 +98,7 @@ def test_a_full_disk_is_counted_and_logged_once_and_never_raised(
 
 
 def test_a_slow_disk_never_delays_accept_and_what_does_not_fit_is_counted(
-    exchange: Make, tmp_path: Path
+    outcome: Make, tmp_path: Path
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -107,7 +107,7 @@ def test_a_slow_disk_never_delays_accept_and_what_does_not_fit_is_counted(
     writer = RecordWriter(to_file(str(pipe)), queue_lines=100)
     # Nobody reads: the pipe fills up and its writer stands still. Were accept to write, so would we.
     for number in range(10_000):
-        writer.accept(exchange(request_id=str(number)))
+        writer.accept(outcome(request_id=str(number)))
     assert writer.dropped > 0
     received = bytearray()
     drain = threading.Thread(target=lambda: received.extend(_read_to_end(reader)))
@@ -119,27 +119,27 @@ def test_a_slow_disk_never_delays_accept_and_what_does_not_fit_is_counted(
 
 
 def test_a_disk_that_stands_still_does_not_hold_up_the_end(
-    exchange: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    outcome: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     writer = RecordWriter(to_file(str(pipe)))
     for _ in range(2_000):
-        writer.accept(exchange())
+        writer.accept(outcome())
     writer.close(timeout_s=0.05)
     assert writer.dropped > 0
     assert "records could not be written in time" in caplog.messages
-    writer.accept(exchange())  # late, and counted
+    writer.accept(outcome())  # late, and counted
     os.set_blocking(reader, True)
     _read_to_end(reader)  # lets the thread go
     os.close(reader)
 
 
-def test_records_after_the_end_are_counted(exchange: Make, tmp_path: Path) -> None:
+def test_records_after_the_end_are_counted(outcome: Make, tmp_path: Path) -> None:
     writer = open_records(str(tmp_path))
     writer.close()
-    writer.accept(exchange())
+    writer.accept(outcome())
     assert writer.dropped == 1
 
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -29,6 +30,7 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         probability=0.91,
         margin=0.84,
         similarity=0.0,
+        candidates=("code:0.91", "greeting:0.07"),
         version="v1",
         status=200,
         error="",
@@ -46,6 +48,7 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         response_bytes=4096,
         tokens=16,
         parse_us=12,
+        rules_us=20,
         queue_us=0,
         embed_us=2400,
         total_us=2600,
@@ -78,6 +81,16 @@ def test_usage_is_what_the_answer_told(exchange: Make) -> None:
     assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
 
 
+def test_anthropics_input_is_told_with_what_went_through_the_cache_like_everybody_elses(
+    exchange: Make,
+) -> None:
+    usage = Usage(input=10, cached=1000, cache_write=50)
+    assert row_of(exchange(api="anthropic.messages", usage=usage)).input_tokens == 1060
+    assert row_of(exchange(api="openai.chat", usage=usage)).input_tokens == 10
+    assert row_of(exchange(api="anthropic.messages", usage=Usage(input=10))).input_tokens == 10
+    assert row_of(exchange(api="anthropic.messages", usage=Usage(cached=5))).input_tokens is None
+
+
 def test_the_provider_is_the_models_own_or_its_apis_and_a_refused_request_has_none(exchange: Make) -> None:
     assert row_of(exchange()).provider == "acme"
     assert row_of(exchange(provider="")).provider == "openai"
@@ -88,7 +101,7 @@ def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exch
     row = row_of(exchange(envelope=None))
     assert row.bypassed
     assert row.api == "openai.chat"  # the path tells
-    assert (row.route, row.model, row.upstream_model, row.version, row.trace_id) == ("", "", "", "", "")
+    assert (row.route, row.model, row.upstream_model, row.version) == ("", "", "", "")
     assert row.stream is None
     assert row.mode == "unknown"
 
@@ -121,8 +134,18 @@ def test_the_error_names_the_failure_and_the_clients_leaving_is_none(
 @pytest.mark.parametrize(
     "traceparent", ["", "nonsense", f"00-{'0' * 32}-b7ad6b7169203331-01", "00-0af7-b7ad-01"]
 )
-def test_an_invalid_traceparent_is_no_trace(exchange: Make, traceparent: str) -> None:
-    assert row_of(exchange(traceparent=traceparent)).trace_id == ""
+def test_without_a_valid_traceparent_the_trace_is_named_by_the_request(
+    exchange: Make, traceparent: str
+) -> None:
+    uuid = "5F0C7E1A-0000-4a3b-8c2d-1e2f3a4b5c6d"
+    assert (
+        row_of(exchange(traceparent=traceparent, request_id=uuid)).trace_id == uuid.replace("-", "").lower()
+    )
+    others = {
+        row_of(exchange(traceparent=traceparent, request_id=name)).trace_id for name in ("", "7f2c", "0" * 32)
+    }
+    assert len(others) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", trace_id) and trace_id.strip("0") for trace_id in others)
 
 
 def test_a_path_of_any_length_is_cut(exchange: Make) -> None:
@@ -141,6 +164,12 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     joining = {"kind", "time", "request_id", "trace_id", "conversation_id"}
     assert texts == of_the_decision | of_the_answer | of_the_provider | joining
     assert (told["input_messages"], told["output_messages"]) == (None, None)  # only by opt-in
+
+
+def test_text_that_the_operator_opted_into_is_a_message_of_the_conventions(exchange: Make) -> None:
+    told = row_of(exchange(prompt='say "hi"')).input_messages
+    assert told is not None
+    assert msgspec.json.decode(told) == [{"role": "user", "parts": [{"type": "text", "content": 'say "hi"'}]}]
 
 
 def test_lines_of_an_older_version_are_still_read(exchange: Make) -> None:

@@ -3,25 +3,37 @@ from collections.abc import Callable
 
 import pytest
 
-from extproc.telemetry.sinks import Fanout
-from extproc.vocabulary import Exchange
+from extproc.registry.schema import Telemetry
+from extproc.registry.upstreams import Price
+from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.sinks import Fanout, Outcome, in_share
+from extproc.vocabulary import Exchange, Usage
+
+Make = Callable[..., Exchange]
 
 
 class Keeping:
     def __init__(self) -> None:
-        self.kept: list[Exchange] = []
+        self.kept: list[Outcome] = []
 
-    def accept(self, exchange: Exchange) -> None:
-        self.kept.append(exchange)
+    def accept(self, outcome: Outcome) -> None:
+        self.kept.append(outcome)
 
 
 class Broken:
-    def accept(self, exchange: Exchange) -> None:
+    def accept(self, outcome: Outcome) -> None:
         raise RuntimeError("a defect")
 
 
-def test_every_sink_gets_every_exchange_though_one_is_broken(
-    exchange: Callable[..., Exchange], caplog: pytest.LogCaptureFixture
+def told(exchange: Exchange, telemetry: Telemetry) -> Outcome:
+    sink = Keeping()
+    Fanout([sink], telemetry=telemetry).accept(exchange)
+    (outcome,) = sink.kept
+    return outcome
+
+
+def test_every_sink_gets_every_outcome_though_one_is_broken(
+    exchange: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, last = Keeping(), Keeping()
     sink = Fanout([first, Broken(), last])
@@ -29,5 +41,61 @@ def test_every_sink_gets_every_exchange_though_one_is_broken(
     with caplog.at_level(logging.ERROR):
         sink.accept(one)
         sink.accept(two)
-    assert first.kept == last.kept == [one, two]
+    assert first.kept == last.kept
+    assert [outcome.exchange for outcome in first.kept] == [one, two]
     assert [record.__dict__["sink"] for record in caplog.records] == ["Broken", "Broken"]
+
+
+def test_all_sinks_get_the_same_row_made_once_and_priced(exchange: Make) -> None:
+    prices = Prices()
+    prices.learn("v0", PriceList({"code": Price(input=9.0, output=9.0)}))
+    prices.learn("v1", PriceList({"code": Price(input=1.0, output=2.0)}, reference="code"))
+    prices.learn("v2", PriceList({}))
+    first, last = Keeping(), Keeping()
+    Fanout([first, last], prices.of).accept(exchange(usage=Usage(input=1_000_000, output=0)))
+    assert first.kept[0].row is last.kept[0].row
+    row = first.kept[0].row  # decided by v1, however many versions came since
+    assert (row.cost_usd, row.reference_cost_usd) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"margin": 0.19},
+        {"stage": "default", "reason": "low_similarity"},
+        {"stage": "default", "reason": "deadline"},
+        {"attempts": 2},
+        {"served_by": "large"},
+        {"error": "denied", "status": 403},
+        {"status": 500},
+        {"envelope": None},
+    ],
+)
+def test_what_an_operator_would_look_for_is_kept_whatever_the_share(
+    exchange: Make, changes: dict[str, object]
+) -> None:
+    assert told(exchange(**changes), Telemetry(trace_share=0.0)).kept
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stage": "default", "reason": "no_routes"}, {"served_by": "code"}, {"margin": 0.2}]
+)
+def test_what_is_ordinary_is_kept_by_the_share_alone(exchange: Make, changes: dict[str, object]) -> None:
+    assert not told(exchange(**changes), Telemetry(trace_share=0.0)).kept
+    assert told(exchange(**changes), Telemetry(trace_share=1.0)).kept
+
+
+def test_the_share_is_of_traces_however_clients_make_their_ids() -> None:
+    counted = [f"{number:032x}" for number in range(10_000)]  # not random at all
+    assert sum(in_share(trace_id, 0.1) for trace_id in counted) == pytest.approx(1000, abs=100)
+    assert not any(in_share(trace_id, 0.0) for trace_id in counted)
+    assert all(in_share(trace_id, 1.0) for trace_id in counted)
+    assert {trace_id for trace_id in counted if in_share(trace_id, 0.1)} <= {
+        trace_id for trace_id in counted if in_share(trace_id, 0.2)
+    }
+
+
+def test_text_is_a_sample_even_where_it_is_wanted(exchange: Make) -> None:
+    made = exchange(prompt="sing a song")
+    assert told(made, Telemetry(trace_share=0.0)).row.input_messages is None
+    assert "sing a song" in (told(made, Telemetry(trace_share=1.0)).row.input_messages or "")

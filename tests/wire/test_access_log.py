@@ -24,7 +24,7 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Envelope, Exchange
+from extproc.vocabulary import Envelope, Exchange, Usage
 from extproc.wire import access_log
 
 # Every flag of Envoy 1.40's %RESPONSE_FLAGS% that its gRPC access log has a field for, in the
@@ -58,6 +58,7 @@ def test_an_entry_becomes_an_exchange() -> None:
     common.time_to_first_upstream_rx_byte.nanos = 500_000_000
     common.time_to_last_downstream_tx_byte.seconds = 2
     common.duration.seconds = 3
+    common.custom_tags["traceparent"] = "00-aa-bb-01"
     entry = HTTPAccessLogEntry(
         common_properties=common,
         request=HTTPRequestProperties(
@@ -82,6 +83,7 @@ def test_an_entry_becomes_an_exchange() -> None:
         request_bytes=81,
         response_bytes=9000,
         envelope=Envelope(route="code", margin=0.25, tokens=7),
+        traceparent="00-aa-bb-01",
     )
 
 
@@ -135,6 +137,36 @@ def test_a_method_that_envoy_has_no_name_for_is_empty() -> None:
     request = HTTPRequestProperties()
     request.MergeFromString(b"\x08\x63")  # request_method: 99
     assert exchange(HTTPAccessLogEntry(request=request)).method == ""
+
+
+@pytest.mark.parametrize(
+    ("tag", "seconds"), [("203000", 0.203), ("0", 0.0), ("", None), ("-", None), ("9" * 5000, None)]
+)
+def test_the_first_byte_of_the_body_comes_as_a_tag(tag: str, seconds: float | None) -> None:
+    common = AccessLogCommon(custom_tags={"first_body_byte": tag})
+    assert exchange(HTTPAccessLogEntry(common_properties=common)).first_body_byte == seconds
+    assert exchange(HTTPAccessLogEntry()).first_body_byte is None
+
+
+def test_the_hop_that_answered_and_the_attempts_are_told() -> None:
+    common = AccessLogCommon(upstream_request_attempt_count=3)
+    common.upstream_remote_address.envoy_internal_address.server_listener_name = "hop-large"
+    told = exchange(HTTPAccessLogEntry(common_properties=common))
+    assert (told.served_by, told.attempts) == ("large", 3)
+
+
+def test_what_was_observed_of_request_and_answer_is_told() -> None:
+    common = AccessLogCommon()
+    for namespace, fields in (
+        ("router.request", {"api": "openai.chat", "path": "/v1/chat/completions"}),
+        ("router.usage", {"input": 3, "finish": "stop"}),
+    ):
+        common.metadata.MergeFrom(metadata(namespace, fields))
+    told = exchange(
+        HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path="/api/v9/x?k"))
+    )
+    assert (told.api, told.path) == ("openai.chat", "/v1/chat/completions")
+    assert told.usage == Usage(input=3, finish="stop")
 
 
 def test_metadata_of_other_filters_is_no_envelope() -> None:

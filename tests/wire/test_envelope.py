@@ -25,14 +25,18 @@ FULL = Envelope(
     probability=0.9123,
     margin=0.0,
     similarity=-0.25,
+    candidates=("code:0.91", "chat:0.09"),
     version="v1",
     tokens=7,
     stream=True,
     traceparent="00-aa-bb-01",
+    began_us=1_795_000_000_250_001,
     parse_us=0,
+    rules_us=20,
     queue_us=11,
     embed_us=2500,
     total_us=2600,
+    prompt="hi",
 )
 
 
@@ -75,6 +79,8 @@ def test_the_schema_is_always_written() -> None:
         ("margin", "0.5"),
         ("margin", math.nan),
         ("margin", {"value": 1}),
+        ("candidates", "code:1"),
+        ("candidates", []),
     ],
 )
 def test_a_field_of_another_type_keeps_its_default_and_spoils_no_other(field: str, value: object) -> None:

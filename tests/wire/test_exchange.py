@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
-from extproc.vocabulary import BodyPolicy, Decision, Envelope, Reason, RequestHead, Stage, StageTimes
+from extproc.vocabulary import (
+    BodyPolicy,
+    Candidate,
+    Decision,
+    Envelope,
+    Reason,
+    RequestHead,
+    Stage,
+    StageTimes,
+)
 from extproc.wire.exchange import (
     AskDecision,
     Body,
@@ -41,7 +50,8 @@ DECISION = Decision(
     margin=0.81,
     similarity=-0.00004,
     tokens=7,
-    times=StageTimes(queue=11, embed=2500, total=2600),
+    candidates=tuple(Candidate(f"r{i}", 0.9 if i == 0 else 0.02, 0.5) for i in range(6)),
+    times=StageTimes(rules=20, queue=11, embed=2500, total=2600),
 )
 
 
@@ -57,7 +67,7 @@ class Ticks:
 
 
 def exchange() -> DecideExchange:
-    return DecideExchange("v1", Ticks())
+    return DecideExchange("v1", Ticks(), lambda: 1_795_000_000.25)
 
 
 def asked(data: bytes = DATA) -> DecideExchange:
@@ -156,11 +166,14 @@ def test_the_envelope_of_a_route_says_all_that_the_record_needs() -> None:
         probability=0.9123,
         margin=0.81,
         similarity=0.0,
+        candidates=("r0:0.9", "r1:0.02", "r2:0.02", "r3:0.02", "r4:0.02"),
         version="v2",
         tokens=7,
         stream=True,
         traceparent="00-aa-bb-01",
+        began_us=1_795_000_000_250_000,
         parse_us=1000,
+        rules_us=20,
         queue_us=11,
         embed_us=2500,
         total_us=2600,
@@ -212,7 +225,10 @@ def test_a_refusal_answers_in_the_shape_of_the_api(
         version="v1",
         stream=True,
         traceparent="00-aa-bb-01",
+        began_us=1_795_000_000_250_000,
         parse_us=1000,
+        rules_us=1000,  # what refuses is decided before anything waits
+        total_us=1000,
     )
     assert machine.done
 
@@ -267,8 +283,29 @@ def test_giving_up_ends_the_exchange_and_says_why() -> None:
         version="v1",
         stream=True,
         traceparent="00-aa-bb-01",
+        began_us=1_795_000_000_250_000,
         parse_us=1000,
     )
+
+
+def test_text_of_the_prompt_is_in_no_envelope_unless_asked_for_and_then_bounded() -> None:
+    routed = asked().receive(Decided(DECISION))
+    assert isinstance(routed, Route)
+    assert routed.envelope.prompt == ""
+    machine = DecideExchange("v1", Ticks(), prompt_chars=3)
+    machine.receive(Head(CHAT))
+    machine.receive(Body(DATA.replace(b"hi", b"hello there")))
+    told = machine.receive(Decided(DECISION))
+    assert isinstance(told, Route)
+    assert told.envelope.prompt == "hel"
+
+
+def test_a_traceparent_of_any_length_is_cut() -> None:
+    machine = exchange()
+    machine.receive(Head(msgspec.structs.replace(CHAT, traceparent="00-" + "a" * 60_000)))
+    effect = machine.receive(Body(b"{"))
+    assert isinstance(effect, Refuse)
+    assert len(effect.envelope.traceparent) == 128
 
 
 events: st.SearchStrategy[Event] = st.one_of(

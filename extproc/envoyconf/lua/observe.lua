@@ -1,31 +1,32 @@
 -- What the record of an exchange needs and only Envoy sees: which API was asked under which path,
 -- and of the answer its token usage, its first token, how it ended, and what it calls itself.
 --
--- Changes nothing, buffers nothing, delays nothing. (Envoy's own filters would not do: in 1.40
--- sse_to_metadata crashes on an event whose data is a JSON scalar, and json_to_metadata holds the
--- answer and makes a 500 of one beyond the buffer limit.) Text inside JSON strings cannot pose as a
--- key, since its quotes are escaped. Every pattern is anchored or bounded: an unbounded one is
--- quadratic in what a provider sends.
+-- Changes nothing, holds nothing back. (Envoy's own filters would not do: in 1.40 sse_to_metadata
+-- crashes on an event whose data is a JSON scalar, and json_to_metadata holds the answer and makes a
+-- 500 of one beyond the buffer limit.) Text inside JSON strings cannot pose as a key, since its quotes
+-- are escaped. Every byte is read about once, however it is cut into chunks, and every pattern is
+-- anchored or bounded: an unbounded one is quadratic in what a provider sends.
 
-local WINDOW = 16384 -- bytes of what is unfinished that are kept for the next chunk
-local OBJECT = 1023 -- bytes in which a usage object must end
+local STEP = 16384 -- bytes of one line or document that are read at a time
+local KEPT = 2048 -- of these the last, read again with what follows, should a value be cut there
+local LATEST = 4 -- how many usage objects of a text are tried
 
 local COUNTS = {
-  {"prompt_tokens", "input"}, {"input_tokens", "input"},
-  {"completion_tokens", "output"}, {"output_tokens", "output"},
-  {"cached_tokens", "cached"}, {"cache_read_input_tokens", "cached"},
-  {"cache_creation_input_tokens", "cache_write"}, {"reasoning_tokens", "reasoning"},
+  prompt_tokens = "input", input_tokens = "input",
+  completion_tokens = "output", output_tokens = "output",
+  cached_tokens = "cached", cache_read_input_tokens = "cached",
+  cache_creation_input_tokens = "cache_write", reasoning_tokens = "reasoning",
 }
 local TOKENS = {
-  '"content"%s*:%s*"[^"]', '"text"%s*:%s*"[^"]', '"delta"%s*:%s*"[^"]', '"thinking"%s*:%s*"[^"]',
-  '"partial_json"%s*:%s*"[^"]', '"reasoning_content"%s*:%s*"[^"]', '"arguments"%s*:%s*"[^"]',
-  '"tool_calls"%s*:%s*%[',
+  content = true, text = true, delta = true, thinking = true, partial_json = true, arguments = true,
+  reasoning_content = true, reasoning = true, refusal = true,
 }
-local FINISHES = {
-  '"finish_reason"%s*:%s*"([%w_]+)"', '"stop_reason"%s*:%s*"([%w_]+)"',
-  '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"',
-}
-local NAMES = {{"model", '"model"%s*:%s*"([^"\\]+)"'}, {"id", '"id"%s*:%s*"([^"\\]+)"'}}
+local ENDS = {finish_reason = true, stop_reason = true}
+-- A key, whether its text is empty, the text as far as it has no escapes, and whether that is all.
+local TEXTS = '()"([%a_]+)"%s*:%s*"([^"]?)([^"\\]*)("?)'
+-- A response's status, unless it is in_progress; its details say more.
+local STATUS = '"object"%s*:%s*"response"%s*,%s*"created_at"%s*:%s*[%d.]+%s*,%s*"status"%s*:%s*"(%a+)"'
+local DETAILS = '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"'
 
 function envoy_on_request(handle)
   -- The route's own word: this is the fail-open route, whatever is decided later.
@@ -42,87 +43,125 @@ local function put(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("router.usage", key, value)
 end
 
--- The last usage object of a text: what a tool's schema or arguments call usage comes before it.
-local function last_usage(text)
-  local object, at = nil, 1
-  while true do
-    local from = string.find(text, '"usage"', at, true)
-    if from == nil then return object end
-    object = string.match(string.sub(text, from, from + OBJECT), '^"usage"%s*:%s*(%b{})') or object
-    at = from + 7
+local function counts_of(object)
+  local counts = {}
+  for key, digits in string.gmatch(object, '"([%a_]+)"%s*:%s*(%d+)%s*%f[,}]') do
+    local name = COUNTS[key]
+    if name and not counts[name] and #digits < 16 then counts[name] = tonumber(digits) end
+  end
+  return counts
+end
+
+-- The counts of the last usage object of a text that has any, and where it begins, or nil: what tools'
+-- schemas or arguments call usage comes before it.
+local function counts_in(text)
+  local latest, number, at = {}, 0, string.find(text, '"usage"', 1, true)
+  while at do
+    latest[number % LATEST] = at
+    number, at = number + 1, string.find(text, '"usage"', at + 7, true)
+  end
+  for i = number - 1, math.max(0, number - LATEST), -1 do
+    local from = latest[i % LATEST]
+    local object = string.match(text, '^"usage"%s*:%s*(%b{})', from)
+    local counts = object and counts_of(object)
+    if counts and next(counts) then return counts, from end
   end
 end
 
-local function read_usage(handle, text)
-  local object = last_usage(text)
-  if object == nil then return end
-  -- The output count of a message_start is that of a beginning, not of an answer.
-  local beginning = string.find(text, '"message_start"', 1, true)
-  for _, count in ipairs(COUNTS) do
-    local digits = string.match(object, '[{,]%s*"' .. count[1] .. '"%s*:%s*(%d+)%s*[,}]')
-    if digits and #digits < 16 and not (beginning and count[2] == "output") then
-      put(handle, count[2], tonumber(digits))
+-- Reads how an answer ended and what it calls itself: the first model and id, but no tool call's.
+local function ends_and_names_reader(handle)
+  local named = {}
+  return function(text)
+    local called = string.find(text, '"tool_calls"', 1, true)
+    for at, key, first, rest, ended in string.gmatch(text, TEXTS) do
+      if key == "id" and called and at > called then named.id = true end
+      if (key == "model" or key == "id") and not named[key] and first ~= "" then
+        named[key] = true
+        if ended ~= "" and first ~= "\\" and #rest < 256 then put(handle, key, first .. rest) end
+      elseif ENDS[key] and ended ~= "" and string.find(rest, "^[%w_]*$") then
+        put(handle, "finish", first .. rest)
+      end
+    end
+    for _, pattern in ipairs({STATUS, DETAILS}) do
+      local reason = string.match(text, pattern)
+      if reason then put(handle, "finish", reason) end
     end
   end
 end
 
-local function read_ends(handle, text)
-  for _, pattern in ipairs(FINISHES) do
-    for reason in string.gmatch(text, pattern) do put(handle, "finish", reason) end
+local function tells_token(text)
+  for _, key, first in string.gmatch(text, TEXTS) do
+    if first ~= "" and TOKENS[key] then return true end
   end
+  return string.find(text, '"tool_calls"%s*:%s*%[%s*{') ~= nil
 end
 
-local function has_token(text)
-  for _, pattern in ipairs(TOKENS) do
-    if string.find(text, pattern) then return true end
+-- A whole response repeats the request's tools, whose schemas may say anything, so it is left out, and
+-- so is whatever goes on with a line that began before this text.
+local function has_token(text, continued)
+  if not tells_token(text) then return false end
+  for line in string.gmatch(text, "[^\r\n]+") do
+    local of_response = string.find(line, '"object"%s*:%s*"response"')
+    if not continued and not of_response and tells_token(line) then return true end
+    continued = false
   end
   return false
 end
 
--- Returns those that are still to be found.
-local function read_names(handle, text, wanted)
-  local still = {}
-  for _, name in ipairs(wanted) do
-    local value = string.match(text, name[2])
-    if value and #value <= 256 then put(handle, name[1], value) else table.insert(still, name) end
-  end
-  return still
-end
-
-local function read_stream(handle)
-  local tail, token_seen, unnamed = "", false, NAMES
-  for chunk in handle:bodyChunks() do
-    local length = chunk:length()
-    if length > 0 then
-      local text = tail .. chunk:getBytes(0, length)
-      if not token_seen and has_token(text) then
-        token_seen = true
-        put(handle, "first_token", handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+local function stream_reader(handle)
+  local token_seen, read_ends_and_names = false, ends_and_names_reader(handle)
+  return function(text, _, continued)
+    if not token_seen and has_token(text, continued) then
+      token_seen = true
+      put(handle, "first_token", handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+    end
+    read_ends_and_names(text)
+    if not string.find(text, '"usage"', 1, true) then return end
+    -- Event by event: they add up, as Anthropic tells the input first and the output last.
+    for line in string.gmatch(text, "[^\r\n]+") do
+      local counts = counts_in(line)
+      if counts then
+        -- The output count of a beginning is not that of an answer.
+        if string.find(line, '"message_start"', 1, true) then counts.output = nil end
+        for key, count in pairs(counts) do put(handle, key, count) end
       end
-      unnamed = read_names(handle, text, unnamed)
-      if string.find(text, '"usage"', 1, true) then
-        -- By event: a message_start must not be taken for the message_delta that follows it.
-        for line in string.gmatch(text, "[^\r\n]+") do read_usage(handle, line) end
-      end
-      read_ends(handle, text)
-      tail = string.sub(text, string.match(text, "^.*[\r\n]()") or 1)
-      if #tail > WINDOW then tail = string.sub(tail, -WINDOW) end
     end
   end
 end
 
-local function read_document(handle)
-  local tail, unnamed = "", NAMES
-  for chunk in handle:bodyChunks() do
-    local length = chunk:length()
-    if length > 0 then
-      local text = tail .. chunk:getBytes(0, length)
-      unnamed = read_names(handle, text, unnamed)
-      read_usage(handle, text)
-      read_ends(handle, text)
-      tail = string.sub(text, -WINDOW)
+local function document_reader(handle)
+  local counts, read_ends_and_names = nil, ends_and_names_reader(handle)
+  return function(text, ended)
+    read_ends_and_names(text)
+    local found, from = counts_in(text)
+    counts = found or counts
+    -- What comes before a message's stop_reason was its content: a tool's arguments.
+    if string.find(text, '"stop_reason"', from or 1, true) then counts = nil end
+    if ended then
+      for key, count in pairs(counts or {}) do put(handle, key, count) end
     end
   end
+end
+
+-- Calls read(text, ended, continued) with whole lines, where there are lines, and with overlapping
+-- steps of what is longer.
+local function read_body(handle, read, lines)
+  local pieces, size, continued = {}, 0, false
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    local piece = length > 0 and chunk:getBytes(0, length) or ""
+    table.insert(pieces, piece)
+    size = size + length
+    local line_ends = lines and string.find(piece, "[\r\n]")
+    if line_ends or size >= STEP then
+      local text = table.concat(pieces)
+      local rest = line_ends and string.match(text, "^.*[\r\n]()") or math.max(1, #text - KEPT + 1)
+      read(line_ends and string.sub(text, 1, rest - 1) or text, false, continued)
+      pieces, continued = {string.sub(text, rest)}, not line_ends
+      size = line_ends and #pieces[1] or 0
+    end
+  end
+  read(table.concat(pieces), true, continued)
 end
 
 function envoy_on_response(handle)
@@ -131,8 +170,8 @@ function envoy_on_response(handle)
   if coding ~= nil and coding ~= "identity" then return end
   local kind = string.lower(headers:get("content-type") or "")
   if string.find(kind, "^%s*text/event%-stream") then
-    read_stream(handle)
+    read_body(handle, stream_reader(handle), true)
   elseif string.find(kind, "^%s*application/[%w.+-]*json") then
-    read_document(handle)
+    read_body(handle, document_reader(handle), false)
   end
 end

@@ -182,30 +182,27 @@ def _operation() -> str:
 def _span_name(kind: type[Row]) -> str:
     if kind is EvaluationRow:
         return f"concat('{names.EVALUATE_SPAN} ', row.name)"
+    if kind is ExchangeRow:
+        return f"'{names.ROUTE_SPAN}'"
     operation = _operation()
-    if kind is not ExchangeRow:
-        return f"trimRight(concat(if({operation} = '', 'call', {operation}), ' ', row.upstream_model))"
-    method = "if(row.method = '', 'HTTP', row.method)"
-    called = f"trimRight(concat(if({operation} = '', {method}, {operation}), ' ', row.upstream_model))"
-    return f"if(row.refused, '{names.REFUSE_SPAN}', {called})"
+    return f"trimRight(concat(if({operation} = '', 'call', {operation}), ' ', row.upstream_model))"
 
 
 def _span_kind(kind: type[Row]) -> str:
-    if kind is EvaluationRow:
-        return "'Internal'"
-    return "if(row.refused, 'Internal', 'Client')" if kind is ExchangeRow else "'Client'"
+    return "'Internal'" if kind in (EvaluationRow, ExchangeRow) else "'Client'"
 
 
 def _about_the_call(kind: type[Row]) -> str:
     if kind is EvaluationRow:
         return f"'{names.OPENINFERENCE_SPAN_KIND}', 'EVALUATOR'"
-    refused = "row.refused" if kind is ExchangeRow else "false"
-    told = {
-        names.ROUTER_REFUSED: f"if({refused}, row.error, '')",
-        names.OPENINFERENCE_SPAN_KIND: f"if({refused}, 'CHAIN', '')",
-        names.GEN_AI_OPERATION_NAME: f"if({refused}, '', {_operation()})",
-        names.ERROR_TYPE: f"if({refused}, '', row.error)",
-    }
+    if kind is ExchangeRow:
+        told = {
+            names.OPENINFERENCE_SPAN_KIND: "'CHAIN'",
+            names.ROUTER_REFUSED: "if(row.refused, row.error, '')",
+            names.ERROR_TYPE: "if(row.refused, '', row.error)",
+        }
+    else:
+        told = {names.GEN_AI_OPERATION_NAME: _operation(), names.ERROR_TYPE: "row.error"}
     return ", ".join(f"'{name}', {expression}" for name, expression in told.items())
 
 

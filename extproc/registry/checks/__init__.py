@@ -5,7 +5,12 @@ One module per section; each check raises ``RegistryError`` with the line and wh
 
 from collections.abc import Mapping
 
-from extproc.registry.checks.models import check_default, check_models, check_passthrough
+from extproc.registry.checks.models import (
+    check_default,
+    check_models,
+    check_passthrough,
+    check_reference,
+)
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
 from extproc.registry.checks.words import is_address
@@ -19,6 +24,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     check_models(registry, source)
     check_default(registry, source)
     check_passthrough(registry, source)
+    check_reference(registry, source)
     check_routes(registry, examples, source)
     check_trusted_headers(registry, source)
     check_rules(registry, source)

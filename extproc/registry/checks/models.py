@@ -2,7 +2,7 @@
 
 import re
 
-from extproc.registry.checks.words import is_address, known_model
+from extproc.registry.checks.words import is_address, is_host, known_model
 from extproc.registry.schema import Registry
 from extproc.registry.source import Source
 from extproc.registry.upstreams import MODEL_NAME, Auth, Upstream
@@ -59,6 +59,19 @@ def check_default(registry: Registry, source: Source) -> None:
             )
 
 
+def check_reference(registry: Registry, source: Source) -> None:
+    """The model that savings refer to exists, and has a price. Raises ``RegistryError``."""
+    if not registry.reference:
+        return
+    known_model(registry, registry.reference, source, "reference")
+    if registry.models[registry.reference].price is None:
+        raise source.error(
+            f"the reference `{registry.reference}` has no price, so nothing can be compared with it "
+            f"(expected models.{registry.reference}.price)",
+            "reference",
+        )
+
+
 def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
     where = ".".join(map(str, at))
     if not _is_base_url(upstream):
@@ -78,12 +91,14 @@ def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
             f"{where}: Envoy's random load balancing knows no weights (expected round_robin, least_request)",
             *at, "load_balancing",
         )  # fmt: skip
-    if upstream.health_check is not None and not upstream.health_check.path.startswith("/"):
+    if upstream.health_check is not None and re.fullmatch(r"/[!-~]*", upstream.health_check.path) is None:
         raise source.error(
             f"{upstream.health_check.path!r} is no path (expected /...)", *at, "health_check", "path"
         )
     if upstream.url.scheme == "http" and upstream.tls != type(upstream.tls)():
         raise source.error(f"{where}.tls is for https; base_url is http", *at, "tls")
+    if upstream.tls.server_name and not is_host(upstream.tls.server_name):
+        raise source.error(f"{upstream.tls.server_name!r} is no host's name", *at, "tls", "server_name")
     if isinstance(upstream.auth, Auth):
         _check_auth(upstream.auth, where, source, *at)
 
@@ -104,6 +119,11 @@ def _is_base_url(upstream: Upstream) -> bool:
         port = url.port
     except ValueError:
         return False
-    plain = not (url.query or url.fragment or "@" in url.netloc)
-    path = re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", url.path) is not None
-    return url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and plain and path
+    return (
+        re.fullmatch(r"[!-~]+", upstream.base_url) is not None  # Python's parser overlooks line breaks
+        and url.scheme in ("http", "https")
+        and is_host(url.hostname or "")
+        and port != 0
+        and not (url.query or url.fragment or "@" in url.netloc or url.netloc.endswith(":"))
+        and re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", url.path) is not None
+    )

@@ -1,5 +1,6 @@
 """What several sections check: names that must be known, addresses, header names."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -7,6 +8,8 @@ from urllib.parse import urlsplit
 from extproc.registry.schema import Registry
 from extproc.registry.source import Source
 
+# Letters, digits and hyphens are RFC 1123's; underscores are what container names have.
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -28,7 +31,16 @@ def is_address(text: str) -> bool:
         port = parts.port
     except ValueError:
         return False
-    return parts.netloc == text and "@" not in text and bool(parts.hostname) and port is not None and port > 0
+    return parts.netloc == text and "@" not in text and is_host(parts.hostname or "") and bool(port)
+
+
+def is_host(text: str) -> bool:
+    """A host's name or its address, without brackets."""
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return "%" not in text
 
 
 def is_header_name(text: str) -> bool:

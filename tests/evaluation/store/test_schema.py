@@ -13,7 +13,10 @@ from extproc.evaluation.store.connection import Store
 from extproc.evaluation.store.embedded import quoted
 from extproc.evaluation.store.loading import load
 from extproc.evaluation.store.schema import statements, view_name
+from extproc.registry.schema import Telemetry
+from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import KINDS, AnyRow, EvaluationRow, ExchangeRow, row_of
+from extproc.telemetry.sinks import outcome_of
 from extproc.telemetry.spans import SpanSink
 from extproc.vocabulary import Envelope, Exchange
 from tests.evaluation.store.conftest import BARE, FULL, OPINION, ROWS, as_row
@@ -25,7 +28,8 @@ EXCHANGE = Exchange(
     envelope=Envelope(
         api="openai.chat", route="code", model="code", upstream_model="qwen3", original_model="auto",
         stage="embedding", reason="matched", probability=0.91, margin=0.30000000000000004, similarity=0.0,
-        version="v1", tokens=16, stream=True, total_us=2600,
+        candidates=("code:0.91", "chat:0.09"), version="v1", tokens=16, stream=True, rules_us=20, queue_us=0,
+        embed_us=2400, total_us=2600,
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ),
 )  # fmt: skip
@@ -100,12 +104,14 @@ def test_an_opinion_told_as_an_event_of_a_span_is_an_evaluation_once(
     ]
 
 
-def test_other_spans_of_a_trace_are_no_rows(filled: Store) -> None:
-    before = [filled.rows(f"SELECT count() AS n FROM {view_name(kind)}") for kind in KINDS]
-    filled.run(
-        "INSERT INTO otel_traces (Timestamp, SpanName) VALUES ('2026-11-25 12:00:00', 'embeddings minilm')"
-    )
-    assert [filled.rows(f"SELECT count() AS n FROM {view_name(kind)}") for kind in KINDS] == before
+def test_a_whole_trace_is_one_row(store: Store) -> None:
+    spans = _spans(EXCHANGE)
+    assert len(spans) > 2
+    for span in spans:
+        store.run(_as_the_exporter_inserts(span))
+    assert store.rows("SELECT request_id FROM exchanges") == [{"request_id": "7f2c"}]
+    for kind in KINDS[1:]:
+        assert store.rows(f"SELECT count() AS n FROM {view_name(kind)}") == [{"n": 0}]
 
 
 def test_making_the_store_again_changes_nothing(filled: Store) -> None:
@@ -154,8 +160,8 @@ _OF_THE_SPAN = (
 
 def _spans(exchange: Exchange) -> list[Any]:
     exporter = InMemorySpanExporter()
-    sink = SpanSink(exporter)
-    sink.accept(exchange)
+    sink = SpanSink(exporter, "minilm")
+    sink.accept(outcome_of(exchange, lambda version: PriceList({}), Telemetry(trace_share=1.0)))
     sink.close()
     return list(exporter.get_finished_spans())
 
