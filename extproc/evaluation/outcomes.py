@@ -264,14 +264,20 @@ def _difference_loss(likely: Floats, scores: Floats) -> float:
 def _platt(
     logits: Floats, scores: Floats, slope: float, shift: float, prior: tuple[float, float]
 ) -> tuple[float, float]:
-    """Newton's method; the penalty draws (slope, shift) to what is given."""
+    """Newton's method; the penalty draws (slope, shift) to what is given.
+
+    Targets are Platt's: never quite 0 or 1, so that no finite number of answers makes anything certain.
+    """
+    good = float(scores.sum())
+    low, high = 1.0 / (len(scores) - good + 2.0), (good + 1.0) / (good + 2.0)
+    targets = low + (high - low) * scores
     start = np.array([slope, shift])
     theta = start.copy()
     design = np.stack([logits, np.ones_like(logits)], axis=1)
     drawn = np.array(prior)
     for _ in range(25):
         likely = sigmoid(design @ theta).astype(np.float64)
-        gradient = design.T @ (likely - scores) + drawn * (theta - start)
+        gradient = design.T @ (likely - targets) + drawn * (theta - start)
         curve = (design * (likely * (1 - likely))[:, None]).T @ design + np.diag(drawn)
         step = np.linalg.solve(curve, gradient)
         theta -= np.clip(step, -1.0, 1.0)

@@ -109,3 +109,53 @@ def test_a_share_out_of_range_is_refused(
     with pytest.raises(SystemExit):
         train(registry, "trained", "--target-wrong", share)
     assert "expected a share" in capsys.readouterr().err
+
+
+PRICED = """\
+models:
+  small: {base_url: 'http://127.0.0.1:1', price: {input: 1, output: 1}}
+  large: {base_url: 'http://127.0.0.1:2', price: {input: 10, output: 10}}
+default: large
+ARTEFACT
+routes:
+  cooking: {candidates: [small, large], examples: ["How do I cook pasta?"]BAR}
+  travel: {candidates: small, examples: [I want to go on a journey]}
+"""
+
+
+def test_outcomes_train_a_choice_that_serves_and_is_measured(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.write_text(PRICED.replace("ARTEFACT\n", "").replace("BAR", ""))
+    rows = [
+        {
+            "text": kind.format(thing),
+            "outcomes": {"small": float(number < 3), "large": 1.0},
+            "tokens": {"small": 40, "large": 60},
+        }
+        for kinds in KINDS.values()
+        for number, kind in enumerate(kinds)
+        for things in THINGS.values()
+        for thing in things
+    ]
+    outcomes = registry.parent / "outcomes.jsonl"
+    outcomes.write_text("\n".join(map(json.dumps, rows)))
+    assert train(registry, "one", "--outcomes", str(outcomes)) == 0
+    told = capsys.readouterr().out
+    assert "predicted quality of 2 models" in told
+    assert "small or large" in told
+    registry.write_text(PRICED.replace("ARTEFACT", "artefact: one").replace("BAR", ", quality_bar: 0.9"))
+    common = ["--registry", str(registry)]
+    assert main(["explain", *common, "--json", "boil beans"]) == 0
+    decision = json.loads(capsys.readouterr().out)
+    assert [offer["model"] for offer in decision["offers"]] == ["small", "large"]
+    assert all(0 < offer["quality"] < 1 and offer["cost"] > 0 for offer in decision["offers"])
+    assert main(["eval", *common, "--outcomes", str(outcomes), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["routes"] is None
+    assert report["models"]["seen"] is True
+    assert report["models"]["choosing"]["strong"] == "large"
+    assert main(["eval", *common]) != 0
+    assert "expected --data, --outcomes or both" in capsys.readouterr().err
+    assert train(registry, "one") == 0
+    assert not (registry.parent / "one" / "quality.json").exists()

@@ -109,6 +109,15 @@ def test_calibration_of_a_model_with_few_answers_is_that_of_all() -> None:
     assert shift[0] == pytest.approx(1.0, abs=0.15)
 
 
+def test_a_model_that_never_failed_is_not_taken_for_certain() -> None:
+    logits = np.linspace(-3, 3, 60)[:, None] * np.ones(2)
+    scores = np.stack([np.ones(60), logits[:, 1] > 0], axis=1).astype(np.float64)
+    slope, shift = calibrate(logits, scores)
+    likely = 1 / (1 + np.exp(-(logits * slope + shift)))
+    assert (likely[:, 0] > 0.8).mean() > 0.9
+    assert likely.max() < 0.999
+
+
 def test_the_hash_follows_the_rows_and_not_their_order() -> None:
     answers = world(40)
     order = np.arange(40)[::-1].copy()
