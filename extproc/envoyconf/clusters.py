@@ -149,7 +149,9 @@ def sidecar_cluster(sidecars: Sequence[str]) -> Cluster:
             timeout=_SIDECAR_CHECK,
             interval=_SIDECAR_CHECK,
             no_traffic_interval=_SIDECAR_CHECK,  # Envoy's default is a minute
-            unhealthy_threshold=1,
+            # One late answer is a busy machine, not a sick sidecar; what refuses connections is
+            # ejected at once all the same.
+            unhealthy_threshold=3,
             healthy_threshold=1,
         )
     ]
