@@ -43,6 +43,8 @@ def front(
     nothing = _renamed(sidecar, SIDECAR_CLUSTER, "do-nothing")
     endpoint = nothing["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     endpoint["address"] = {"pipe": {"path": do_nothing_at}}
+    # It speaks ext_proc and nothing else, health least of all.
+    del nothing["health_checks"], nothing["outlier_detection"]
     resources["listeners"] = [
         routed,
         {**hasty_listener, "name": "hasty"},
