@@ -12,8 +12,9 @@ import msgspec
 from extproc.routing.choice import Target
 from extproc.routing.meaning import Meaning
 from extproc.routing.quality import Quality
+from extproc.routing.rollout import Rollout
 from extproc.routing.rules import Rule
-from extproc.vocabulary import Api, Effort
+from extproc.vocabulary import Api, Effort, Terms
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -26,6 +27,7 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     max_tokens: int | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None
     fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
+    rollout: Rollout = Rollout()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -42,6 +44,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
     ask_usage: bool = False  # of streams that tell it only when asked
+    rollout: Rollout = Rollout()  # of decisions for no route
+    rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
+    terms: Terms = Terms()
 
 
 # Longer than a request may take to upload its body, by the version that its head met.
@@ -83,6 +88,15 @@ class Snapshots:
         if found is not None:
             self._used[version] = self._clock()
         return found
+
+    def terms(self, version: str) -> Terms:
+        """What ``version`` says of every request.
+
+        Of one that is not here only the mode of the newest is believed: whoever observes must not
+        have requests refused because Envoy is a version ahead.
+        """
+        found = self._held.get(version)
+        return Terms(mode=self._newest.terms.mode) if found is None else found.terms
 
     def add(self, snapshot: Snapshot) -> None:
         """Make ``snapshot`` the newest. One of a version that is held already takes its place."""
