@@ -114,7 +114,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         nearest=scores.nearest if scores else "",
         tokens=embedding.tokens if embedding else None,
         times=times,
-        mode=mode_of(rollout, choice.route, key_of(question, snapshot.rollout_key)),
+        mode=mode_of(rollout, choice.route, key_of(question, snapshot.rollout_key).value),
     )
 
 

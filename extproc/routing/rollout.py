@@ -22,6 +22,16 @@ class Rollout(msgspec.Struct, frozen=True):
     share: float = 1.0  # of the keys, [0, 1]
 
 
+class Key(msgspec.Struct, frozen=True):
+    """What decides whether a request is in."""
+
+    source: str  # a header's name, ``conversation`` or ``request``; empty: there is none
+    value: str
+
+
+_NO_KEY = Key("", "")
+
+
 def place(key: str, route: str) -> float:
     """Where ``key`` stands on ``route``: uniform over [0, 1), and always the same."""
     digest = blake2b(f"{route}\0{key}".encode(errors="surrogatepass"), digest_size=8).digest()
@@ -40,12 +50,15 @@ def mode_of(rollout: Rollout, route: str, key: str) -> Mode:
     return Mode.OBSERVE
 
 
-def key_of(question: Question, header: str) -> str:
+def key_of(question: Question, header: str) -> Key:
     """What a request is in or out by: the trusted ``header``, else its conversation, else itself.
 
     ``header`` is in lower case; empty: the registry names none.
     """
     headers = question.head.headers
-    return (
-        (headers.get(header, "") if header else "") or question.conversation_id or headers.get(REQUEST_ID, "")
-    )
+    if header and headers.get(header):
+        return Key(header, headers[header])
+    if question.conversation_id:
+        return Key("conversation", question.conversation_id)
+    request_id = headers.get(REQUEST_ID)
+    return Key("request", request_id) if request_id else _NO_KEY

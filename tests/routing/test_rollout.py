@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.rollout import Rollout, key_of, mode_of, place
+from extproc.routing.rollout import Key, Rollout, key_of, mode_of, place
 from extproc.vocabulary import Api, ChatRequest, Mode, Question, RequestHead
 
 KEYS = st.text(min_size=1)
@@ -67,21 +67,21 @@ def test_observing_obeys_nobody_and_a_request_without_a_key_is_in_only_with_all(
 @pytest.mark.parametrize(
     ("headers", "conversation", "key"),
     [
-        ({"x-user": "alice", "x-request-id": "r"}, "c", "alice"),
-        ({"x-user": "", "x-request-id": "r"}, "c", "c"),
-        ({"x-request-id": "r"}, "c", "c"),
-        ({"x-request-id": "r"}, "", "r"),
-        ({}, "", ""),
+        ({"x-user": "alice", "x-request-id": "r"}, "c", Key("x-user", "alice")),
+        ({"x-user": "", "x-request-id": "r"}, "c", Key("conversation", "c")),
+        ({"x-request-id": "r"}, "c", Key("conversation", "c")),
+        ({"x-request-id": "r"}, "", Key("request", "r")),
+        ({}, "", Key("", "")),
     ],
 )
 def test_the_key_is_the_header_else_the_conversation_else_the_request(
-    headers: dict[str, str], conversation: str, key: str
+    headers: dict[str, str], conversation: str, key: Key
 ) -> None:
     assert key_of(question(headers, conversation), "x-user") == key
 
 
 def test_a_header_that_the_registry_does_not_name_is_no_key() -> None:
-    assert key_of(question({"x-user": "alice", "x-request-id": "r"}, ""), "") == "r"
+    assert key_of(question({"x-user": "alice", "x-request-id": "r"}, ""), "").value == "r"
 
 
 def question(headers: dict[str, str], conversation: str) -> Question:
