@@ -310,9 +310,3 @@ def test_an_observed_exchange_tells_in_every_span_who_answered_and_what_would_ha
     assert "router.route" not in told(spans["route"])
     assert told(spans["score"])["router.would_route"] == "code"
     assert told(spans["chat llama-70b"])["router.model"] == "mid"
-
-
-def test_what_would_have_been_refused_is_worth_a_look(outcome: Make) -> None:
-    refused = outcome(mode="observe", stage="deny", reason="denied", rule="secrets", margin=None)
-    assert refused.kept
-    assert not outcome(mode="observe", reason="matched").kept

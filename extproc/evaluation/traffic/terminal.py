@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from extproc.evaluation.terminal import table
 from extproc.evaluation.traffic.concerns import Concern, Rate
 from extproc.evaluation.traffic.report import (
+    Difference,
     Latency,
     Money,
     Observation,
@@ -224,6 +225,12 @@ def observed_in_words(observed: Observation) -> str:
         return f"{told}; what routing saves is not known: usage, or a price, is missing"
     return (
         f"{told}; of {money.compared:,} that can be compared, now ${dollars(money.cost_usd)}, routed "
-        f"${dollars(money.would_cost_usd)} for the same tokens: saves ${dollars(money.saving_usd)} "
-        f"({percent(money.saving_share)})"
+        f"${dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
     )
+
+
+def _change(money: Difference) -> str:
+    saving, share = money.saving_usd or 0.0, money.saving_share or 0.0
+    if saving < 0:
+        return f"costs ${dollars(-saving)} more ({percent(-share)})"
+    return f"saves ${dollars(saving)} ({percent(share)})"

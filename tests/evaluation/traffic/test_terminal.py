@@ -31,11 +31,11 @@ def test_it_is_said_what_switching_on_would_save(store: Store, traffic: Traffic)
     assert "chat → small" in page
 
 
-def test_what_routing_would_cost_more_is_no_saving(store: Store, traffic: Traffic) -> None:
+def test_what_would_cost_more_is_said_to_cost_more(store: Store, traffic: Traffic) -> None:
     routed = {"would_route": "hard", "would_model": "large", "would_cost_usd": 3.0}
     traffic("", "small", 1, cost_usd=1.0, **routed, **OBSERVED)
     for text in told(store):
-        assert "now $1.00, routed $3.00 for the same tokens: saves $-2.00 (-200%)" in text
+        assert "now $1.00, routed $3.00 for the same tokens: costs $2.00 more (200%)" in text
 
 
 def test_without_usage_or_prices_no_saving_is_claimed(store: Store, traffic: Traffic) -> None:
