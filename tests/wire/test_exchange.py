@@ -1,5 +1,6 @@
 """The decide exchange, driven with plain values."""
 
+import contextlib
 import json
 
 import msgspec
@@ -433,3 +434,14 @@ def test_the_conversation_is_told_to_the_pipeline_and_the_record_alike() -> None
     assert isinstance(routed, Route)
     assert len(effect.question.conversation_id) == 32
     assert routed.envelope.conversation_id == effect.question.conversation_id
+
+
+@given(st.lists(events, max_size=6))
+def test_while_observing_nothing_is_changed_or_refused_whatever_comes(order: list[Event]) -> None:
+    machine = exchange(OBSERVING)
+    for event in order:
+        if isinstance(event, Decided):
+            event = Decided(msgspec.structs.replace(event.decision, mode=Mode.OBSERVE))
+        with contextlib.suppress(ProtocolError):
+            effect = machine.receive(event)
+            assert isinstance(effect, AskDecision | Proceed)
