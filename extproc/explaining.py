@@ -46,7 +46,7 @@ class Explanation(msgspec.Struct, frozen=True):
             }
         plain: dict[str, Any] = msgspec.to_builtins(self.outcome)
         source = key_of(self.question, self.snapshot.rollout_key).source
-        return plain | {"rollout": self._rollout.share * 100, "rollout_key": source}
+        return plain | {"rollout": round(self._rollout.share * 100, 9), "rollout_key": source}
 
     def as_text(self) -> str:
         """As an operator reads it: where it goes, who settled it, every score beside its floor."""

@@ -59,6 +59,7 @@ def observing(registry: Any) -> None:
     of_all_apis(registry)
     registry |= {
         "mode": "observe",
+        "decision_ms": 10_000,  # what is decided must not depend on how busy the machine is
         "stream_usage": "ask",
         "trusted_headers": ["x-user"],
         "rollout_key": "x-user",
