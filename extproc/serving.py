@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from extproc.telemetry.records import open_records
 from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
-from extproc.vocabulary import Decision, Question
+from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
 
@@ -94,7 +95,8 @@ async def serve(settings: Settings) -> None:
         closing.callback(following.cancel)
 
         sinks = Fanout(_sinks(settings, registry, metrics, closing), prices.of, registry.telemetry)
-        decider = _Metered(Pipeline(embedder, snapshots.of, time.perf_counter), metrics)
+        pipeline = Pipeline(embedder, snapshots.of, time.perf_counter)
+        decider = _Metered(pipeline, metrics, snapshots.terms)
         server = Server(
             Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
             ExternalProcessor(
@@ -102,6 +104,7 @@ async def serve(settings: Settings) -> None:
                 version=lambda: live.version,
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+                terms=snapshots.terms,
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
@@ -114,16 +117,17 @@ async def serve(settings: Settings) -> None:
 class _Metered:
     """The pipeline, with every decision counted."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, terms: Callable[[str], Terms]) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
+        self._terms = terms
 
     async def decide(self, question: Question) -> Decision:
         """See ``Pipeline.decide``."""
         try:
             decision = await self._pipeline.decide(question)
         except DecisionError as error:
-            self._metrics.undecided(error.reason)
+            self._metrics.undecided(error.reason, self._terms(question.head.config_version).mode)
             raise
         self._metrics.decided(decision)
         return decision

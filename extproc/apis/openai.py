@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
+from extproc.apis.conversation import of_chat
 from extproc.apis.edits import Edit, capped, given
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest
 
@@ -108,6 +109,8 @@ _CHAT = Shape(
     "max_completion_tokens",
     "max_tokens",
     "reasoning_effort",
+    "metadata",
+    "prompt_cache_key",
 )
 # The first is what a limit is set by: today's name, and the only one that reasoning models take.
 _CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
@@ -144,6 +147,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         stream=stream,
         prompt_chars=sum(map(_message_chars, messages)) + json_size(members, "tools", "functions"),
         max_tokens=limits[0] if limits[0] is not None else limits[1],
+        conversation=of_chat(members),
     )
 
 

@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
+from extproc.apis.conversation import of_responses
 from extproc.apis.edits import Edit, capped
 from extproc.apis.openai import Content, Function, chars, json_size, named, text_and_media
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest
@@ -54,6 +55,8 @@ _RESPONSES = Shape(
     "prompt",
     "previous_response_id",
     "conversation",
+    "metadata",
+    "prompt_cache_key",
 )
 _REASONING = Shape("effort")
 _ITEMS = msgspec.json.Decoder(str | list[_Item])
@@ -98,6 +101,7 @@ def parse_responses(body: bytes) -> ChatRequest:
         stream=bodies.flag(members, "stream"),
         prompt_chars=asked.chars + len(instructions) + json_size(members, "tools"),
         max_tokens=bodies.whole_number(members, "max_output_tokens"),
+        conversation=of_responses(members),
     )
 
 

@@ -27,7 +27,7 @@ from extproc.telemetry import names
 from extproc.telemetry.calls import Calls
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Decision, Reason, Stage
+from extproc.vocabulary import Decision, Mode, Reason, Stage
 
 _Labels = Mapping[str, str | bool]
 
@@ -77,6 +77,7 @@ class Metrics:
                 names.ROUTER_MODEL: decision.model,
                 names.ROUTER_STAGE: decision.stage,
                 names.ROUTER_REASON: decision.reason,
+                names.ROUTER_MODE: decision.mode,
             },
         )
         if decision.comparison is not None:
@@ -96,8 +97,8 @@ class Metrics:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
 
-    def undecided(self, reason: Reason) -> None:
-        """Count one request that was left to Envoy's default."""
+    def undecided(self, reason: Reason, mode: Mode = Mode.ACTIVE) -> None:
+        """Count one request that was left to Envoy's default, under a registry of this mode."""
         self._decisions.add(
             1,
             {
@@ -105,6 +106,7 @@ class Metrics:
                 names.ROUTER_MODEL: "",
                 names.ROUTER_STAGE: Stage.DEFAULT,
                 names.ROUTER_REASON: reason,
+                names.ROUTER_MODE: mode,
             },
         )
 

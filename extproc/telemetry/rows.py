@@ -11,9 +11,10 @@ request. All join by ``request_id``. What is not known is null (numbers, truths)
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from opentelemetry.context import Context
@@ -21,10 +22,14 @@ from opentelemetry.trace import SpanContext, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.apis import api_of
+from extproc.errors import BadRequest, Denied, UnknownModel
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Envelope, Exchange, Usage
+from extproc.vocabulary import Api, Envelope, Exchange, Mode, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
+
+# What a client is refused with: the reasons of requests that were, or in mode observe would have been.
+REFUSALS: Final = (BadRequest.label, Denied.label, UnknownModel.label)
 
 # A path is whatever a client sends, up to Envoy's header limit, and is kept to recognise a call by.
 _PATH_LIMIT = 256  # characters
@@ -35,6 +40,10 @@ _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 
+_MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
+    Mode.ACTIVE: "active",
+    Mode.OBSERVE: "observe",
+}
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -195,7 +204,10 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         version=envelope.version,
         lexical=envelope.lexical,
         weight=envelope.weight,
-        mode="unknown" if bypassed else "active",
+        mode="unknown" if bypassed else _MODES.get(envelope.mode, "unknown"),
+        would_route=envelope.would_route,
+        would_model=envelope.would_model,
+        conversation_id=envelope.conversation_id,
         status=exchange.status or None,
         error=error,
         flags=exchange.flags,
@@ -228,6 +240,13 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         total_us=envelope.total_us,
         input_messages=_messages(envelope.prompt) if envelope.prompt else None,
     )
+
+
+def refusal_of(row: ExchangeRow) -> str:
+    """The label of the error that the client was refused with or, in mode observe, would have been."""
+    if row.refused:
+        return row.error
+    return row.reason if row.mode == "observe" and row.reason in REFUSALS else ""
 
 
 def _remote_span(traceparent: str) -> SpanContext | None:

@@ -14,7 +14,7 @@ import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.vocabulary import Decision, ExchangeSink, Question, Terms
 from extproc.wire import access_log, messages
 from extproc.wire.exchange import (
     AskDecision,
@@ -61,18 +61,21 @@ class ExternalProcessor:
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
+        terms: Callable[[str], Terms] = lambda version: Terms(),
     ) -> None:
         """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
         ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
+        ``terms`` gives what a version of the registry says of every request.
         """
         self._decider = decider
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
         self._prompt_chars = prompt_chars
+        self._terms = terms
         self._open = 0
         self._none_open = asyncio.Event()
 
@@ -104,7 +107,9 @@ class ExternalProcessor:
         # stream with the last answer saves the wait for Envoy to end it.
         stream = messages.stream_metadata(context.invocation_metadata() or ())
         version = stream.config_version or self._version()
-        exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars)
+        exchange = DecideExchange(
+            version, self._clock, prompt_chars=self._prompt_chars, terms=self._terms(version)
+        )
         while not exchange.done:
             data = await context.read()
             if data is grpc.aio.EOF:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow, Row, kind_of, row_of
+from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow, Row, kind_of, refusal_of, row_of
 from extproc.vocabulary import Envelope, Exchange, Usage
 
 Make = Callable[..., Exchange]
@@ -198,3 +198,37 @@ def test_a_line_says_its_kind_and_reads_back_as_it_was(kind: type[Row]) -> None:
     line = msgspec.json.encode(row)
     assert msgspec.json.decode(line)["kind"] == kind_of(kind)
     assert msgspec.json.decode(line, type=AnyRow) == row
+
+
+def test_an_observed_exchange_names_who_answered_and_what_would_have(exchange: Make) -> None:
+    row = row_of(
+        exchange(
+            mode="observe",
+            route="",
+            model="mid",
+            would_route="code",
+            would_model="code",
+            conversation_id="c0ffee",
+        )
+    )
+    assert (row.mode, row.route, row.model) == ("observe", "", "mid")
+    assert (row.would_route, row.would_model, row.conversation_id) == ("code", "code", "c0ffee")
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"error": "denied"}, "denied"),
+        ({"error": "bad_request", "reason": "bad_request"}, "bad_request"),
+        ({"mode": "observe", "reason": "denied"}, "denied"),
+        ({"mode": "observe", "reason": "unknown_model"}, "unknown_model"),
+        ({"mode": "observe", "reason": "low_margin"}, ""),
+        ({"reason": "matched"}, ""),
+    ],
+)
+def test_a_refusal_is_one_that_was_or_that_would_have_been(
+    exchange: Make, fields: dict[str, str], refusal: str
+) -> None:
+    row = row_of(exchange(**fields))
+    assert refusal_of(row) == refusal
+    assert row.refused == bool(fields.get("error"))

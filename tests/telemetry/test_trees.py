@@ -299,3 +299,14 @@ def test_text_is_on_the_spans_only_when_the_envelope_has_it(outcome: Make) -> No
     spans = tree(outcome(share=1.0, prompt="sing"))
     assert "sing" in told(spans["route"])["gen_ai.input.messages"]
     assert "sing" in told(spans["chat qwen3-coder"])["gen_ai.input.messages"]
+
+
+def test_an_observed_exchange_tells_in_every_span_who_answered_and_what_would_have(outcome: Make) -> None:
+    observed = {"route": "", "model": "mid", "upstream_model": "llama-70b"}
+    would = {"mode": "observe", "would_route": "code", "would_model": "code"}
+    spans = tree(outcome(share=1.0, **observed, **would))
+    assert told(spans["route"])["router.mode"] == "observe"
+    assert told(spans["route"])["router.would_model"] == "code"
+    assert "router.route" not in told(spans["route"])
+    assert told(spans["score"])["router.would_route"] == "code"
+    assert told(spans["chat llama-70b"])["router.model"] == "mid"

@@ -196,8 +196,11 @@ def test_a_refusal_is_an_immediate_response_in_json() -> None:
 @pytest.mark.parametrize("reply", [Route("c", None, ENVELOPE), Refuse(400, b"", ENVELOPE), Proceed(ENVELOPE)])
 def test_the_envelope_travels_in_the_namespace_router(reply: Proceed | Route | Refuse) -> None:
     assert MessageToDict(answered(BODY, reply).dynamic_metadata) == {
-        "router": {"schema": 1, "api": "openai.chat", "route": "code", "version": "v1", "margin": 0.5}
-    }
+        "router": {
+            "schema": 1, "mode": "active", "api": "openai.chat", "route": "code", "version": "v1",
+            "margin": 0.5,
+        }
+    }  # fmt: skip
 
 
 def test_the_stream_says_which_registry_its_envoy_holds() -> None:

@@ -3,6 +3,7 @@
 ``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
 """
 
+from extproc.telemetry.rows import REFUSALS
 from extproc.vocabulary import Reason, Stage
 
 _AT = "toUnixTimestamp64Micro(time)"
@@ -120,8 +121,10 @@ ORDER BY route, primary_model, model"""
 
 _BOTH_PRICED = "cost_usd IS NOT NULL AND would_cost_usd IS NOT NULL"
 
+# What would have been refused has no model and so no cost: a refusal saves nothing.
 OBSERVED = f"""\
 SELECT would_route, would_model,
+    if(reason IN ({", ".join(f"'{label}'" for label in REFUSALS)}), reason, '') AS would_refuse,
     count() AS requests,
     {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin,
     countIf({_BOTH_PRICED}) AS compared,
@@ -129,8 +132,8 @@ SELECT would_route, would_model,
     sumIf(would_cost_usd, {_BOTH_PRICED}) AS would_cost
 FROM exchanges
 WHERE {_CALLS} AND mode = 'observe'
-GROUP BY would_route, would_model
-ORDER BY requests DESC, would_route, would_model"""
+GROUP BY would_route, would_model, would_refuse
+ORDER BY requests DESC, would_route, would_model, would_refuse"""
 
 ALL = {
     "window": WINDOW,

@@ -113,16 +113,38 @@ class ShadowReport(msgspec.Struct, frozen=True):
     cost_usd: float | None
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """What routing would have saved, in US dollars, of the exchanges whose both costs are known.
+
+    Routed, they are taken to use the same tokens. A negative saving is what routing costs.
+    """
+
+    compared: int
+    cost_usd: float | None
+    would_cost_usd: float | None
+    saving_usd: float | None
+    saving_share: float | None  # of the cost
+
+
 class ObservedReport(msgspec.Struct, frozen=True):
     """Where traffic would have gone that was only observed, and what that would have saved."""
 
     route: str
-    model: str
+    model: str  # empty: nobody's, as nothing was decided or the request would have been refused
+    refusal: str  # the label of the error that the client would have got
     requests: int
+    share: float  # of what was observed
     margin: float | None
-    compared: int
-    cost_usd: float | None
-    would_cost_usd: float | None
+    money: Difference
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """All that was observed and not routed."""
+
+    requests: int
+    share: float  # of all requests
+    money: Difference
+    parts: Sequence[ObservedReport]  # the most requests first
 
 
 class TrafficReport(msgspec.Struct, frozen=True):
@@ -139,7 +161,7 @@ class TrafficReport(msgspec.Struct, frozen=True):
     routes: Sequence[RouteReport]  # in the same order
     cascades: Sequence[CascadeReport]
     shadows: Sequence[ShadowReport]
-    observed: Sequence[ObservedReport]
+    observed: Observation | None  # None: everything was routed
 
 
 def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
@@ -176,7 +198,7 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
         routes=routes,
         cascades=[_cascade(row) for row in store.rows(queries.CASCADES, {"since": from_us})],
         shadows=[_shadow(row) for row in store.rows(queries.SHADOWS, {"since": from_us})],
-        observed=[_observed(row) for row in store.rows(queries.OBSERVED, {"since": from_us})],
+        observed=_observation(store.rows(queries.OBSERVED, {"since": from_us}), int(window["requests"])),
     )
 
 
@@ -359,16 +381,35 @@ def _shadow(row: Mapping[str, Any]) -> ShadowReport:
     )
 
 
-def _observed(row: Mapping[str, Any]) -> ObservedReport:
-    return ObservedReport(
-        route=row["would_route"],
-        model=row["would_model"],
-        requests=int(row["requests"]),
-        margin=row["mean_margin"],
-        compared=int(row["compared"]),
-        cost_usd=row["cost"] if row["compared"] else None,
-        would_cost_usd=row["would_cost"] if row["compared"] else None,
+def _observation(rows: Sequence[Mapping[str, Any]], all_requests: int) -> Observation | None:
+    if not rows:
+        return None
+    requests = sum(int(row["requests"]) for row in rows)
+    return Observation(
+        requests=requests,
+        share=requests / all_requests,
+        money=_difference(rows),
+        parts=[
+            ObservedReport(
+                route=row["would_route"],
+                model=row["would_model"],
+                refusal=row["would_refuse"],
+                requests=int(row["requests"]),
+                share=int(row["requests"]) / requests,
+                margin=row["mean_margin"],
+                money=_difference([row]),
+            )
+            for row in rows
+        ],
     )
+
+
+def _difference(rows: Sequence[Mapping[str, Any]]) -> Difference:
+    compared = sum(int(row["compared"]) for row in rows)
+    if not compared:
+        return Difference(0, None, None, None, None)
+    cost, would = sum(row["cost"] or 0.0 for row in rows), sum(row["would_cost"] or 0.0 for row in rows)
+    return Difference(compared, cost, would, cost - would, (cost - would) / cost if cost else None)
 
 
 def _micros(time: datetime) -> int:

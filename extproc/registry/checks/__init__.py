@@ -11,6 +11,7 @@ from extproc.registry.checks.models import (
     check_passthrough,
     check_reference,
 )
+from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
 from extproc.registry.checks.words import is_address
@@ -28,6 +29,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     check_routes(registry, examples, source)
     check_trusted_headers(registry, source)
     check_rules(registry, source)
+    check_rollout(registry, source)
     _check_envoy(registry, source)
 
 
