@@ -33,7 +33,7 @@ _PATH_LIMIT = 256  # characters
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
-_TRACE_ID = re.compile("[0-9a-f]{32}")
+TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
@@ -244,12 +244,14 @@ def _trace_id(exchange: Exchange) -> str:
 
     So that any process that tells of the exchange, and any telling of it again, names the same.
     """
-    request_id = exchange.request_id
     span = caller_of(exchange)
-    if span is not None:
-        return format_trace_id(span.trace_id)
+    return own_trace_id(exchange.request_id) if span is None else format_trace_id(span.trace_id)
+
+
+def own_trace_id(request_id: str) -> str:
+    """The trace of what is known by a request's id alone."""
     digits = request_id.replace("-", "").lower()
-    if _TRACE_ID.fullmatch(digits) and digits.strip("0"):
+    if TRACE_ID.fullmatch(digits):
         return digits  # a UUID, as Envoy makes them, is found by either name
     return blake2b(request_id.encode(), digest_size=16).hexdigest()
 

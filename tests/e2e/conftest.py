@@ -22,6 +22,7 @@ from extproc.registry.loading import load
 from extproc.telemetry.segments import segment_paths
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
+FEEDBACK_TOKEN = "given-by-the-operator"
 NAMES = {
     "small": "demo-small-8b",
     "mid": "demo-mid-70b",
@@ -109,7 +110,11 @@ def write_registry(folder: Path, pool: Pool) -> Path:
         text = text.replace(models[name].base_url, model.url).replace(
             f"../.run/keys/{name}}}", f"{key_file}}}"
         )
-    assert not re.search(r"1001\d", text)
+    token_file = folder / "feedback.key"
+    token_file.write_text(f"{FEEDBACK_TOKEN}\n")
+    token_file.chmod(0o600)
+    text = text.replace("../.run/keys/feedback}", f"{token_file}}}")
+    assert not re.search(r"1001\d|\.run", text)
     path = folder / "registry.yaml"
     path.write_text(text)
     return path
