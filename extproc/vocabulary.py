@@ -281,6 +281,7 @@ class Usage(msgspec.Struct, frozen=True):
     cache_write: int | None = None  # of the input, written to it
     reasoning: int | None = None  # of the output
     finish: str = ""  # why it ended, in the API's own word
+    refusal: bool = False  # whether it was seen to say, in the API's own field, that the model refused
     response_id: str = ""
     response_model: str = ""
     first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen

@@ -70,6 +70,7 @@ ROUTER_REASON: Final = "router.reason"
 ROUTER_RECORD: Final = "router.record"  # the kind of row that a span is; on no other span
 ROUTER_RECORD_SCHEMA: Final = "router.record.schema"
 ROUTER_REFERENCE_COST_USD: Final = "router.reference_cost_usd"
+ROUTER_REFUSAL: Final = "router.refusal"  # the model's; the router's own is router.refused
 ROUTER_REFUSED: Final = "router.refused"  # the label of the error the client was refused with
 ROUTER_REQUEST_ID: Final = "router.request_id"
 ROUTER_RESPONSE_FLAGS: Final = "router.response_flags"  # Envoy's

@@ -33,6 +33,9 @@ _PATH_LIMIT = 256  # characters
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
+# Ends of an answer that are refusals: OpenAI's, of its content filter; Anthropic's, of the model.
+_REFUSALS = frozenset({"content_filter", "refusal"})
+
 TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 
 _NOTHING_DECIDED = Envelope()
@@ -64,6 +67,9 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     error: str = ""  # the refusing error's label, else Envoy's flag, else the status; empty: none
     flags: tuple[str, ...] = ()
     finish_reason: str = ""
+    # Whether the model refused, by the API's own word for it; a refusal in plain prose is not seen. Null:
+    # how the answer ended was not seen either.
+    refusal: bool | None = None
     duration_ms: float | None = None  # until the answer's last byte
     first_byte_ms: float | None = None  # of the provider's head, which may come before any token
     time_to_first_token_ms: float | None = None  # only when the token itself was seen
@@ -211,6 +217,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         reasoning_tokens=usage.reasoning,
         usage_source="unknown" if usage.input is None and usage.output is None else "answer",
         finish_reason=usage.finish,
+        refusal=_refusal(usage),
         response_id=usage.response_id,
         response_model=usage.response_model,
         time_to_first_token_ms=_first_token(exchange, usage),
@@ -279,6 +286,12 @@ def _input_tokens(api: str, usage: Usage) -> int | None:
     if usage.input is None or api != Api.ANTHROPIC_MESSAGES:
         return usage.input
     return usage.input + (usage.cached or 0) + (usage.cache_write or 0)
+
+
+def _refusal(usage: Usage) -> bool | None:
+    if usage.refusal or usage.finish in _REFUSALS:
+        return True
+    return False if usage.finish else None
 
 
 def _first_token(exchange: Exchange, usage: Usage) -> float | None:

@@ -165,6 +165,7 @@ def test_the_call_is_one_of_the_conventions_with_what_the_answer_told(outcome: M
         "router.cluster": "model-code",
         "router.attempts": 2,
         "router.served_by": "large",
+        "router.refusal": False,
     }
 
 

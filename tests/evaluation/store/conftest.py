@@ -18,7 +18,7 @@ FULL = ExchangeRow(
     time=NOON, request_id="r1", trace_id="0af7651916cd43dd8448eb211c80319c", api="openai.chat",
     provider="acme", cache_write_tokens=3, served_by="other",
     model="small", upstream_model="llama-8b", response_model="llama-8b-0711", response_id="chatcmpl-1",
-    cluster="model-small", stream=False, status=200, flags=("URX", "DC"), finish_reason="stop",
+    cluster="model-small", stream=False, status=200, flags=("URX", "DC"), finish_reason="stop", refusal=False,
     duration_ms=1500.125, first_byte_ms=125.0, time_to_first_token_ms=250.5, request_bytes=120,
     response_bytes=0, input_tokens=100, output_tokens=0, cached_tokens=64, reasoning_tokens=7,
     usage_source="answer", cost_usd=1e-05, method="POST", path="/v1/chat/completions", route="code",
