@@ -89,6 +89,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool = False
     prompt_chars: int = 0
     max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
+    # What the user asked before, the latest first, as ``apis.reasking`` compares it; empty where
+    # the request asks nothing new, but goes on with a tool's result or an answer that was begun.
+    earlier: tuple[str, ...] = ()
 
 
 class Effort(StrEnum):
@@ -262,6 +265,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     tokens: int | None = None
     stream: bool = False
+    reask: bool | None = None  # whether the client asks again what it asked before; None: unknown
     traceparent: str = ""
     began_us: int | None = None  # when its body was there, microseconds since the epoch
     parse_us: int | None = None

@@ -72,6 +72,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "reference_cost_usd": Attribute(names.ROUTER_REFERENCE_COST_USD),
     "attempts": Attribute(names.ROUTER_ATTEMPTS),
     "served_by": Attribute(names.ROUTER_SERVED_BY),
+    "reask": Attribute(names.ROUTER_REASK),
     "conversation_id": Attribute(names.GEN_AI_CONVERSATION_ID),
     "tokens": Attribute(names.ROUTER_TOKENS),
     "parse_us": Attribute(names.ROUTER_PARSE_US),

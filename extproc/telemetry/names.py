@@ -66,6 +66,7 @@ ROUTER_PARSE_US: Final = "router.parse_us"
 ROUTER_PRIMARY_MODEL: Final = "router.primary_model"  # whose answer the client got
 ROUTER_PROBABILITY: Final = "router.probability"
 ROUTER_QUEUE_US: Final = "router.queue_us"
+ROUTER_REASK: Final = "router.reask"
 ROUTER_REASON: Final = "router.reason"
 ROUTER_RECORD: Final = "router.record"  # the kind of row that a span is; on no other span
 ROUTER_RECORD_SCHEMA: Final = "router.record.schema"

@@ -112,6 +112,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     cascade: str = ""
     tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
     conversation_id: str = ""
+    reask: bool | None = None  # the client asks again what it asked before; null: nothing can be known
     tokens: int | None = None  # embedded by our encoder
     parse_us: int | None = None
     rules_us: int | None = None
@@ -223,6 +224,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         time_to_first_token_ms=_first_token(exchange, usage),
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
+        reask=envelope.reask,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         rules_us=envelope.rules_us,

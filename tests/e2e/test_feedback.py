@@ -76,6 +76,22 @@ async def test_feedback_by_request_and_by_trace_is_in_the_report_once(own_world:
     assert {name for name, got in world.received().items() if got} == {"code"}
 
 
+async def test_a_client_that_asks_again_is_noticed_and_no_text_is_kept(world: World) -> None:
+    said = [
+        {"role": "user", "content": "implement quicksort in zig"},
+        {"role": "assistant", "content": "No."},
+    ]
+    bodies = [
+        {"model": "auto", "messages": [*said, {"role": "user", "content": text}]}
+        for text in ("Implement quicksort in Zig!", "then write a poem about it")
+    ]
+    answers = [await world.post(body) for body in (*bodies, chat("implement quicksort in zig"))]
+    records = await world.records([answer.headers["x-request-id"] for answer in answers])
+    assert [record["reask"] for record in records] == [True, False, None]
+    assert [record["refusal"] for record in records] == [False, False, False]
+    assert "zig" not in world.record_text().lower()
+
+
 async def test_what_is_refused_is_counted_and_leaves_no_record(world: World) -> None:
     before = len(world.rows("evaluation"))
     assert (await give(world, {"request_id": "r", "score": 1}, "guessed")).status == 401

@@ -26,7 +26,7 @@ FULL = ExchangeRow(
     probability=0.91, margin=0.1 + 0.2, similarity=-0.25, candidates=("code:0.91", "chat:0.09"),
     version="v1", mode="observe", would_route="chat", would_model="tiny", would_cost_usd=2.5e-07,
     bypassed=False, refused=False, failed=False, reference_cost_usd=0.02, attempts=2, cascade="cheap",
-    tier=1, conversation_id="c1", tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,
+    tier=1, conversation_id="c1", reask=True, tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,
     input_messages='[{"role":"user"}]', output_messages="[]",
 )  # fmt: skip
 BARE = ExchangeRow(time=NOON, request_id="r2", bypassed=True, refused=False)
