@@ -82,6 +82,38 @@ WHERE {_CALLS}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
 
+# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
+_LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
+
+PROXIES = f"""\
+SELECT route, {_ANSWERED_BY} AS answered_by,
+    countIf(finish_reason != '') AS ended,
+    countIf(finish_reason IN {_LIMITS}) AS cut,
+    count(refusal) AS seen,
+    countIf(refusal) AS declined,
+    count(reask) AS conversing,
+    countIf(reask) AS repeating
+FROM exchanges
+WHERE {_CALLS}
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
+
+# Who asks again was not answered well before: the hint is on the answer that came just before in the same
+# conversation. What the router refused was no answer. A request that asks nothing (it brings a tool's
+# result) says nothing of the one before.
+REASKED = f"""\
+SELECT route, answered_by, count(following) AS followed, countIf(following) AS repeated
+FROM (
+    SELECT route, {_ANSWERED_BY} AS answered_by,
+        leadInFrame(reask) OVER (
+            PARTITION BY conversation_id ORDER BY time, request_id ROWS BETWEEN CURRENT ROW AND 1 FOLLOWING
+        ) AS following
+    FROM exchanges
+    WHERE {_CALLS} AND conversation_id != '' AND NOT refused
+)
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
+
 CASCADES = f"""\
 SELECT cascade,
     count() AS requests,
@@ -132,6 +164,8 @@ ALL = {
     "slices": SLICES,
     "quality": QUALITY,
     "trend": TREND,
+    "proxies": PROXIES,
+    "reasked": REASKED,
     "cascades": CASCADES,
     "shadows": SHADOWS,
     "observed": OBSERVED,
