@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 
-from extproc.evaluation.store.connection import Parameters, Store
-from extproc.evaluation.traffic import queries
 from extproc.evaluation.traffic.concerns import Rate, rate
 
 TITLE = "Proxies, not quality"
@@ -42,26 +40,12 @@ class Proxies(msgspec.Struct, frozen=True):
         return any(found.samples for found in self.rates)
 
 
-NOTHING_SEEN = Proxies(*[rate(0, 0)] * len(HEAD))
-
-
-def proxies_of(store: Store, given: Parameters) -> Mapping[tuple[str, str], Proxies]:
-    """By route and model that answered."""
-    followed = {_key(row): row for row in store.rows(queries.REASKED, given)}
-    return {
-        _key(row): Proxies(
-            cut_short=rate(int(row["cut"]), int(row["ended"])),
-            refused=rate(int(row["declined"]), int(row["seen"])),
-            asks_again=rate(int(row["repeating"]), int(row["conversing"])),
-            asked_again_after=_after(followed.get(_key(row))),
-        )
-        for row in store.rows(queries.PROXIES, given)
-    }
-
-
-def _after(row: Mapping[str, Any] | None) -> Rate:
-    return rate(0, 0) if row is None else rate(int(row["repeated"]), int(row["followed"]))
-
-
-def _key(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["route"], row["answered_by"]
+def proxies_of(row: Mapping[str, Any], followed: Mapping[str, Any] | None) -> Proxies:
+    """Of a row of ``queries.SLICES``, and the row of ``queries.REASKED`` of the same slice, if it has one."""
+    after = (int(followed["repeated"]), int(followed["followed"])) if followed else (0, 0)
+    return Proxies(
+        cut_short=rate(int(row["cut"]), int(row["ended"])),
+        refused=rate(int(row["declined"]), int(row["seen"])),
+        asks_again=rate(int(row["repeating"]), int(row["conversing"])),
+        asked_again_after=rate(*after),
+    )

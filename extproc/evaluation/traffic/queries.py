@@ -15,6 +15,9 @@ _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
 
+# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
+_LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
+
 SLICES = f"""\
 SELECT route, {_ANSWERED_BY} AS answered_by,
     count() AS requests,
@@ -35,7 +38,13 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
     sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
     count(margin) AS scored,
-    avg(margin) AS mean_margin
+    avg(margin) AS mean_margin,
+    countIf(finish_reason != '') AS ended,
+    countIf(finish_reason IN {_LIMITS}) AS cut,
+    count(refusal) AS seen,
+    countIf(refusal) AS declined,
+    count(reask) AS conversing,
+    countIf(reask) AS repeating
 FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by
@@ -81,22 +90,6 @@ FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
-
-# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
-_LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
-
-PROXIES = f"""\
-SELECT route, {_ANSWERED_BY} AS answered_by,
-    countIf(finish_reason != '') AS ended,
-    countIf(finish_reason IN {_LIMITS}) AS cut,
-    count(refusal) AS seen,
-    countIf(refusal) AS declined,
-    count(reask) AS conversing,
-    countIf(reask) AS repeating
-FROM exchanges
-WHERE {_CALLS}
-GROUP BY route, answered_by
-ORDER BY route, answered_by"""
 
 # Who asks again was not answered well before: the hint is on the answer that came just before in the same
 # conversation. What the router refused was no answer. A request that asks nothing (it brings a tool's
@@ -164,7 +157,6 @@ ALL = {
     "slices": SLICES,
     "quality": QUALITY,
     "trend": TREND,
-    "proxies": PROXIES,
     "reasked": REASKED,
     "cascades": CASCADES,
     "shadows": SHADOWS,

@@ -10,7 +10,7 @@ import msgspec
 from extproc.evaluation.store.connection import Store
 from extproc.evaluation.traffic import queries
 from extproc.evaluation.traffic.concerns import Bucket, Concern, Rate, of_errors, of_quality, rate
-from extproc.evaluation.traffic.proxies import NOTHING_SEEN, Proxies, proxies_of
+from extproc.evaluation.traffic.proxies import Proxies, proxies_of
 
 BUCKETS = 14  # of the window's trend
 
@@ -156,17 +156,17 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     quality = _by_name(store.rows(queries.QUALITY, given))
     trend = store.rows(queries.TREND, given)
     failures = _failures(trend)
-    proxies = proxies_of(store, {"since": begin})
+    followed = {_key(row): row for row in store.rows(queries.REASKED, {"since": begin})}
     slices = [
         _slice(
             row,
             int(window["requests"]),
             quality.get(key, {}),
             failures.get(key, []),
-            proxies.get(key, NOTHING_SEEN),
+            proxies_of(row, followed.get(key)),
         )
         for row in store.rows(queries.SLICES, {"since": begin})
-        for key in [(row["route"], row["answered_by"])]
+        for key in [_key(row)]
     ]
     severity: dict[str, float] = defaultdict(float)
     for part in slices:
@@ -187,6 +187,10 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
         shadows=[_shadow(row) for row in store.rows(queries.SHADOWS, {"since": from_us})],
         observed=[_observed(row) for row in store.rows(queries.OBSERVED, {"since": from_us})],
     )
+
+
+def _key(row: Mapping[str, Any]) -> _Slice:
+    return row["route"], row["answered_by"]
 
 
 def _slice(

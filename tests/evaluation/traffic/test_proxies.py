@@ -8,7 +8,7 @@ import pytest
 
 from extproc.evaluation.store.connection import Store
 from extproc.evaluation.traffic.page import as_page
-from extproc.evaluation.traffic.proxies import HEAD, NOTHING_SEEN, TITLE
+from extproc.evaluation.traffic.proxies import HEAD, TITLE
 from extproc.evaluation.traffic.report import SliceReport, report
 from extproc.evaluation.traffic.terminal import as_text
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
@@ -144,6 +144,7 @@ def test_where_nothing_was_seen_nothing_is_told(store: Store, traffic: Traffic) 
     traffic("code", "small", 40)
     made = report(store)
     assert made is not None
-    assert made.slices[0].proxies == NOTHING_SEEN
+    assert not made.slices[0].proxies.seen
+    assert [share.value for share in made.slices[0].proxies.rates] == [None] * len(HEAD)
     assert TITLE not in as_text(made)
     assert TITLE not in as_page(made)
