@@ -127,7 +127,7 @@ def _feedback() -> ExternalProcessor:
             request_body_mode=ProcessingModeBodySendMode.BUFFERED,
             response_header_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
-        message_timeout=timedelta(seconds=2),
+        message_timeout=timedelta(seconds=10),  # nobody waits for it to ask a model
         forward_rules=HeaderForwardingRules(allowed_headers=_any_of("authorization")),
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex="content-type|www-authenticate")

@@ -110,7 +110,9 @@ async def test_what_is_refused_is_counted_and_leaves_no_record(world: World) -> 
     assert len(world.rows("evaluation")) == before
 
 
-async def test_a_token_is_rotated_without_a_restart_and_is_written_nowhere(own_world: World) -> None:
+async def test_a_token_is_rotated_without_a_restart_and_nobody_is_heard_without_a_sidecar(
+    own_world: World,
+) -> None:
     world = own_world
     opinion = {"request_id": "r", "score": 1}
     assert (await give(world, opinion)).status == 202
@@ -129,11 +131,8 @@ async def test_a_token_is_rotated_without_a_restart_and_is_written_nowhere(own_w
         assert secret.encode() not in text, path
         assert FEEDBACK_TOKEN.encode() not in text, path
 
-
-async def test_without_a_sidecar_feedback_is_503_and_models_get_nothing(own_world: World) -> None:
-    world = own_world
     await world.stack.stop_sidecar()
-    answer = await give(world, {"request_id": "r", "score": 1})
+    answer = await give(world, opinion, secret)
     assert answer.status == 503
     assert "may be sent again" in answer.json()["error"]["message"]
     assert world.received() == {}
