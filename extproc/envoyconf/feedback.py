@@ -1,8 +1,9 @@
 """The path under which clients say what they think of answers: ext_proc answers, and nobody else.
 
 Its route leads nowhere. A sidecar that is down, slow or broken is let pass by the filter, as ever,
-and then Envoy itself answers that feedback cannot be taken now. What lies beside the path is ours too,
-so that no mistyped path shows a token to whoever ``passthrough`` is.
+and then Envoy itself answers that feedback cannot be taken now. (Such a route cannot limit bodies
+either: the sidecar does, and Envoy where a connection's buffer ends, at 1 MiB.) What lies beside the
+path is ours too, so that no mistyped path shows a token to whoever ``passthrough`` is.
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,6 @@ from extproc.vocabulary import Api
 PATH = f"{API_ROOT}/router/feedback"
 _OURS = f"{API_ROOT}/router"
 _METHOD = "POST"
-# Many times what any opinion needs; the sidecar takes no more than its own, smaller limit.
-MAX_BYTES = 128 * 1024
 
 
 def routes(registry: Registry) -> Iterator[Route]:
@@ -43,7 +42,6 @@ def _taken() -> Route:
         503,
         "Feedback cannot be taken now; it may be sent again.",
     )
-    route.request_body_buffer_limit = MAX_BYTES
     route.typed_per_filter_config = {FEEDBACK: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides()))}
     return route
 

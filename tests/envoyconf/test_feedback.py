@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from extproc.envoyconf.feedback import MAX_BYTES as ENVOYS_MAX_BYTES
 from extproc.envoyconf.feedback import PATH
 from extproc.registry.schema import Feedback
 from extproc.registry.tokens import FeedbackToken
@@ -143,10 +142,14 @@ async def test_what_is_no_opinion_is_400_and_says_what_was_expected(
     assert nobody_asked(world)
 
 
-@pytest.mark.parametrize("size", [MAX_BYTES + 1, ENVOYS_MAX_BYTES + 1, 2_000_000])
-async def test_more_than_an_opinion_can_be_is_413(world: World, heard: Heard, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "counts"), [(MAX_BYTES + 1, ["too_large"]), (2_000_000, [])], ids=["by the sidecar", "by Envoy"]
+)
+async def test_more_than_an_opinion_can_be_is_413(
+    world: World, heard: Heard, size: int, counts: list[str]
+) -> None:
     assert "too large" in told(await give(world, b" " * size), 413)
-    assert heard.rows == []
+    assert (heard.rows, heard.counts) == ([], counts)
     assert nobody_asked(world)
 
 
