@@ -1,6 +1,7 @@
 """`extproc serve`: the whole program, in the order it happens."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,14 +18,16 @@ from extproc.embedding.session import OnnxEncoder, open_encoder
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.registry.compiling import compile_snapshot
-from extproc.registry.live import LiveRegistry
+from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
+from extproc.telemetry.feedback import FeedbackDesk, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.records import open_records
@@ -70,8 +73,8 @@ async def serve(settings: Settings) -> None:
         closing.callback(admin.close)
 
         encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
-        prices = Prices()
-        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices))
+        prices, token = Prices(), FeedbackToken(os.environ)
+        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices, token=token))
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -86,15 +89,15 @@ async def serve(settings: Settings) -> None:
         metrics.watch_fast_path(lambda: snapshots.newest.fast_path_open)
 
         # From here on the registry may change; Envoy says for each request by which version it routes.
-        following = asyncio.create_task(
-            live.follow(
-                changed=lambda state: health.report("registry", ready=True, detail=str(state)),
-                count=metrics.reloaded,
-            )
-        )
+        def changed(state: State) -> None:
+            health.report("registry", ready=True, detail=str(state))
+            token.read()  # which is no part of the registry's version
+
+        following = asyncio.create_task(live.follow(changed, count=metrics.reloaded))
         closing.callback(following.cancel)
 
-        sinks = Fanout(_sinks(settings, registry, metrics, closing), prices.of, registry.telemetry)
+        told, keep = _sinks(settings, registry, metrics, closing)
+        sinks = Fanout(told, prices.of, registry.telemetry)
         pipeline = Pipeline(embedder, snapshots.of, time.perf_counter)
         decider = _Metered(pipeline, metrics, snapshots.terms)
         server = Server(
@@ -105,6 +108,7 @@ async def serve(settings: Settings) -> None:
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
                 terms=snapshots.terms,
+                feedback=FeedbackDesk(token.admit, keep, metrics.heard),
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
@@ -139,29 +143,32 @@ def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder,
     return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
 
 
-def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices) -> Snapshot:
-    """What decides by a version of the registry, and what its models cost. Blocks."""
+def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices, token: FeedbackToken) -> Snapshot:
+    """What decides by a version of the registry, what its models cost, who gives feedback. Blocks."""
     snapshot = compile_snapshot(loaded, encoder)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
+    token.learn(loaded.registry.feedback, loaded.path.parent)
     return snapshot
 
 
 def _sinks(
     settings: Settings, registry: Registry, metrics: Metrics, closing: AsyncExitStack
-) -> list[OutcomeSink]:
-    """Where outcomes go; each is closed, and so flushed, after the server has drained."""
+) -> tuple[list[OutcomeSink], list[Keep]]:
+    """Where outcomes and opinions go; each is closed, and so flushed, after the server has drained."""
     records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
     sinks: list[OutcomeSink] = [metrics, records]
+    keep: list[Keep] = [records.write]
     lost = {"records": lambda: records.dropped}
     spans = sink_from_environment(registry.encoder.model)
     if spans is not None:
         closing.callback(spans.close)
         sinks.append(spans)
+        keep.append(spans.tell)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
     metrics.watch_deleted(lambda: records.deleted)
-    return sinks
+    return sinks, keep
 
 
 def _stop_on_signals() -> asyncio.Event:

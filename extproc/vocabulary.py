@@ -98,6 +98,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     prompt_chars: int = 0
     max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
     conversation: str = ""  # what the client calls the conversation; a client may say anything
+    # What the user asked before, the latest first, as ``apis.reasking`` compares it; empty where
+    # the request asks nothing new, but goes on with a tool's result or an answer that was begun.
+    earlier: tuple[str, ...] = ()
 
 
 class Effort(StrEnum):
@@ -306,6 +309,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: float | None = None  # of the sample: of how many requests it is one
     tokens: int | None = None
     stream: bool = False
+    reask: bool | None = None  # whether the client asks again what it asked before; None: unknown
     traceparent: str = ""
     began_us: int | None = None  # when its body was there, microseconds since the epoch
     parse_us: int | None = None
@@ -329,6 +333,7 @@ class Usage(msgspec.Struct, frozen=True):
     cache_write: int | None = None  # of the input, written to it
     reasoning: int | None = None  # of the output
     finish: str = ""  # why it ended, in the API's own word
+    refusal: bool = False  # whether it was seen to say, in the API's own field, that the model refused
     response_id: str = ""
     response_model: str = ""
     first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen

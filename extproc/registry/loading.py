@@ -49,6 +49,8 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
+    if registry.feedback is not None and registry.feedback.token.file:
+        files.watch(path.parent / registry.feedback.token.file)
     trained = None if untrained else _artefact(source, registry, files)
     quality = None if untrained else _quality(source, registry, trained, files)
     return Loaded(

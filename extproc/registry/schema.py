@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from extproc.registry.section import Count, Fraction, OneOrMany, Positive, Seconds, Section
-from extproc.registry.upstreams import Model, Passthrough
+from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import Api, Effort, Mode
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -127,6 +127,12 @@ class Encoder(Section, frozen=True):
     queue: Positive = 256  # requests that may wait for the encoder; more are shed
 
 
+class Feedback(Section, frozen=True):
+    """Opinions on answers, by POST /v1/router/feedback through Envoy."""
+
+    token: Auth  # by which clients may give it; the sidecar reads it, and nobody else
+
+
 class Telemetry(Section, frozen=True):
     """Which traces are worth their spans. Records and metrics know every exchange all the same."""
 
@@ -175,6 +181,7 @@ class Registry(Section, frozen=True):
     rollout_key: str = ""  # a trusted header: whose requests are in or out together
     conversation_header: str = ""  # a trusted header: the conversation that a request is of
     telemetry: Telemetry = Telemetry()
+    feedback: Feedback | None = None  # None: /v1/router/feedback is a 404
     envoy: Envoy = Envoy()
 
     @property

@@ -114,6 +114,10 @@ class Metrics:
         """Count one reload of the registry by what became of it."""
         self._reloads.add(1, {names.RESULT: result})
 
+    def heard(self, result: str) -> None:
+        """Count one request with feedback: ``accepted``, or the label of the error it was refused with."""
+        self._feedback.add(1, {names.RESULT: result})
+
     def failed(self, where: str) -> None:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
         self._failures.add(1, {names.ERROR_TYPE: where})
@@ -187,6 +191,7 @@ class Metrics:
             description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
         )
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._feedback = count(names.FEEDBACK, description="Requests with feedback by what became of them.")
         self._reloads = count(
             names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
         )

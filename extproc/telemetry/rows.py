@@ -38,7 +38,10 @@ _PATH_LIMIT = 256  # characters
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
-_TRACE_ID = re.compile("[0-9a-f]{32}")
+# Ends of an answer that are refusals: OpenAI's, of its content filter; Anthropic's, of the model.
+_REFUSALS = frozenset({"content_filter", "refusal"})
+
+TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 
 _MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
     Mode.ACTIVE: "active",
@@ -73,6 +76,9 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     error: str = ""  # the refusing error's label, else Envoy's flag, else the status; empty: none
     flags: tuple[str, ...] = ()
     finish_reason: str = ""
+    # Whether the model refused, by the API's own word for it; a refusal in plain prose is not seen. Null:
+    # how the answer ended was not seen either.
+    refusal: bool | None = None
     duration_ms: float | None = None  # until the answer's last byte
     first_byte_ms: float | None = None  # of the provider's head, which may come before any token
     time_to_first_token_ms: float | None = None  # only when the token itself was seen
@@ -117,6 +123,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     cascade: str = ""
     tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
     conversation_id: str = ""
+    reask: bool | None = None  # the client asks again what it asked before; null: nothing can be known
     tokens: int | None = None  # embedded by our encoder
     parse_us: int | None = None
     rules_us: int | None = None
@@ -227,11 +234,13 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         reasoning_tokens=usage.reasoning,
         usage_source="unknown" if usage.input is None and usage.output is None else "answer",
         finish_reason=usage.finish,
+        refusal=_refusal(usage),
         response_id=usage.response_id,
         response_model=usage.response_model,
         time_to_first_token_ms=_first_token(exchange, usage),
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
+        reask=envelope.reask,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         rules_us=envelope.rules_us,
@@ -267,12 +276,14 @@ def _trace_id(exchange: Exchange) -> str:
 
     So that any process that tells of the exchange, and any telling of it again, names the same.
     """
-    request_id = exchange.request_id
     span = caller_of(exchange)
-    if span is not None:
-        return format_trace_id(span.trace_id)
+    return own_trace_id(exchange.request_id) if span is None else format_trace_id(span.trace_id)
+
+
+def own_trace_id(request_id: str) -> str:
+    """The trace of what is known by a request's id alone."""
     digits = request_id.replace("-", "").lower()
-    if _TRACE_ID.fullmatch(digits) and digits.strip("0"):
+    if TRACE_ID.fullmatch(digits):
         return digits  # a UUID, as Envoy makes them, is found by either name
     return blake2b(request_id.encode(), digest_size=16).hexdigest()
 
@@ -300,6 +311,12 @@ def _input_tokens(api: str, usage: Usage) -> int | None:
     if usage.input is None or api != Api.ANTHROPIC_MESSAGES:
         return usage.input
     return usage.input + (usage.cached or 0) + (usage.cache_write or 0)
+
+
+def _refusal(usage: Usage) -> bool | None:
+    if usage.refusal or usage.finish in _REFUSALS:
+        return True
+    return False if usage.finish else None
 
 
 def _first_token(exchange: Exchange, usage: Usage) -> float | None:

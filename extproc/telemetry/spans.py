@@ -20,8 +20,9 @@ from extproc import __version__
 from extproc.errors import OperatorError
 from extproc.telemetry import otlp
 from extproc.telemetry.resource import service_resource
+from extproc.telemetry.rows import EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.trees import Origin, spans_of
+from extproc.telemetry.trees import Origin, span_of_opinion, spans_of
 
 _QUEUE_SPANS = 2048  # the default that the OpenTelemetry specification gives
 
@@ -51,6 +52,13 @@ class SpanSink:
         if self._export.admit(len(spans)):
             for span in spans:
                 self._processor.on_end(span)
+
+    def tell(self, row: EvaluationRow) -> bool:
+        """Enqueue the span of an opinion; never waits for the collector. Returns whether there was room."""
+        admitted = self._export.admit(1)
+        if admitted:
+            self._processor.on_end(span_of_opinion(row, self._origin))
+        return admitted
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued and stop; after ``timeout_s`` the rest is dropped and counted."""

@@ -88,6 +88,7 @@ _READER_OF_TYPE: Mapping[Any, Callable[[Value], Any]] = {
     str: _text,
     tuple[str, ...]: _texts,
     bool: _flag,
+    bool | None: _flag,
     int: _integer,
     int | None: _integer,
     float | None: _number,

@@ -226,6 +226,7 @@ class DecideExchange:
         try:
             _require_uncompressed(state.head)
             request = apis.parse(state.api, event.data)
+            reask = apis.asks_again(request.user_text, request.earlier)
         except BadRequest as error:
             return Done(), self._refuse(state.api, error)
         parsed = self._clock()
@@ -233,6 +234,7 @@ class DecideExchange:
             self._known,
             original_model=request.model,
             stream=request.stream,
+            reask=reask,
             parse_us=_microseconds(parsed - started),
             prompt=request.user_text[: self._prompt_chars],
             conversation_id=conversation_id(request, state.head, self._terms.conversation_header),

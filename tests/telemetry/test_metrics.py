@@ -312,6 +312,13 @@ def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
     assert value(metrics, "router_registry_reloads_total", result="refused") == 1
 
 
+def test_feedback_is_counted_by_what_became_of_it(metrics: Metrics) -> None:
+    for result in ("accepted", "accepted", "unauthorized"):
+        metrics.heard(result)
+    assert value(metrics, "router_feedback_total", result="accepted") == 2.0
+    assert value(metrics, "router_feedback_total", result="unauthorized") == 1.0
+
+
 def test_what_is_left_to_envoy_is_a_decision_for_nobody(metrics: Metrics) -> None:
     metrics.undecided(Reason.UNKNOWN_VERSION)
     labels = {"router_route": "", "router_model": "", "router_stage": "default", "router_mode": "active"}

@@ -81,6 +81,31 @@ def test_usage_is_what_the_answer_told(exchange: Make) -> None:
     assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("usage", "refusal"),
+    [
+        (None, None),
+        (Usage(input=1), None),
+        (Usage(finish="stop"), False),
+        (Usage(finish="completed"), False),
+        (Usage(finish="content_filter"), True),
+        (Usage(finish="refusal"), True),
+        (Usage(refusal=True), True),
+        (Usage(finish="stop", refusal=True), True),
+    ],
+)
+def test_a_refusal_is_what_the_api_calls_one_and_unknown_where_no_end_was_seen(
+    exchange: Make, usage: Usage | None, refusal: bool | None
+) -> None:
+    assert row_of(exchange(usage=usage)).refusal is refusal
+
+
+@pytest.mark.parametrize("reask", [None, False, True])
+def test_whether_the_client_asks_again_is_what_the_decision_saw(exchange: Make, reask: bool | None) -> None:
+    assert row_of(exchange(reask=reask)).reask is reask
+    assert row_of(exchange(envelope=None)).reask is None
+
+
 def test_anthropics_input_is_told_with_what_went_through_the_cache_like_everybody_elses(
     exchange: Make,
 ) -> None:

@@ -29,6 +29,7 @@ FULL = Envelope(
     version="v1",
     tokens=7,
     stream=True,
+    reask=False,
     traceparent="00-aa-bb-01",
     began_us=1_795_000_000_250_001,
     parse_us=0,

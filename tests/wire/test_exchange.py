@@ -306,6 +306,18 @@ def test_text_of_the_prompt_is_in_no_envelope_unless_asked_for_and_then_bounded(
     assert told.envelope.prompt == "hel"
 
 
+@pytest.mark.parametrize(
+    ("asked_before", "reask"),
+    [([], None), (["How do I sort it?"], True), (["Who are you, my friend?"], False)],
+)
+def test_the_envelope_says_whether_the_client_asks_again(asked_before: list[str], reask: bool | None) -> None:
+    messages = [{"role": "user", "content": text} for text in [*asked_before, "how do I sort it"]]
+    machine = asked(msgspec.json.encode({"model": "auto", "messages": messages}))
+    route = machine.receive(Decided(DECISION))
+    assert isinstance(route, Route)
+    assert route.envelope.reask is reask
+
+
 def test_a_traceparent_of_any_length_is_cut() -> None:
     machine = exchange()
     machine.receive(Head(msgspec.structs.replace(CHAT, traceparent="00-" + "a" * 60_000)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from extproc.evaluation import page as shared
 from extproc.evaluation.traffic.concerns import Rate
 from extproc.evaluation.traffic.drawing import Named, Series, bars, intervals, over_time
+from extproc.evaluation.traffic.proxies import EXPLAINED, HEAD, TITLE
 from extproc.evaluation.traffic.report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
 from extproc.evaluation.traffic.terminal import (
     CHANGES,
@@ -36,6 +37,7 @@ def as_page(report: TrafficReport) -> str:
         _section("Worst first", _concerns(report)),
         _section("Quality", _quality(report, names)) if names else "",
         _section("Routes and models", _slices(report, names)),
+        _section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
         _section("Over time", _trends(report, names)),
         _section("Cost beside the reference model", _costs(report) + _spending(report)),
         _section("Cascades", _cascades(report)) if report.cascades else "",
@@ -130,6 +132,19 @@ def _slices(report: TrafficReport, names: Sequence[str]) -> str:
         for part in report.slices
     ]
     return _table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
+
+
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            *_names(part),
+            *(_rate(part.quality.get(name)) for name in names),
+            *map(_rate, part.proxies.rates),
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    return _table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
 
 
 def _spending(report: TrafficReport) -> str:

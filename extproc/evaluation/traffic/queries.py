@@ -21,6 +21,9 @@ _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
 
+# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
+_LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
+
 SLICES = f"""\
 SELECT route, {_ANSWERED_BY} AS answered_by,
     count() AS requests,
@@ -41,7 +44,13 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
     sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
     countIf({_SCORED}) AS scored,
-    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin
+    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin,
+    countIf(finish_reason != '') AS ended,
+    countIf(finish_reason IN {_LIMITS}) AS cut,
+    count(refusal) AS seen,
+    countIf(refusal) AS declined,
+    count(reask) AS conversing,
+    countIf(reask) AS repeating
 FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by
@@ -87,6 +96,22 @@ FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
+
+# Who asks again was not answered well before: the hint is on the answer that came just before in the same
+# conversation. What the router refused was no answer. A request that asks nothing (it brings a tool's
+# result) says nothing of the one before.
+REASKED = f"""\
+SELECT route, answered_by, count(following) AS followed, countIf(following) AS repeated
+FROM (
+    SELECT route, {_ANSWERED_BY} AS answered_by,
+        leadInFrame(reask) OVER (
+            PARTITION BY conversation_id ORDER BY time, request_id ROWS BETWEEN CURRENT ROW AND 1 FOLLOWING
+        ) AS following
+    FROM exchanges
+    WHERE {_CALLS} AND conversation_id != '' AND NOT refused
+)
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
 
 CASCADES = f"""\
 SELECT cascade,
@@ -140,6 +165,7 @@ ALL = {
     "slices": SLICES,
     "quality": QUALITY,
     "trend": TREND,
+    "reasked": REASKED,
     "cascades": CASCADES,
     "shadows": SHADOWS,
     "observed": OBSERVED,

@@ -10,6 +10,7 @@ import msgspec
 from extproc.evaluation.store.connection import Store
 from extproc.evaluation.traffic import queries
 from extproc.evaluation.traffic.concerns import Bucket, Concern, Rate, of_errors, of_quality, rate
+from extproc.evaluation.traffic.proxies import Proxies, proxies_of
 
 BUCKETS = 14  # of the window's trend
 
@@ -69,6 +70,7 @@ class SliceReport(msgspec.Struct, frozen=True):
     bypassed: int
     refused: int
     quality: Mapping[str, Rate]  # by the opinion's name: feedback, judge, ...
+    proxies: Proxies  # hints beside it
     errors: Rate
     duration_ms: Latency
     first_token_ms: Latency
@@ -176,10 +178,17 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     quality = _by_name(store.rows(queries.QUALITY, given))
     trend = store.rows(queries.TREND, given)
     failures = _failures(trend)
+    followed = {_key(row): row for row in store.rows(queries.REASKED, {"since": begin})}
     slices = [
-        _slice(row, int(window["requests"]), quality.get(key, {}), failures.get(key, []))
+        _slice(
+            row,
+            int(window["requests"]),
+            quality.get(key, {}),
+            failures.get(key, []),
+            proxies_of(row, followed.get(key)),
+        )
         for row in store.rows(queries.SLICES, {"since": begin})
-        for key in [(row["route"], row["answered_by"])]
+        for key in [_key(row)]
     ]
     severity: dict[str, float] = defaultdict(float)
     for part in slices:
@@ -202,8 +211,16 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     )
 
 
+def _key(row: Mapping[str, Any]) -> _Slice:
+    return row["route"], row["answered_by"]
+
+
 def _slice(
-    row: Mapping[str, Any], all_requests: int, quality: Mapping[str, list[Bucket]], failures: list[Bucket]
+    row: Mapping[str, Any],
+    all_requests: int,
+    quality: Mapping[str, list[Bucket]],
+    failures: list[Bucket],
+    proxies: Proxies,
 ) -> SliceReport:
     concerns = [concern for name, buckets in quality.items() for concern in of_quality(name, buckets)]
     concerns += of_errors(failures)
@@ -220,6 +237,7 @@ def _slice(
             name: rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
             for name, buckets in quality.items()
         },
+        proxies=proxies,
         errors=rate(int(row["failed"]), requests),
         duration_ms=_latency(row["timed"], row["duration"]),
         first_token_ms=_latency(row["first_tokens"], row["first_token"]),

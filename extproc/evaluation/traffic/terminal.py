@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from extproc.evaluation.terminal import table
 from extproc.evaluation.traffic.concerns import Concern, Rate
+from extproc.evaluation.traffic.proxies import EXPLAINED, HEAD, TITLE
 from extproc.evaluation.traffic.report import (
     Difference,
     Latency,
@@ -31,6 +32,7 @@ def as_text(report: TrafficReport) -> str:
         ),
         f"{_FEW} fewer than 30 samples: not to be read as a number",
         _concerns(report),
+        _proxies(report, names),
         table(
             ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "margin", "priced", ""],
             [_cost(part) for part in report.slices],
@@ -150,6 +152,22 @@ def _concerns(report: TrafficReport) -> str:
         if is_told(concern)
     ]
     return "worst first\n" + table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
+
+
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            _name(part.route),
+            part.model or "(Envoy's default)",
+            *(share(part.quality.get(name)) for name in names),
+            *map(share, part.proxies.rates),
+            "",
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    head = ["route", "model", *names, *HEAD, ""]
+    return f"{TITLE}\n{table(head, rows)}\n{EXPLAINED}" if rows else ""
 
 
 def _cost(part: SliceReport) -> list[str]:

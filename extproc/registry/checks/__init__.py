@@ -14,6 +14,7 @@ from extproc.registry.checks.models import (
 from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
+from extproc.registry.checks.secrets import check_feedback
 from extproc.registry.checks.words import is_address
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -30,6 +31,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     check_trusted_headers(registry, source)
     check_rules(registry, source)
     check_rollout(registry, source)
+    check_feedback(registry, source)
     _check_envoy(registry, source)
 
 
