@@ -79,8 +79,8 @@ def worth_of(pair: Pair, likely: Floats, threshold: float, configured: float) ->
         realised=Figure(float(up.mean()), wilson(float(up.sum()), rows)),
         small_quality=float(pair.small_score.mean()),
         large_quality=float(pair.large_score.mean()),
-        quality=_shares(quality, pair.large_score),
-        cost=_shares(spent, pair.large_cost),
+        quality=share_of(quality, pair.large_score),
+        cost=share_of(spent, pair.large_cost),
         break_even=break_even(pair),
         ways=tuple(
             _way(name, score, pair if name == "gate" else without_second(pair))
@@ -109,11 +109,14 @@ def cost_at(curve: CostQuality, large_quality: float, fraction: float) -> float:
 
 
 def _way(name: str, score: Floats, pair: Pair) -> Way:
-    return Way(name, tuple(_cheapest(score, pair, fraction) for fraction in FRACTIONS))
+    return Way(name, tuple(cheapest(score, pair, fraction) for fraction in FRACTIONS))
 
 
-def _cheapest(score: Floats, pair: Pair, fraction: float) -> Figure:
-    """Going straight to the large model is always a way: no figure is above 1."""
+def cheapest(score: Floats, pair: Pair, fraction: float) -> Figure:
+    """The least share of always-large's cost that is good enough when ``score``, highest first, is escalated.
+
+    Going straight to the large model is always a way: no figure is above 1.
+    """
     first = pair.first_cost
 
     def share(rows: NDArray[np.intp]) -> float:
@@ -125,7 +128,7 @@ def _cheapest(score: Floats, pair: Pair, fraction: float) -> Figure:
     return Figure(share(np.arange(rows)), bootstrap(one_by_one(share), rows, resamples=RESAMPLES))
 
 
-def _shares(part: Floats, whole: Floats) -> Figure:
+def share_of(part: Floats, whole: Floats) -> Figure:
     """The ratio of two means over the same rows."""
     statistic: Callable[[Floats], Floats] = lambda weights: ratio(weights @ part, weights @ whole)  # noqa: E731
     return Figure(float(part.mean() / whole.mean()), bootstrap(statistic, len(part)))
