@@ -34,8 +34,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     second: str = ""  # the one whose answers stand beside; empty: none
     features: tuple[str, ...] = NAMES
     threshold: float  # least P(good) of an answer that is kept
-    threshold_paired: float | None = None  # of one that has a second beside it
     escalation: float  # share of the answers that this rejects, as configured: what an alarm compares with
+    threshold_paired: float | None = None  # of an answer that has a second beside it; None: there are none
+    escalation_paired: float | None = None
     target: str  # what the threshold was chosen for
     data_sha256: str
     seed: int

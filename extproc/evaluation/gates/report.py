@@ -64,8 +64,9 @@ def calibrate(pair: Pair, wishes: Wishes, data_sha256: str = "") -> tuple[Calibr
         large=wishes.large,
         second=wishes.second,
         threshold=alone.threshold,
+        escalation=alone.escalation,
         threshold_paired=beside.threshold if beside else None,
-        escalation=(beside or alone).escalation,
+        escalation_paired=beside.escalation if beside else None,
         target=str(wishes.target),
         data_sha256=data_sha256,
         seed=wishes.seed,
@@ -92,12 +93,15 @@ def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
             "(expected rows that it was not fitted on)"
         )
     likely = probabilities(gate.goodness.alone, new.features)
-    alone = without_second(new)
-    configured = manifest.metrics["alone"]["configured"]
-    worths = [worth_of(alone, likely, manifest.threshold, configured)]
-    if gate.goodness.paired is not None and manifest.threshold_paired is not None:
-        likely = probabilities(gate.goodness.paired, new.paired_features)
-        worths.append(worth_of(new, likely, manifest.threshold_paired, manifest.escalation))
+    worths = [worth_of(without_second(new), likely, manifest.threshold, manifest.escalation)]
+    beside, threshold, configured = (
+        gate.goodness.paired,
+        manifest.threshold_paired,
+        manifest.escalation_paired,
+    )
+    if beside is not None and threshold is not None and configured is not None:
+        likely = probabilities(beside, new.paired_features)
+        worths.append(worth_of(new, likely, threshold, configured))
     return worths
 
 

@@ -124,7 +124,8 @@ def test_good_answers_are_told_from_bad_ones_and_a_second_one_helps(
     assert beside.auroc.interval.low <= beside.auroc.value <= beside.auroc.interval.high
     assert alone.rows + gate.manifest.rows == 240
     assert gate.manifest.threshold_paired == beside.threshold
-    assert gate.manifest.escalation == beside.configured
+    assert gate.manifest.escalation == alone.configured
+    assert gate.manifest.escalation_paired == beside.configured
 
 
 def test_the_gate_is_cheaper_than_chance_at_the_same_quality(
