@@ -1,6 +1,6 @@
 """The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.reporting import ReportingEncoder
 from extproc.embedding.session import DeepEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.evaluation import metrics
@@ -38,7 +39,6 @@ from extproc.vocabulary import Encoder
 TEST_SHARE = 0.1
 FEW = 50  # rows a route on average, below which none are set apart: each is worth more in training
 _CACHED = 100_000  # vectors of 4.6 kB
-_CHUNK = 256  # texts between two reports of progress
 
 Progress = Callable[[str], None]
 
@@ -65,7 +65,7 @@ def train_artefact(
         raise OperatorError(f"{registry} has no routes to learn")
     files = locate(encoder_dir)
     encoder = open_encoder(files, loaded.registry.encoder)
-    deep = _Reporting(DeepEncoder(encoder), progress)
+    deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
     rows = read_corpus(loaded, data, cached)
@@ -203,23 +203,6 @@ def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray
     return lambda rows: metrics.debiased_ece(claimed[rows], right[rows])
 
 
-class _Reporting:
-    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
-
-    def __init__(self, encoder: Encoder, progress: Progress) -> None:
-        self._encoder = encoder
-        self._progress = progress
-
-    @property
-    def name(self) -> str:
-        """That of the encoder behind."""
-        return self._encoder.name
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See ``vocabulary.Encoder``."""
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
-            done = min(start + _CHUNK, len(texts))
-            self._progress(f"embedding [{'#' * (20 * done // len(texts)):<20}] {done} of {len(texts)}")
-        return np.concatenate(parts) if parts else self._encoder.encode(texts)
+def _embedding(progress: Progress) -> Callable[[int, int], None]:
+    """Progress of the encoder, as a bar in words."""
+    return lambda done, total: progress(f"embedding [{'#' * (20 * done // total):<20}] {done} of {total}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.reporting import ReportingEncoder
 from extproc.embedding.session import DEEP, DeepEncoder, open_encoder
 from extproc.errors import Denied, OperatorError
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels
@@ -36,7 +37,6 @@ from extproc.vocabulary import (
 
 _PATIENCE_S = 60.0  # the decision's budget: a measurement must not depend on how busy the machine is
 _CACHED = 200_000  # vectors, 300 MB
-_CHUNK = 256  # texts between two reports of progress
 _FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR, Reason.INTERNAL_ERROR})
 DENIED = "denied"
 
@@ -87,7 +87,7 @@ def open_candidate(registry: Path, encoder_dir: Path | None, progress: Progress)
     loaded = load(registry)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
-    encoder = _Reporting(opened if loaded.artefact is None else DeepEncoder(opened), progress)
+    encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
     # A file an encoder, since a cache holds the vectors of one: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
@@ -140,25 +140,6 @@ class _Remembered:
         vector = self._vectors[text]
         inner = vector[DIMENSIONS:] if len(vector) > DIMENSIONS else None
         return Embedding(vector[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=inner)
-
-
-class _Reporting:
-    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
-
-    def __init__(self, encoder: Encoder, progress: Progress) -> None:
-        self._encoder = encoder
-        self._progress = progress
-
-    @property
-    def name(self) -> str:
-        return self._encoder.name
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
-            self._progress(min(start + _CHUNK, len(texts)), len(texts))
-        return np.concatenate(parts) if parts else self._encoder.encode(texts)
 
 
 async def _decide(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision | None]:
