@@ -10,7 +10,7 @@ import numpy as np
 
 from extproc.evaluation import metrics
 from extproc.evaluation.baselines import baselines
-from extproc.evaluation.datasets import RouteRow, labels_of, read_routes
+from extproc.evaluation.datasets import labels_of, read_routes
 from extproc.evaluation.intervals import (
     Interval,
     auroc_of,
@@ -23,6 +23,7 @@ from extproc.evaluation.intervals import (
 )
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.evaluation.replay import Candidate, Decided, decide_all
+from extproc.registry.labelled import RouteRow
 
 _SLOW_RESAMPLES = 500  # of metrics that sort every resample
 _CURVE_POINTS = 200

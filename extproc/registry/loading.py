@@ -15,7 +15,7 @@ from extproc.registry.checks import check
 from extproc.registry.files import Files
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
-from extproc.registry.source import Source, steps
+from extproc.registry.source import Source, plain, steps
 from extproc.registry.upstreams import Model
 
 S = TypeVar("S", bound=Section)
@@ -163,16 +163,6 @@ def _unknown_key(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"unknown key `{key}` ({hint}expected one of: {', '.join(known)})"
-
-
-def plain(problem: str) -> str:
-    """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
-    words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
-             "float": "number", "bool": "true or false"}  # fmt: skip
-    problem = problem.replace("Object missing required field", "missing key")
-    for theirs, ours in words.items():
-        problem = re.sub(rf"`((?:[\w ]+ \| )*){theirs}((?: \| [\w ]+)*)`", rf"`\g<1>{ours}\g<2>`", problem)
-    return problem[0].lower() + problem[1:]
 
 
 def _kind(value: Any) -> str:

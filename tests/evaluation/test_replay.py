@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from extproc.embedding.files import EncoderFiles
 from extproc.errors import Denied, OperatorError
 from extproc.evaluation.metrics import ABSTAIN
-from extproc.evaluation.replay import Candidate, Decided, decide_all, open_candidate, plain_question
+from extproc.evaluation.replay import Candidate, Decided, decide_all, open_candidate
 from extproc.routing.pipeline import Pipeline
+from extproc.routing.rehearsal import plain_question
 from extproc.vocabulary import Embedding, Encoder
 from tests.evaluation.conftest import REGISTRY
 
