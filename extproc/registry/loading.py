@@ -10,9 +10,11 @@ import msgspec
 
 from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
+from extproc.registry import holdout
 from extproc.registry import quality as qualities
 from extproc.registry.checks import check
 from extproc.registry.files import Files
+from extproc.registry.holdout import Holdout
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
 from extproc.registry.source import Source, plain, steps
@@ -32,6 +34,7 @@ class Loaded(msgspec.Struct, frozen=True):
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
     quality: qualities.Trained | None = None  # predicts how well models answer; of the same directory
+    holdout: Holdout | None = None  # what it must route well enough
 
 
 def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
@@ -49,6 +52,7 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
+    held = holdout.read(source, registry, files)
     trained = None if untrained else _artefact(source, registry, files)
     quality = None if untrained else _quality(source, registry, trained, files)
     return Loaded(
@@ -58,6 +62,7 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         path=path,
         artefact=trained,
         quality=quality,
+        holdout=held,
     )
 
 
