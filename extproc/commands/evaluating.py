@@ -40,6 +40,12 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     takes_registry(evaluate)
     takes_encoder(evaluate)
+    evaluate.add_argument(
+        "--artefact",
+        type=Path,
+        metavar="DIR",
+        help="what `extproc train` wrote, in place of the registry's own",
+    )
     evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
     told = evaluate.add_mutually_exclusive_group()
@@ -95,7 +101,7 @@ def _eval(options: argparse.Namespace) -> int:
 
     if options.data is None and options.outcomes is None:
         raise OperatorError("nothing to measure on (expected --data, --outcomes or both)")
-    candidate = open_candidate(options.registry, options.encoder_dir, show_progress)
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     report = None if options.data is None else evaluate(candidate, options.data)
     outcomes = None if options.outcomes is None else _outcomes(candidate, options.outcomes)
     if options.json:

@@ -49,7 +49,7 @@ def evaluate_outcomes(candidate: Candidate, data: Path) -> OutcomeReport:
     predicted = quality.predict(answers.inputs, answers.looks)[:, place].astype(np.float64)
     table, priced = table_of(answers, predicted, quality, registry)
     return OutcomeReport(
-        registry=str(candidate.loaded.path),
+        registry=candidate.name,
         version=candidate.loaded.version,
         encoder=candidate.encoder_name,
         data=str(data),

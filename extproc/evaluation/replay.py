@@ -32,6 +32,12 @@ class Candidate(msgspec.Struct, frozen=True):
     loaded: Loaded
     snapshot: Snapshot
     encoder: Encoder  # a `DeepEncoder` where an artefact's head reads the inner layers
+    artefact: Path | None = None  # in place of the registry's own
+
+    @property
+    def name(self) -> str:
+        """The registry's path, and the artefact that was put in place of its own."""
+        return f"{self.loaded.path} with {self.artefact}" if self.artefact else str(self.loaded.path)
 
     @property
     def encoder_name(self) -> str:
@@ -61,20 +67,23 @@ class Decided(msgspec.Struct, frozen=True):
     vectors: NDArray[np.float32]  # (texts, dimensions)
 
 
-def open_candidate(registry: Path, encoder_dir: Path | None, progress: Progress) -> Candidate:
-    """Load and compile a registry as `extproc serve` would.
+def open_candidate(
+    registry: Path, encoder_dir: Path | None, progress: Progress, artefact: Path | None = None
+) -> Candidate:
+    """Load and compile a registry as `extproc serve` would, with ``artefact`` in place of its own if given.
 
     Vectors are kept on disk by their texts' hash, so that only new texts ever reach the encoder.
     Raises ``OperatorError`` where `serve` would not start.
     """
-    loaded = load(registry)
+    loaded = load(registry, artefact=artefact)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
     encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
     # A file an encoder, since a cache holds the vectors of one: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
-    return Candidate(loaded, compile_snapshot(loaded, cached if loaded.artefact is None else opened), cached)
+    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened)
+    return Candidate(loaded, snapshot, cached, artefact)
 
 
 def decide_all(

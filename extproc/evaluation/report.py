@@ -142,9 +142,9 @@ def evaluate(candidate: Candidate, data: Path) -> Report:
     scored = ~np.isnan(decided.probability)
     examples = {text for texts in candidate.loaded.examples.values() for text in texts}
     return Report(
-        registry=str(candidate.loaded.path),
+        registry=candidate.name,
         version=candidate.loaded.version,
-        encoder=candidate.encoder.name,
+        encoder=candidate.encoder_name,
         data=str(data),
         data_version=hashlib.sha256(data.read_bytes()).hexdigest()[:12],
         rows=len(rows),

@@ -37,16 +37,21 @@ class Loaded(msgspec.Struct, frozen=True):
     holdout: Holdout | None = None  # what it must route well enough
 
 
-def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
+def load(
+    path: Path, files: Files | None = None, *, untrained: bool = False, artefact: Path | None = None
+) -> Loaded:
     """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
 
-    ``untrained`` leaves the artefact out: whoever makes it must not need it.
+    ``untrained`` leaves the artefact out: whoever makes it must not need it. ``artefact`` is a directory
+    to take in place of the registry's own.
 
     Raises ``RegistryError`` with the file, the line and what was expected.
     """
     files = files or Files()
     source = Source(str(path), files.read(path, str(path), 1))
     registry = _typed(source)
+    if artefact is not None:
+        registry = msgspec.structs.replace(registry, artefact=str(artefact.absolute()))
     examples = {
         name: (*route.examples, *_more_examples(source, name, route, files))
         for name, route in registry.routes.items()

@@ -88,6 +88,23 @@ def test_what_was_trained_serves(registry: Path, capsys: pytest.CaptureFixture[s
     assert decision["candidates"][0]["route"] == "cooking"
 
 
+def test_eval_measures_an_artefact_before_the_registry_names_it(
+    registry: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(registry, "trained", "--scorer", "centroid") == 0
+    monkeypatch.chdir(registry.parent)
+    measure = ["eval", "--registry", str(registry), "--data", "data.jsonl", "--json"]
+    capsys.readouterr()
+    assert main([*measure, "--artefact", "trained"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    registry.write_text(REGISTRY + "artefact: trained\n")
+    assert main(measure) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert other["figures"] == own["figures"]
+    assert other["reasons"] == own["reasons"]
+    assert other["registry"] == f"{registry} with trained"
+
+
 def test_a_registry_may_be_trained_again_whatever_its_artefact_is(registry: Path) -> None:
     registry.write_text(REGISTRY + "artefact: nowhere\n")
     assert train(registry, "trained", "--scorer", "centroid") == 0

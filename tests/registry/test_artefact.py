@@ -185,3 +185,13 @@ def test_a_bad_artefact_is_told_with_the_line_of_its_key(registry: Path) -> None
     with pytest.raises(RegistryError, match=r"registry\.yaml:4: artefact: .*damaged"):
         load(registry)
     assert load(registry, untrained=True).artefact is None
+
+
+def test_another_artefact_may_be_taken_in_place_of_the_registrys(registry: Path) -> None:
+    other = put(registry.parent / "other", HEADS["linear"])
+    loaded = load(registry, artefact=other)
+    assert loaded.artefact is not None
+    assert type(loaded.artefact.meaning.head) is type(HEADS["linear"])
+    assert loaded.version != load(registry).version
+    with pytest.raises(RegistryError, match="nowhere"):
+        load(registry, artefact=registry.parent / "nowhere")
