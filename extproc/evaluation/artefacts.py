@@ -14,7 +14,7 @@ from extproc.embedding.reporting import ReportingEncoder
 from extproc.embedding.session import DeepEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.evaluation import metrics
-from extproc.evaluation.datasets import labels_of, read_routes
+from extproc.evaluation.datasets import OutcomeRow, Reader, labels_of
 from extproc.evaluation.intervals import auroc_of, bootstrap, one_by_one, wilson
 from extproc.evaluation.metrics import ABSTAIN, Floats
 from extproc.evaluation.outcome_report import learn_quality
@@ -32,6 +32,7 @@ from extproc.evaluation.training import (
     train,
 )
 from extproc.registry import artefact, quality
+from extproc.registry.labelled import RouteRow
 from extproc.registry.loading import Loaded, load
 from extproc.routing.heads import Trained
 from extproc.vocabulary import Encoder
@@ -50,11 +51,16 @@ class Wishes(msgspec.Struct, frozen=True):
     test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
     scorer: str = "auto"
     seed: int = 0
-    outcomes: Path | None = None  # also learn to predict quality
+    outcomes: Reader[OutcomeRow] | None = None  # also learn to predict quality
 
 
 def train_artefact(
-    registry: Path, data: Path, out: Path, encoder_dir: Path | None, wishes: Wishes, progress: Progress
+    registry: Path,
+    read: Reader[RouteRow],
+    out: Path,
+    encoder_dir: Path | None,
+    wishes: Wishes,
+    progress: Progress,
 ) -> str:
     """Train and write; what was chosen and what is to be expected of it, as text.
 
@@ -68,7 +74,7 @@ def train_artefact(
     deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
-    rows = read_corpus(loaded, data, cached)
+    rows = read_corpus(loaded, read, cached)
     learnt = None
     if wishes.outcomes is not None:
         learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
@@ -85,10 +91,10 @@ def train_artefact(
     return "\n\n".join(told)
 
 
-def read_corpus(loaded: Loaded, data: Path, deep: Encoder) -> Corpus:
-    """The registry's examples and the rows of ``data``, each text once: the data's word counts."""
+def read_corpus(loaded: Loaded, read: Reader[RouteRow], deep: Encoder) -> Corpus:
+    """The registry's examples and the rows that are read, each text once: the latter's word counts."""
     routes = tuple(loaded.registry.routes)
-    found = read_routes(data, routes)
+    found = read(routes).rows
     labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
     labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
     texts = list(labelled)

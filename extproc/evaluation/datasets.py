@@ -11,10 +11,11 @@ each model's answer.
 """
 
 import gzip
+import hashlib
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic
 
 import msgspec
 import numpy as np
@@ -34,6 +35,28 @@ class OutcomeRow(msgspec.Struct, frozen=True):
     text: Text
     outcomes: Annotated[dict[str, Share], Meta(min_length=1)]  # by model's public name
     tokens: dict[str, Annotated[int, Meta(ge=0)]] = {}  # of each model's answer
+
+
+class Dataset(msgspec.Struct, Generic[R], frozen=True):
+    """Rows, and where they came from."""
+
+    name: str
+    version: str  # 12 hexadecimal digits of a SHA-256 of what was read
+    rows: Sequence[R]
+
+
+# Reads rows, given the names that may stand in them. Raises ``DataError`` or ``OperatorError``.
+Reader = Callable[[Collection[str]], Dataset[R]]
+
+
+def routes_in(path: Path) -> Reader[RouteRow]:
+    """Reads a routes file."""
+    return lambda known: Dataset(str(path), _version(path), read_routes(path, known))
+
+
+def outcomes_in(path: Path) -> Reader[OutcomeRow]:
+    """Reads an outcomes file."""
+    return lambda known: Dataset(str(path), _version(path), read_outcomes(path, known))
 
 
 def read_routes(path: Path, known: Collection[str]) -> list[RouteRow]:
@@ -83,6 +106,13 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(str(path), number + 1, f"cannot read it: {reason}") from error
+
+
+def _version(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise DataError(str(path), 1, f"cannot read it: {error.strerror}") from error
 
 
 def _rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
