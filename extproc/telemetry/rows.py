@@ -92,6 +92,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     margin: float | None = None
     similarity: float | None = None
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
+    predicted_quality: float | None = None  # the probability that the model's answer is good, beforehand
+    offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
     version: str = ""  # of the registry that decided
     mode: Literal["active", "observe", "unknown"] = "unknown"  # observe: decided, and not obeyed
     would_route: str = ""  # what was decided, in mode observe
@@ -190,6 +192,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         margin=envelope.margin,
         similarity=envelope.similarity,
         candidates=envelope.candidates,
+        predicted_quality=envelope.predicted_quality,
+        offers=envelope.offers,
         version=envelope.version,
         mode="unknown" if bypassed else "active",
         status=exchange.status or None,

@@ -153,7 +153,10 @@ def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
     return {**_CHAIN, **dict(pair for pair in told if pair is not None)}
 
 
-_SCORE_FIELDS = ("route", "stage", "reason", "probability", "margin", "similarity", "candidates")
+_SCORE_FIELDS = (
+    *("route", "stage", "reason", "probability", "margin", "similarity", "candidates"),
+    *("predicted_quality", "offers"),
+)
 
 
 def _embeddings(encoder: str) -> str:

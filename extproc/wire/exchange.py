@@ -278,6 +278,12 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         candidates=tuple(
             f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_CANDIDATES]
         ),
+        predicted_quality=_rounded(decision.predicted_quality),
+        offers=tuple(
+            f"{offer.model}:{offer.quality:.4g}"
+            for offer in decision.offers[:_CANDIDATES]
+            if offer.quality is not None
+        ),
         version=decision.version,
         tokens=decision.tokens,
         rules_us=decision.times.rules,
