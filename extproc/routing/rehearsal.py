@@ -27,23 +27,26 @@ async def rehearse(
     """
     patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
     pipeline = Pipeline(_Remembered(embeddings), lambda _: patient, time.perf_counter)
+    # A registry may speak one API alone, whichever that is; the route does not depend on it.
+    api = Api.OPENAI_CHAT if Api.OPENAI_CHAT in snapshot.defaults else next(iter(snapshot.defaults))
     decisions: list[Decision | None] = []
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
         try:
-            decision = await pipeline.decide(plain_question(text))
+            decision = await pipeline.decide(plain_question(text, api))
         except Denied:
             decisions.append(None)
             continue
         if decision.reason in _FAILURES:
-            raise OperatorError(f"no decision for {text[:80]!r}: {decision.reason}; the log says why")
+            # Without the text, which may be somebody's request, and this may go to a log.
+            raise OperatorError(f"no decision for text {number}: {decision.reason}; the log says why")
         decisions.append(decision)
     return decisions
 
 
-def plain_question(text: str) -> Question:
+def plain_question(text: str, api: Api = Api.OPENAI_CHAT) -> Question:
     """A chat request that says ``text`` and nothing else, for the router to choose the model of."""
     request = ChatRequest(
-        api=Api.OPENAI_CHAT,
+        api=api,
         model="auto",
         spans={},
         user_text=text,

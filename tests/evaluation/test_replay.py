@@ -85,7 +85,7 @@ def test_a_decision_that_fails_ends_the_measurement(candidate: Candidate) -> Non
             raise ZeroDivisionError
 
     broken = msgspec.structs.replace(candidate.snapshot, meaning=Broken())
-    with pytest.raises(OperatorError, match="no decision for 'fix this python code': internal_error"):
+    with pytest.raises(OperatorError, match="no decision for text 1: internal_error"):
         decide_all(broken, candidate.encoder, TEXTS, candidate.routes)
 
 

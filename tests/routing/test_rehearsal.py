@@ -46,9 +46,15 @@ async def test_each_text_has_its_decision_in_order_and_a_refused_one_none() -> N
 
 
 async def test_a_decision_that_fails_fails_the_rehearsal(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(OperatorError, match="no decision for 'unknown': internal_error"):
+    with pytest.raises(OperatorError, match="no decision for text 2: internal_error"):
         await rehearse(SNAPSHOT, ["hi", "unknown"], EMBEDDINGS)
     assert "a stage of the pipeline failed" in caplog.text
+
+
+async def test_a_registry_that_speaks_another_api_alone_is_asked_by_that() -> None:
+    only = msgspec.structs.replace(SNAPSHOT, defaults={Api.ANTHROPIC_MESSAGES: "small"})
+    decisions = await rehearse(only, ["fix"], EMBEDDINGS)
+    assert [decision and decision.route for decision in decisions] == ["code"]
 
 
 async def test_no_text_is_no_decision() -> None:
