@@ -25,6 +25,7 @@ from extproc.demo.processes import Process
 from extproc.envoyconf import binary
 from extproc.errors import OperatorError
 from extproc.evaluation.artefacts import Wishes, train_artefact
+from extproc.evaluation.datasets import routes_in
 from extproc.registry.loading import load
 
 # The longest budget that a registry may set: saturation shows as latency, not as defaults.
@@ -133,7 +134,7 @@ async def _train(run_dir: Path) -> None:
     workload.write_labelled(data)
     out = registry.parent / workload.ARTEFACT
     wishes = Wishes(scorer="linear", test_share=0.0)
-    await asyncio.to_thread(train_artefact, registry, data, out, None, wishes, lambda _: None)
+    await asyncio.to_thread(train_artefact, registry, routes_in(data), out, None, wishes, lambda _: None)
     words = load(registry).artefact.words  # type: ignore[union-attr]  # it was written just now
     if words is None or words.read(workload.EMBEDDED_16) is None:
         raise OperatorError(f"the words of {workload.EMBEDDED_16!r} are not enough for the fast path")

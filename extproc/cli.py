@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import extproc
 from extproc.apis import api_of
-from extproc.commands import evaluating, gates, holdout, records, reporting, training
+from extproc.commands import evaluating, gates, holdout, records, reporting, training, validating
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
@@ -71,20 +71,6 @@ def _serve(options: argparse.Namespace) -> int:
 def _bear_hangups() -> None:
     """SIGHUP means to read the registry again; before it was read at all, that is to do nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def _validate(options: argparse.Namespace) -> int:
-    from extproc.registry.loading import load
-
-    for path in options.registries:
-        loaded = load(path)
-        registry = loaded.registry
-        examples = sum(map(len, loaded.examples.values()))
-        print(
-            f"{path}: good: {len(registry.models)} models, {len(registry.routes)} routes with {examples} "
-            f"examples, {len(registry.rules)} rules, default {registry.default}, version {loaded.version}"
-        )
-    return 0
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -178,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"extproc {extproc.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
-    _add_validate(commands)
+    validating.add(commands)
     _add_explain(commands)
     evaluating.add(commands)
     holdout.add(commands)
@@ -234,18 +220,6 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="how much that directory may hold; the oldest segments make room (default: %(default)s)",
     )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-
-
-def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    validate = command(
-        commands,
-        "validate",
-        _validate,
-        "check registries with the loader that serves",
-        "Read each registry as `serve` would. A mistake is told as FILE:LINE: what is wrong (what was "
-        "expected), and the exit status is 1.",
-    )
-    validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY")
 
 
 def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -17,11 +17,13 @@ RouterError
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; serving never raises it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
+    │   └── HoldoutFailed  it routes its holdout too badly
     ├── DataError          a data set that cannot be used: file, line, what was expected
     ├── ArtefactUnusable   a trained artefact that is damaged, or not for this registry or encoder
     ├── EncoderMissing     the encoder's files are absent, damaged or another model's
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
+    ├── VersionRefused     a sidecar does not want to decide by a version of the registry
     ├── NotYet             what a change waits for did not come in time: it is tried again
     └── ProcessFailed      a process that was started ended or did not become ready
 """
@@ -172,6 +174,12 @@ class RegistryError(OperatorError):
         self.problem = problem
 
 
+class HoldoutFailed(RegistryError):
+    """A registry without a mistake that routes the rows of its ``holdout`` too badly to serve."""
+
+    label = "holdout_failed"
+
+
 class DataError(OperatorError):
     """A data set that cannot be used.
 
@@ -206,6 +214,12 @@ class EnvoyRefused(OperatorError):
     """Envoy does not accept its configuration; the message has the file and Envoy's words."""
 
     label = "envoy_refused"
+
+
+class VersionRefused(OperatorError):
+    """A sidecar refuses a version of the registry, for good; the message has the sidecar's reason."""
+
+    label = "version_refused"
 
 
 class NotYet(OperatorError):

@@ -1,6 +1,7 @@
 """`extproc serve`: the whole program, in the order it happens."""
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -12,12 +13,11 @@ from pathlib import Path
 import msgspec
 
 from extproc.embedding.batching import BatchingEmbedder
-from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import EncoderFiles, locate
-from extproc.embedding.session import OnnxEncoder, open_encoder
+from extproc.embedding.compiling import Compiler
+from extproc.embedding.files import locate
+from extproc.embedding.session import open_encoder
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
-from extproc.registry.compiling import compile_snapshot
 from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
@@ -37,6 +37,8 @@ from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
+
+log = logging.getLogger(__name__)
 
 # Of a prompt, where the operator wants text: it travels in Envoy's memory and on every record.
 _PROMPT_CHARS = 4096
@@ -72,9 +74,10 @@ async def serve(settings: Settings) -> None:
         )
         closing.callback(admin.close)
 
-        encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
-        prices, token = Prices(), FeedbackToken(os.environ)
-        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices, token=token))
+        files, prices, token = locate(settings.encoder_dir), Prices(), FeedbackToken(os.environ)
+        encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
+        compiler = Compiler(encoder, files.directory)
+        snapshots = await live.begin(partial(_compile, compiler=compiler, prices=prices, token=token))
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -113,6 +116,7 @@ async def serve(settings: Settings) -> None:
             AccessLog(sinks, count_failure=metrics.failed),
             health,
             versions=lambda: snapshots.versions,
+            refused=lambda: live.refused,
         )
         await server.start()
         await server.run(stop)
@@ -137,15 +141,13 @@ class _Metered:
         return decision
 
 
-def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder, CachedEncoder]:
-    """The encoder for requests, and for examples the same one with a memory. Blocks for a second or so."""
-    encoder = open_encoder(files, registry.encoder)
-    return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
-
-
-def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices, token: FeedbackToken) -> Snapshot:
+def _compile(
+    loaded: Loaded, serving: Snapshot | None, compiler: Compiler, prices: Prices, token: FeedbackToken
+) -> Snapshot:
     """What decides by a version of the registry, what its models cost, who gives feedback. Blocks."""
-    snapshot = compile_snapshot(loaded, encoder)
+    snapshot, passed = compiler.compiled(loaded, serving)
+    if passed is not None:
+        log.info("registry %s passes its holdout: %s", loaded.version, passed)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
     token.learn(loaded.registry.feedback, loaded.path.parent)
     return snapshot

@@ -277,6 +277,11 @@ class Decision(msgspec.Struct, frozen=True):
         """The name the provider is sent."""
         return self.policy.model
 
+    @property
+    def predicted_quality(self) -> float | None:
+        """The probability that the chosen model's answer is good; None: nothing was predicted."""
+        return next((offer.quality for offer in self.offers if offer.model == self.model), None)
+
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the decision tells the outcome, carried by Envoy as dynamic metadata ``router``.
@@ -304,6 +309,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     margin: float | None = None
     similarity: float | None = None
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
+    predicted_quality: float | None = None  # the probability that the model's answer is good
+    offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
     version: str = ""
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from extproc.commands.options import command, takes_encoder, takes_registry
+from extproc.commands.storing import rows_of, takes_store
 from extproc.errors import OperatorError
 
 if TYPE_CHECKING:
     from extproc.evaluation.choosing import OutcomeReport
+    from extproc.evaluation.datasets import OutcomeRow, Reader
     from extproc.evaluation.replay import Candidate
     from extproc.evaluation.report import Report
 
@@ -36,12 +38,20 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
         'abstain; rows may carry a "group" to say that they mean the same. Outcomes are JSON lines '
         '{"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}, and measure model choice by '
-        "predicted quality: what it saves, beside random and prompt length.",
+        "predicted quality: what it saves, beside random and prompt length. What no file gives is taken from "
+        "the --store where it has any: requests with recorded text and opinions on them.",
     )
     takes_registry(evaluate)
     takes_encoder(evaluate)
+    evaluate.add_argument(
+        "--artefact",
+        type=Path,
+        metavar="DIR",
+        help="what `extproc train` wrote, in place of the registry's own",
+    )
     evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
+    takes_store(evaluate, required=False)
     told = evaluate.add_mutually_exclusive_group()
     told.add_argument("--json", action="store_true", help="print one JSON object")
     told.add_argument(
@@ -93,11 +103,14 @@ def _eval(options: argparse.Namespace) -> int:
     from extproc.evaluation.report import evaluate
     from extproc.evaluation.terminal import as_text
 
-    if options.data is None and options.outcomes is None:
-        raise OperatorError("nothing to measure on (expected --data, --outcomes or both)")
-    candidate = open_candidate(options.registry, options.encoder_dir, show_progress)
-    report = None if options.data is None else evaluate(candidate, options.data)
-    outcomes = None if options.outcomes is None else _outcomes(candidate, options.outcomes)
+    if options.data is None and options.outcomes is None and options.store is None:
+        raise OperatorError("nothing to measure on (expected --data, --outcomes, --store, or several)")
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
+    with rows_of(options) as (routes, outcomes_read):
+        # A store may know of outcomes that a registry without predicted quality has no use for.
+        unused = options.outcomes is None and routes is not None and candidate.loaded.quality is None
+        report = None if routes is None else evaluate(candidate, routes)
+        outcomes = None if outcomes_read is None or unused else _outcomes(candidate, outcomes_read)
     if options.json:
         print(_as_json(report, outcomes))
         return 0
@@ -110,14 +123,14 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _outcomes(candidate: "Candidate", path: Path) -> "OutcomeReport":
+def _outcomes(candidate: "Candidate", read: "Reader[OutcomeRow]") -> "OutcomeReport":
     try:
         from extproc.evaluation.outcome_report import evaluate_outcomes
     except ModuleNotFoundError as error:
         raise OperatorError(
             f"--outcomes needs {error.name}: pip install 'envoy-semantic-router[eval]'"
         ) from error
-    return evaluate_outcomes(candidate, path)
+    return evaluate_outcomes(candidate, read)
 
 
 def _as_json(report: "Report | None", outcomes: "OutcomeReport | None") -> str:

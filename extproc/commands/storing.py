@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from extproc.errors import OperatorError
 
 if TYPE_CHECKING:
+    from extproc.evaluation.datasets import OutcomeRow, Reader
     from extproc.evaluation.store.connection import Store
     from extproc.evaluation.store.loading import Loaded
+    from extproc.registry.labelled import RouteRow
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -66,6 +68,37 @@ def load_all(store: "Store", paths: list[Path]) -> "Loaded":
             print(f"extproc: warning: {segment}: {loaded.bad} lines are no records", file=sys.stderr)
         total += loaded
     return total
+
+
+Rows = tuple["Reader[RouteRow] | None", "Reader[OutcomeRow] | None"]
+
+
+@contextmanager
+def rows_of(options: argparse.Namespace) -> Iterator[Rows]:
+    """What reads labelled rows and what reads outcomes: of ``--data`` and ``--outcomes``, else ``--store``.
+
+    None where neither has any. Raises ``OperatorError`` for a store that has nothing of what no file gives.
+    """
+    from extproc.evaluation.datasets import outcomes_in, routes_in
+
+    routes = None if options.data is None else routes_in(options.data)
+    outcomes = None if options.outcomes is None else outcomes_in(options.outcomes)
+    if options.store is None:
+        yield routes, outcomes
+        return
+    from extproc.evaluation import recorded
+
+    with store_of(options, writes=False) as store:
+        if routes is None and recorded.has_routes(store):
+            routes = recorded.routes_recorded(store, options.store)
+        if outcomes is None and recorded.has_outcomes(store):
+            outcomes = recorded.outcomes_recorded(store, options.store)
+        if routes is None and outcomes is None:
+            raise OperatorError(
+                f"{options.store} has no opinions (expected some by the name of {recorded.ROUTE}, "
+                f"{' or '.join(recorded.GRADES)}; `extproc feedback import` loads them)"
+            )
+        yield routes, outcomes
 
 
 def moment(text: str) -> datetime:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from extproc.commands.options import command, takes_encoder, takes_registry
+from extproc.commands.storing import rows_of, takes_store
 from extproc.errors import OperatorError
 
 _SCORERS = ("auto", "centroid", "prototypes", "logistic", "linear", "lexical", "perceptron", "blend")
@@ -20,12 +21,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
         "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
         "registry's `artefact` key names. The data is JSON lines "
-        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. The same rows and seed '
-        "give the same bytes.",
+        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. What no file gives '
+        "is taken from the --store where it has any: requests with recorded text and opinions on them. The "
+        "same rows and seed give the same bytes.",
     )
     takes_registry(train)
     takes_encoder(train)
-    train.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled rows")
+    train.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     train.add_argument(
         "--outcomes",
         type=Path,
@@ -33,6 +35,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help='how well models answered: {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}; '
         "predicts quality, for routes with a `quality_bar`",
     )
+    takes_store(train, required=False)
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
     train.add_argument(
         "--target-wrong",
@@ -71,16 +74,19 @@ def _train(options: argparse.Namespace) -> int:
         raise OperatorError(
             f"training needs {error.name}: pip install 'envoy-semantic-router[eval]'"
         ) from error
-    wishes = Wishes(
-        target_wrong=options.target_wrong,
-        test_share=options.test_share,
-        scorer=options.scorer,
-        seed=options.seed,
-        outcomes=options.outcomes,
-    )
-    report = train_artefact(
-        options.registry, options.data, options.out, options.encoder_dir, wishes, progress=_tell
-    )
+    with rows_of(options) as (routes, outcomes):
+        if routes is None:
+            raise OperatorError("nothing to learn routes from (expected --data, or --store with labels)")
+        wishes = Wishes(
+            target_wrong=options.target_wrong,
+            test_share=options.test_share,
+            scorer=options.scorer,
+            seed=options.seed,
+            outcomes=outcomes,
+        )
+        report = train_artefact(
+            options.registry, routes, options.out, options.encoder_dir, wishes, progress=_tell
+        )
     print(report)
     return 0
 

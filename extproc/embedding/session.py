@@ -18,6 +18,7 @@ from extproc.embedding.threads import allowed_cores, default_threads
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
+from extproc.vocabulary import Embedding
 
 logger = logging.getLogger("extproc.embedding")
 
@@ -103,6 +104,15 @@ class DeepEncoder:
         """Shape (len(texts), dimensions + inner dimensions). Raises ``errors.EncoderFailed``."""
         encoded = self._encoder.embed(texts)
         return np.hstack([encoded.vectors, encoded.inner])
+
+
+def embeddings_of(rows: NDArray[np.float32]) -> list[Embedding]:
+    """An encoder's rows, deep or not, as the embeddings that requests have."""
+    inner = [row[DIMENSIONS:] if len(row) > DIMENSIONS else None for row in rows]
+    return [
+        Embedding(row[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=layers)
+        for row, layers in zip(rows, inner, strict=True)
+    ]
 
 
 def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArray[np.intp]]:

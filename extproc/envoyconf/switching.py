@@ -92,16 +92,23 @@ class Switch:
         """What the files tell Envoy now."""
         return xds.held(self._directory.texts())
 
-    async def to(self, new: Generation, sidecars: Sequence[str]) -> Switched:
+    async def to(self, new: Generation, sidecars: Sequence[str], *, examined: bool = False) -> Switched:
         """Make Envoy hold ``new``, beside what it holds; the files are as before when that fails.
 
-        Without a running Envoy only the files are written. Raises ``EnvoyRefused``, and ``NotYet``
-        when a sidecar does not have the version or a cluster is not active in time.
+        Without a running Envoy only the files are written. A version that is to be ``examined`` is
+        written in place of another only once a sidecar has taken it, whether an Envoy runs or not.
+        Raises ``EnvoyRefused``, ``VersionRefused``, and ``NotYet`` when a sidecar does not have the
+        version or a cluster is not active in time.
         """
         before = self._directory.texts()
         old = xds.held(before)
         running = await self._is_running()
-        skipped = await self._until_decided(new.version, sidecars) if running else ()
+        unseen = examined and old.version not in ("", new.version)
+        skipped = await self._until_decided(new.version, sidecars) if running or unseen else ()
+        if unseen and len(skipped) == len(sidecars):
+            raise NotYet(
+                f"no sidecar is there to examine version {new.version} by its holdout: start `extproc serve`"
+            )
         self._directory.write_all(
             {name: xds.response(_SECRETS, [secret]) for name, secret in new.secrets.items()}
         )
@@ -144,8 +151,16 @@ class Switch:
         return True
 
     async def _until_decided(self, version: str, sidecars: Sequence[str]) -> tuple[str, ...]:
-        """Return once every sidecar has ``version``: those at whose address nobody is."""
-        there = await asyncio.gather(*(self._decides(address, version) for address in sidecars))
+        """Return once every sidecar has ``version``: those at whose address nobody is.
+
+        Raises ``VersionRefused`` as soon as one refuses it.
+        """
+        asking = [asyncio.create_task(self._decides(address, version)) for address in sidecars]
+        try:
+            there = await asyncio.gather(*asking)
+        finally:
+            for each in asking:  # those that still wait when another has refused
+                each.cancel()
         skipped = tuple(address for address, is_there in zip(sidecars, there, strict=True) if not is_there)
         for address in skipped:
             log.warning("nobody answers at %s: that sidecar is not waited for", address)

@@ -67,7 +67,7 @@ class Status(msgspec.Struct, frozen=True):
     sidecars_skipped: tuple[str, ...] = ()  # nobody answered there at the last switch
     old: int = 0  # clusters and hops kept for requests that are still on their way
     switched: int = 0
-    refused: int = 0  # mistakes in the registry, and what Envoy does not accept
+    refused: int = 0  # mistakes in the registry, and what Envoy or a sidecar does not accept
     postponed: int = 0  # what was not ready in time, and is tried again
 
 
@@ -162,7 +162,7 @@ class Writer:
         registry = self._addresses.put_into(loaded.registry)
         new = await asyncio.to_thread(self._generated, registry, loaded)
         switch = Switch(self._directory, Admin(registry.envoy.admin), self._ask, clock=self._clock)
-        switched = await switch.to(new, many(registry.envoy.sidecar))
+        switched = await switch.to(new, many(registry.envoy.sidecar), examined=loaded.holdout is not None)
         self._switch = switch
         held, now = switch.held(), self._clock()
         old = {*held.clusters, *held.listeners} - {*new.clusters, *new.listeners}

@@ -1,7 +1,7 @@
 """The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import DIMENSIONS, locate
+from extproc.embedding.reporting import ReportingEncoder
 from extproc.embedding.session import DeepEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.evaluation import fastpath, metrics
-from extproc.evaluation.datasets import labels_of, read_routes
+from extproc.evaluation.datasets import OutcomeRow, Reader, labels_of
 from extproc.evaluation.intervals import auroc_of, bootstrap, one_by_one, wilson
 from extproc.evaluation.metrics import ABSTAIN, Floats
 from extproc.evaluation.outcome_report import learn_quality
@@ -32,6 +33,7 @@ from extproc.evaluation.training import (
     train,
 )
 from extproc.registry import artefact, quality
+from extproc.registry.labelled import RouteRow
 from extproc.registry.loading import Loaded, load
 from extproc.routing.fastpath import Words
 from extproc.routing.heads import Trained
@@ -40,7 +42,6 @@ from extproc.vocabulary import Encoder
 TEST_SHARE = 0.1
 FEW = 50  # rows a route on average, below which none are set apart: each is worth more in training
 _CACHED = 100_000  # vectors of 4.6 kB
-_CHUNK = 256  # texts between two reports of progress
 
 Progress = Callable[[str], None]
 
@@ -52,12 +53,17 @@ class Wishes(msgspec.Struct, frozen=True):
     test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
     scorer: str = "auto"
     seed: int = 0
-    outcomes: Path | None = None  # also learn to predict quality
+    outcomes: Reader[OutcomeRow] | None = None  # also learn to predict quality
     fast_path: bool = False  # also learn when the words alone are enough
 
 
 def train_artefact(
-    registry: Path, data: Path, out: Path, encoder_dir: Path | None, wishes: Wishes, progress: Progress
+    registry: Path,
+    read: Reader[RouteRow],
+    out: Path,
+    encoder_dir: Path | None,
+    wishes: Wishes,
+    progress: Progress,
 ) -> str:
     """Train and write; what was chosen and what is to be expected of it, as text.
 
@@ -68,10 +74,10 @@ def train_artefact(
         raise OperatorError(f"{registry} has no routes to learn")
     files = locate(encoder_dir)
     encoder = open_encoder(files, loaded.registry.encoder)
-    deep = _Reporting(DeepEncoder(encoder), progress)
+    deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
-    rows = read_corpus(loaded, data, cached)
+    rows = read_corpus(loaded, read, cached)
     learnt = None
     if wishes.outcomes is not None:
         learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
@@ -89,10 +95,10 @@ def train_artefact(
     return "\n\n".join(told)
 
 
-def read_corpus(loaded: Loaded, data: Path, deep: Encoder) -> Corpus:
-    """The registry's examples and the rows of ``data``, each text once: the data's word counts."""
+def read_corpus(loaded: Loaded, read: Reader[RouteRow], deep: Encoder) -> Corpus:
+    """The registry's examples and the rows that are read, each text once: the latter's word counts."""
     routes = tuple(loaded.registry.routes)
-    found = read_routes(data, routes)
+    found = read(routes).rows
     labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
     labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
     texts = list(labelled)
@@ -235,23 +241,6 @@ def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray
     return lambda rows: metrics.debiased_ece(claimed[rows], right[rows])
 
 
-class _Reporting:
-    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
-
-    def __init__(self, encoder: Encoder, progress: Progress) -> None:
-        self._encoder = encoder
-        self._progress = progress
-
-    @property
-    def name(self) -> str:
-        """That of the encoder behind."""
-        return self._encoder.name
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See ``vocabulary.Encoder``."""
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
-            done = min(start + _CHUNK, len(texts))
-            self._progress(f"embedding [{'#' * (20 * done // len(texts)):<20}] {done} of {len(texts)}")
-        return np.concatenate(parts) if parts else self._encoder.encode(texts)
+def _embedding(progress: Progress) -> Callable[[int, int], None]:
+    """Progress of the encoder, as a bar in words."""
+    return lambda done, total: progress(f"embedding [{'#' * (20 * done // total):<20}] {done} of {total}")

@@ -28,7 +28,8 @@ def baselines(
     return [
         _chance(len(sizes), len(texts)),
         _length(known, labels, len(sizes), texts),
-        _centroid(encoder.encode(known), labels, len(sizes), vectors),
+        # A deep encoder's rows begin with the embedding.
+        _centroid(encoder.encode(known)[:, : vectors.shape[1]], labels, len(sizes), vectors),
     ]
 
 

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from extproc.evaluation import metrics
-from extproc.evaluation.datasets import RouteRow, labels_of, read_routes
+from extproc.evaluation.datasets import labels_of, read_routes
 from extproc.evaluation.intervals import Interval, Statistic, bootstrap, mcnemar, mean_of
 from extproc.evaluation.metrics import Floats, Labels, Truths
 from extproc.evaluation.replay import Candidate, decide_all
+from extproc.registry.labelled import RouteRow
 
 # How much worse each measure may get, as a difference of shares. `recall` and `precision` are of
 # every route; `recall:ROUTE` and `precision:ROUTE` are of one, and win over these.

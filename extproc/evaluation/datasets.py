@@ -10,13 +10,12 @@ same, ``weight`` is the number of requests that a sampled row stands for, ``toke
 each model's answer.
 """
 
-import difflib
 import gzip
-import re
+import hashlib
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Generic
 
 import msgspec
 import numpy as np
@@ -24,22 +23,10 @@ from msgspec import Meta
 
 from extproc.errors import DataError
 from extproc.evaluation.metrics import ABSTAIN, Labels
-from extproc.registry.loading import plain
+from extproc.registry.labelled import R, RouteRow, Text, check_route, parse, unknown
 
-R = TypeVar("R")
-Text = Annotated[str, Meta(min_length=1)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 _GZIP = b"\x1f\x8b"
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
-
-
-class RouteRow(msgspec.Struct, frozen=True):
-    """One text and where it should go."""
-
-    text: Text
-    route: str | None  # None: out of scope, should abstain
-    group: str = ""  # texts of one group mean the same; empty: none
-    weight: Annotated[float, Meta(gt=0.0)] = 1.0  # requests that it stands for
 
 
 class OutcomeRow(msgspec.Struct, frozen=True):
@@ -50,12 +37,33 @@ class OutcomeRow(msgspec.Struct, frozen=True):
     tokens: dict[str, Annotated[int, Meta(ge=0)]] = {}  # of each model's answer
 
 
+class Dataset(msgspec.Struct, Generic[R], frozen=True):
+    """Rows, and where they came from."""
+
+    name: str
+    version: str  # 12 hexadecimal digits of a SHA-256 of what was read
+    rows: Sequence[R]
+
+
+# Reads rows, given the names that may stand in them. Raises ``DataError`` or ``OperatorError``.
+Reader = Callable[[Collection[str]], Dataset[R]]
+
+
+def routes_in(path: Path) -> Reader[RouteRow]:
+    """Reads a routes file."""
+    return lambda known: Dataset(str(path), _version(path), read_routes(path, known))
+
+
+def outcomes_in(path: Path) -> Reader[OutcomeRow]:
+    """Reads an outcomes file."""
+    return lambda known: Dataset(str(path), _version(path), read_outcomes(path, known))
+
+
 def read_routes(path: Path, known: Collection[str]) -> list[RouteRow]:
     """The rows of a routes file; every route in it must be ``known``. Raises ``DataError``."""
     rows = []
     for line, row in _rows(path, RouteRow):
-        if row.route is not None and row.route not in known:
-            raise DataError(str(path), line, _unknown("route", row.route, known) + ", or null")
+        check_route(path, line, row, known)
         rows.append(row)
     return _some(path, rows)
 
@@ -66,7 +74,7 @@ def read_outcomes(path: Path, known: Collection[str]) -> list[OutcomeRow]:
     for line, row in _rows(path, OutcomeRow):
         for model in (*row.outcomes, *row.tokens):
             if model not in known:
-                raise DataError(str(path), line, _unknown("model", model, known))
+                raise DataError(str(path), line, unknown("model", model, known))
         rows.append(row)
     return _some(path, rows)
 
@@ -100,14 +108,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(str(path), number + 1, f"cannot read it: {reason}") from error
 
 
-def parse(path: Path, line: int, text: str, kind: type[R]) -> R:
-    """One line as a row of ``kind``. Raises ``DataError``."""
+def _version(path: Path) -> str:
     try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.ValidationError as error:
-        raise DataError(str(path), line, _in_words(error)) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise DataError(str(path), line, f"not JSON: {error} (expected one object a line)") from error
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise DataError(str(path), 1, f"cannot read it: {error.strerror}") from error
 
 
 def _rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
@@ -119,18 +124,3 @@ def _some(path: Path, rows: list[R]) -> list[R]:
     if not rows:
         raise DataError(str(path), 1, "there are no rows (expected one JSON object a line)")
     return rows
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    parts = _AT.match(str(error))
-    assert parts is not None  # the pattern matches any text
-    problem = plain(parts["problem"])
-    if problem == "missing key `route`":
-        problem += " (expected a route's name or null; `extproc holdout label` asks for the missing ones)"
-    return f"{parts['path']}: {problem}" if parts["path"] else problem
-
-
-def _unknown(what: str, name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"there is no {what} `{name}` in the registry ({hint}expected one of: {', '.join(known)})"

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from extproc.errors import DataError, OperatorError
-from extproc.evaluation.datasets import lines_of, parse
+from extproc.evaluation.datasets import lines_of
+from extproc.registry.labelled import parse
 
 UNDO, SKIP, QUIT, OUTSIDE = "u", "s", "q", "0"
 _ROUTE_KEYS = [

@@ -1,8 +1,6 @@
 """`extproc eval --outcomes` and what `extproc train --outcomes` tells: predicted quality on real answers."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -10,7 +8,7 @@ import numpy as np
 from extproc.embedding.files import DIMENSIONS
 from extproc.errors import OperatorError
 from extproc.evaluation.choosing import Choosing, OutcomeReport, Table, answered_by_all, measure
-from extproc.evaluation.datasets import OutcomeRow, read_outcomes
+from extproc.evaluation.datasets import OutcomeRow, Reader
 from extproc.evaluation.metrics import Floats
 from extproc.evaluation.outcomes import Answers, Fitted, Progress, answers_of, data_hash, fit_quality
 from extproc.evaluation.replay import Candidate
@@ -30,7 +28,7 @@ class Learnt(msgspec.Struct, frozen=True):
     choosing: Choosing  # on held-out rows
 
 
-def evaluate_outcomes(candidate: Candidate, data: Path) -> OutcomeReport:
+def evaluate_outcomes(candidate: Candidate, read: Reader[OutcomeRow]) -> OutcomeReport:
     """Measure the registry's predicted quality on rows that its training did not see.
 
     Raises ``OperatorError`` where the registry predicts none, or no text was answered by all models.
@@ -42,18 +40,19 @@ def evaluate_outcomes(candidate: Candidate, data: Path) -> OutcomeReport:
             "`extproc train --outcomes`)"
         )
     registry, quality = candidate.loaded.registry, trained.quality
-    rows = read_outcomes(data, quality.models)
+    data = read(quality.models)
+    rows = data.rows
     models = [model for model in quality.models if any(model in row.outcomes for row in rows)]
     answers = read_answers(rows, models, candidate.encoder)
     place = [quality.models.index(model) for model in models]
     predicted = quality.predict(answers.inputs, answers.looks)[:, place].astype(np.float64)
     table, priced = table_of(answers, predicted, quality, registry)
     return OutcomeReport(
-        registry=str(candidate.loaded.path),
+        registry=candidate.name,
         version=candidate.loaded.version,
         encoder=candidate.encoder_name,
-        data=str(data),
-        data_version=hashlib.sha256(data.read_bytes()).hexdigest()[:12],
+        data=data.name,
+        data_version=data.version,
         rows=len(rows),
         seen=data_hash(answers) == trained.manifest.data_sha256,
         priced=priced,
@@ -62,13 +61,13 @@ def evaluate_outcomes(candidate: Candidate, data: Path) -> OutcomeReport:
 
 
 def learn_quality(
-    registry: Registry, data: Path, deep: Encoder, encoder: str, seed: int, progress: Progress
+    registry: Registry, read: Reader[OutcomeRow], deep: Encoder, encoder: str, seed: int, progress: Progress
 ) -> Learnt:
-    """Fit predicted quality on a file of outcomes; ``encoder`` is whose layers ``deep`` tells.
+    """Fit predicted quality on outcomes; ``encoder`` is whose layers ``deep`` tells.
 
     Raises ``OperatorError``.
     """
-    rows = read_outcomes(data, tuple(registry.models))
+    rows = read(tuple(registry.models)).rows
     models = [model for model in registry.models if any(model in row.outcomes for row in rows)]
     answers = read_answers(rows, models, deep)
     fitted = fit_quality(answers, seed, progress)

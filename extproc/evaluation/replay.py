@@ -1,11 +1,6 @@
-"""Deciding many texts at once with the pipeline that serves.
-
-Nothing is modelled here: rules, scorer, floors and whatever else the registry asks for run as they
-do for traffic. Only the encoder is asked beforehand, in batches, instead of through its queue.
-"""
+"""Deciding many texts at once with the pipeline that serves, and what came of it as arrays."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,28 +11,16 @@ from numpy.typing import NDArray
 
 from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import DIMENSIONS, locate
-from extproc.embedding.session import DEEP, DeepEncoder, open_encoder
-from extproc.errors import Denied, OperatorError
+from extproc.embedding.reporting import ReportingEncoder
+from extproc.embedding.session import DEEP, DeepEncoder, embeddings_of, open_encoder
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import Loaded, load
-from extproc.routing.pipeline import Pipeline
+from extproc.routing.rehearsal import rehearse
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import (
-    Api,
-    ChatRequest,
-    Decision,
-    Embedding,
-    Encoder,
-    Question,
-    Reason,
-    RequestHead,
-)
+from extproc.vocabulary import Decision, Encoder
 
-_PATIENCE_S = 60.0  # the decision's budget: a measurement must not depend on how busy the machine is
 _CACHED = 200_000  # vectors, 300 MB
-_CHUNK = 256  # texts between two reports of progress
-_FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR, Reason.INTERNAL_ERROR})
 DENIED = "denied"
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -49,6 +32,12 @@ class Candidate(msgspec.Struct, frozen=True):
     loaded: Loaded
     snapshot: Snapshot
     encoder: Encoder  # a `DeepEncoder` where an artefact's head reads the inner layers
+    artefact: Path | None = None  # in place of the registry's own
+
+    @property
+    def name(self) -> str:
+        """The registry's path, and the artefact that was put in place of its own."""
+        return f"{self.loaded.path} with {self.artefact}" if self.artefact else str(self.loaded.path)
 
     @property
     def encoder_name(self) -> str:
@@ -78,20 +67,23 @@ class Decided(msgspec.Struct, frozen=True):
     vectors: NDArray[np.float32]  # (texts, dimensions)
 
 
-def open_candidate(registry: Path, encoder_dir: Path | None, progress: Progress) -> Candidate:
-    """Load and compile a registry as `extproc serve` would.
+def open_candidate(
+    registry: Path, encoder_dir: Path | None, progress: Progress, artefact: Path | None = None
+) -> Candidate:
+    """Load and compile a registry as `extproc serve` would, with ``artefact`` in place of its own if given.
 
     Vectors are kept on disk by their texts' hash, so that only new texts ever reach the encoder.
     Raises ``OperatorError`` where `serve` would not start.
     """
-    loaded = load(registry)
+    loaded = load(registry, artefact=artefact)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
-    encoder = _Reporting(opened if loaded.artefact is None else DeepEncoder(opened), progress)
+    encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
     # A file an encoder, since a cache holds the vectors of one: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
-    return Candidate(loaded, compile_snapshot(loaded, cached if loaded.artefact is None else opened), cached)
+    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened)
+    return Candidate(loaded, snapshot, cached, artefact)
 
 
 def decide_all(
@@ -103,9 +95,8 @@ def decide_all(
     ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
     """
     vectors = encoder.encode(texts)
-    patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
-    pipeline = Pipeline(_Remembered(texts, vectors), lambda _: patient, time.perf_counter)
-    decisions = asyncio.run(_decide(pipeline, texts))
+    known = dict(zip(texts, embeddings_of(vectors), strict=True))
+    decisions = asyncio.run(rehearse(snapshot, texts, known))
     return Decided(
         routes=routes,
         route=_places(routes, [d.route if d else "" for d in decisions]),
@@ -116,64 +107,6 @@ def decide_all(
         reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
         vectors=vectors[:, :DIMENSIONS],
     )
-
-
-def plain_question(text: str) -> Question:
-    """A chat request that says ``text`` and nothing else, for the router to choose the model of."""
-    request = ChatRequest(
-        api=Api.OPENAI_CHAT,
-        model="auto",
-        spans={},
-        user_text=text,
-        body_bytes=len(text.encode()),
-    )
-    return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
-
-
-class _Remembered:
-    """An ``Embedder`` of texts whose vectors are known."""
-
-    def __init__(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        self._vectors = dict(zip(texts, vectors, strict=True))
-
-    async def embed(self, text: str) -> Embedding:
-        vector = self._vectors[text]
-        inner = vector[DIMENSIONS:] if len(vector) > DIMENSIONS else None
-        return Embedding(vector[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=inner)
-
-
-class _Reporting:
-    """An ``Encoder`` that says how far it is: a first run over thousands of texts takes minutes."""
-
-    def __init__(self, encoder: Encoder, progress: Progress) -> None:
-        self._encoder = encoder
-        self._progress = progress
-
-    @property
-    def name(self) -> str:
-        return self._encoder.name
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            parts.append(self._encoder.encode(texts[start : start + _CHUNK]))
-            self._progress(min(start + _CHUNK, len(texts)), len(texts))
-        return np.concatenate(parts) if parts else self._encoder.encode(texts)
-
-
-async def _decide(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision | None]:
-    """A decision a text; None where a rule refused it."""
-    decisions: list[Decision | None] = []
-    for text in texts:
-        try:
-            decision = await pipeline.decide(plain_question(text))
-        except Denied:
-            decisions.append(None)
-            continue
-        if decision.reason in _FAILURES:
-            raise OperatorError(f"no decision for {text[:80]!r}: {decision.reason}; the log says why")
-        decisions.append(decision)
-    return decisions
 
 
 def _best(decision: Decision) -> str:

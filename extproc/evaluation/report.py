@@ -1,16 +1,14 @@
 """One registry on one data set: every figure, each with its interval. JSON is this, field by field."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from extproc.evaluation import metrics
 from extproc.evaluation.baselines import baselines
-from extproc.evaluation.datasets import RouteRow, labels_of, read_routes
+from extproc.evaluation.datasets import Reader, labels_of
 from extproc.evaluation.intervals import (
     Interval,
     auroc_of,
@@ -23,6 +21,7 @@ from extproc.evaluation.intervals import (
 )
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.evaluation.replay import Candidate, Decided, decide_all
+from extproc.registry.labelled import RouteRow
 
 _SLOW_RESAMPLES = 500  # of metrics that sort every resample
 _CURVE_POINTS = 200
@@ -91,7 +90,7 @@ class Report(msgspec.Struct, frozen=True):
     version: str
     encoder: str
     data: str
-    data_version: str  # 12 hexadecimal digits of the file's SHA-256
+    data_version: str  # 12 hexadecimal digits of a SHA-256 of the data
     rows: int
     inside: int  # rows that have a route
     outside: int  # rows that should abstain
@@ -132,20 +131,21 @@ FIGURES = {
 }
 
 
-def evaluate(candidate: Candidate, data: Path) -> Report:
-    """Measure a registry on a routes file. Raises ``DataError``, ``EncoderFailed``, ``OperatorError``."""
-    rows = read_routes(data, candidate.routes)
+def evaluate(candidate: Candidate, read: Reader[RouteRow]) -> Report:
+    """Measure a registry on labelled rows. Raises ``DataError``, ``EncoderFailed``, ``OperatorError``."""
+    data = read(candidate.routes)
+    rows = data.rows
     decided = decide_all(candidate.snapshot, candidate.encoder, [row.text for row in rows], candidate.routes)
     truth = labels_of(rows, candidate.routes)
     table = metrics.confusion(truth, decided.route, len(candidate.routes))
     scored = ~np.isnan(decided.probability)
     examples = {text for texts in candidate.loaded.examples.values() for text in texts}
     return Report(
-        registry=str(candidate.loaded.path),
+        registry=candidate.name,
         version=candidate.loaded.version,
-        encoder=candidate.encoder.name,
-        data=str(data),
-        data_version=hashlib.sha256(data.read_bytes()).hexdigest()[:12],
+        encoder=candidate.encoder_name,
+        data=data.name,
+        data_version=data.version,
         rows=len(rows),
         inside=int((truth >= 0).sum()),
         outside=int((truth < 0).sum()),

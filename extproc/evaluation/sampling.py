@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from extproc.errors import OperatorError
-from extproc.evaluation.datasets import lines_of, parse
+from extproc.evaluation.datasets import lines_of
+from extproc.registry.labelled import parse
 
 _BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores has a band of its own
 _PINNED = "pin"  # the client chose: there was no decision to judge

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-from extproc.errors import RouterError
+from extproc.errors import HoldoutFailed, RouterError
 from extproc.registry.files import Files
 from extproc.registry.loading import Loaded, load
 from extproc.registry.schema import Registry
@@ -16,6 +16,9 @@ from extproc.registry.watching import Watch
 from extproc.routing.snapshot import Snapshot, Snapshots
 
 log = logging.getLogger(__name__)
+
+Compile = Callable[[Loaded, Snapshot | None], Snapshot]
+"""Makes a version ready to decide, given the one that does now. Raises ``RouterError`` to refuse it."""
 
 _TIDY_S = 60.0  # how often versions that nobody needs are looked for
 
@@ -25,7 +28,7 @@ class Result(StrEnum):
 
     LOADED = "loaded"
     UNCHANGED = "unchanged"  # what was written says what decides already
-    REFUSED = "refused"  # a mistake in the files
+    REFUSED = "refused"  # a mistake in the files, or a holdout that is not routed well enough
     FAILED = "failed"  # a defect of ours, or of the encoder
 
 
@@ -35,6 +38,7 @@ class State(msgspec.Struct, frozen=True):
     version: str  # the newest that can decide
     problem: str = ""  # of the files as they are now: FILE:LINE: what is wrong
     restart_for: tuple[str, ...] = ()  # keys whose new values count from the next start only
+    refused: str = ""  # the version of the files as they are now, where that failed its holdout
 
     def __str__(self) -> str:
         told = [f"version {self.version}"]
@@ -64,14 +68,22 @@ class LiveRegistry:
         """The newest version that is good."""
         return self._state.version
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Versions that failed their holdout, and why: that of the files as they are now, or none."""
+        return {self._state.refused: self._state.problem} if self._state.refused else {}
+
     def reload(self) -> None:
         """Read the files again, changed or not; the signal handler for SIGHUP."""
         self._watch.tell()
 
-    async def begin(self, compiled: Callable[[Loaded], Snapshot]) -> Snapshots:
-        """What decides, from ``first`` on. ``compiled`` runs on a thread, one call at a time."""
+    async def begin(self, compiled: Compile) -> Snapshots:
+        """What decides, from ``first`` on. ``compiled`` runs on a thread, one call at a time.
+
+        Raises what ``compiled`` does: there is no other version that could go on.
+        """
         self._compiled = compiled
-        self._snapshots = Snapshots(await asyncio.to_thread(compiled, self.first), self._clock)
+        self._snapshots = Snapshots(await asyncio.to_thread(compiled, self.first, None), self._clock)
         return self._snapshots
 
     async def follow(self, changed: Callable[[State], None], count: Callable[[Result], None]) -> None:
@@ -93,7 +105,7 @@ class LiveRegistry:
             result = await self._load(files)
         except RouterError as error:
             result = Result.REFUSED
-            self._keep(str(error))
+            self._keep(str(error), refused=files.version if isinstance(error, HoldoutFailed) else "")
             log.error("the registry is not reloaded, %s goes on: %s", self._state.version, error)
         except Exception as error:
             result = Result.FAILED
@@ -106,13 +118,14 @@ class LiveRegistry:
         loaded = await asyncio.to_thread(load, self.first.path, files)
         unchanged = loaded.version == self._snapshots.newest.version
         if not unchanged:
-            self._snapshots.add(await asyncio.to_thread(self._compiled, loaded))
+            newest = self._snapshots.newest
+            self._snapshots.add(await asyncio.to_thread(self._compiled, loaded, newest))
         self._state = State(loaded.version, restart_for=_fixed_keys(self.first.registry, loaded.registry))
         log.info("registry %s decides", loaded.version, extra={"state": str(self._state)})
         return Result.UNCHANGED if unchanged else Result.LOADED
 
-    def _keep(self, problem: str) -> None:
-        self._state = msgspec.structs.replace(self._state, problem=problem)
+    def _keep(self, problem: str, refused: str = "") -> None:
+        self._state = msgspec.structs.replace(self._state, problem=problem, refused=refused)
 
 
 def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ import msgspec
 
 from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
+from extproc.registry import holdout
 from extproc.registry import quality as qualities
 from extproc.registry.checks import check
 from extproc.registry.files import Files
+from extproc.registry.holdout import Holdout
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
-from extproc.registry.source import Source, steps
+from extproc.registry.source import Source, plain, steps
 from extproc.registry.upstreams import Model
 
 S = TypeVar("S", bound=Section)
@@ -32,18 +34,24 @@ class Loaded(msgspec.Struct, frozen=True):
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
     quality: qualities.Trained | None = None  # predicts how well models answer; of the same directory
+    holdout: Holdout | None = None  # what it must route well enough
 
 
-def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
+def load(
+    path: Path, files: Files | None = None, *, untrained: bool = False, artefact: Path | None = None
+) -> Loaded:
     """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
 
-    ``untrained`` leaves the artefact out: whoever makes it must not need it.
+    ``untrained`` leaves the artefact out: whoever makes it must not need it. ``artefact`` is a directory
+    to take in place of the registry's own.
 
     Raises ``RegistryError`` with the file, the line and what was expected.
     """
     files = files or Files()
     source = Source(str(path), files.read(path, str(path), 1))
     registry = _typed(source)
+    if artefact is not None:
+        registry = msgspec.structs.replace(registry, artefact=str(artefact.absolute()))
     examples = {
         name: (*route.examples, *_more_examples(source, name, route, files))
         for name, route in registry.routes.items()
@@ -51,6 +59,7 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
     check(registry, examples, source)
     if registry.feedback is not None and registry.feedback.token.file:
         files.watch(path.parent / registry.feedback.token.file)
+    held = holdout.read(source, registry, files)
     trained = None if untrained else _artefact(source, registry, files)
     quality = None if untrained else _quality(source, registry, trained, files)
     return Loaded(
@@ -60,6 +69,7 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         path=path,
         artefact=trained,
         quality=quality,
+        holdout=held,
     )
 
 
@@ -176,16 +186,6 @@ def _unknown_key(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"unknown key `{key}` ({hint}expected one of: {', '.join(known)})"
-
-
-def plain(problem: str) -> str:
-    """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
-    words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
-             "float": "number", "bool": "true or false"}  # fmt: skip
-    problem = problem.replace("Object missing required field", "missing key")
-    for theirs, ours in words.items():
-        problem = re.sub(rf"`((?:[\w ]+ \| )*){theirs}((?: \| [\w ]+)*)`", rf"`\g<1>{ours}\g<2>`", problem)
-    return problem[0].lower() + problem[1:]
 
 
 def _kind(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from extproc.registry.section import Count, Fraction, OneOrMany, Positive, Seconds, Section
+from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
 from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import Api, Effort, Mode
 
@@ -154,6 +154,14 @@ class Envoy(Section, frozen=True):
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
 
 
+class Holdout(Section, frozen=True):
+    """Labelled rows that a version must route well enough before it decides."""
+
+    data: str  # JSON lines, as for `extproc eval`; relative to the registry file
+    min_accuracy: Fraction  # of the rows, abstaining included
+    max_worse: Points | None = None  # below the version that serves, on the same rows; None: any
+
+
 class Registry(Section, frozen=True):
     """The whole file."""
 
@@ -172,6 +180,7 @@ class Registry(Section, frozen=True):
     )
     fast_path: FastPath | None = None  # None: every text that no rule decides is embedded
     thresholds: Thresholds = Thresholds()
+    holdout: Holdout | None = None  # None: every version without a mistake decides
     encoder: Encoder = Encoder()
     # ask: streams tell their token usage, in one more chunk that the client sees too.
     stream_usage: Literal["leave", "ask"] = "leave"

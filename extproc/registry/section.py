@@ -7,6 +7,7 @@ from msgspec import Meta
 
 OneOrMany = str | list[str]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Points = Annotated[float, Meta(ge=0.0, le=100.0)]  # of a hundred
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]

@@ -96,3 +96,13 @@ def steps(path: str) -> Path:
             break
         found.append(name or int(index))
     return tuple(found)
+
+
+def plain(problem: str) -> str:
+    """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
+    words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
+             "float": "number", "bool": "true or false"}  # fmt: skip
+    problem = problem.replace("Object missing required field", "missing key")
+    for theirs, ours in words.items():
+        problem = re.sub(rf"`((?:[\w ]+ \| )*){theirs}((?: \| [\w ]+)*)`", rf"`\g<1>{ours}\g<2>`", problem)
+    return problem[0].lower() + problem[1:]

@@ -63,6 +63,8 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "margin": Attribute(names.ROUTER_MARGIN),
     "similarity": Attribute(names.ROUTER_SIMILARITY),
     "candidates": Attribute(names.ROUTER_CANDIDATES),
+    "predicted_quality": Attribute(names.ROUTER_PREDICTED_QUALITY),
+    "offers": Attribute(names.ROUTER_OFFERS),
     "version": Attribute(names.ROUTER_CONFIG_VERSION),
     "lexical": Attribute(names.ROUTER_LEXICAL),
     "weight": Attribute(names.ROUTER_WEIGHT),

@@ -96,6 +96,8 @@ class Metrics:
             if score is not None:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
+        if decision.predicted_quality is not None:
+            self._quality.record(decision.predicted_quality, {**route, names.ROUTER_MODEL: decision.model})
 
     def undecided(self, reason: Reason, mode: Mode = Mode.ACTIVE) -> None:
         """Count one request that was left to Envoy's default, under a registry of this mode."""
@@ -206,6 +208,12 @@ class Metrics:
         )
         self._similarity = self._histogram(
             names.DECISION_SIMILARITY, "Cosine to the nearest example.", _SCORE_BUCKETS
+        )
+
+        self._quality = self._histogram(
+            names.DECISION_QUALITY,
+            "Probability, predicted beforehand, that the answer of the model that was chosen is good.",
+            _SCORE_BUCKETS,
         )
 
     def _histogram(

@@ -107,6 +107,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     margin: float | None = None
     similarity: float | None = None
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
+    predicted_quality: float | None = None  # the probability that the model's answer is good, beforehand
+    offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
     version: str = ""  # of the registry that decided
     lexical: str = ""  # agreed or disagreed, of what the lexical fast path would have decided too
     weight: float | None = None  # of how many such requests this is one that was embedded; null: of itself
@@ -208,6 +210,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         margin=envelope.margin,
         similarity=envelope.similarity,
         candidates=envelope.candidates,
+        predicted_quality=envelope.predicted_quality,
+        offers=envelope.offers,
         version=envelope.version,
         lexical=envelope.lexical,
         weight=envelope.weight,

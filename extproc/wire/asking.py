@@ -6,6 +6,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from extproc.errors import VersionRefused
 from extproc.wire.health import version_service
 
 
@@ -18,12 +19,17 @@ class Answer(Enum):
 
 
 async def can_decide(address: str, version: str, timeout_s: float = 1.0) -> Answer:
-    """Ask the sidecar at ``HOST:PORT`` or ``unix:/PATH``. Never raises for what is there or is not."""
+    """Ask the sidecar at ``HOST:PORT`` or ``unix:/PATH``. Never raises for what is there or is not.
+
+    Raises ``VersionRefused`` when the sidecar says that it never will.
+    """
     async with grpc.aio.insecure_channel(address) as channel:
         try:
             answer = await HealthStub(channel).Check(
                 HealthCheckRequest(service=version_service(version)), timeout=timeout_s
             )
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise VersionRefused(f"the sidecar at {address} refuses it: {error.details()}") from error
             return Answer.NO if error.code() is grpc.StatusCode.NOT_FOUND else Answer.NOBODY
     return Answer.YES if answer.status == HealthCheckResponse.SERVING else Answer.NO

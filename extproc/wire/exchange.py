@@ -317,6 +317,12 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         candidates=tuple(
             f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_CANDIDATES]
         ),
+        predicted_quality=_rounded(decision.predicted_quality),
+        offers=tuple(
+            f"{offer.model}:{offer.quality:.4g}"
+            for offer in decision.offers[:_CANDIDATES]
+            if offer.quality is not None
+        ),
         version=decision.version,
         lexical=_compared(decision),
         weight=decision.comparison.weight if decision.comparison else None,

@@ -1,11 +1,11 @@
 """gRPC health checking (grpc.health.v1) of the process's components."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import grpc
 from grpc_health.v1.health import aio
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from extproc.health import Components
@@ -24,12 +24,21 @@ def version_service(version: str) -> str:
 class Health:
     """Shows ``Components`` to whoever checks or watches over gRPC, and which versions can decide."""
 
-    def __init__(self, components: Components, versions: Callable[[], Iterable[str]]) -> None:
-        """A new version shows with the next change of a component."""
+    def __init__(
+        self,
+        components: Components,
+        versions: Callable[[], Iterable[str]],
+        refused: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """A new version shows with the next change of a component.
+
+        ``refused`` are versions that will not be decided by, and why; whoever checks one is told so by
+        FAILED_PRECONDITION.
+        """
         self._components = components
         self._versions = versions
         self._shown: set[str] = set()
-        self._servicer = aio.HealthServicer()
+        self._servicer = _Servicer(refused)
         self._changed = asyncio.Event()
         components.listen(self._changed.set)
 
@@ -54,3 +63,22 @@ class Health:
             self._changed.clear()
             await self.publish()
             await self._changed.wait()
+
+
+class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """The usual one, and a reason for what is refused, which a status alone could not tell."""
+
+    def __init__(self, refused: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__()
+        self._refused = refused
+
+    async def Check(  # noqa: N802  # the name is gRPC's
+        self,
+        request: HealthCheckRequest,
+        context: "grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]",
+    ) -> HealthCheckResponse:
+        """See grpc.health.v1."""
+        for version, reason in self._refused().items():
+            if request.service == version_service(version):
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        return await super().Check(request, context)

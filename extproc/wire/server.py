@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc
 import msgspec
@@ -42,15 +42,17 @@ class Server:
         access_log: AccessLog,
         components: Components,
         versions: Callable[[], Iterable[str]],
+        refused: Callable[[], Mapping[str, str]],
     ) -> None:
         """``components`` has one named ``COMPONENT``, which is this server.
 
-        ``versions`` are those of the registry by which ``processor`` can decide.
+        ``versions`` are those of the registry by which ``processor`` can decide; ``refused`` are those
+        by which it will not, and why.
         """
         self._options = options
         self._processor = processor
         self._components = components
-        self._health = Health(components, versions)
+        self._health = Health(components, versions, refused)
         self._server = grpc.aio.server(options=_channel_options(options.max_body_bytes))
         self._server.add_generic_rpc_handlers((processor.handler(), access_log.handler()))
         self._health.register(self._server)

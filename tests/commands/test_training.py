@@ -88,6 +88,23 @@ def test_what_was_trained_serves(registry: Path, capsys: pytest.CaptureFixture[s
     assert decision["candidates"][0]["route"] == "cooking"
 
 
+def test_eval_measures_an_artefact_before_the_registry_names_it(
+    registry: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(registry, "trained", "--scorer", "centroid") == 0
+    monkeypatch.chdir(registry.parent)
+    measure = ["eval", "--registry", str(registry), "--data", "data.jsonl", "--json"]
+    capsys.readouterr()
+    assert main([*measure, "--artefact", "trained"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    registry.write_text(REGISTRY + "artefact: trained\n")
+    assert main(measure) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert other["figures"] == own["figures"]
+    assert other["reasons"] == own["reasons"]
+    assert other["registry"] == f"{registry} with trained"
+
+
 def test_a_registry_may_be_trained_again_whatever_its_artefact_is(registry: Path) -> None:
     registry.write_text(REGISTRY + "artefact: nowhere\n")
     assert train(registry, "trained", "--scorer", "centroid") == 0
@@ -175,3 +192,56 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     assert "expected --data, --outcomes or both" in capsys.readouterr().err
     assert train(registry, "one") == 0
     assert not (registry.parent / "one" / "quality.json").exists()
+
+
+def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.write_text(PRICED.replace("ARTEFACT\n", "").replace("BAR", ""))
+    labelled = [json.loads(line) for line in (registry.parent / "data.jsonl").read_text().splitlines()]
+    rows: list[dict[str, object]] = []
+    for number, row in enumerate(labelled):
+        request = f"r{number}"
+        rows.append(
+            {
+                "kind": "exchange",
+                "time": "2026-11-25T12:00:00Z",
+                "request_id": request,
+                "api": "openai.chat",
+                "model": "large",
+                "bypassed": False,
+                "refused": False,
+                "output_tokens": 60,
+                "input_messages": json.dumps(
+                    [{"role": "user", "parts": [{"type": "text", "content": row["text"]}]}]
+                ),
+            }
+        )
+        for name, told in {
+            "route": {"label": row["route"] or "none", "score": 1.0},
+            "judge": {"score": 1.0},
+            "feedback": {"score": float(number % 5 < 3), "subject": "shadow", "model": "small"},
+        }.items():
+            about = {
+                "kind": "evaluation",
+                "time": "2026-11-25T13:00:00Z",
+                "request_id": request,
+                "name": name,
+            }
+            rows.append({**about, "evaluation_id": f"{name}-{number}", **told})
+    (registry.parent / "records-1.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    store = str(registry.parent / "store")
+    assert main(["records", "import", str(registry.parent / "records-1.jsonl"), "--store", store]) == 0
+    common = ["--registry", str(registry), "--store", store]
+    out = str(registry.parent / "learnt")
+    assert main(["train", *common, "--scorer", "linear", "--out", out]) == 0
+    assert "predicted quality of 2 models" in capsys.readouterr().out
+    assert main(["eval", *common, "--artefact", out, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["routes"]["data"], report["routes"]["rows"]) == (store, len(labelled))
+    assert report["routes"]["outside"] == 3
+    assert report["models"]["seen"] is True
+    assert main(["eval", *common, "--json"]) == 0  # without predicted quality: routes alone
+    assert json.loads(capsys.readouterr().out)["inside"] == len(labelled) - 3
+    assert main(["train", "--registry", str(registry), "--out", out]) == 1
+    assert "expected --data, or --store with labels" in capsys.readouterr().err

@@ -33,6 +33,7 @@ def whole(block: str) -> dict[str, Any]:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_example_is_good(block: str, tmp_path: Path) -> None:
     (tmp_path / "more-code.txt").write_text("Implement binary search in Rust\n")
+    (tmp_path / "holdout.jsonl").write_text('{"text": "Sort a list in Python", "route": "code"}\n')
     path = tmp_path / "registry.yaml"
     path.write_text(yaml.safe_dump(whole(block), sort_keys=False))
     assert load(path).registry.models

@@ -330,6 +330,56 @@ async def test_a_bad_file_changes_nothing_and_is_counted_and_shown(tmp_path: Pat
     assert world.nearly_all_decided
 
 
+async def test_a_version_that_fails_its_holdout_never_reaches_envoy_and_is_shown(tmp_path: Path) -> None:
+    """Without a mistake in it: examples that are on the wrong side, as a careless edit puts them."""
+    good, poems = "[Fix this bug, Write a bash script]", "[Write a sonnet about the sea, Compose a poem]"
+    (tmp_path / "holdout.jsonl").write_text(
+        '{"text": "Write a Python script", "route": "code"}\n'
+        '{"text": "Write a poem about the sea", "route": "poetry"}\n'
+    )
+
+    def text(code: str, poetry: str, timeout_s: int = 5) -> str:
+        routes = f"  code: {{candidates: code, timeout_s: {timeout_s}, examples: {code}}}\n"
+        routes += f"  poetry: {{candidates: poet, examples: {poetry}}}\n"
+        before, _, _ = Config(poet="poet").text(tmp_path, world.pool).partition("routes:\n")
+        return f"{before}routes:\n{routes}holdout: {{data: holdout.jsonl, min_accuracy: 0.9, max_worse: 1}}\n"
+
+    def version_of(written: str) -> str:
+        (tmp_path / "aside.yaml").write_text(written)
+        version = load(tmp_path / "aside.yaml").version
+        world.versions[version] = Config(poet="poet")
+        return version
+
+    async with unstarted(tmp_path) as world:
+        first = version_of(text(good, poems))
+        world.put_text(text(good, poems))
+        async with (
+            running_stack(world.registry, tmp_path / "run", Ports.free()) as world.stack,
+            world.load(),
+        ):
+            bad = version_of(text(poems, good, timeout_s=6))
+            world.put_text(text(poems, good, timeout_s=6))
+            await world.until(lambda: "0 of 2 rows right" in world.status()["problem"])
+            assert "below min_accuracy 0.9" in world.status()["problem"]
+            assert "registry.yaml" in world.status()["problem"]
+            assert (world.status()["version"], world.status()["refused"]) == (first, 1)
+            ready = msgspec.json.decode(await world.page("/readyz"))
+            assert ready["ready"] is True
+            assert "0 of 2 rows right" in ready["components"]["registry"]["detail"]
+            assert 'router_registry_reloads_total{result="refused"} 1.0' in await world.page("/metrics")
+            async with world.http.get(f"{world.stack.envoy_admin_url}/config_dump") as dump:
+                told = await dump.text()
+            assert first in told
+            assert bad not in told
+            await world.reached(first)
+            better = version_of(text(good, poems, timeout_s=7))
+            world.put_text(text(good, poems, timeout_s=7))
+            await world.reached(better)
+            await world.until(lambda: world.status()["problem"] == "")
+            assert world.answered[bad] == 0
+    assert world.nearly_all_decided
+
+
 async def test_a_key_that_is_not_there_keeps_the_old_version_until_it_is(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world, world.load():
         (good,) = world.versions

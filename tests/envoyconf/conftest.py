@@ -109,7 +109,7 @@ class Sidecar:
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
         self._server.add_generic_rpc_handlers((*(handlers or (processor.handler(),)), access_log.handler()))
-        health = Health(Components(), versions=lambda: ["v1"])
+        health = Health(Components(), versions=lambda: ["v1"], refused=dict)
         health.register(self._server)
         await health.publish()
         self._server.add_insecure_port(self.address)

@@ -1,5 +1,6 @@
 """The order in which a running Envoy is told, and what becomes of it when something does not come."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from extproc.envoyconf.admin import Taken, Unreachable, taken
 from extproc.envoyconf.directory import Directory
 from extproc.envoyconf.switching import Switch, Switched, Waits
 from extproc.envoyconf.xds import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, ByName, Generation
-from extproc.errors import EnvoyRefused, NotYet
+from extproc.errors import EnvoyRefused, NotYet, VersionRefused
 from extproc.wire.asking import Answer
 
 COUNTED = {"cluster_manager.cds": CLUSTERS, "listener_manager.lds": LISTENERS, "http.llm.rds.llm": ROUTES}
@@ -90,6 +91,7 @@ class World:
         self.envoy = FakeEnvoy(self.directory)
         self.now = 0.0
         self.answers: dict[str, Answer] = {}
+        self.refusing = ""  # an address
         self.asked: list[tuple[float, str, str]] = []
         self.switch = Switch(
             self.directory,
@@ -102,10 +104,13 @@ class World:
 
     async def ask(self, address: str, version: str) -> Answer:
         self.asked.append((self.now, address, version))
+        if address == self.refusing:
+            raise VersionRefused("3 of 4 rows right")
         return self.answers.get(address, Answer.YES)
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
+        await asyncio.sleep(0)  # the others' turn
 
 
 @pytest.fixture
@@ -172,6 +177,38 @@ async def test_a_sidecar_that_never_has_the_version_keeps_the_old(world: World) 
     with pytest.raises(NotYet, match="unix:/a does not have version v2 after 30 s"):
         await world.switch.to(V2, SIDECARS)
     assert world.directory.texts() == before
+
+
+async def test_one_sidecar_that_refuses_a_version_keeps_it_from_envoy_at_once(world: World) -> None:
+    before = world.directory.texts()
+    world.answers["unix:/a"] = Answer.NO
+    world.refusing = "unix:/b"
+    with pytest.raises(VersionRefused):
+        await world.switch.to(V2, SIDECARS, examined=True)
+    assert world.directory.texts() == before
+    assert world.now < 5
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_version_to_be_examined_waits_for_a_sidecar_that_does(world: World, running: bool) -> None:
+    before = world.directory.texts()
+    world.envoy.running = running
+    world.answers = dict.fromkeys(SIDECARS, Answer.NOBODY)
+    with pytest.raises(NotYet, match="no sidecar is there to examine version v2"):
+        await world.switch.to(V2, SIDECARS, examined=True)
+    assert world.directory.texts() == before
+    world.answers["unix:/b"] = Answer.YES  # one is enough: they examine alike
+    assert await world.switch.to(V2, SIDECARS, examined=True) == Switched(running, skipped=("unix:/a",))
+    assert world.switch.held().version == "v2"
+
+
+async def test_the_first_version_and_the_one_that_is_held_are_not_examined_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "xds")
+    world.envoy.running = False
+    world.answers = dict.fromkeys(SIDECARS, Answer.NOBODY)
+    for _ in range(2):
+        assert await world.switch.to(V1, SIDECARS, examined=True) == Switched(running=False)
+    assert world.asked == []
 
 
 @pytest.mark.parametrize("name", [CLUSTERS, LISTENERS, ROUTES])

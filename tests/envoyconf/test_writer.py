@@ -11,7 +11,7 @@ import pytest
 
 from extproc.demo.ports import free
 from extproc.envoyconf.writer import Addresses, Writer
-from extproc.errors import EnvoyRefused, NotYet, RegistryError
+from extproc.errors import EnvoyRefused, NotYet, RegistryError, VersionRefused
 from extproc.registry.loading import load
 from extproc.wire.asking import Answer
 
@@ -30,6 +30,7 @@ class World:
         self.key.chmod(0o600)
         self.registry.write_text(GOOD)
         self.now = 0.0
+        self.refusing = ""  # why a sidecar refuses every version
         (self.admin,) = free(1)  # where no Envoy is
         self.writer = Writer(
             self.registry,
@@ -41,6 +42,8 @@ class World:
         )
 
     async def ask(self, address: str, version: str) -> Answer:
+        if self.refusing:
+            raise VersionRefused(self.refusing)
         return Answer.YES
 
     def put(self, text: str) -> None:
@@ -121,6 +124,28 @@ async def test_a_key_that_is_absent_or_empty_is_waited_for(
         await world.writer.once()
     assert world.told("status.json")["postponed"] == 1
     world.key.write_text("sk-a")
+    assert (await world.writer.once()).problem == ""
+
+
+async def test_what_a_sidecar_refuses_by_its_holdout_is_never_written_and_told_with_the_reason(
+    world: World,
+) -> None:
+    held = "holdout: {data: rows.jsonl, min_accuracy: 0.5}\n"
+    (world.registry.parent / "rows.jsonl").write_text('{"text": "hello", "route": null}\n')
+    world.put(GOOD + held)
+    assert (await world.writer.once()).problem == ""  # the first: no version is replaced by it
+    before = {path.name: path.read_text() for path in world.xds.iterdir() if path.name != "status.json"}
+    world.refusing = "holdout: 0 of 1 rows right"
+    world.put(OTHER + held)
+    with pytest.raises(VersionRefused):
+        await world.writer.once()
+    status = world.told("status.json")
+    assert status["problem"] == "holdout: 0 of 1 rows right"
+    assert (status["version"], status["refused"]) == (load_version(GOOD + held, world), 1)
+    now = {path.name: path.read_text() for path in world.xds.iterdir() if path.name != "status.json"}
+    assert now == before
+    world.refusing = ""
+    world.put(OTHER + held.replace("0.5", "0.4"))
     assert (await world.writer.once()).problem == ""
 
 

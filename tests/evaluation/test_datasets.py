@@ -8,12 +8,12 @@ import pytest
 from extproc.errors import DataError
 from extproc.evaluation.datasets import (
     OutcomeRow,
-    RouteRow,
     labels_of,
     printable,
     read_outcomes,
     read_routes,
 )
+from extproc.registry.labelled import RouteRow
 
 ROUTES = ("code", "greeting")
 

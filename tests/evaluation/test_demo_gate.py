@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from extproc.embedding.files import EncoderFiles
-from extproc.evaluation.datasets import read_routes
+from extproc.evaluation.datasets import read_routes, routes_in
 from extproc.evaluation.replay import open_candidate
 from extproc.evaluation.report import Report, evaluate
 
@@ -33,7 +33,7 @@ PRECISIONS = {"greeting": 0.83, "rewrite": 0.90, "code": 0.68, "reasoning": 0.68
 @pytest.fixture(scope="module")
 def report(encoder_files: EncoderFiles) -> Report:
     candidate = open_candidate(DEMO, encoder_files.directory, lambda done, total: None)
-    return evaluate(candidate, HOLDOUT)
+    return evaluate(candidate, routes_in(HOLDOUT))
 
 
 def test_the_holdout_is_large_enough_and_shares_nothing_with_the_examples(report: Report) -> None:

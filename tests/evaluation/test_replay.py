@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from extproc.embedding.files import EncoderFiles
 from extproc.errors import Denied, OperatorError
 from extproc.evaluation.metrics import ABSTAIN
-from extproc.evaluation.replay import Candidate, Decided, decide_all, open_candidate, plain_question
+from extproc.evaluation.replay import Candidate, Decided, decide_all, open_candidate
 from extproc.routing.pipeline import Pipeline
+from extproc.routing.rehearsal import plain_question
 from extproc.vocabulary import Embedding, Encoder
 from tests.evaluation.conftest import REGISTRY
 
@@ -84,7 +85,7 @@ def test_a_decision_that_fails_ends_the_measurement(candidate: Candidate) -> Non
             raise ZeroDivisionError
 
     broken = msgspec.structs.replace(candidate.snapshot, meaning=Broken())
-    with pytest.raises(OperatorError, match="no decision for 'fix this python code': internal_error"):
+    with pytest.raises(OperatorError, match="no decision for text 1: internal_error"):
         decide_all(broken, candidate.encoder, TEXTS, candidate.routes)
 
 

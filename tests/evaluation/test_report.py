@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from extproc.evaluation.datasets import read_routes
+from extproc.evaluation.datasets import read_routes, routes_in
 from extproc.evaluation.page import as_page
 from extproc.evaluation.replay import Candidate
 from extproc.evaluation.report import FIGURES, Report, evaluate
@@ -18,7 +18,7 @@ from tests.evaluation.conftest import REGISTRY, candidate_of
 
 @pytest.fixture
 def report(candidate: Candidate, data: Path) -> Report:
-    return evaluate(candidate, data)
+    return evaluate(candidate, routes_in(data))
 
 
 def test_figures_by_hand(report: Report) -> None:
@@ -49,11 +49,11 @@ def test_rows_drawn_from_traffic_weigh_as_many_requests_as_they_stand_for(
         '{"text": "hello friend", "route": "greeting", "weight": 6}\n'
         '{"text": "greetings", "route": "greeting", "weight": 2}\n'
     )
-    figures = evaluate(candidate, data).figures
+    figures = evaluate(candidate, routes_in(data)).figures
     assert figures["accuracy"].value == pytest.approx(1 / 2)
     assert figures["accuracy_weighted"].value == pytest.approx(6 / 8)
     data.write_text(data.read_text().replace("6", "2"))
-    assert math.isnan(evaluate(candidate, data).figures["accuracy_weighted"].value)
+    assert math.isnan(evaluate(candidate, routes_in(data)).figures["accuracy_weighted"].value)
 
 
 def test_a_row_without_scores_counts_as_decided_but_not_for_what_needs_scores(report: Report) -> None:
@@ -76,7 +76,7 @@ def test_mistakes_show_wrong_routes_before_abstentions(report: Report) -> None:
 
 def test_json_has_null_where_the_data_cannot_tell(candidate: Candidate, data: Path) -> None:
     data.write_text('{"text": "hello friend", "route": "greeting"}\n')
-    plain = msgspec.json.decode(msgspec.json.encode(evaluate(candidate, data)))
+    plain = msgspec.json.decode(msgspec.json.encode(evaluate(candidate, routes_in(data))))
     assert plain["figures"]["auroc_margin"] == {"value": None, "low": None, "high": None}
     assert plain["figures"]["stability"]["value"] is None
     assert plain["routes"][0]["recall"]["value"] is None
@@ -87,7 +87,7 @@ def test_sets_with_one_side_only_are_told_without_warnings(
     candidate: Candidate, data: Path, texts: list[str]
 ) -> None:
     data.write_text("".join(f'{{"text": "some words {i}", {kind}}}\n' for i, kind in enumerate(texts * 3)))
-    report = evaluate(candidate, data)
+    report = evaluate(candidate, routes_in(data))
     assert as_text(report)
     assert as_page(report)
 
@@ -96,7 +96,7 @@ def test_a_registry_of_rules_alone_can_be_measured(tmp_path: Path) -> None:
     rules_only = REGISTRY.partition("  - name: bugs")[0]
     data = tmp_path / "d.jsonl"
     data.write_text('{"text": "anything", "route": null}\n')
-    report = evaluate(candidate_of(tmp_path / "r.yaml", rules_only), data)
+    report = evaluate(candidate_of(tmp_path / "r.yaml", rules_only), routes_in(data))
     assert report.figures["accuracy"].value == 1.0
     assert math.isnan(report.figures["ece"].value)
     assert "no_routes 1" in as_text(report)
@@ -113,7 +113,7 @@ def test_the_terminal_shows_the_matrix_and_warns_of_memory(report: Report) -> No
 
 def test_no_text_can_steer_the_terminal(candidate: Candidate, data: Path) -> None:
     data.write_text('{"text": "hello \\u001b[2J friend", "route": null}\n')
-    text = as_text(evaluate(candidate, data))
+    text = as_text(evaluate(candidate, routes_in(data)))
     assert "hello \ufffd[2J friend" in text
     assert "\x1b" not in text
 
@@ -133,7 +133,7 @@ def test_many_routes_show_their_largest_confusions_instead(tmp_path: Path) -> No
     data.write_text("".join(rows * 2))
     candidate = candidate_of(tmp_path / "r.yaml", registry)
     assert len(read_routes(data, names)) == 26
-    report = evaluate(candidate, data)
+    report = evaluate(candidate, routes_in(data))
     assert re.search(r"^route3 +route4 +2$", as_text(report), re.MULTILINE)
     assert "<td>route3</td><td>route4</td><td>2</td>" in as_page(report)
 
@@ -165,7 +165,7 @@ class Structure(HTMLParser):
 def test_the_page_is_well_formed_and_fetches_nothing(candidate: Candidate, data: Path) -> None:
     evil = "<script>alert(1)</script> hello friend"
     data.write_text(data.read_text() + msgspec.json.encode({"text": evil, "route": None}).decode() + "\n")
-    page = as_page(evaluate(candidate, data))
+    page = as_page(evaluate(candidate, routes_in(data)))
     structure = Structure()
     structure.feed(page)
     assert structure.open == []

@@ -235,3 +235,13 @@ def test_a_fast_path_that_cannot_be_taken_is_told_with_its_line(registry: Path, 
     registry.write_text(text)
     with pytest.raises(RegistryError, match=said):
         load(registry)
+
+
+def test_another_artefact_may_be_taken_in_place_of_the_registrys(registry: Path) -> None:
+    other = put(registry.parent / "other", HEADS["linear"])
+    loaded = load(registry, artefact=other)
+    assert loaded.artefact is not None
+    assert type(loaded.artefact.meaning.head) is type(HEADS["linear"])
+    assert loaded.version != load(registry).version
+    with pytest.raises(RegistryError, match="nowhere"):
+        load(registry, artefact=registry.parent / "nowhere")

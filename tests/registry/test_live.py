@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.errors import EncoderFailed, RegistryError
+from extproc.errors import EncoderFailed, HoldoutFailed, RegistryError
 from extproc.registry.live import LiveRegistry, Result, State
 from extproc.registry.loading import Loaded, load
 from extproc.routing.snapshot import Snapshot, Snapshots
@@ -25,10 +25,12 @@ class World:
         self.results: list[Result] = []
         self.states: list[State] = []
         self.failure: Exception | None = None
+        self.compared: list[str | None] = []  # the version that served when each was compiled
         self.snapshots: Snapshots
         self.live = LiveRegistry(path, clock=lambda: 0.0)
 
-    def compiled(self, loaded: Loaded) -> Snapshot:
+    def compiled(self, loaded: Loaded, serving: Snapshot | None) -> Snapshot:
+        self.compared.append(serving.version if serving else None)
         if self.failure is not None:
             raise self.failure
         return Snapshot(
@@ -105,6 +107,22 @@ async def test_what_cannot_be_compiled_keeps_the_last_good_version(
         assert world.results == [result, Result.LOADED]
 
 
+async def test_what_fails_its_holdout_is_refused_under_its_version_until_the_files_change(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as world:
+        first = world.live.version
+        world.failure = HoldoutFailed("r.yaml", 3, "holdout: 1 of 2 rows right")
+        state = await world.put(OTHER)
+        assert world.live.refused == {load(world.path).version: "r.yaml:3: holdout: 1 of 2 rows right"}
+        assert (state.version, world.snapshots.versions) == (first, (first,))
+        assert world.results == [Result.REFUSED]
+        assert world.compared == [None, first]
+        world.failure = None
+        assert (await world.put(GOOD)).problem == ""
+        assert world.live.refused == {}
+
+
 async def test_an_examples_file_is_followed_too_even_when_its_absence_was_the_mistake(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         assert "more.txt" in (await world.put(ROUTED)).problem
@@ -135,3 +153,12 @@ def test_a_mistake_at_the_start_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("models: {}\n")
     with pytest.raises(RegistryError):
         LiveRegistry(tmp_path / "r.yaml", clock=lambda: 0.0)
+
+
+async def test_a_first_version_that_fails_its_holdout_is_an_error_too(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD)
+    world = World(tmp_path / "r.yaml")
+    world.failure = HoldoutFailed("r.yaml", 3, "holdout: 1 of 2 rows right")
+    with pytest.raises(HoldoutFailed):
+        await world.live.begin(world.compiled)
+    assert world.compared == [None]

@@ -13,7 +13,17 @@ from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import BodyPolicy, Comparison, Decision, Mode, Reason, Stage, StageTimes, Usage
+from extproc.vocabulary import (
+    BodyPolicy,
+    Comparison,
+    Decision,
+    Mode,
+    Offer,
+    Reason,
+    Stage,
+    StageTimes,
+    Usage,
+)
 
 Make = Callable[..., Outcome]
 
@@ -131,6 +141,19 @@ def test_a_decision_without_scores_is_in_no_score_histogram(metrics: Metrics) ->
     assert value(metrics, "router_decision_margin_bucket", router_route="code", le="0.95") == 1
     assert value(metrics, "router_decision_margin_bucket", router_route="code", le="0.9") == 0
     assert value(metrics, "router_decision_probability_sum", router_route="code") == pytest.approx(0.97)
+
+
+def test_predicted_quality_is_counted_by_route_and_chosen_model_alone(metrics: Metrics) -> None:
+    metrics.decided(BY_MEANING)
+    assert not [name for name, _ in samples(metrics) if name.startswith("router_decision_quality")]
+    offers = (Offer("small", 0.31, 0.1), Offer("large", 0.85, 1.0))
+    metrics.decided(msgspec.structs.replace(BY_MEANING, offers=offers))
+    told = {
+        labels: found
+        for (name, labels), found in samples(metrics).items()
+        if name == "router_decision_quality_sum"
+    }
+    assert told == {frozenset({("router_route", "code"), ("router_model", "large")}): pytest.approx(0.85)}
 
 
 def test_a_similarity_below_zero_is_counted_as_none_at_all(metrics: Metrics) -> None:

@@ -31,6 +31,8 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
         margin=0.84,
         similarity=0.0,
         candidates=("code:0.91", "greeting:0.07"),
+        predicted_quality=0.87,
+        offers=("code:0.87", "large:0.95"),
         version="v1",
         status=200,
         error="",

@@ -86,6 +86,8 @@ def test_its_attributes_are_the_record(outcome: Make) -> None:
         "router.margin": 0.84,
         "router.similarity": 0.0,
         "router.candidates": ("code:0.91", "greeting:0.07"),
+        "router.predicted_quality": 0.87,
+        "router.offers": ("code:0.87", "large:0.95"),
         "router.config.version": "v1",
         "router.bypassed": False,
         "router.cluster": "model-code",
@@ -135,6 +137,8 @@ def test_the_scores_are_told_with_what_they_led_to(outcome: Make) -> None:
         "router.margin": 0.84,
         "router.similarity": 0.0,
         "router.candidates": ("code:0.91", "greeting:0.07"),
+        "router.predicted_quality": 0.87,
+        "router.offers": ("code:0.87", "large:0.95"),
     }
 
 

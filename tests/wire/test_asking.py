@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from extproc.errors import VersionRefused
 from extproc.health import Components
 from extproc.wire.asking import Answer, can_decide
 from extproc.wire.health import Health
@@ -13,7 +14,7 @@ from extproc.wire.health import Health
 async def test_a_sidecar_says_which_versions_it_has(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
     components = Components("registry")
-    health = Health(components, versions=lambda: ["v1"])
+    health = Health(components, versions=lambda: ["v1"], refused=lambda: {"v3": "3 of 4 rows right"})
     server = grpc.aio.server()
     health.register(server)
     server.add_insecure_port(address)
@@ -25,6 +26,8 @@ async def test_a_sidecar_says_which_versions_it_has(tmp_path: Path) -> None:
         await health.publish()
         assert await can_decide(address, "v1") is Answer.YES
         assert await can_decide(address, "v2") is Answer.NO
+        with pytest.raises(VersionRefused, match=f"{address} refuses it: 3 of 4 rows right"):
+            await can_decide(address, "v3")
     finally:
         await server.stop(None)
     assert await can_decide(address, "v1") is Answer.NOBODY

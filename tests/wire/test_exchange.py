@@ -16,6 +16,7 @@ from extproc.vocabulary import (
     Decision,
     Envelope,
     Mode,
+    Offer,
     Reason,
     RequestHead,
     Served,
@@ -184,6 +185,21 @@ def test_the_envelope_of_a_route_says_all_that_the_record_needs() -> None:
         embed_us=2500,
         total_us=2600,
     )
+
+
+def test_the_envelope_tells_the_quality_that_was_predicted_of_the_model_and_of_the_others() -> None:
+    offers = (Offer("large", 0.98765, 0.1), Offer("coder", 0.812345, 0.01), Offer("new", None, 0.0))
+    effect = asked().receive(Decided(msgspec.structs.replace(DECISION, offers=offers)))
+    assert isinstance(effect, Route)
+    assert effect.envelope.predicted_quality == 0.8123
+    assert effect.envelope.offers == ("large:0.9877", "coder:0.8123")
+
+
+def test_nothing_is_said_of_a_quality_that_was_not_predicted() -> None:
+    unknown = msgspec.structs.replace(DECISION, offers=(Offer("other", 0.9, 0.1),))
+    effect = asked().receive(Decided(unknown))  # the default model, say, which is no candidate
+    assert isinstance(effect, Route)
+    assert effect.envelope.predicted_quality is None
 
 
 def test_a_decision_without_an_embedding_has_no_scores_in_its_envelope() -> None:

@@ -26,8 +26,13 @@ def versions() -> list[str]:
 
 
 @pytest.fixture
-def health(components: Components, versions: list[str]) -> Health:
-    return Health(components, versions=lambda: versions)
+def refused() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def health(components: Components, versions: list[str], refused: dict[str, str]) -> Health:
+    return Health(components, versions=lambda: versions, refused=lambda: refused)
 
 
 @pytest.fixture
@@ -97,3 +102,17 @@ async def test_each_version_that_can_decide_has_a_name_of_its_own(
     components.drain()
     await health.publish()
     assert await checked(stub, "registry/v2") == NOT_SERVING
+
+
+async def test_whoever_checks_a_version_that_is_refused_is_told_why(
+    components: Components, health: Health, stub: HealthStub, refused: dict[str, str]
+) -> None:
+    components.report("registry", ready=True)
+    components.report("encoder", ready=True)
+    await health.publish()
+    refused["v1"] = "it routes 3 of 4 rows"  # although it still decides for those that hold it
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await checked(stub, "registry/v1")
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.details() == "it routes 3 of 4 rows"
+    assert await checked(stub, "readiness") == SERVING

@@ -43,6 +43,7 @@ class Sidecar:
             AccessLog(NoSink(), count_failure=pytest.fail),
             self.components,
             versions=lambda: ["v1"],
+            refused=dict,
         )
         self.run: asyncio.Task[None] | None = None
 

@@ -19,9 +19,10 @@ from extproc.cascade.agreement import agreement
 from extproc.cascade.features import features
 from extproc.cascade.vocabulary import ANSWER_LIMIT, QUESTION_LIMIT, Answer, Asked, Finish
 from extproc.errors import DataError
-from extproc.evaluation.datasets import Share, Text, lines_of, parse
+from extproc.evaluation.datasets import Share, lines_of
 from extproc.evaluation.metrics import Floats, Truths
 from extproc.evaluation.splits import groups_of, places
+from extproc.registry.labelled import Text, parse
 from extproc.routing.features import lexical
 from extproc.vocabulary import Api
 

@@ -24,6 +24,7 @@ FULL = ExchangeRow(
     usage_source="answer", cost_usd=1e-05, method="POST", path="/v1/chat/completions", route="code",
     original_model="auto", stage="embedding", reason="matched", rule="it's \\ \"quoted\"",
     probability=0.91, margin=0.1 + 0.2, similarity=-0.25, candidates=("code:0.91", "chat:0.09"),
+    predicted_quality=0.87, offers=("small:0.87", "large:0.95"),
     version="v1", mode="observe", would_route="chat", would_model="tiny", would_cost_usd=2.5e-07,
     bypassed=False, refused=False, failed=False, reference_cost_usd=0.02, attempts=2, cascade="cheap",
     tier=1, conversation_id="c1", reask=True, tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,

@@ -28,7 +28,7 @@ EXCHANGE = Exchange(
     envelope=Envelope(
         api="openai.chat", route="code", model="code", upstream_model="qwen3", original_model="auto",
         stage="embedding", reason="matched", probability=0.91, margin=0.30000000000000004, similarity=0.0,
-        candidates=("code:0.91", "chat:0.09"), version="v1", tokens=16, stream=True, rules_us=20, queue_us=0,
+        candidates=("code:0.91", "chat:0.09"), predicted_quality=0.87, offers=("code:0.87",), version="v1", tokens=16, stream=True, rules_us=20, queue_us=0,
         embed_us=2400, total_us=2600,
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ),

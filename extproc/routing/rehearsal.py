@@ -1,0 +1,65 @@
+"""Deciding texts apart from traffic, by the stages that serve, to see what a snapshot makes of them.
+
+Nothing is modelled here: rules, scorer, floors and whatever else the registry asks for run as they
+do for traffic. Only the embeddings are made beforehand, in batches.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from extproc.errors import Denied, OperatorError
+from extproc.routing.pipeline import Pipeline
+from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead
+
+_PATIENCE_S = 60.0  # the decision's budget: a measurement must not depend on how busy the machine is
+_FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR, Reason.INTERNAL_ERROR})
+
+
+async def rehearse(
+    snapshot: Snapshot, texts: Sequence[str], embeddings: Mapping[str, Embedding]
+) -> list[Decision | None]:
+    """A decision a text; None where a rule refused it. ``embeddings`` has each text's.
+
+    Raises ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
+    """
+    patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
+    pipeline = Pipeline(_Remembered(embeddings), lambda _: patient, time.perf_counter)
+    # A registry may speak one API alone, whichever that is; the route does not depend on it.
+    api = Api.OPENAI_CHAT if Api.OPENAI_CHAT in snapshot.defaults else next(iter(snapshot.defaults))
+    decisions: list[Decision | None] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            decision = await pipeline.decide(plain_question(text, api))
+        except Denied:
+            decisions.append(None)
+            continue
+        if decision.reason in _FAILURES:
+            # Without the text, which may be somebody's request, and this may go to a log.
+            raise OperatorError(f"no decision for text {number}: {decision.reason}; the log says why")
+        decisions.append(decision)
+    return decisions
+
+
+def plain_question(text: str, api: Api = Api.OPENAI_CHAT) -> Question:
+    """A chat request that says ``text`` and nothing else, for the router to choose the model of."""
+    request = ChatRequest(
+        api=api,
+        model="auto",
+        spans={},
+        user_text=text,
+        body_bytes=len(text.encode()),
+    )
+    return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
+
+
+class _Remembered:
+    """An ``Embedder`` of texts whose embeddings are known."""
+
+    def __init__(self, embeddings: Mapping[str, Embedding]) -> None:
+        self._embeddings = embeddings
+
+    async def embed(self, text: str) -> Embedding:
+        return self._embeddings[text]
