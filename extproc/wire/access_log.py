@@ -29,7 +29,7 @@ _UNFINISHED = frozenset(
 )
 
 # What %RESPONSE_FLAGS% prints for each.
-_FLAGS = {
+FLAGS = {
     "failed_local_healthcheck": "LH",
     "no_healthy_upstream": "UH",
     "upstream_request_timeout": "UT",
@@ -85,7 +85,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         flags=_flags(common.response_flags),
         method=_method(request),
         path=path or _path(request),
-        cluster=_without_content(common.upstream_cluster),
+        cluster=without_content(common.upstream_cluster),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
@@ -100,10 +100,15 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
 def _hop(common: AccessLogCommon) -> str:
     """The model of the hop that answered; empty when the exchange went to no hop."""
     listener: str = common.upstream_remote_address.envoy_internal_address.server_listener_name
-    return _without_content(listener).removeprefix(observed.HOP_PREFIX)
+    return hop_model(listener)
 
 
-def _without_content(name: str) -> str:
+def hop_model(listener: str) -> str:
+    """The model of the hop that listens under this name."""
+    return without_content(listener).removeprefix(observed.HOP_PREFIX)
+
+
+def without_content(name: str) -> str:
     """Our name of a cluster or hop: no name in a registry has the mark."""
     return name.partition(observed.CONTENT_MARK)[0]
 
@@ -122,7 +127,7 @@ def _elapsed(common: AccessLogCommon, field: str) -> float | None:
 
 
 def _flags(flags: ResponseFlags) -> tuple[str, ...]:
-    return tuple(_FLAGS[field.name] for field, _ in flags.ListFields())
+    return tuple(FLAGS[field.name] for field, _ in flags.ListFields())
 
 
 def _method(request: HTTPRequestProperties) -> str:
