@@ -80,7 +80,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
-        first_body_byte=observed.seconds(common.custom_tags.get(observed.FIRST_BODY_BYTE_TAG, "")),
+        first_body_byte=observed.seconds(_tag(common, observed.FIRST_BODY_BYTE_TAG)),
         status=response.response_code.value,
         flags=_flags(common.response_flags),
         method=_method(request),
@@ -89,12 +89,16 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
-        traceparent=common.custom_tags.get(observed.TRACEPARENT_TAG, ""),
+        traceparent=_tag(common, observed.TRACEPARENT_TAG),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
         attempts=common.upstream_request_attempt_count,
         served_by=_hop(common),
     )
+
+
+def _tag(common: AccessLogCommon, name: str) -> str:
+    return common.custom_tags.get(name, b"").decode(errors="replace")
 
 
 def _hop(common: AccessLogCommon) -> str:
@@ -138,7 +142,7 @@ def _method(request: HTTPRequestProperties) -> str:
 
 def _path(request: HTTPRequestProperties) -> str:
     """What the client asked for: a route may have rewritten it for the provider."""
-    return (request.original_path or request.path).partition("?")[0]
+    return (request.original_path or request.path).partition(b"?")[0].decode(errors="replace")
 
 
 def _envelope(metadata: Metadata) -> Envelope | None:
