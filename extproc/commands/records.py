@@ -28,9 +28,10 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "import",
         _import,
         "load records into a store",
-        "Load segments that `extproc serve --records DIR` wrote. What is in the store already, by an "
-        "earlier import or from a collector, is not doubled, so it may be run again and again; a line that a "
-        "crash cut short is counted and left out.",
+        "Load segments that `extproc serve --records DIR` wrote, and files that Envoy itself wrote "
+        "(`envoy.access_log`; rotated and gzipped ones too). What is in the store already, by an earlier "
+        "import, from a collector or from a sidecar that was told the same, is not doubled, so it may be run "
+        "again and again; a line that cannot be read is told, counted and left out.",
     )
     takes_segments(parser, "+")
     takes_store(parser, required=True)
@@ -72,9 +73,9 @@ def _schema(_: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     segments, options.segments = options.segments, []
     with store_of(options, writes=True) as store:
-        done = load_all(store, segments)
+        done = load_all(store, segments, options.registry)
     print(
-        f"{done.rows} new rows of {done.lines} lines in {done.files} segments; {done.known} were known, "
+        f"{done.rows} new rows of {done.lines} lines in {done.files} files; {done.known} were known, "
         f"{done.bad} were no records"
     )
     return 0

@@ -130,7 +130,9 @@ def test_the_path_is_what_the_client_asked_for() -> None:
 
 def test_what_a_client_sent_that_is_no_text_costs_nothing() -> None:
     common = AccessLogCommon(custom_tags={"traceparent": b"00-\xff"})
-    told = exchange(HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path=b"/\xff")))
+    told = exchange(
+        HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path=b"/\xff"))
+    )
     assert (told.traceparent, told.path) == ("00-\ufffd", "/\ufffd")
 
 
