@@ -1,6 +1,7 @@
 """`extproc records` and `extproc feedback`: what goes into the store."""
 
 import argparse
+import asyncio
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import msgspec
 
 from extproc.commands.options import command
 from extproc.commands.storing import load_all, store_of, takes_segments, takes_store
+from extproc.errors import OperatorError
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,6 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     records = commands.add_parser("records", help="records into a store")
     actions = records.add_subparsers(metavar="ACTION", required=True)
     _add_import(actions)
+    _add_check(actions)
     _add_schema(actions)
     feedback = commands.add_parser("feedback", help="opinions on answers into a store")
     _add_feedback_import(feedback.add_subparsers(metavar="ACTION", required=True))
@@ -35,6 +38,23 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     takes_segments(parser, "+")
     takes_store(parser, required=True)
+
+
+def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        actions,
+        "check",
+        _check,
+        "compare the records with what Envoy counts",
+        "Envoy counts what it told the sidecars, and nobody acknowledges it. Compare its count with the "
+        "records since it started; exit status 1 when any are missing. (What ended within the last second "
+        "may be under way.) Name every Envoy that these records are of.",
+    )
+    takes_segments(parser, "*")
+    takes_store(parser, required=False)
+    parser.add_argument(
+        "--admin", action="append", required=True, metavar="HOST:PORT", help="Envoy's admin interface"
+    )
 
 
 def _add_schema(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -79,6 +99,27 @@ def _import(options: argparse.Namespace) -> int:
         f"{done.bad} were no records"
     )
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.admin import Admin, Unreachable
+    from extproc.evaluation.store.loading import told_since
+
+    now = datetime.now(UTC)
+    try:
+        told = [asyncio.run(Admin(address).told(now)) for address in options.admin]
+    except Unreachable as error:
+        raise OperatorError(f"--admin: {error}") from error
+    since = min(each.since for each in told)
+    with store_of(options, writes=False) as store:
+        recorded = told_since(store, since)
+    entries, dropped = sum(each.entries for each in told), sum(each.dropped for each in told)
+    missing = max(0, entries - recorded)
+    print(
+        f"{entries} told by Envoy since {since:%Y-%m-%dT%H:%M:%SZ}, {dropped} of them dropped by it; "
+        f"{recorded} recorded, {missing} missing"
+    )
+    return 1 if missing else 0
 
 
 def _import_feedback(options: argparse.Namespace) -> int:

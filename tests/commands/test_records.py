@@ -249,3 +249,8 @@ def test_a_moment_is_a_time_or_a_while_ago() -> None:
     assert moment("2026-11-25T12:00:00+02:00") == datetime(2026, 11, 25, 10, tzinfo=UTC)
     before = datetime.now(UTC)
     assert before <= moment("7d") + timedelta(days=7) <= datetime.now(UTC)
+
+
+def test_an_envoy_that_cannot_be_asked_is_told(segments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["records", "check", str(segments), "--admin", "127.0.0.1:1"]) == 1
+    assert "--admin: Envoy's admin interface at 127.0.0.1:1" in capsys.readouterr().err

@@ -318,6 +318,16 @@ async def test_what_the_stream_lost_is_imported_from_envoys_log_and_nothing_twic
         assert f"\n{len(lost)} new rows of {len(ids)} lines" in f"\n{told[0].splitlines()[-1]}"
         assert told[1].startswith("0 new rows")
         assert set(streamed.values()) == {1}
+        check = ("records", "check", "--admin", world.stack.envoy_admin_url.removeprefix("http://"))
+        statuses = [
+            await asyncio.to_thread(main, [*check, *where])
+            for where in ([str(world.stack.records)], ["--store", store])
+        ]
+        before, after = capsys.readouterr().out.splitlines()
+        assert statuses == [1 if lost else 0, 0]
+        assert before.startswith(f"{len(ids)} told by Envoy since ")
+        assert before.endswith(f"{len(streamed)} recorded, {len(lost)} missing")
+        assert after.endswith(f"{len(ids)} recorded, 0 missing")
 
 
 async def test_a_sidecar_that_is_stopped_writes_all_that_it_was_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ lines of this form first; from there on it goes this way and no other.
 """
 
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,18 @@ def orphans(store: Store) -> int:
         "WHERE request_id != '' AND request_id NOT IN (SELECT request_id FROM exchanges)"
     )
     return int(found["opinions"])
+
+
+def told_since(store: Store, since: datetime) -> int:
+    """How many exchanges and attempts that began then or later the store has, each once."""
+    moment = {"since": round(since.timestamp() * 1e6)}
+    begun = "time >= fromUnixTimestamp64Micro({since:Int64})"
+    (found,) = store.rows(
+        f"SELECT (SELECT uniqExact(request_id) FROM exchanges WHERE {begun}) "
+        f"+ (SELECT uniqExact(request_id, attempt) FROM attempts WHERE {begun}) AS rows",
+        moment,
+    )
+    return int(found["rows"])
 
 
 class _Part(msgspec.Struct, frozen=True):
