@@ -17,7 +17,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from extproc.envoyconf.filters import sidecar_service
 from extproc.envoyconf.site import Site
 from extproc.registry.schema import Registry
-from extproc.wire import access_log_file, observed
+from extproc.wire import access_log, access_log_file, observed
 
 # Records are wanted soon, but in batches.
 _FLUSH = timedelta(milliseconds=200)
@@ -33,13 +33,15 @@ def outcome_logs(registry: Registry, site: Site) -> list[AccessLog]:
 
 
 def _to_the_sidecar() -> HttpGrpcAccessLogConfig:
-    """Soon, and not acknowledged: lost while no sidecar is there."""
+    """Soon, and not acknowledged."""
     return HttpGrpcAccessLogConfig(
         common_config=CommonGrpcAccessLogConfig(
             log_name="outcome",
             grpc_service=sidecar_service(),
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=_FLUSH,
+            # Kept while no sidecar is there; Envoy's default of 16 KiB is some thirty exchanges.
+            buffer_size_bytes=access_log.BUFFER_BYTES,
             custom_tags=[
                 CustomTag(tag=observed.FIRST_BODY_BYTE_TAG, value=observed.FIRST_BODY_BYTE),
                 # For exchanges that the sidecar took no part in: it would have known of their trace.

@@ -17,6 +17,9 @@ from extproc._pb.access_log_pb2 import (
 from extproc.vocabulary import Envelope, Exchange
 from extproc.wire import envelope, observed
 
+# How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.
+BUFFER_BYTES = 4 * 1024 * 1024
+
 # Entries about exchanges that go on, for access logs that ask for them.
 _UNFINISHED = frozenset(
     {

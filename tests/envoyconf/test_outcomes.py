@@ -284,3 +284,19 @@ async def test_the_file_holds_no_text_and_no_key(logged: Logged) -> None:
     await logged.alike(got.headers["x-request-id"])
     assert marker not in logged.file.read_text()
     assert marker not in logged.world.log.read_text()
+
+
+async def test_what_ends_while_no_sidecar_is_there_is_told_when_one_is_back(logged: Logged) -> None:
+    """As long as Envoy has room for it: it would not do to send it to nobody in between."""
+    world, count = logged.world, 200  # of which Envoy by default would keep thirty
+    await world.sidecar.stop()
+    answers = [await world.ask() for _ in range(count)]
+    async with asyncio.timeout(DEADLINE_S):
+        while "health_check.failure: 0\n" in await world.admin("/stats?filter=ext-proc.health_check.failure"):
+            await asyncio.sleep(0.05)
+    await world.sidecar.start()
+    told = [await world.logged() for _ in range(count)]
+    assert {each.request_id for each in told} == {answer.headers["x-request-id"] for answer in answers}
+    assert {each.envelope for each in told} == {None}
+    assert "logs_dropped: 0\n" in await world.admin("/stats?filter=logs_dropped")
+    await world.sidecar_used()
