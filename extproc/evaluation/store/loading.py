@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from extproc.errors import OperatorError
+from extproc.evaluation.store.columns import ERROR, RECORD, REFUSED, attributed, column_name, kept
 from extproc.evaluation.store.connection import Store
-from extproc.evaluation.store.schema import IDENTITY, TABLE, attributed, statements
+from extproc.evaluation.store.schema import IDENTITY, TABLE, statements
 from extproc.telemetry import names
 from extproc.telemetry.rows import KINDS, EvaluationRow, ExchangeRow, Row, kind_of
 from extproc.telemetry.segments import segment_paths
@@ -126,7 +127,13 @@ def _count(store: Store) -> int:
 def _insert(kind: type[Row], lines: str, part: _Part) -> str:
     """One statement that loads the rows of one kind that are not in the table yet."""
     identity = ", ".join(f"row.{name}" for name in IDENTITY[kind])
-    stored = ", ".join(f"SpanAttributes['{_attribute(kind, name)}']" for name in IDENTITY[kind])
+    stored = ", ".join(column_name(name) for name in IDENTITY[kind])
+    columns = {
+        RECORD: f"'{kind_of(kind)}'",
+        REFUSED: _refusal(kind),
+        ERROR: _error(kind),
+        **kept(kind, "row"),
+    }
     told = ", ".join(
         f"'{attribute.name}', {column.write(f'row.{field.encode_name}', attribute)}"
         for field, attribute, column in attributed(kind)
@@ -136,7 +143,7 @@ def _insert(kind: type[Row], lines: str, part: _Part) -> str:
     nearby = "" if kind is EvaluationRow else f"AND Timestamp BETWEEN {begin} AND {end}"
     return f"""\
 INSERT INTO {TABLE} (Timestamp, TraceId, SpanId, SpanName, SpanKind, ServiceName, ResourceAttributes,
-    ScopeName, SpanAttributes, Duration, StatusCode)
+    ScopeName, SpanAttributes, Duration, StatusCode, {", ".join(columns)})
 SELECT
     {_at("row.time")},
     row.trace_id,
@@ -150,22 +157,18 @@ SELECT
         '{names.ROUTER_RECORD}', '{kind_of(kind)}', {told}, {_about_the_call(kind)}
     )),
     {_duration(kind)},
-    {_status(kind)}
+    {_status(kind)},
+    {", ".join(columns.values())}
 FROM (
     SELECT JSONExtract(line, '{_tuple(kind)}') AS row FROM {lines}
     WHERE position(line, '"{kind_of(kind)}"') > 0 -- most lines of other kinds need not be parsed
 )
 WHERE row.kind = '{kind_of(kind)}'
-AND ({", ".join(f"ifNull(toString(row.{name}), '')" for name in IDENTITY[kind])}) NOT IN (
-    SELECT {stored} FROM {TABLE}
-    WHERE SpanAttributes['{names.ROUTER_RECORD}'] = '{kind_of(kind)}' {nearby}
+AND ({identity}) NOT IN (
+    SELECT {stored} FROM {TABLE} WHERE {RECORD} = '{kind_of(kind)}' {nearby}
 )
 LIMIT 1 BY {identity}
 SETTINGS max_partitions_per_insert_block = 0"""
-
-
-def _attribute(kind: type[Row], name: str) -> str:
-    return next(attribute.name for field, attribute, _ in attributed(kind) if field.name == name)
 
 
 def _tuple(kind: type[Row]) -> str:
@@ -179,7 +182,7 @@ def _tuple(kind: type[Row]) -> str:
         "refused": "Bool",
     }
     columns = {name: json for name, json in in_the_span.items() if name in ("kind", *kind.__struct_fields__)}
-    columns |= {field.encode_name: column.json for field, _, column in attributed(kind)}
+    columns |= {field.encode_name: column.type for field, _, column in attributed(kind)}
     return "Tuple(" + ", ".join(f"{name} {json}" for name, json in columns.items()) + ")"
 
 
@@ -211,12 +214,22 @@ def _about_the_call(kind: type[Row]) -> str:
     if kind is ExchangeRow:
         told = {
             names.OPENINFERENCE_SPAN_KIND: "'CHAIN'",
-            names.ROUTER_REFUSED: "if(row.refused, row.error, '')",
-            names.ERROR_TYPE: "if(row.refused, '', row.error)",
+            names.ROUTER_REFUSED: _refusal(kind),
+            names.ERROR_TYPE: _error(kind),
         }
     else:
-        told = {names.GEN_AI_OPERATION_NAME: _operation(), names.ERROR_TYPE: "row.error"}
+        told = {names.GEN_AI_OPERATION_NAME: _operation(), names.ERROR_TYPE: _error(kind)}
     return ", ".join(f"'{name}', {expression}" for name, expression in told.items())
+
+
+def _refusal(kind: type[Row]) -> str:
+    return "if(row.refused, row.error, '')" if kind is ExchangeRow else "''"
+
+
+def _error(kind: type[Row]) -> str:
+    if kind is EvaluationRow:
+        return "''"
+    return "if(row.refused, '', row.error)" if kind is ExchangeRow else "row.error"
 
 
 def _duration(kind: type[Row]) -> str:
