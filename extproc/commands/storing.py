@@ -60,11 +60,14 @@ def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
     with open_store(options.store) as store:
         if writes or segments or not is_server(options.store):
             prepare(store)
-        load_all(store, segments, getattr(options, "registry", []))
+        # A store that ends with the command is asked by nobody else.
+        load_all(store, segments, getattr(options, "registry", []), attributes=options.store is not None)
         yield store
 
 
-def load_all(store: "Store", paths: list[Path], registries: list[Path] | None = None) -> "Loaded":
+def load_all(
+    store: "Store", paths: list[Path], registries: list[Path] | None = None, *, attributes: bool = True
+) -> "Loaded":
     """Load every segment and access log that the paths name; what cannot be read is told on stderr."""
     from extproc.evaluation.store.access_logs import Pricing, is_access_log
     from extproc.evaluation.store.loading import Loaded, load, segments_in
@@ -72,23 +75,23 @@ def load_all(store: "Store", paths: list[Path], registries: list[Path] | None = 
     total, pricing = Loaded(), Pricing.of(registries or [])
     for path in segments_in(paths):
         if is_access_log(path):
-            total += _load_access_log(store, path, pricing)
+            total += _load_access_log(store, path, pricing, attributes)
             continue
-        loaded = load(store, path)
+        loaded = load(store, path, attributes=attributes)
         if loaded.bad:
             _warn(f"{path}: {loaded.bad} lines are no records")
         total += loaded
     return total
 
 
-def _load_access_log(store: "Store", path: Path, pricing: "Pricing") -> "Loaded":
+def _load_access_log(store: "Store", path: Path, pricing: "Pricing", attributes: bool) -> "Loaded":
     from extproc.evaluation.store.access_logs import Reading, segments_of
     from extproc.evaluation.store.loading import Loaded, load
 
     total, reading = Loaded(), Reading()
     with tempfile.TemporaryDirectory() as folder:
         for segment in segments_of(path, pricing, reading, Path(folder)):
-            total += load(store, segment)
+            total += load(store, segment, attributes=attributes)
     for number, problem in reading.bad[:_BAD_LINES_TOLD]:
         _warn(f"{path}:{number}: {problem}")
     if len(reading.bad) > _BAD_LINES_TOLD:
