@@ -286,6 +286,27 @@ async def test_the_file_holds_no_text_and_no_key(logged: Logged) -> None:
     assert marker not in logged.world.log.read_text()
 
 
+async def test_the_file_is_rotated_by_renaming_it_and_saying_so(logged: Logged) -> None:
+    world, rotated = logged.world, logged.file.with_suffix(".1")
+    first = await world.ask()
+    await logged.alike(first.headers["x-request-id"])
+    logged.file.rename(rotated)
+    async with world.http.post(f"http://127.0.0.1:{world.admin_port}/reopen_logs") as answer:
+        assert answer.status == 200
+    async with asyncio.timeout(DEADLINE_S):
+        while not logged.file.exists():
+            await world.logged((await world.ask()).headers["x-request-id"])
+    last = await world.ask()
+    await logged.alike(last.headers["x-request-id"])
+    assert first.headers["x-request-id"] in rotated.read_text()
+
+
+async def test_envoy_counts_what_it_told_under_the_names_that_are_alerted_on(logged: Logged) -> None:
+    page = await logged.world.admin("/stats/prometheus?filter=access_log")
+    for name in ("logs_written", "logs_dropped"):
+        assert f"# TYPE envoy_access_logs_grpc_access_log_{name} counter\n" in page
+
+
 async def test_what_ends_while_no_sidecar_is_there_is_told_when_one_is_back(logged: Logged) -> None:
     """As long as Envoy has room for it: it would not do to send it to nobody in between."""
     world, count = logged.world, 200  # of which Envoy by default would keep thirty
