@@ -65,7 +65,7 @@ def _measure(folder: Path, count: int) -> None:
         _row(f"its HTML page ({len(page.encode()) / 1024:.0f} KiB)", seconds)
     with open_store(None) as memory:
         prepare(memory)
-        _, seconds = _timed(lambda: (_load_all(memory, segments), _report(memory)))
+        _, seconds = _timed(lambda: (_load_all(memory, segments, attributes=False), _report(memory)))
         _row("the report straight from segments, without a store", seconds)
     stored = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())
     print(f"\nThe store takes {stored / 2**20:,.0f} MiB on disk.")
@@ -80,8 +80,8 @@ def _measure_queries(store: Store) -> None:
         _row(f"query: {name}", taken[_REPEATS // 2])
 
 
-def _load_all(store: Store, segments: Sequence[Path]) -> Loaded:
-    return sum((load(store, segment) for segment in segments), Loaded())
+def _load_all(store: Store, segments: Sequence[Path], *, attributes: bool = True) -> Loaded:
+    return sum((load(store, segment, attributes=attributes) for segment in segments), Loaded())
 
 
 def _report(store: Store) -> TrafficReport:

@@ -1,6 +1,7 @@
 """`extproc records` and `extproc feedback`: what goes into the store."""
 
 import argparse
+import asyncio
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import msgspec
 
 from extproc.commands.options import command
 from extproc.commands.storing import load_all, store_of, takes_segments, takes_store
+from extproc.errors import OperatorError
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,6 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     records = commands.add_parser("records", help="records into a store")
     actions = records.add_subparsers(metavar="ACTION", required=True)
     _add_import(actions)
+    _add_check(actions)
     _add_schema(actions)
     feedback = commands.add_parser("feedback", help="opinions on answers into a store")
     _add_feedback_import(feedback.add_subparsers(metavar="ACTION", required=True))
@@ -28,12 +31,30 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "import",
         _import,
         "load records into a store",
-        "Load segments that `extproc serve --records DIR` wrote. What is in the store already, by an "
-        "earlier import or from a collector, is not doubled, so it may be run again and again; a line that a "
-        "crash cut short is counted and left out.",
+        "Load segments that `extproc serve --records DIR` wrote, and files that Envoy itself wrote "
+        "(`envoy.access_log`; rotated and gzipped ones too). What is in the store already, by an earlier "
+        "import, from a collector or from a sidecar that was told the same, is not doubled, so it may be run "
+        "again and again; a line that cannot be read is told, counted and left out.",
     )
     takes_segments(parser, "+")
     takes_store(parser, required=True)
+
+
+def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        actions,
+        "check",
+        _check,
+        "compare the records with what Envoy counts",
+        "Envoy counts what it told the sidecars, and nobody acknowledges it. Compare its count with the "
+        "records since it started; exit status 1 when any are missing. (What ended within the last second "
+        "may be under way.) Name every Envoy that these records are of.",
+    )
+    takes_segments(parser, "*")
+    takes_store(parser, required=False)
+    parser.add_argument(
+        "--admin", action="append", required=True, metavar="HOST:PORT", help="Envoy's admin interface"
+    )
 
 
 def _add_schema(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -72,12 +93,33 @@ def _schema(_: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     segments, options.segments = options.segments, []
     with store_of(options, writes=True) as store:
-        done = load_all(store, segments)
+        done = load_all(store, segments, options.registry)
     print(
-        f"{done.rows} new rows of {done.lines} lines in {done.files} segments; {done.known} were known, "
+        f"{done.rows} new rows of {done.lines} lines in {done.files} files; {done.known} were known, "
         f"{done.bad} were no records"
     )
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.admin import Admin, Unreachable
+    from extproc.evaluation.store.loading import told_since
+
+    now = datetime.now(UTC)
+    try:
+        told = [asyncio.run(Admin(address).told(now)) for address in options.admin]
+    except Unreachable as error:
+        raise OperatorError(f"--admin: {error}") from error
+    since = min(each.since for each in told)
+    with store_of(options, writes=False) as store:
+        recorded = told_since(store, since)
+    entries, dropped = sum(each.entries for each in told), sum(each.dropped for each in told)
+    missing = max(0, entries - recorded)
+    print(
+        f"{entries} told by Envoy since {since:%Y-%m-%dT%H:%M:%SZ}, {dropped} of them dropped by it; "
+        f"{recorded} recorded, {missing} missing"
+    )
+    return 1 if missing else 0
 
 
 def _import_feedback(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ from extproc.errors import OperatorError
 
 if TYPE_CHECKING:
     from extproc.evaluation.datasets import OutcomeRow, Reader
+    from extproc.evaluation.store.access_logs import Pricing
     from extproc.evaluation.store.connection import Store
     from extproc.evaluation.store.loading import Loaded
     from extproc.registry.labelled import RouteRow
 
+_BAD_LINES_TOLD = 20  # of one file
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -34,7 +37,13 @@ def takes_segments(parser: argparse.ArgumentParser, nargs: str) -> None:
     """Add ``SEGMENTS``."""
     parser.add_argument(
         "segments", nargs=nargs, type=Path, metavar="SEGMENT",
-        help="a file of records, or a directory of them as `extproc serve --records` writes",
+        help="a file of records, a directory of them as `extproc serve --records` writes, or a file that "
+        "Envoy wrote by `envoy.access_log`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--registry", action="append", default=[], type=Path, metavar="FILE",
+        help="for files that Envoy wrote: the registry with the prices of that time (of several, the "
+        "newest last); without it what an exchange cost is not known",
     )  # fmt: skip
 
 
@@ -53,19 +62,26 @@ def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
     with open_store(options.store) as store:
         if writes or segments or not is_server(options.store):
             prepare(store)
-        load_all(store, segments)
+        # A store that ends with the command is asked by nobody else.
+        load_all(store, segments, getattr(options, "registry", []), attributes=options.store is not None)
         yield store
 
 
-def load_all(store: "Store", paths: list[Path]) -> "Loaded":
-    """Load every segment that the paths name; what cannot be read is told on stderr."""
+def load_all(
+    store: "Store", paths: list[Path], registries: list[Path] | None = None, *, attributes: bool = True
+) -> "Loaded":
+    """Load every segment and access log that the paths name; what cannot be read is told on stderr."""
+    from extproc.evaluation.store.access_logs import Pricing, is_access_log
     from extproc.evaluation.store.loading import Loaded, load, segments_in
 
-    total = Loaded()
-    for segment in segments_in(paths):
-        loaded = load(store, segment)
+    total, pricing = Loaded(), Pricing.of(registries or [])
+    for path in segments_in(paths):
+        if is_access_log(path):
+            total += _load_access_log(store, path, pricing, attributes)
+            continue
+        loaded = load(store, path, attributes=attributes)
         if loaded.bad:
-            print(f"extproc: warning: {segment}: {loaded.bad} lines are no records", file=sys.stderr)
+            _warn(f"{path}: {loaded.bad} lines are no records")
         total += loaded
     return total
 
@@ -99,6 +115,27 @@ def rows_of(options: argparse.Namespace) -> Iterator[Rows]:
                 f"{' or '.join(recorded.GRADES)}; `extproc feedback import` loads them)"
             )
         yield routes, outcomes
+
+
+def _load_access_log(store: "Store", path: Path, pricing: "Pricing", attributes: bool) -> "Loaded":
+    from extproc.evaluation.store.access_logs import Reading, segments_of
+    from extproc.evaluation.store.loading import Loaded, load
+
+    total, reading = Loaded(), Reading()
+    with tempfile.TemporaryDirectory() as folder:
+        for segment in segments_of(path, pricing, reading, Path(folder)):
+            total += load(store, segment, attributes=attributes)
+    for number, problem in reading.bad[:_BAD_LINES_TOLD]:
+        _warn(f"{path}:{number}: {problem}")
+    if len(reading.bad) > _BAD_LINES_TOLD:
+        _warn(f"{path}: {len(reading.bad) - _BAD_LINES_TOLD} more lines are no entries of our access log")
+    if reading.torn:
+        _warn(f"{path}: its last line is cut short (import it again when Envoy has written the rest)")
+    return Loaded(1, reading.lines, total.rows, total.known, total.bad + len(reading.bad))
+
+
+def _warn(what: str) -> None:
+    print(f"extproc: warning: {what}", file=sys.stderr)
 
 
 def moment(text: str) -> datetime:

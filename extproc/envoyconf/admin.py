@@ -1,9 +1,10 @@
-"""What the writer asks a running Envoy: which versions it took, and which clusters are active."""
+"""What a running Envoy is asked: which versions it took, which clusters are active, what it logged."""
 
 import asyncio
 import http.client
 import json
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from extproc.errors import RouterError
 
 _TIMEOUT_S = 5.0
+_LOG_STATS = "access_logs.grpc_access_log."
 _SUFFIXES = ("version_text", "update_rejected", "update_failure")
 
 
@@ -23,6 +25,14 @@ class Taken(msgspec.Struct, frozen=True):
 
     version: str = ""
     refusals: int = 0  # since Envoy started
+
+
+class Told(msgspec.Struct, frozen=True):
+    """How much an Envoy told the sidecars of finished exchanges and attempts, since it started."""
+
+    since: datetime  # when it started, to a second
+    entries: int  # one each
+    dropped: int  # of these, those that it gave up; others may be lost without its knowing
 
 
 class Admin:
@@ -42,6 +52,11 @@ class Admin:
         text = await self._get("/config_dump", resource="dynamic_active_clusters", mask=mask)
         return frozenset(entry["cluster"]["name"] for entry in json.loads(text).get("configs", ()))
 
+    async def told(self, now: datetime) -> Told:
+        """What it says of its access log stream. Raises ``Unreachable``."""
+        info = json.loads(await self._get("/server_info"))
+        return told(await self._get("/stats", filter=_LOG_STATS), info["uptime_current_epoch"], now)
+
     async def _get(self, path: str, **query: str) -> str:
         return await asyncio.to_thread(self._ask, f"{path}?{urlencode(query)}")
 
@@ -58,6 +73,13 @@ class Admin:
         if answer.status != http.client.OK:
             raise Unreachable(f"Envoy's admin interface at {self.address}: {answer.status} {answer.reason}")
         return text
+
+
+def told(stats: str, uptime: str, now: datetime) -> Told:
+    """Envoy's page ``/stats`` and its word for how long it runs, as ``90s``, in our words."""
+    counts = {name: int(value) for name, _, value in (line.partition(": ") for line in stats.splitlines())}
+    written, dropped = (counts.get(f"{_LOG_STATS}{name}", 0) for name in ("logs_written", "logs_dropped"))
+    return Told(now - timedelta(seconds=float(uptime.removesuffix("s")) + 1), written + dropped, dropped)
 
 
 def taken(stats: str) -> dict[str, Taken]:

@@ -65,8 +65,10 @@ _SIDECAR_OUTLIERS = OutlierDetection(
     enforcing_success_rate=0,
     enforcing_local_origin_success_rate=0,
     interval=timedelta(seconds=0.2),
-    base_ejection_time=timedelta(seconds=1),
-    max_ejection_time=timedelta(seconds=1),
+    # Longer by far than the health check takes to find out, or in between outcomes would be sent to
+    # nobody; a check that goes well ends it.
+    base_ejection_time=timedelta(seconds=10),
+    max_ejection_time=timedelta(seconds=10),
     max_ejection_percent=100,
 )
 # Envoy's default of 1,024 requests is far below what one process carries; load is shed by what

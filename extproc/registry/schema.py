@@ -152,6 +152,9 @@ class Envoy(Section, frozen=True):
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
+    # A file that Envoy writes outcomes to as well, relative to the registry file: unlike what it
+    # sends to sidecars, none is lost when they are down. Empty: none.
+    access_log: str = ""
 
 
 class Holdout(Section, frozen=True):

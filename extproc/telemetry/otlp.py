@@ -43,10 +43,10 @@ def metric_reader() -> MetricReader | None:
     if not exports("METRICS"):
         return None
     # Here, not above: a sidecar without a collector need not spend the time to load it.
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from extproc.telemetry.metric_exporter import MetricExporter
 
     try:
-        return PeriodicExportingMetricReader(OTLPMetricExporter())
+        return PeriodicExportingMetricReader(MetricExporter())
     except Exception as error:
         raise OperatorError(f"metrics cannot be exported as the OTEL_* variables say: {error}") from error
 

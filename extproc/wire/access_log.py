@@ -17,6 +17,9 @@ from extproc._pb.access_log_pb2 import (
 from extproc.vocabulary import Envelope, Exchange
 from extproc.wire import envelope, observed
 
+# How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.
+BUFFER_BYTES = 4 * 1024 * 1024
+
 # Entries about exchanges that go on, for access logs that ask for them.
 _UNFINISHED = frozenset(
     {
@@ -29,7 +32,7 @@ _UNFINISHED = frozenset(
 )
 
 # What %RESPONSE_FLAGS% prints for each.
-_FLAGS = {
+FLAGS = {
     "failed_local_healthcheck": "LH",
     "no_healthy_upstream": "UH",
     "upstream_request_timeout": "UT",
@@ -80,16 +83,16 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
-        first_body_byte=observed.seconds(common.custom_tags.get(observed.FIRST_BODY_BYTE_TAG, "")),
+        first_body_byte=observed.seconds(_tag(common, observed.FIRST_BODY_BYTE_TAG)),
         status=response.response_code.value,
         flags=_flags(common.response_flags),
         method=_method(request),
         path=path or _path(request),
-        cluster=_without_content(common.upstream_cluster),
+        cluster=without_content(common.upstream_cluster),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
-        traceparent=common.custom_tags.get(observed.TRACEPARENT_TAG, ""),
+        traceparent=_tag(common, observed.TRACEPARENT_TAG),
         api=api,
         usage=observed.usage(common.metadata.filter_metadata),
         attempts=common.upstream_request_attempt_count,
@@ -97,13 +100,22 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
     )
 
 
+def _tag(common: AccessLogCommon, name: str) -> str:
+    return common.custom_tags.get(name, b"").decode(errors="replace")
+
+
 def _hop(common: AccessLogCommon) -> str:
     """The model of the hop that answered; empty when the exchange went to no hop."""
     listener: str = common.upstream_remote_address.envoy_internal_address.server_listener_name
-    return _without_content(listener).removeprefix(observed.HOP_PREFIX)
+    return hop_model(listener)
 
 
-def _without_content(name: str) -> str:
+def hop_model(listener: str) -> str:
+    """The model of the hop that listens under this name."""
+    return without_content(listener).removeprefix(observed.HOP_PREFIX)
+
+
+def without_content(name: str) -> str:
     """Our name of a cluster or hop: no name in a registry has the mark."""
     return name.partition(observed.CONTENT_MARK)[0]
 
@@ -122,7 +134,7 @@ def _elapsed(common: AccessLogCommon, field: str) -> float | None:
 
 
 def _flags(flags: ResponseFlags) -> tuple[str, ...]:
-    return tuple(_FLAGS[field.name] for field, _ in flags.ListFields())
+    return tuple(FLAGS[field.name] for field, _ in flags.ListFields())
 
 
 def _method(request: HTTPRequestProperties) -> str:
@@ -133,7 +145,7 @@ def _method(request: HTTPRequestProperties) -> str:
 
 def _path(request: HTTPRequestProperties) -> str:
     """What the client asked for: a route may have rewritten it for the provider."""
-    return (request.original_path or request.path).partition("?")[0]
+    return (request.original_path or request.path).partition(b"?")[0].decode(errors="replace")
 
 
 def _envelope(metadata: Metadata) -> Envelope | None:

@@ -17,6 +17,11 @@ CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one cont
 TRACEPARENT_TAG = "traceparent"  # of the request, as the provider got it
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
 
+# How Envoy is asked for the two in its access logs. Its own time to the first upstream byte is that
+# of the head, which may come early.
+FIRST_BODY_BYTE = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
+TRACEPARENT = "%REQ(TRACEPARENT):128%"
+
 _EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves
 _TEXT_LIMIT = 256  # characters
 _DIGITS = 18  # more microseconds are no time that will come

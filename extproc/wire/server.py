@@ -8,6 +8,7 @@ import grpc
 import msgspec
 
 from extproc.health import Components
+from extproc.wire.access_log import BUFFER_BYTES
 from extproc.wire.binding import bind
 from extproc.wire.health import Health
 from extproc.wire.service import AccessLog, ExternalProcessor
@@ -95,7 +96,7 @@ class Server:
 
 
 def _channel_options(max_body_bytes: int) -> Sequence[tuple[str, int]]:
-    message = max_body_bytes + _MESSAGE_SLACK
+    message = max(max_body_bytes, BUFFER_BYTES) + _MESSAGE_SLACK
     return (
         ("grpc.max_receive_message_length", message),  # grpc's default is 4 MiB
         ("grpc.max_send_message_length", message),

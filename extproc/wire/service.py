@@ -7,14 +7,15 @@ answers are constants, and grpc's own (de)serialisation hooks would only add cal
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Decision, ExchangeSink, Question, Terms
+from extproc.vocabulary import Decision, Exchange, ExchangeSink, Question, Terms
 from extproc.wire import access_log, feedback, messages
 from extproc.wire.exchange import (
     AskDecision,
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
+
+_AT_ONCE = 16  # exchanges: a few milliseconds
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
 _Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -186,14 +189,27 @@ class AccessLog:
 
     async def _stream(self, _: object, context: _Context) -> bytes:
         while (data := await context.read()) is not grpc.aio.EOF:
-            self._take(data)
+            await self._take(data)
         return StreamAccessLogsResponse().SerializeToString()
 
-    def _take(self, data: bytes) -> None:
+    async def _take(self, data: bytes) -> None:
+        told = access_log.exchanges(data)
         try:
-            for exchange in access_log.exchanges(data):
+            while self._tell(told, _AT_ONCE):  # noqa: ASYNC110 - the others' turn
+                await asyncio.sleep(0)  # a message may hold thousands, and decisions wait for this loop too
+        except asyncio.CancelledError:
+            self._tell(told)  # the server stops; what it was told is recorded all the same
+            raise
+
+    def _tell(self, told: Iterator[Exchange], most: int | None = None) -> bool:
+        """Hand at most so many of a message to the sink; returns whether there may be more."""
+        number = 0
+        try:
+            for number, exchange in enumerate(islice(told, most), start=1):  # noqa: B007 - counts
                 self._sink.accept(exchange)
         except Exception:
             # The next message is no worse for it, so the stream stays open.
             log.exception("an access log message is lost")
             self._count_failure("access_log")
+            return False
+        return number == most

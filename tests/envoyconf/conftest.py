@@ -352,6 +352,7 @@ async def envoy_on(
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
     config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
     options = ["--disable-hot-restart", "--concurrency", str(workers), "--log-level", "warning"]
+    options += ["--file-flush-interval-msec", "20"]  # of access logs; ten seconds are a long test
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log

@@ -70,8 +70,9 @@ def test_they_are_pushed_at_the_interval_that_is_asked_for(
 
 
 def test_a_collector_that_never_answers_delays_no_call_and_not_the_end(
-    outcome: Make, monkeypatch: pytest.MonkeyPatch
+    outcome: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "10")
@@ -85,6 +86,9 @@ def test_a_collector_that_never_answers_delays_no_call_and_not_the_end(
         started = time.monotonic()
         metrics.close(timeout_s=0.1)
         assert time.monotonic() - started < 20  # the SDK alone would wait for 30
+        for thread in set(threading.enumerate()) - before:
+            thread.join(30)
+    assert not [record for record in caplog.messages if "already shutdown" in record]
 
 
 @pytest.mark.parametrize(

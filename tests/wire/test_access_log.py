@@ -58,12 +58,12 @@ def test_an_entry_becomes_an_exchange() -> None:
     common.time_to_first_upstream_rx_byte.nanos = 500_000_000
     common.time_to_last_downstream_tx_byte.seconds = 2
     common.duration.seconds = 3
-    common.custom_tags["traceparent"] = "00-aa-bb-01"
+    common.custom_tags["traceparent"] = b"00-aa-bb-01"
     entry = HTTPAccessLogEntry(
         common_properties=common,
         request=HTTPRequestProperties(
             request_method=RequestMethod.POST,
-            path="/v1/chat/completions?key=secret",
+            path=b"/v1/chat/completions?key=secret",
             request_id="r-1",
             request_body_bytes=81,
         ),
@@ -124,8 +124,16 @@ def test_every_flag_has_the_short_string_of_envoy() -> None:
 
 
 def test_the_path_is_what_the_client_asked_for() -> None:
-    request = HTTPRequestProperties(path="/openai/v1/chat", original_path="/v1/chat/completions?a")
+    request = HTTPRequestProperties(path=b"/openai/v1/chat", original_path=b"/v1/chat/completions?a")
     assert exchange(HTTPAccessLogEntry(request=request)).path == "/v1/chat/completions"
+
+
+def test_what_a_client_sent_that_is_no_text_costs_nothing() -> None:
+    common = AccessLogCommon(custom_tags={"traceparent": b"00-\xff"})
+    told = exchange(
+        HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path=b"/\xff"))
+    )
+    assert (told.traceparent, told.path) == ("00-\ufffd", "/\ufffd")
 
 
 def test_without_a_request_id_the_stream_has_one() -> None:
@@ -143,7 +151,7 @@ def test_a_method_that_envoy_has_no_name_for_is_empty() -> None:
     ("tag", "seconds"), [("203000", 0.203), ("0", 0.0), ("", None), ("-", None), ("9" * 5000, None)]
 )
 def test_the_first_byte_of_the_body_comes_as_a_tag(tag: str, seconds: float | None) -> None:
-    common = AccessLogCommon(custom_tags={"first_body_byte": tag})
+    common = AccessLogCommon(custom_tags={"first_body_byte": tag.encode()})
     assert exchange(HTTPAccessLogEntry(common_properties=common)).first_body_byte == seconds
     assert exchange(HTTPAccessLogEntry()).first_body_byte is None
 
@@ -163,7 +171,7 @@ def test_what_was_observed_of_request_and_answer_is_told() -> None:
     ):
         common.metadata.MergeFrom(metadata(namespace, fields))
     told = exchange(
-        HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path="/api/v9/x?k"))
+        HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(path=b"/api/v9/x?k"))
     )
     assert (told.api, told.path) == ("openai.chat", "/v1/chat/completions")
     assert told.usage == Usage(input=3, finish="stop")
@@ -224,7 +232,7 @@ entries = st.builds(
             Metadata, filter_metadata=st.dictionaries(st.sampled_from(["router", "x"]), structs)
         ),
     ),
-    request=st.builds(HTTPRequestProperties, path=st.text(max_size=5), request_body_bytes=uint64),
+    request=st.builds(HTTPRequestProperties, path=st.binary(max_size=5), request_body_bytes=uint64),
     response=st.builds(HTTPResponseProperties, response_body_bytes=uint64),
 )
 

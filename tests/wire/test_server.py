@@ -191,11 +191,11 @@ async def test_a_body_as_large_as_envoy_lets_through_is_routed(start: Start) -> 
 async def test_a_message_far_beyond_that_is_refused_before_it_is_read(
     start: Start, decider: FakeDecider
 ) -> None:
-    sidecar = await start(max_body_bytes=MIB)
+    sidecar = await start(max_body_bytes=8 * MIB)
     async with envoy(sidecar.address) as channel:
         stream = Stream(channel)
         with pytest.raises(grpc.aio.AioRpcError):
-            await stream.exchange(ask(b"x" * 2 * MIB))
+            await stream.exchange(ask(b"x" * 9 * MIB))
         assert await stream.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert not decider.asked
 

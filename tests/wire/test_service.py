@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -381,3 +382,60 @@ async def test_a_sink_that_raises_does_not_end_the_stream(failures: list[str]) -
     await send_log(sink, failures, log_message("a"), log_message("b"))
     assert sink.accepted == ["b"]
     assert failures == ["access_log"]
+
+
+class Pausing(Sink):
+    """Notes how often others had their turn before each exchange."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+        self.seen: list[int] = []
+
+    def accept(self, exchange: Exchange) -> None:
+        super().accept(exchange)
+        self.seen.append(self.turns)
+
+    async def take_turns(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+class OneMessage:
+    """A context that gives one message, and then nothing."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message: bytes | None = message
+
+    async def read(self) -> Any:
+        message, self._message = self._message, None
+        return grpc.aio.EOF if message is None else message
+
+
+MANY = [str(number) for number in range(1000)]
+
+
+async def test_decisions_have_their_turn_while_a_long_message_is_read(failures: list[str]) -> None:
+    sink = Pausing()
+    others = asyncio.create_task(sink.take_turns())
+    await AccessLog(sink, count_failure=failures.append)._stream(None, OneMessage(log_message(*MANY)))  # type: ignore[arg-type]
+    others.cancel()
+    assert sink.accepted == MANY
+    assert max(after - before for before, after in pairwise(sink.seen)) <= 2
+    assert len(set(sink.seen)) > 50
+
+
+async def test_a_message_that_was_received_is_told_to_its_end_though_the_server_stops(
+    failures: list[str],
+) -> None:
+    sink = Pausing()
+    stream = AccessLog(sink, count_failure=failures.append)._stream(None, OneMessage(log_message(*MANY)))  # type: ignore[arg-type]
+    reading = asyncio.create_task(stream)
+    while not sink.accepted:
+        await asyncio.sleep(0)
+    assert len(sink.accepted) < len(MANY)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert sink.accepted == MANY

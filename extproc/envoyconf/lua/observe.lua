@@ -83,6 +83,10 @@ local function asked_api(handle)
   return noted and noted.api
 end
 
+-- A text that is no UTF-8 would make one of the whole message that tells of it, and what has an escape
+-- is not the name yet. Names that are neither are ASCII.
+local function is_plain(text) return not string.find(text, "[\\\128-\255]") end
+
 -- Reads how an answer ended, a refusal, and what it calls itself: the first model and id, but no tool call's.
 local function ends_and_names_reader(handle)
   local named, refuses = {}, REFUSES[asked_api(handle)]
@@ -92,8 +96,8 @@ local function ends_and_names_reader(handle)
       if key == "id" and called and at > called then named.id = true end
       if (key == "model" or key == "id") and not named[key] and first ~= "" then
         named[key] = true
-        if ended ~= "" and first ~= "\\" and #rest < 256 then put(handle, key, first .. rest) end
-      elseif ENDS[key] and ended ~= "" and string.find(rest, "^[%w_]*$") then
+        if ended ~= "" and #rest < 256 and is_plain(first .. rest) then put(handle, key, first .. rest) end
+      elseif ENDS[key] and ended ~= "" and string.find(first .. rest, "^[%w_]+$") then
         put(handle, "finish", first .. rest)
       elseif refuses and first ~= "" and refuses(key, first .. rest) then
         put(handle, "refusal", true)

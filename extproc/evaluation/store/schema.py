@@ -2,18 +2,17 @@
 
 The table is the one that the OpenTelemetry Collector's ClickHouse exporter makes for spans, so
 that spans from a collector and records from segments lie in one place and are read by one SQL.
-A view per kind of row turns the strings of ``SpanAttributes`` back into typed columns. A span is a
-row if it says so (``router.record``); the others of a trace are left alone.
+To it come columns of the rows' own types (see ``columns``), and a view per kind of row names them as
+its fields. A span is a row if it says so (``router.record``); the others of a trace are left alone.
 """
 
-import typing
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
 
 import msgspec
 
+from extproc.evaluation.store.columns import ERROR, RECORD, REFUSED, column_name, column_of, stored
 from extproc.telemetry import names
-from extproc.telemetry.attributes import ATTRIBUTES, IN_THE_SPAN, Attribute
+from extproc.telemetry.attributes import ATTRIBUTES
 from extproc.telemetry.rows import (
     KINDS,
     AttemptRow,
@@ -25,8 +24,6 @@ from extproc.telemetry.rows import (
 )
 
 TABLE = "otel_traces"
-
-_REQUEST, _OPINION = names.ROUTER_REQUEST_ID, names.ROUTER_EVALUATION_ID
 
 # As the exporter makes it (exporter/clickhouseexporter/internal/sqltemplates), without its TTL.
 _CREATE_TABLE = f"""\
@@ -77,101 +74,30 @@ IDENTITY: dict[type[Row], tuple[str, ...]] = {
 }
 
 
-class Column(msgspec.Struct, frozen=True):
-    """How the values of one Python type are written: as a column, as JSON, as an attribute.
-
-    ``read`` makes the column from an attribute (a string, empty when absent) and ``write`` the
-    attribute from the JSON value.
-    """
-
-    json: str  # the ClickHouse type that takes the JSON value
-    read: Callable[[str, Attribute], str]
-    write: Callable[[str, Attribute], str]
-
-
-def _read_text(value: str, attribute: Attribute) -> str:
-    return f"JSONExtractString({value}, 1)" if attribute.listed else value
-
-
-def _write_text(value: str, attribute: Attribute) -> str:
-    return f"if({value} = '', '', toJSONString([{value}]))" if attribute.listed else value
-
-
-def _read_number(value: str, attribute: Attribute) -> str:
-    number = f"toFloat64OrNull({value})"
-    return number if attribute.per_unit == 1.0 else f"{number} * {attribute.per_unit}"
-
-
-def _write_number(value: str, attribute: Attribute) -> str:
-    number = value if attribute.per_unit == 1.0 else f"{value} / {attribute.per_unit}"
-    return f"ifNull(toString({number}), '')"
-
-
-_TEXT = Column("String", _read_text, _write_text)
-_MAYBE_TEXT = Column(
-    "Nullable(String)", lambda value, _: f"nullIf({value}, '')", lambda value, _: f"ifNull({value}, '')"
-)
-_WHOLE = Column(
-    "Nullable(Int64)",
-    lambda value, _: f"toInt64OrNull({value})",
-    lambda value, _: f"ifNull(toString({value}), '')",
-)
-_NUMBER = Column("Nullable(Float64)", _read_number, _write_number)
-_TRUTH = Column(
-    "Bool", lambda value, _: f"toBool({value} = 'true')", lambda value, _: f"if({value}, 'true', 'false')"
-)
-_MAYBE_TRUTH = Column(
-    "Nullable(Bool)",
-    lambda value, _: f"if({value} = '', NULL, toBool({value} = 'true'))",
-    lambda value, _: f"multiIf({value} IS NULL, '', {value}, 'true', 'false')",
-)
-_TEXTS = Column(
-    "Array(String)",
-    lambda value, _: f"JSONExtract({value}, 'Array(String)')",
-    lambda value, _: f"if(empty({value}), '', toJSONString({value}))",
-)
-_COLUMNS: dict[Any, Column] = {
-    str: _TEXT,
-    str | None: _MAYBE_TEXT,
-    int: _WHOLE,
-    int | None: _WHOLE,
-    float | None: _NUMBER,
-    bool: _TRUTH,
-    bool | None: _MAYBE_TRUTH,
-    tuple[str, ...]: _TEXTS,
-}
-
-
-def column_of(field: msgspec.structs.FieldInfo) -> Column:
-    """How a field of a row is stored."""
-    if typing.get_origin(field.type) is not Literal:
-        return _COLUMNS[field.type]
-    unknown = field.default  # a line that does not say has the default
-    return Column(
-        "String", lambda value, _: f"if({value} = '', '{unknown}', {value})", lambda value, _: value
-    )
-
-
-def attributed(kind: type[Row]) -> Iterator[tuple[msgspec.structs.FieldInfo, Attribute, Column]]:
-    """The fields of a kind that are attributes of its span."""
-    for field in msgspec.structs.fields(kind):
-        if field.name not in IN_THE_SPAN:
-            yield field, ATTRIBUTES[field.name], column_of(field)
-
-
 def view_name(kind: type[Row]) -> str:
     """exchanges, attempts, evaluations, shadows."""
     return f"{kind_of(kind)}s"
 
 
 def statements() -> list[str]:
-    """What makes an empty store, each safe to run again: the table, then its views."""
-    return [_CREATE_TABLE, *(_view(kind) for kind in KINDS)]
+    """What makes an empty store, each safe to run again: the table, its columns, then its views.
+
+    It does as well for a table that the exporter made, or an earlier version of ours.
+    """
+    return [_CREATE_TABLE, _add_columns(), *(_view(kind) for kind in KINDS)]
 
 
 def as_script() -> str:
     """The statements as text for `clickhouse-client --multiquery`."""
     return "".join(f"{statement};\n\n" for statement in statements()).rstrip("\n") + "\n"
+
+
+def _add_columns() -> str:
+    added = (
+        f"    ADD COLUMN IF NOT EXISTS {column.name} {column.type} DEFAULT {column.default} CODEC(ZSTD(1))"
+        for column in stored()
+    )
+    return f"ALTER TABLE {TABLE}\n" + ",\n".join(added)
 
 
 def _view(kind: type[Row]) -> str:
@@ -188,19 +114,23 @@ class _Source(msgspec.Struct, frozen=True):
     """Where a view finds its rows."""
 
     origin: str
-    attributes: str
     time: str
     duration: str
     status: str
+    refusal: str
+    error: str
+    field: Callable[[msgspec.structs.FieldInfo], str]
 
 
 def _of_span(kind: type[Row]) -> _Source:
     return _Source(
-        origin=f"FROM {TABLE}\nWHERE SpanAttributes['{names.ROUTER_RECORD}'] = '{kind_of(kind)}'",
-        attributes="SpanAttributes",
+        origin=f"FROM {TABLE}\nWHERE {RECORD} = '{kind_of(kind)}'",
         time="Timestamp",
         duration="Duration",
         status="StatusCode",
+        refusal=REFUSED,
+        error=ERROR,
+        field=lambda field: column_name(field.name),
     )
 
 
@@ -210,42 +140,51 @@ def _of_event(kind: type[Row]) -> _Source:
             f"FROM {TABLE}\nARRAY JOIN Events.Timestamp AS told_at, Events.Name AS event, "
             f"Events.Attributes AS told\nWHERE event = '{names.GEN_AI_EVALUATION_RESULT}'"
         ),
-        attributes="told",
         time="told_at",
         duration="toUInt64(0)",
         status="''",
+        refusal=_told(names.ROUTER_REFUSED),
+        error=_told(names.ERROR_TYPE),
+        field=_field_of_event,
     )
+
+
+def _field_of_event(field: msgspec.structs.FieldInfo) -> str:
+    # An event of somebody else's instrumentation knows neither id; its span may.
+    if field.name == "request_id":
+        own = _told(names.ROUTER_REQUEST_ID)
+        return f"if({own} = '', {column_name(field.name)}, {own})"
+    if field.name == "evaluation_id":
+        own = _told(names.ROUTER_EVALUATION_ID)
+        return f"if({own} = '', concat(SpanId, '/', toString(told_at)), {own})"
+    attribute = ATTRIBUTES[field.name]
+    return column_of(field).read(_told(attribute.name), attribute)
+
+
+def _told(attribute: str) -> str:
+    return f"told['{attribute}']"
 
 
 def _select(kind: type[Row], source_of: Callable[[type[Row]], _Source]) -> str:
     source = source_of(kind)
-    in_span = dict(_span_columns(kind, source))
-    columns = []
-    for field in msgspec.structs.fields(kind):
-        if field.name in in_span:
-            expression = in_span[field.name]
-        else:
-            attribute = ATTRIBUTES[field.name]
-            expression = column_of(field).read(f"{source.attributes}['{attribute.name}']", attribute)
-        columns.append(f"    {expression} AS {field.encode_name}")
+    in_span = _span_columns(kind, source)
+    columns = (
+        f"    {in_span.get(field.name) or source.field(field)} AS {field.encode_name}"
+        for field in msgspec.structs.fields(kind)
+    )
     return "SELECT\n" + ",\n".join(columns) + f"\n{source.origin}"
 
 
-def _span_columns(kind: type[Row], source: _Source) -> Iterator[tuple[str, str]]:
+def _span_columns(kind: type[Row], source: _Source) -> dict[str, str]:
     """The columns that stand in the span itself."""
-    refusal = f"{source.attributes}['{names.ROUTER_REFUSED}']"
-    error = f"{source.attributes}['{names.ERROR_TYPE}']"
-    # As it is: a condition on anything made of it would not spare a single part of the table.
-    yield "time", source.time
-    yield "trace_id", "TraceId"
-    # A duration of nothing at all is one that nobody measured.
-    yield "duration_ms", f"nullIf({source.duration}, 0) / 1e6"
-    yield "error", f"if({refusal} != '', {refusal}, {error})" if kind is ExchangeRow else error
-    yield "refused", f"toBool({refusal} != '')"
-    yield "failed", f"toBool({source.status} = 'Error')"
-    if source.attributes != "SpanAttributes":
-        # An event of somebody else's instrumentation knows neither; its span may.
-        own = {name: f"{source.attributes}['{name}']" for name in (_REQUEST, _OPINION)}
-        yield "request_id", f"if({own[_REQUEST]} = '', SpanAttributes['{_REQUEST}'], {own[_REQUEST]})"
-        made_up = "concat(SpanId, '/', toString(told_at))"
-        yield "evaluation_id", f"if({own[_OPINION]} = '', {made_up}, {own[_OPINION]})"
+    error = f"if({source.refusal} != '', {source.refusal}, {source.error})"
+    return {
+        # As it is: a condition on anything made of it would not spare a single part of the table.
+        "time": source.time,
+        "trace_id": "TraceId",
+        # A duration of nothing at all is one that nobody measured.
+        "duration_ms": f"nullIf({source.duration}, 0) / 1e6",
+        "error": error if kind is ExchangeRow else source.error,
+        "refused": f"toBool({source.refusal} != '')",
+        "failed": f"toBool({source.status} = 'Error')",
+    }

@@ -6,9 +6,11 @@ import msgspec
 import pytest
 
 from extproc.errors import OperatorError
-from extproc.evaluation.store.connection import Store
-from extproc.evaluation.store.loading import Loaded, load, segments_in
-from extproc.telemetry.rows import AnyRow, ExchangeRow
+from extproc.evaluation.store.connection import Store, open_store
+from extproc.evaluation.store.embedded import quoted
+from extproc.evaluation.store.loading import Loaded, load, prepare, segments_in
+from extproc.evaluation.store.schema import statements, view_name
+from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow
 from tests.evaluation.store.conftest import ATTEMPT, BARE, FULL, NOON, OPINION, ROWS, SHADOW
 
 Write = Callable[[Sequence[AnyRow]], Path]
@@ -98,3 +100,33 @@ def test_directories_stand_for_their_segments_in_order(segment: Write, tmp_path:
     for path in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(OperatorError, match=f"{path}: no records there"):
             segments_in([path])
+
+
+def test_without_attributes_the_views_say_the_same(store: Store, segment: Write) -> None:
+    path, views = segment(ROWS), [view_name(kind) for kind in KINDS]
+    load(store, path)
+    expected = {view: store.rows(f"SELECT * FROM {view} ORDER BY ALL") for view in views}
+    store.run("TRUNCATE TABLE otel_traces")
+    load(store, path, attributes=False)
+    assert {view: store.rows(f"SELECT * FROM {view} ORDER BY ALL") for view in views} == expected
+    assert store.rows("SELECT sum(length(SpanAttributes)) AS n FROM otel_traces") == [{"n": 0}]
+    assert load(store, path).rows == 0
+
+
+def test_a_table_of_the_exporters_own_gets_the_columns_and_says_what_was_in_it(segment: Write) -> None:
+    with open_store(None) as whole:
+        prepare(whole)
+        load(whole, segment(ROWS))
+        expected = whole.rows("SELECT * FROM exchanges ORDER BY request_id")
+        spans = whole.rows("SELECT Timestamp, TraceId, Duration, StatusCode, SpanAttributes FROM otel_traces")
+    with open_store(None) as older:
+        older.run(statements()[0])
+        for span in spans:
+            attributes = ", ".join(f"{quoted(k)}, {quoted(v)}" for k, v in span["SpanAttributes"].items())
+            older.run(
+                "INSERT INTO otel_traces (Timestamp, TraceId, Duration, StatusCode, SpanAttributes) VALUES "
+                f"('{span['Timestamp']}', '{span['TraceId']}', {span['Duration']}, '{span['StatusCode']}', "
+                f"map({attributes}))"
+            )
+        prepare(older)
+        assert older.rows("SELECT * FROM exchanges ORDER BY request_id") == expected
