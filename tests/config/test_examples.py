@@ -85,7 +85,8 @@ async def company(
     folder: Path, document: dict[str, Any], pool: Pool, rest: Provider
 ) -> AsyncIterator[Company]:
     registry = folder / "registry.yaml"
-    registry.write_text(yaml.safe_dump(document, sort_keys=False))
+    # A sidecar that is late on a busy machine is waited for all the same.
+    registry.write_text(yaml.safe_dump(document | {"decision_ms": 3000}, sort_keys=False))
     async with running_stack(registry, folder / "run") as stack:
         world = Company(stack, pool, rest)
         async with world.openai, world.anthropic:
@@ -223,6 +224,8 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Compan
         rest.handler = embed
         for endpoint, name in zip(document["models"]["small"]["endpoints"], replicas, strict=True):
             endpoint["address"] = f"127.0.0.1:{fakes[name].port}"
+        # So long that no machine is too slow to see it.
+        document["models"]["small"]["outlier_ejection"]["for_s"] = 300
         document["models"]["large"]["base_url"] = f"http://localhost:{fakes['large'].port}"
         document["passthrough"]["base_url"] = f"http://localhost:{rest.port}"
         yield await running.enter_async_context(company(folder, document, pool, rest))
