@@ -227,6 +227,8 @@ def _outlier_detection(ejection: upstreams.OutlierEjection) -> OutlierDetection:
         # By default Envoy also ejects whoever fails more often than its peers.
         enforcing_success_rate=0,
         base_ejection_time=timedelta(seconds=ejection.for_s),
+        # A server may say that it is well and fail all the same: by default a check would end its time.
+        successful_active_health_check_uneject_host=False,
         # How often it looks whose time is over; ten seconds by default.
         interval=timedelta(seconds=1),
         # By default Envoy ejects a tenth at most: of one endpoint, none.

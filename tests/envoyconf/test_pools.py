@@ -181,3 +181,22 @@ def ask_only(tree: dict[str, Any], cluster: str, port: int) -> None:
     clusters = {made["name"]: made for made in tree["static_resources"]["clusters"]}
     resolver = clusters[cluster]["typed_dns_resolver_config"]["typed_config"]
     resolver["resolvers"] = [{"socket_address": {"address": HOST, "port_value": port}}]
+
+
+async def test_a_server_that_is_well_by_its_own_word_and_fails_all_the_same_stays_out(tmp_path: Path) -> None:
+    ejection = OutlierEjection(after=3, for_s=300)
+    async with pool(
+        tmp_path, outlier_ejection=ejection, health_check=CHECK, load_balancing="round_robin"
+    ) as world:
+        failing = world.providers["a"]
+
+        async def fail(request: web.Request) -> web.Response:
+            return web.json_response({"by": "a"}, status=200 if request.path == "/healthy" else 503)
+
+        failing.handler = fail
+        assert (await asked(world, 12))["503"] == 3
+        seen = len(failing.received)
+        async with asyncio.timeout(DEADLINE_S):
+            while len(failing.received) < seen + 3:  # health checks, all of them good
+                await asyncio.sleep(0.05)
+        assert await asked(world, 10) == {"b": 5, "c": 5}

@@ -64,7 +64,7 @@ def test_outcomes_are_scores_by_model(file: Path) -> None:
         ('{"text": "", "route": null}', "1: text: expected `text` of length >= 1"),
         ('\n{"text": "a", "route": "cod"}', "2: there is no route `cod` in the registry (did you mean `code`? expected one of: code, greeting), or null"),
         (b'{"text": "a", "route": null}\n{"text": "\xff"}', "2: not UTF-8: invalid start byte"),
-        (gzip.compress(b"{}" * 99)[:-9], "1: cannot read it: Compressed file ended before the end-of-stream marker was reached"),
+        (gzip.compress(b"{}" * 99, mtime=0)[:-9], "1: cannot read it: Compressed file ended before the end-of-stream marker was reached"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_by_line_and_expectation(file: Path, content: bytes | str, problem: str) -> None:
