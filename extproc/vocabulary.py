@@ -307,11 +307,27 @@ class Exchange(msgspec.Struct, frozen=True):
     usage: Usage | None = None  # None: nothing was seen of it
     attempts: int = 0  # how often Envoy asked a model
     served_by: str = ""  # the model that answered, when that may be another than was decided
+    tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One model that a hop asked on behalf of an exchange, as the hop's access log tells it."""
+
+    call: Exchange  # the hop's own with the model's provider; its request id is the exchange's
+    number: int  # 1 is the first
+    model: str  # the registry's public name
+    upstream_model: str = ""
+    provider: str = ""
+    version: str = ""  # of the registry by which it was decided
 
 
 class ExchangeSink(Protocol):
-    """Where finished exchanges go: records, spans, metrics."""
+    """Where finished exchanges go, and what was tried for them: records, spans, metrics."""
 
     def accept(self, exchange: Exchange) -> None:
         """Never raises and never blocks on the network; what it drops, it counts."""
+        ...
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The same of one attempt, most often before its exchange is over."""
         ...

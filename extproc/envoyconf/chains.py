@@ -55,24 +55,26 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.envoyconf.access_log import attempts
 from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.filters import ROUTER
-from extproc.envoyconf.observing import LUA, script, told
+from extproc.envoyconf.observing import LUA, hop_observed, hop_observer, script, told
 from extproc.envoyconf.replies import hop_replies
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.vocabulary import Api
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
-from extproc.wire.observed import HOP_PREFIX
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.observed import HOP_PREFIX, place
 
 # What the decision and the outer router noted for the hops, and is not for providers.
 _BOOKKEEPING = [
     CLUSTER_HEADER,
     ROUTE_HEADER,
     SPAN_HEADER,
+    VERSION_KEY,
     "x-envoy-attempt-count",
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-internal",
@@ -192,8 +194,8 @@ def _chain(name: str, models: Sequence[str], names: Names) -> Cluster:
 
 
 def _to_hop(hop: str, priority: int) -> LbEndpoint:
-    # The same hop may stand at several priorities; an endpoint may not.
-    internal = EnvoyInternalAddress(server_listener_name=hop, endpoint_id=str(priority))
+    # The same hop may stand at several priorities; an endpoint may not. And it is how a hop knows.
+    internal = EnvoyInternalAddress(server_listener_name=hop, endpoint_id=place(priority + 1))
     return LbEndpoint(endpoint=Endpoint(address=Address(envoy_internal_address=internal)))
 
 
@@ -203,9 +205,11 @@ def _hop(registry: Registry, name: str, names: Names) -> Listener:
         route_config=_hop_routes(registry, name, names),
         http_filters=[
             HttpFilter(name=LUA, typed_config=Any.pack(script("rename")), disabled=True),
+            hop_observer(),
             HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
         ],
         generate_request_id=False,
+        access_log=[attempts()],
         local_reply_config=hop_replies(registry),
     )
     return Listener(
@@ -241,9 +245,10 @@ def _ways_to_name(registry: Registry, name: str, names: Names) -> Iterator[Route
             route=action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)]),
             # The decision's edits may have made it longer than a client's may be.
             request_body_buffer_limit=registry.envoy.max_body_bytes + _EDITS,
+            typed_per_filter_config=hop_observed(name, model.name or name, model.provider),
         )
 
     yield route("named", exactly(CLUSTER_HEADER, cluster_name(name)))
     renamed = route("renamed", HeaderMatcher(name=SPAN_HEADER, present_match=True))
-    renamed.typed_per_filter_config = told(model=json.dumps(model.name or name))
+    renamed.typed_per_filter_config |= told(LUA, model=json.dumps(model.name or name))
     yield renamed

@@ -2,11 +2,9 @@
 
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, MetadataFilter
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
-    ApiVersion,
     Http2ProtocolOptions,
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
@@ -14,30 +12,20 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
-from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
-    CommonGrpcAccessLogConfig,
-    HttpGrpcAccessLogConfig,
-)
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerPathWithEscapedSlashesAction,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
-from envoy_data_plane.envoy.type.matcher.v3 import (
-    MetadataMatcher,
-    MetadataMatcherPathSegment,
-    StringMatcher,
-    ValueMatcher,
-)
-from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.filters import http_filters, sidecar_service
+from extproc.envoyconf import access_log
+from extproc.envoyconf.filters import http_filters
 from extproc.envoyconf.messages import address, extension
 from extproc.envoyconf.replies import local_replies
 from extproc.envoyconf.site import Site
 from extproc.registry.schema import Registry
-from extproc.wire.observed import FIRST_BODY_BYTE_TAG, REQUEST_NAMESPACE, TRACEPARENT_TAG
 
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 # The limits are those of Envoy's own advice for an edge proxy.
@@ -46,10 +34,6 @@ _HEADERS_IN = timedelta(seconds=10)
 # For the request alone: it ends when the request is sent on, so answers may stream for longer.
 REQUEST_IN = timedelta(minutes=5)
 _STREAMS_PER_CONNECTION = 100
-# Records are wanted soon, but in batches.
-_LOG_FLUSH = timedelta(milliseconds=200)
-_FIRST_BODY_BYTE = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
-_TRACEPARENT = "%REQ(TRACEPARENT):128%"
 
 
 def listener(registry: Registry, routes: RouteConfiguration, site: Site) -> Listener:
@@ -79,7 +63,7 @@ def connection_manager(registry: Registry, routes: RouteConfiguration, site: Sit
         http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=_STREAMS_PER_CONNECTION),
         request_headers_timeout=_HEADERS_IN,
         request_timeout=REQUEST_IN,
-        access_log=[_outcomes()],
+        access_log=[access_log.outcomes()],
         # Nobody's word is taken for where a request came from.
         use_remote_address=True,
         early_header_mutation_extensions=[_unforgeable()],
@@ -100,38 +84,3 @@ def _unforgeable() -> TypedExtensionConfig:
 
 def _without_prefix(prefix: str) -> Mutation:
     return Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
-
-
-def _outcomes() -> AccessLog:
-    """One entry per LLM exchange, to the sidecar, after the answer; lost while it is down."""
-    config = HttpGrpcAccessLogConfig(
-        common_config=CommonGrpcAccessLogConfig(
-            log_name="outcome",
-            grpc_service=sidecar_service(),
-            transport_api_version=ApiVersion.V3,
-            buffer_flush_interval=_LOG_FLUSH,
-            custom_tags=[
-                # Envoy's own time to the first upstream byte is that of the head, which may come early.
-                CustomTag(tag=FIRST_BODY_BYTE_TAG, value=_FIRST_BODY_BYTE),
-                # For exchanges that the sidecar took no part in: it would have known of their trace.
-                CustomTag(tag=TRACEPARENT_TAG, value=_TRACEPARENT),
-            ],
-        )
-    )
-    return AccessLog(
-        name="envoy.access_loggers.http_grpc",
-        filter=AccessLogFilter(metadata_filter=_is_llm_call()),
-        typed_config=Any.pack(config),
-    )
-
-
-def _is_llm_call() -> MetadataFilter:
-    """The script that observes the exchange has noted which API was asked."""
-    return MetadataFilter(
-        matcher=MetadataMatcher(
-            filter=REQUEST_NAMESPACE,
-            path=[MetadataMatcherPathSegment(key="api")],
-            value=ValueMatcher(present_match=True),
-        ),
-        match_if_key_not_found=False,
-    )

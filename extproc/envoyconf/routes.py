@@ -33,7 +33,7 @@ from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 NAME = "llm"
 
@@ -59,7 +59,7 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
                 domains=["*"],
                 routes=[
                     *catalogue.routes(registry),
-                    *_decided_with_policy(registry, names),
+                    *_decided_with_policy(registry, version, names),
                     *_decided(registry, names),
                     *_undecided(registry, version, names),
                     *_passthrough(registry, names),
@@ -81,7 +81,7 @@ def _decided(registry: Registry, names: Names) -> Iterator[Route]:
         yield _to_model(cluster_name(name), match, to)
 
 
-def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
+def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iterator[Route]:
     """One route per route of the registry that asks for something, and model that may answer it."""
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
@@ -93,7 +93,7 @@ def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
                 _spoken(registry.models[target]),
             )
             if route.fallback:
-                yield from _chained(registry, name, route, target, conditions, names)
+                yield from _chained(registry, name, route, target, conditions, version, names)
                 continue
             model = registry.models[target]
             to = action(
@@ -108,6 +108,7 @@ def _chained(
     route: schema.Route,
     first: str,
     conditions: Iterable[HeaderMatcher],
+    version: str,
     names: Names,
 ) -> Iterator[Route]:
     """One route per API: a model that does not speak it is no fallback for it."""
@@ -122,6 +123,8 @@ def _chained(
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
+        if version:
+            chained.request_headers_to_add.append(header(VERSION_KEY, version))
         if registry.envoy.response_headers:
             chained.response_headers_to_remove = []
         yield _repeatable(registry, chained)

@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry.metrics import Histogram, Meter
 
 from extproc.telemetry import names
-from extproc.telemetry.rows import ExchangeRow
+from extproc.telemetry.rows import AttemptRow, ExchangeRow
 
 _Labels = Mapping[str, str | bool]
 
@@ -35,6 +35,9 @@ class Calls:
             names.EXCHANGES, description="Finished exchanges, those the sidecar took no part in included."
         )
         self._refusals = count(names.REFUSALS, description="Requests answered with an error, not forwarded.")
+        self._attempts = count(
+            names.ATTEMPTS, description="Models asked in turn by fallback chains, by what became of it."
+        )
         self._cost = count(names.COST, description="US dollars for tokens, at the registry's prices.")
         self._reference_cost = count(
             names.REFERENCE_COST,
@@ -82,6 +85,17 @@ class Calls:
             self._count_call(row)
             self._count_money(row)
             self._count_overhead(row)
+
+    def attempted(self, row: AttemptRow) -> None:
+        """Count one attempt of a hop."""
+        self._attempts.add(
+            1,
+            {
+                names.ROUTER_MODEL: row.model,
+                names.ROUTER_STATUS_CLASS: _status_class(row.status),
+                names.ERROR_TYPE: row.error,
+            },
+        )
 
     def _count_call(self, row: ExchangeRow) -> None:
         operation, _ = names.OPERATIONS[row.api]

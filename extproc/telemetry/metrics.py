@@ -26,6 +26,7 @@ from extproc import __version__
 from extproc.telemetry import names
 from extproc.telemetry.calls import Calls
 from extproc.telemetry.resource import service_resource
+from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Decision, Reason, Stage
 
@@ -119,6 +120,10 @@ class Metrics:
         if row.parse_us is not None:  # no decision knows it: it ends before there is a question
             self._steps.record(row.parse_us / 1e6, _PARSE)
         self._calls.accept(row)
+
+    def attempted(self, row: AttemptRow) -> None:
+        """Count one model asked by a hop."""
+        self._calls.attempted(row)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""

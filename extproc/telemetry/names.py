@@ -110,6 +110,7 @@ GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_toke
 GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
 
 # Our metrics.
+ATTEMPTS: Final = "router.model.attempts"
 BUILD_INFO: Final = "router.build.info"
 COST: Final = "router.cost.usd"
 DECISIONS: Final = "router.decisions"
@@ -133,6 +134,7 @@ UPSTREAM_FIRST_BYTE: Final = "router.upstream.first_byte"
 # Span names. An LLM call is named by its operation and model, as the conventions say.
 ROUTE_SPAN: Final = "route"  # an exchange, as the record has it
 RULES_SPAN: Final = "rules"
+ATTEMPT_SPAN: Final = "attempt"  # makes its id; it is named as a call
 SCORE_SPAN: Final = "score"
 EVALUATE_SPAN: Final = "evaluate"  # followed by the evaluation's name
 GEN_AI_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"  # a verdict as an event of another span

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.telemetry.rows import AnyRow
+from extproc.telemetry.rows import AnyRow, AttemptRow
 from extproc.telemetry.segments import Limits, Segments, standard_output
 from extproc.telemetry.sinks import Outcome
 
@@ -73,6 +73,10 @@ class RecordWriter:
     def accept(self, outcome: Outcome) -> None:
         """Enqueue the record of one exchange; never blocks on the disk."""
         self.write(outcome.row)
+
+    def attempted(self, row: AttemptRow) -> None:
+        """Enqueue the record of one attempt; never blocks on the disk."""
+        self.write(row)
 
     def write(self, row: AnyRow) -> None:
         """Enqueue a row of any kind; never blocks on the disk."""

@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from extproc.apis import api_of
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Envelope, Exchange, Usage
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -226,6 +226,41 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     )
 
 
+def attempt_row_of(attempt: Attempt) -> AttemptRow:
+    """Everything that is known of one attempt."""
+    call = attempt.call
+    api = call.api or api_of(call.method, call.path) or ""
+    usage = call.usage or _NOTHING_SEEN
+    return AttemptRow(
+        time=datetime.fromtimestamp(call.started_at, UTC),
+        request_id=call.request_id,
+        trace_id=_trace_id(call),
+        attempt=attempt.number,
+        api=api,
+        model=attempt.model,
+        upstream_model=attempt.upstream_model,
+        provider=attempt.provider or names.OPERATIONS.get(api, ("", ""))[1],
+        cluster=call.cluster,
+        status=call.status or None,
+        error=_attempt_error(call),
+        flags=call.flags,
+        duration_ms=_milliseconds(call.duration),
+        first_byte_ms=_milliseconds(call.first_byte),
+        request_bytes=call.request_bytes,
+        response_bytes=call.response_bytes,
+        input_tokens=_input_tokens(api, usage),
+        output_tokens=usage.output,
+        cached_tokens=usage.cached,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
+        finish_reason=usage.finish,
+        response_id=usage.response_id,
+        response_model=usage.response_model,
+        time_to_first_token_ms=_first_token(call, usage),
+    )
+
+
 def _remote_span(traceparent: str) -> SpanContext | None:
     """The span that a W3C ``traceparent`` names; None when it is not valid."""
     context = _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
@@ -270,6 +305,17 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _attempt_error(call: Exchange) -> str:
+    """As ``_error``, but that an attempt which was given up without an answer failed, whoever did so.
+
+    One whose answer came and was not wanted has the flag too: its status says what it was.
+    """
+    if not call.status:
+        return next(iter(call.flags), "")
+    failure = next((flag for flag in call.flags if flag not in _HARMLESS_FLAGS), "")
+    return failure or (str(call.status) if call.status >= 400 else "")
 
 
 def _input_tokens(api: str, usage: Usage) -> int | None:

@@ -1,4 +1,7 @@
-"""Envoy's access log messages -> ``Exchange``. Whatever decodes as an entry gives an exchange."""
+"""Envoy's access log messages -> ``Exchange`` and ``Attempt``.
+
+Whatever decodes as an entry gives one of them: those of hops are attempts.
+"""
 
 from collections.abc import Iterator
 
@@ -14,7 +17,7 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Envelope, Exchange
+from extproc.vocabulary import Attempt, Envelope, Exchange
 from extproc.wire import envelope, observed
 
 # Entries about exchanges that go on, for access logs that ask for them.
@@ -61,15 +64,30 @@ _FLAGS = {
 }
 
 
-def exchanges(data: bytes) -> Iterator[Exchange]:
-    """The finished exchanges that one message of Envoy's access log stream tells of.
+def entries(data: bytes) -> Iterator[Exchange | Attempt]:
+    """The finished exchanges and attempts that one message of Envoy's access log stream tells of.
 
     Raises:
         google.protobuf.message.DecodeError: it is no such message.
     """
     for entry in StreamAccessLogsMessage.FromString(data).http_logs.log_entry:
         if entry.common_properties.access_log_type not in _UNFINISHED:
-            yield _exchange(entry)
+            yield _attempt(entry) or _exchange(entry)
+
+
+def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:
+    common = entry.common_properties
+    hop = observed.hop(common.metadata.filter_metadata)
+    if hop is None:
+        return None
+    return Attempt(
+        call=_exchange(entry),
+        number=observed.number_of(common.custom_tags.get(observed.PLACE_TAG, "")),
+        model=hop.model,
+        upstream_model=hop.sent,
+        provider=hop.provider,
+        version=hop.version,
+    )
 
 
 def _exchange(entry: HTTPAccessLogEntry) -> Exchange:

@@ -6,21 +6,33 @@ Anything may stand there that a provider sent: what is not of the expected kind 
 import math
 from collections.abc import Mapping
 
+import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
 from extproc.vocabulary import Usage
 
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
+HOP_NAMESPACE = "router.hop"  # of a hop: whom it asks, for which version of the registry
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
 CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one content from the next
 TRACEPARENT_TAG = "traceparent"  # of the request, as the provider got it
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
+PLACE_TAG = "place"  # of a hop among those that are asked in turn; see ``place``
 
 _EXACT = 2**53  # Struct's numbers are doubles: integers beyond this are not themselves
 _TEXT_LIMIT = 256  # characters
 _DIGITS = 18  # more microseconds are no time that will come
 _COUNTS = ("input", "output", "cached", "cache_write", "reasoning")
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """What a hop says of itself; empty is unknown."""
+
+    model: str  # the registry's public name
+    sent: str  # what its provider calls it
+    provider: str
+    version: str  # of the registry by which the request was decided
 
 
 def usage(metadata: Mapping[str, Struct]) -> Usage | None:
@@ -44,6 +56,24 @@ def request(metadata: Mapping[str, Struct]) -> tuple[str, str]:
         return "", ""
     fields = metadata[REQUEST_NAMESPACE].fields
     return _text(fields, "api"), _text(fields, "path", limit=8192)
+
+
+def hop(metadata: Mapping[str, Struct]) -> Hop | None:
+    """Whom a hop asked; None when this is no hop."""
+    if HOP_NAMESPACE not in metadata:
+        return None
+    fields = metadata[HOP_NAMESPACE].fields
+    return Hop(*(_text(fields, name) for name in ("model", "sent", "provider", "version")))
+
+
+def place(number: int) -> str:
+    """What an endpoint of a chain is called, for its hop to tell which attempt it serves; 1 is the first."""
+    return str(number)
+
+
+def number_of(told: str) -> int:
+    """The attempt that a ``place`` names; 0 where it names none."""
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= _DIGITS else 0
 
 
 def seconds(digits: str) -> float | None:

@@ -14,8 +14,9 @@ import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Decision, ExchangeSink, Question
+from extproc.vocabulary import Attempt, Decision, ExchangeSink, Question
 from extproc.wire import access_log, messages
+from extproc.wire.attempts import Attempts
 from extproc.wire.exchange import (
     AskDecision,
     Body,
@@ -138,7 +139,7 @@ class ExternalProcessor:
 
 
 class AccessLog:
-    """Hands every finished exchange that Envoy reports to a sink.
+    """Hands every finished exchange that Envoy reports to a sink, and every attempt of its hops.
 
     Envoy keeps one such stream open for as long as it runs and never waits for an answer.
     """
@@ -146,6 +147,7 @@ class AccessLog:
     def __init__(self, sink: ExchangeSink, *, count_failure: Callable[[str], None]) -> None:
         """``count_failure`` is called with ``access_log`` for a message that could not be used."""
         self._sink = sink
+        self._attempts = Attempts()
         self._count_failure = count_failure
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -160,8 +162,11 @@ class AccessLog:
 
     def _take(self, data: bytes) -> None:
         try:
-            for exchange in access_log.exchanges(data):
-                self._sink.accept(exchange)
+            for told in self._attempts.join(access_log.entries(data)):
+                if isinstance(told, Attempt):
+                    self._sink.attempted(told)
+                else:
+                    self._sink.accept(told)
         except Exception:
             # The next message is no worse for it, so the stream stays open.
             log.exception("an access log message is lost")

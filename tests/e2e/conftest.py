@@ -70,12 +70,16 @@ class World:
         """Every line of every segment, in order."""
         return "".join(path.read_text() for path in segment_paths(self.stack.records))
 
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """The records of a kind, in order."""
+        rows = map(msgspec.json.decode, self.record_text().splitlines())
+        return [row for row in rows if row["kind"] == kind]
+
     async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """The outcome records of these exchanges, in this order, once all have arrived."""
+        """The records of these exchanges, in this order, once all have arrived."""
         async with asyncio.timeout(10):
             while True:
-                lines = self.record_text().splitlines()
-                rows = {row["request_id"]: row for row in map(msgspec.json.decode, lines)}
+                rows = {row["request_id"]: row for row in self.rows("exchange")}
                 if rows.keys() >= set(request_ids):
                     return [rows[request_id] for request_id in request_ids]
                 await asyncio.sleep(0.02)

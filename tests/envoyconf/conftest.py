@@ -24,7 +24,7 @@ from extproc.errors import ClientError
 from extproc.health import Components
 from extproc.registry.schema import Envoy, Registry, cluster_name
 from extproc.registry.upstreams import Auth, Model, Passthrough
-from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Question, Reason, Stage
+from extproc.vocabulary import Api, Attempt, BodyPolicy, Decision, Exchange, Question, Reason, Stage
 from extproc.wire.health import Health
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
@@ -99,6 +99,7 @@ class Sidecar:
         self.open.set()
         self.asked: asyncio.Queue[Question] = asyncio.Queue()
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.attempts: list[Attempt] = []
         self.failures: list[str] = []
         self._server: grpc.aio.Server | None = None
 
@@ -130,6 +131,10 @@ class Sidecar:
     def accept(self, exchange: Exchange) -> None:
         """The seam of the access log."""
         self.exchanges.put_nowait(exchange)
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The same for attempts of hops."""
+        self.attempts.append(attempt)
 
 
 def decided(model: str, **fields: Any) -> Decision:

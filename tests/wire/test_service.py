@@ -10,15 +10,18 @@ import grpc
 import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from extproc._pb.access_log_pb2 import (
+    AccessLogCommon,
     HTTPAccessLogEntry,
     HTTPRequestProperties,
+    Metadata,
     StreamAccessLogsMessage,
 )
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import Denied, UnknownVersion
-from extproc.vocabulary import Exchange
+from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
 
@@ -275,6 +278,9 @@ class Sink:
             raise RuntimeError("a sink that breaks its contract")
         self.accepted.append(exchange.request_id)
 
+    def attempted(self, attempt: Attempt) -> None:
+        self.accepted.append(f"{attempt.call.request_id}, attempt {attempt.number}")
+
 
 def log_message(*request_ids: str) -> bytes:
     entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in request_ids]
@@ -300,6 +306,20 @@ async def test_every_entry_reaches_the_sink_in_order(failures: list[str]) -> Non
     assert sink.accepted == ["a", "b", "c"]
     assert code is grpc.StatusCode.OK
     assert not failures
+
+
+async def test_attempts_of_hops_reach_the_sink_too(failures: list[str]) -> None:
+    hop = Struct()
+    hop.update({"model": "small"})
+    common = AccessLogCommon(
+        metadata=Metadata(filter_metadata={"router.hop": hop}), custom_tags={"place": "1"}
+    )
+    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id="a"))
+    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[entry])
+    sink = Sink()
+    first = StreamAccessLogsMessage(http_logs=logs).SerializeToString()
+    await send_log(sink, failures, first, log_message("a"))
+    assert sink.accepted == ["a, attempt 1", "a"]
 
 
 async def test_a_message_that_cannot_be_read_costs_only_itself(

@@ -1,5 +1,5 @@
--- What the record of an exchange needs and only Envoy sees: which API was asked under which path,
--- and of the answer its token usage, its first token, how it ended, and what it calls itself.
+-- What the record of an exchange needs and only Envoy sees: which API was asked under which path, or
+-- in a hop which model, and of the answer its token usage, its first token, how it ended, and what it calls itself.
 --
 -- Changes nothing, holds nothing back. (Envoy's own filters would not do: in 1.40 sse_to_metadata
 -- crashes on an event whose data is a JSON scalar, and json_to_metadata holds the answer and makes a
@@ -29,13 +29,19 @@ local STATUS = '"object"%s*:%s*"response"%s*,%s*"created_at"%s*:%s*[%d.]+%s*,%s*
 local DETAILS = '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"'
 
 function envoy_on_request(handle)
-  -- The route's own word: this is the fail-open route, whatever is decided later.
-  local api = handle:filterContext():get("api")
-  if api == nil then return end
+  local context, headers = handle:filterContext(), handle:headers()
+  -- The route's own word: this is the fail-open route, whatever is decided later; or that of a hop.
+  local api, model = context:get("api"), context:get("model")
+  if api == nil and model == nil then return end
   local request = handle:streamInfo():dynamicMetadata()
-  request:set("router.request", "api", api)
+  if api then request:set("router.request", "api", api) end
   -- The path as the client sent it; routes may rewrite it for the provider.
-  request:set("router.request", "path", string.match(handle:headers():get(":path") or "", "^[^?]*"))
+  request:set("router.request", "path", string.match(headers:get(":path") or "", "^[^?]*"))
+  if model == nil then return end
+  request:set("router.hop", "model", model)
+  request:set("router.hop", "sent", context:get("sent"))
+  request:set("router.hop", "provider", context:get("provider"))
+  request:set("router.hop", "version", headers:get("x-router-config") or "")
 end
 
 local function put(handle, key, value)
