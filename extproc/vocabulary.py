@@ -310,6 +310,15 @@ class Exchange(msgspec.Struct, frozen=True):
     tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
 
 
+class Ruling(msgspec.Struct, frozen=True):
+    """What a gate says of an answer. It travels in the hop's dynamic metadata to the record."""
+
+    escalate: bool  # the client does not get it: the next tier is asked
+    gate: str = ""
+    reason: str = ""
+    score: float | None = None  # the probability that the answer is good, where that is calibrated
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One model that a hop asked on behalf of an exchange, as the hop's access log tells it."""
 
@@ -319,6 +328,9 @@ class Attempt(msgspec.Struct, frozen=True):
     upstream_model: str = ""
     provider: str = ""
     version: str = ""  # of the registry by which it was decided
+    cascade: str = ""  # whose tier it was; empty: a fallback
+    tier: int | None = None  # 0 is the first; None: no tier, but the last resort
+    ruling: Ruling | None = None  # None: no gate spoke
 
 
 class ExchangeSink(Protocol):

@@ -4,7 +4,9 @@ All but the last are off until a route says otherwise, so that what the router d
 understand passes Envoy as if the router were not there.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 import betterproto2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRules
@@ -50,6 +52,7 @@ from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE
 from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
@@ -109,9 +112,42 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
     )
 
 
-def sidecar_service() -> GrpcService:
-    """The sidecar's gRPC services."""
-    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True))
+def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
+    """The judge of a tier's answers: the request's head and whole body, then the answer as it comes.
+
+    The sidecar holds the answer's head back until it has judged, and may then still send the request
+    on; a sidecar that is gone judges nothing.
+    """
+    config = ExternalProcessor(
+        grpc_service=sidecar_service({GATE_KEY: f"{cascade}/{tier}"}),
+        failure_mode_allow=True,
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SEND,
+            response_body_mode=ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SEND,  # the mode above asks for it
+        ),
+        message_timeout=timedelta(milliseconds=registry.decision_ms + _MESSAGE_MARGIN_MS),
+        forward_rules=HeaderForwardingRules(
+            allowed_headers=_any_of(*_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER)
+        ),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=RegexMatcher(regex=f"{ESCALATE_HEADER}|content-type")
+        ),
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[GATE_NAMESPACE])
+        ),
+    )
+    return HttpFilter(name=_EXT_PROC, typed_config=Any.pack(config))
+
+
+def sidecar_service(metadata: Mapping[str, str] = MappingProxyType({})) -> GrpcService:
+    """The sidecar's gRPC services; ``metadata`` is what each stream says of itself."""
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True),
+        initial_metadata=[HeaderValue(key=key, value=value) for key, value in metadata.items()],
+    )
 
 
 def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:

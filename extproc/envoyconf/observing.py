@@ -27,9 +27,12 @@ def hop_observer() -> HttpFilter:
     return HttpFilter(name=_IN_A_HOP, typed_config=Any.pack(script("observe")))
 
 
-def hop_observed(model: str, sent: str, provider: str) -> dict[str, Any]:
-    """Per-route settings of a hop: the model by its public name and its provider's, and who that is."""
-    return told(_IN_A_HOP, model=model, sent=sent, provider=provider)
+def hop_observed(model: str, sent: str, provider: str, **place: str) -> dict[str, Any]:
+    """Per-route settings of a hop: the model by its public name and its provider's, and who that is.
+
+    ``place`` is where it stands in a cascade.
+    """
+    return told(_IN_A_HOP, model=model, sent=sent, provider=provider, **place)
 
 
 def observed(api: Api) -> dict[str, Any]:

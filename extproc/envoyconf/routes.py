@@ -24,18 +24,21 @@ from extproc.envoyconf.actions import (
     literal,
     one_of,
 )
-from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
+from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
+from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.wire.envelope import NAMESPACE
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
 from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 NAME = "llm"
+_BEGAN = "%START_TIME(%s%3f)%"
 
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
@@ -92,7 +95,7 @@ def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iter
                 exactly(CLUSTER_HEADER, cluster_name(target)),
                 _spoken(registry.models[target]),
             )
-            if route.fallback:
+            if route.asks_in_turn:
                 yield from _chained(registry, name, route, target, conditions, version, names)
                 continue
             model = registry.models[target]
@@ -113,21 +116,28 @@ def _chained(
 ) -> Iterator[Route]:
     """One route per API: a model that does not speak it is no fallback for it."""
     for api in registry.models[first].speaks:
-        models = chain_of(registry, route, first, api)
+        calls = calls_of(registry, route, first, api)
         match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
         to = RouteAction(
-            cluster=names[chain_name(models, route)],
+            cluster=names[chain_name(calls)],
             timeout=timedelta(0),
             idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
-            retry_policy=tries(models, route),
+            retry_policy=tries(calls, route),
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
-        if version:
-            chained.request_headers_to_add.append(header(VERSION_KEY, version))
+        chained.request_headers_to_add += _told_to_hops(version, calls)
+        chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
         if registry.envoy.response_headers:
-            chained.response_headers_to_remove = []
+            chained.response_headers_to_remove.remove(SERVED_BY)
         yield _repeatable(registry, chained)
+
+
+def _told_to_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
+    if version:
+        yield header(VERSION_KEY, version)
+    if calls[0].cascade:
+        yield header(BEGAN_HEADER, _BEGAN)
 
 
 def _repeatable(registry: Registry, route: Route) -> Route:

@@ -11,6 +11,7 @@ import msgspec
 from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
 from extproc.registry import quality as qualities
+from extproc.registry.cascades import Cascade
 from extproc.registry.checks import check
 from extproc.registry.files import Files
 from extproc.registry.schema import Registry, Route
@@ -121,9 +122,19 @@ def _typed(source: Source) -> Registry:
     value = dict(source.value)
     models = _sections(source, value, "models", Model)
     routes = _sections(source, value, "routes", Route)
-    value["models"] = value["routes"] = {}
+    cascades = _sections(source, value, "cascades", Cascade)
+    value["models"] = value["routes"] = value["cascades"] = {}
     whole = _convert(source, value, Registry, ())
-    return msgspec.structs.replace(whole, models=models, routes=routes)
+    routes = {name: _beginning(route, cascades) for name, route in routes.items()}
+    return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades)
+
+
+def _beginning(route: Route, cascades: Mapping[str, Cascade]) -> Route:
+    """``route`` with its candidates, which are all tiers of its cascade where it names none."""
+    if route.candidates or route.cascade not in cascades:
+        return route
+    models = dict.fromkeys(tier.model for tier in cascades[route.cascade].tiers)
+    return msgspec.structs.replace(route, candidates=list(models))
 
 
 def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) -> dict[str, S]:

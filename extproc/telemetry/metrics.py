@@ -26,7 +26,7 @@ from extproc import __version__
 from extproc.telemetry import names
 from extproc.telemetry.calls import Calls
 from extproc.telemetry.resource import service_resource
-from extproc.telemetry.rows import AttemptRow
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Decision, Reason, Stage
 
@@ -121,8 +121,8 @@ class Metrics:
             self._steps.record(row.parse_us / 1e6, _PARSE)
         self._calls.accept(row)
 
-    def attempted(self, row: AttemptRow) -> None:
-        """Count one model asked by a hop."""
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """Count one model asked by a hop; the row says the verdict too."""
         self._calls.attempted(row)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.telemetry.rows import AnyRow, AttemptRow
+from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow
 from extproc.telemetry.segments import Limits, Segments, standard_output
 from extproc.telemetry.sinks import Outcome
 
@@ -74,9 +74,11 @@ class RecordWriter:
         """Enqueue the record of one exchange; never blocks on the disk."""
         self.write(outcome.row)
 
-    def attempted(self, row: AttemptRow) -> None:
-        """Enqueue the record of one attempt; never blocks on the disk."""
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """Enqueue the record of one attempt, and of its gate's verdict; never blocks on the disk."""
         self.write(row)
+        if verdict is not None:
+            self.write(verdict)
 
     def write(self, row: AnyRow) -> None:
         """Enqueue a row of any kind; never blocks on the disk."""

@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from extproc.apis import api_of
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Usage
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Ruling, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -216,6 +216,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         time_to_first_token_ms=_first_token(exchange, usage),
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
+        cascade=exchange.tried[-1].cascade if exchange.tried else "",
+        tier=exchange.tried[-1].tier if exchange.tried else None,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         rules_us=envelope.rules_us,
@@ -236,6 +238,11 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         request_id=call.request_id,
         trace_id=_trace_id(call),
         attempt=attempt.number,
+        cascade=attempt.cascade,
+        tier=attempt.tier,
+        verdict=_verdict(attempt.ruling) if attempt.ruling else "",
+        verdict_reason=attempt.ruling.reason if attempt.ruling else "",
+        verdict_score=attempt.ruling.score if attempt.ruling else None,
         api=api,
         model=attempt.model,
         upstream_model=attempt.upstream_model,
@@ -259,6 +266,31 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         response_model=usage.response_model,
         time_to_first_token_ms=_first_token(call, usage),
     )
+
+
+def verdict_row_of(attempt: Attempt) -> EvaluationRow | None:
+    """What a gate said of one attempt's answer, as an opinion like any other; None where none spoke."""
+    ruling, call = attempt.ruling, attempt.call
+    if ruling is None:
+        return None
+    return EvaluationRow(
+        time=datetime.fromtimestamp(call.started_at + (call.duration or 0.0), UTC),
+        request_id=call.request_id,
+        trace_id=_trace_id(call),
+        evaluation_id=f"gate/{call.request_id}/{attempt.number}",
+        name=ruling.gate,
+        score=ruling.score,
+        label=_verdict(ruling),
+        explanation=ruling.reason,
+        source="gate",
+        subject="attempt",
+        attempt=attempt.number,
+        model=attempt.model,
+    )
+
+
+def _verdict(ruling: Ruling) -> str:
+    return "escalate" if ruling.escalate else "accept"
 
 
 def _remote_span(traceparent: str) -> SpanContext | None:

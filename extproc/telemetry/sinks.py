@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import AttemptRow, ExchangeRow, attempt_row_of, row_of
+from extproc.telemetry.rows import (
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    attempt_row_of,
+    row_of,
+    verdict_row_of,
+)
 from extproc.vocabulary import Attempt, Exchange, Reason, Stage
 
 log = logging.getLogger(__name__)
@@ -34,8 +41,8 @@ class OutcomeSink(Protocol):
         """Never raises and never blocks on the network; what it drops, it counts."""
         ...
 
-    def attempted(self, row: AttemptRow) -> None:
-        """The same of one attempt."""
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """The same of one attempt, and of its gate's verdict, if one spoke."""
         ...
 
 
@@ -64,7 +71,8 @@ class Fanout:
     def attempted(self, attempt: Attempt) -> None:
         """The same of an attempt."""
         row = self._prices(attempt.version).of_attempt(attempt_row_of(attempt))
-        self._tell(lambda sink: sink.attempted(row))
+        verdict = verdict_row_of(attempt)
+        self._tell(lambda sink: sink.attempted(row, verdict))
 
     def _tell(self, tell: Callable[[OutcomeSink], None]) -> None:
         for sink in self._sinks:

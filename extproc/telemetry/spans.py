@@ -20,7 +20,7 @@ from extproc import __version__
 from extproc.errors import OperatorError
 from extproc.telemetry import otlp
 from extproc.telemetry.resource import service_resource
-from extproc.telemetry.rows import AttemptRow
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
 from extproc.telemetry.trees import Origin, span_of_attempt, spans_of
 
@@ -50,9 +50,9 @@ class SpanSink:
         """Make the exchange's spans and enqueue them; never waits for the collector."""
         self._send(spans_of(outcome, self._origin))
 
-    def attempted(self, row: AttemptRow) -> None:
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
         """The same of an attempt's one span."""
-        self._send([span_of_attempt(row, self._origin)])
+        self._send([span_of_attempt(row, verdict, self._origin)])
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if self._export.admit(len(spans)):

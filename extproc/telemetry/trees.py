@@ -19,13 +19,13 @@ from hashlib import blake2b
 
 import msgspec
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from extproc.telemetry import names
 from extproc.telemetry.attributes import CALL_FIELDS, Value, attribute_of, attributes_of
-from extproc.telemetry.rows import AttemptRow, ExchangeRow, Row, caller_of
+from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow, Row, caller_of
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Envelope, Reason, Stage
 
@@ -96,8 +96,8 @@ def spans_of(outcome: Outcome, origin: Origin) -> list[ReadableSpan]:
     return [whole, *parts]
 
 
-def span_of_attempt(row: AttemptRow, origin: Origin) -> ReadableSpan:
-    """The span of one attempt, below that of its exchange."""
+def span_of_attempt(row: AttemptRow, verdict: EvaluationRow | None, origin: Origin) -> ReadableSpan:
+    """The span of one attempt, below that of its exchange; its gate's verdict is an event of it."""
     start = round(row.time.timestamp() * 1e6) * 1000
     operation = names.OPERATIONS.get(row.api, ("", ""))[0]
     return ReadableSpan(
@@ -107,11 +107,19 @@ def span_of_attempt(row: AttemptRow, origin: Origin) -> ReadableSpan:
         resource=origin.resource,
         instrumentation_scope=origin.scope,
         attributes=attributes_of(row),
+        events=[_event(verdict)] if verdict else [],
         kind=SpanKind.CLIENT,
         status=_status(bool(row.error)),
         start_time=start,
         end_time=start + round((row.duration_ms or 0.0) * 1e6),
     )
+
+
+def _event(verdict: EvaluationRow) -> Event:
+    about = attributes_of(verdict)
+    del about[names.ROUTER_RECORD], about[names.OPENINFERENCE_SPAN_KIND]  # which make a span a record
+    at = round(verdict.time.timestamp() * 1e6) * 1000
+    return Event(names.GEN_AI_EVALUATION_RESULT, about, timestamp=at)
 
 
 def _parts(outcome: Outcome, encoder: str, start: int, end: int) -> Iterator[_Part]:

@@ -6,6 +6,7 @@ Whatever decodes as an entry gives one of them: those of hops are attempts.
 from collections.abc import Iterator
 
 from google.protobuf.duration_pb2 import Duration
+from msgspec.structs import replace
 
 from extproc._pb.access_log_pb2 import (
     AccessLogCommon,
@@ -80,13 +81,18 @@ def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:
     hop = observed.hop(common.metadata.filter_metadata)
     if hop is None:
         return None
+    call = _exchange(entry)
     return Attempt(
-        call=_exchange(entry),
+        # To the outer router an answer that its gate refused is a failure; its provider's it was not.
+        call=replace(call, status=hop.status or call.status),
         number=observed.number_of(common.custom_tags.get(observed.PLACE_TAG, "")),
         model=hop.model,
         upstream_model=hop.sent,
         provider=hop.provider,
         version=hop.version,
+        cascade=hop.cascade,
+        tier=hop.tier,
+        ruling=observed.ruling(common.metadata.filter_metadata),
     )
 
 

@@ -7,15 +7,15 @@ answers are constants, and grpc's own (de)serialisation hooks would only add cal
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Attempt, Decision, ExchangeSink, Question
-from extproc.wire import access_log, messages
+from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question
+from extproc.wire import access_log, gate_service, messages
 from extproc.wire.attempts import Attempts
 from extproc.wire.exchange import (
     AskDecision,
@@ -28,11 +28,15 @@ from extproc.wire.exchange import (
     Reply,
     Undecided,
 )
+from extproc.wire.gating import GateExchange, Gatekeeper
 
 log = logging.getLogger(__name__)
 
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
+
+# An attempt that was cut off is told with the flush after its exchange's, at the latest.
+_ATTEMPTS_LATE_S = 1.0
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
 _Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -62,14 +66,17 @@ class ExternalProcessor:
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
+        gatekeeper: Gatekeeper | None = None,
     ) -> None:
         """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
         ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
+        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
         """
         self._decider = decider
+        self._gatekeeper = gatekeeper
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
@@ -104,6 +111,11 @@ class ExternalProcessor:
         # Reading and writing by hand costs a tenth less than an async generator; and ending the
         # stream with the last answer saves the wait for Envoy to end it.
         stream = messages.stream_metadata(context.invocation_metadata() or ())
+        if stream.tier:
+            if self._gatekeeper is not None:
+                gate = GateExchange(stream.tier, self._gatekeeper)
+                await gate_service.converse(context, stream, gate, self._count_failure)
+            return
         version = stream.config_version or self._version()
         exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars)
         while not exchange.done:
@@ -156,13 +168,26 @@ class AccessLog:
         return grpc.method_handlers_generic_handler(ACCESS_LOG_SERVICE, {"StreamAccessLogs": method})
 
     async def _stream(self, _: object, context: _Context) -> bytes:
-        while (data := await context.read()) is not grpc.aio.EOF:
-            self._take(data)
+        try:
+            while (data := await context.read()) is not grpc.aio.EOF:
+                self._take(data)
+        finally:
+            self._release(self._attempts.held)
         return StreamAccessLogsResponse().SerializeToString()
 
     def _take(self, data: bytes) -> None:
+        before = self._attempts.held
+        self._tell(lambda: self._attempts.join(access_log.entries(data)))
+        late = self._attempts.held - before
+        if late:
+            asyncio.get_running_loop().call_later(_ATTEMPTS_LATE_S, self._release, late)
+
+    def _release(self, request_ids: Iterable[str]) -> None:
+        self._tell(lambda: self._attempts.release(request_ids))
+
+    def _tell(self, entries: Callable[[], Iterator[Exchange | Attempt]]) -> None:
         try:
-            for told in self._attempts.join(access_log.entries(data)):
+            for told in entries():
                 if isinstance(told, Attempt):
                     self._sink.attempted(told)
                 else:

@@ -341,7 +341,8 @@ def test_attempts_are_counted_by_model_and_what_became_of_them(metrics: Metrics)
                 model="small",
                 status=status,
                 error=error,
-            )
+            ),
+            None,
         )
     name = "router_model_attempts_total"
     assert value(metrics, name, router_model="small", router_status_class="5xx", error_type="503") == 1

@@ -6,7 +6,7 @@ import pytest
 from extproc.registry.schema import Telemetry
 from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList, Prices
-from extproc.telemetry.rows import AttemptRow
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
 from extproc.vocabulary import Attempt, Exchange, Usage
 
@@ -21,7 +21,7 @@ class Keeping:
     def accept(self, outcome: Outcome) -> None:
         self.kept.append(outcome)
 
-    def attempted(self, row: AttemptRow) -> None:
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
         self.attempts.append(row)
 
 
@@ -29,7 +29,7 @@ class Broken:
     def accept(self, outcome: Outcome) -> None:
         raise RuntimeError("a defect")
 
-    def attempted(self, row: AttemptRow) -> None:
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
         raise RuntimeError("a defect")
 
 

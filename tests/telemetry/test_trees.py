@@ -312,7 +312,7 @@ def test_where_hops_asked_the_models_each_attempt_is_a_call_below_the_exchange(
     )
     spans = tree(outcome(share=1.0, served_by="large", tried=tried))
     assert not [name for name in spans if name.startswith("chat")]
-    calls = [span_of_attempt(attempt_row_of(each), ORIGIN) for each in tried]
+    calls = [span_of_attempt(attempt_row_of(each), None, ORIGIN) for each in tried]
     assert [call.name for call in calls] == ["chat code-9b", "chat code-9b", "chat large-9b"]
     assert len({call.context.span_id for call in calls}) == 3
     for number, call in enumerate(calls, 1):
@@ -331,7 +331,7 @@ def test_an_attempt_without_a_trace_is_in_that_of_its_exchange(
     outcome: Make, exchange: Callable[..., Exchange]
 ) -> None:
     call = exchange(envelope=None, status=0, flags=("DR",))
-    span = span_of_attempt(attempt_row_of(Attempt(call, 1, "code", "code-9b")), ORIGIN)
+    span = span_of_attempt(attempt_row_of(Attempt(call, 1, "code", "code-9b")), None, ORIGIN)
     assert span.parent == route(outcome(envelope=Envelope())).context
     assert span.status.status_code is StatusCode.ERROR
     assert told(span)["error.type"] == "DR"

@@ -8,10 +8,11 @@ from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.attempts import Attempts
 
 
-def exchange(request_id: str) -> Exchange:
+def exchange(request_id: str, attempts: int = 0, cluster: str = "chain-small|large") -> Exchange:
     return Exchange(
         request_id=request_id, started_at=0.0, duration=None, first_byte=None, status=200, flags=(),
-        method="POST", path="/", cluster="", request_bytes=0, response_bytes=0, envelope=None,
+        method="POST", path="/", cluster=cluster, request_bytes=0, response_bytes=0, envelope=None,
+        attempts=attempts,
     )  # fmt: skip
 
 
@@ -54,3 +55,28 @@ def test_attempts_whose_exchange_never_comes_are_forgotten_the_oldest_first() ->
     list(attempts.join([attempt("a", 1), attempt("a", 2), attempt("b", 1), attempt("c", 1), attempt("d", 1)]))
     told = list(attempts.join([exchange(name) for name in "abcd"]))
     assert tried(told) == {"a": [], "b": [1], "c": [1], "d": [1]}
+
+
+def test_an_exchange_that_lacks_an_attempt_is_held_until_it_comes() -> None:
+    attempts = Attempts()
+    assert tried(list(attempts.join([attempt("a", 1), exchange("a", attempts=2)]))) == {}
+    assert attempts.held == {"a"}
+    assert tried(list(attempts.join([exchange("b", attempts=1), attempt("b", 1)]))) == {"b": [1]}
+    assert tried(list(attempts.join([attempt("a", 2)]))) == {"a": [1, 2]}
+    assert attempts.held == frozenset()
+
+
+def test_one_whose_attempt_never_comes_is_released_with_what_there_is() -> None:
+    attempts = Attempts()
+    list(attempts.join([attempt("a", 1), exchange("a", attempts=2)]))
+    assert tried(list(attempts.release(["a", "b"]))) == {"a": [1]}
+    assert tried(list(attempts.release(["a"]))) == {}
+
+
+def test_an_exchange_that_met_no_hop_waits_for_none() -> None:
+    entries = [
+        exchange("a", attempts=3, cluster="model-small"),
+        exchange("", cluster=""),
+        exchange("", cluster=""),
+    ]
+    assert len(list(Attempts().join(entries))) == 3

@@ -196,7 +196,7 @@ async def test_an_answer_that_cannot_be_written_lets_the_request_go_on(
 
 
 @pytest.mark.parametrize(
-    "message", [b"\xff", b"", ProcessingRequest(response_headers=Unread()).SerializeToString()]
+    "message", [b"\xff", b"", ProcessingRequest(response_trailers=Unread()).SerializeToString()]
 )
 async def test_a_message_that_does_not_fit_ends_the_stream_in_peace(
     channel: grpc.aio.Channel, failures: list[str], caplog: pytest.LogCaptureFixture, message: bytes

@@ -38,9 +38,10 @@ function envoy_on_request(handle)
   -- The path as the client sent it; routes may rewrite it for the provider.
   request:set("router.request", "path", string.match(headers:get(":path") or "", "^[^?]*"))
   if model == nil then return end
-  request:set("router.hop", "model", model)
-  request:set("router.hop", "sent", context:get("sent"))
-  request:set("router.hop", "provider", context:get("provider"))
+  for _, key in ipairs({"model", "sent", "provider", "cascade", "tier"}) do
+    local value = context:get(key)
+    if value then request:set("router.hop", key, value) end
+  end
   request:set("router.hop", "version", headers:get("x-router-config") or "")
 end
 
@@ -172,6 +173,10 @@ end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
+  if handle:filterContext():get("model") then
+    -- The provider's, whatever a gate makes of it.
+    handle:streamInfo():dynamicMetadata():set("router.hop", "status", headers:get(":status"))
+  end
   local coding = headers:get("content-encoding")
   if coding ~= nil and coding ~= "identity" then return end
   local kind = string.lower(headers:get("content-type") or "")
