@@ -125,15 +125,20 @@ def chain_name(calls: Calls) -> str:
     return f"{CASCADE}{cascade}-{models}" if cascade else f"{CHAIN}{models}"
 
 
-def tries(calls: Calls, route: schema.Route) -> RetryPolicy:
-    """Each retry goes to the next priority; one more than there are would begin anew."""
+def tries(calls: Calls, route: schema.Route, deadline_s: float | None = None) -> RetryPolicy:
+    """Each retry goes to the next priority; one more than there are would begin anew.
+
+    Hops keep the deadline by themselves, each by what is left of it; that none takes more than all of
+    it is for one whose gate hangs.
+    """
+    patience = route.timeout_s or deadline_s
     statuses = {429, *(route.retry.statuses if route.retry else ())}
     return RetryPolicy(
         retry_on=_FAILED,
         retriable_status_codes=sorted(statuses),
         retriable_headers=[exactly(ESCALATE_HEADER, "1")],
         num_retries=len(calls) - 1,
-        per_try_timeout=timedelta(seconds=route.timeout_s) if route.timeout_s else None,
+        per_try_timeout=timedelta(seconds=patience) if patience else None,
         retry_back_off=_BACK_OFF,
         retry_priority=RetryPolicyRetryPriority(
             name="envoy.retry_priorities.previous_priorities",

@@ -63,6 +63,7 @@ ROUTER = "envoy.filters.http.router"
 # The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
 # hangs; it leaves room for a busy machine and for moving a body of many megabytes.
 _MESSAGE_MARGIN_MS = 200
+_GATE_MARGIN_S = 1.0
 # What the sidecar reads; it never sees a client's credentials.
 _FORWARDED = (
     ":method",
@@ -115,9 +116,11 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
 def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
     """The judge of a tier's answers: the request's head and whole body, then the answer as it comes.
 
-    The sidecar holds the answer's head back until it has judged, and may then still send the request
-    on; a sidecar that is gone judges nothing.
+    Each part of the answer is sent on while the reply to its head, which holds all of it back, is
+    awaited. What was sent Envoy keeps until it is replied to, or until the sidecar ends the stream or
+    dies: then it goes on. (With FULL_DUPLEX_STREAMED it would be gone.)
     """
+    patience = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
     config = ExternalProcessor(
         grpc_service=sidecar_service({GATE_KEY: f"{cascade}/{tier}"}),
         failure_mode_allow=True,
@@ -125,10 +128,13 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
             request_header_mode=ProcessingModeHeaderSendMode.SEND,
             request_body_mode=ProcessingModeBodySendMode.BUFFERED,
             response_header_mode=ProcessingModeHeaderSendMode.SEND,
-            response_body_mode=ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
-            response_trailer_mode=ProcessingModeHeaderSendMode.SEND,  # the mode above asks for it
+            response_body_mode=ProcessingModeBodySendMode.STREAMED,
+            # They may end an answer.
+            response_trailer_mode=ProcessingModeHeaderSendMode.SEND,
         ),
-        message_timeout=timedelta(milliseconds=registry.decision_ms + _MESSAGE_MARGIN_MS),
+        send_body_without_waiting_for_header_response=True,
+        # Of a sidecar that hangs. A verdict may take as long as the tier's answer.
+        message_timeout=timedelta(seconds=patience + _GATE_MARGIN_S),
         forward_rules=HeaderForwardingRules(
             allowed_headers=_any_of(*_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER)
         ),

@@ -115,6 +115,7 @@ def _chained(
     names: Names,
 ) -> Iterator[Route]:
     """One route per API: a model that does not speak it is no fallback for it."""
+    cascade = registry.cascades.get(route.cascade)
     for api in registry.models[first].speaks:
         calls = calls_of(registry, route, first, api)
         match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
@@ -122,7 +123,7 @@ def _chained(
             cluster=names[chain_name(calls)],
             timeout=timedelta(0),
             idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
-            retry_policy=tries(calls, route),
+            retry_policy=tries(calls, route, cascade.deadline_s if cascade else None),
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them

@@ -1,11 +1,8 @@
 """Envoy's ext_proc messages <-> the events and effects of a gate."""
 
-from collections.abc import Iterator
-
 from google.protobuf.message import DecodeError
 
 from extproc._pb.ext_proc_pb2 import (
-    CommonResponse,
     HttpHeaders,
     ImmediateResponse,
     MessageResponse,
@@ -14,14 +11,12 @@ from extproc._pb.ext_proc_pb2 import (
 )
 from extproc.errors import ProtocolError
 from extproc.vocabulary import Ruling
-from extproc.wire import gating, messages, observed
+from extproc.wire import messages, observed
 from extproc.wire.exchange import Body, Head
 from extproc.wire.gates import ESCALATE_HEADER, GATE_NAMESPACE
-from extproc.wire.gating import AnswerHead, AnswerPart, AnswerTrailers, Effect, Event
+from extproc.wire.gating import AnswerHead, AnswerPart, Effect, Event, Proceed, Reject, Release, Wait
 
-# What Envoy splits a body into is at most its buffer; what goes back is no larger than it can take.
-_PIECE = 64 * 1024
-_REJECTED = 503  # to the outer router; a client never sees it
+_REJECTED = 503  # to the outer router, which asks the next one: no client sees it
 
 
 def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
@@ -44,36 +39,28 @@ def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
         case "response_body":
             return AnswerPart(request.response_body.body, request.response_body.end_of_stream)
         case "response_trailers":
-            return AnswerTrailers()
+            return AnswerPart(b"", ended=True)
         case other:
             raise ProtocolError(f"{other or 'an unknown message'} came to a gate")
 
 
-def encode(event: Event, effect: Effect) -> Iterator[bytes]:
-    """Envoy's messages for ``effect``, which answers ``event``."""
+def encode(event: Event, effect: Effect) -> bytes | None:
+    """Envoy's message for ``effect``, which answers ``event``; None: nothing is answered yet."""
     match effect:
-        case gating.Wait():
-            return
-        case gating.Proceed() if isinstance(event, Head):
-            yield _PROCEED_HEAD
-        case gating.Proceed():
-            yield _PROCEED_BODY
-        case gating.LetPass():
-            yield _PASS_HEAD
-        case gating.Relay() if isinstance(event, AnswerPart):
-            yield _part(event.data, ended=event.ended)
-        case gating.Relay():
-            yield _PASS_TRAILERS
-        case gating.Release():
-            yield from _release(effect)
-        case gating.Reject():
-            yield _reject(effect.ruling)
+        case Wait():
+            return None
+        case Proceed() if isinstance(event, Head):
+            return _PROCEED_HEAD
+        case Proceed():
+            return _PROCEED_BODY
+        case Release(ruling):
+            return _release(ruling)
+        case Reject(ruling):
+            return _reject(ruling)
 
 
 _PROCEED_HEAD = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 _PROCEED_BODY = ProcessingResponse(request_body=MessageResponse()).SerializeToString()
-_PASS_HEAD = ProcessingResponse(response_headers=MessageResponse()).SerializeToString()
-_PASS_TRAILERS = ProcessingResponse(response_trailers=MessageResponse()).SerializeToString()
 
 
 def _answer_head(message: HttpHeaders) -> AnswerHead:
@@ -82,24 +69,11 @@ def _answer_head(message: HttpHeaders) -> AnswerHead:
     return AnswerHead(int(status) if status.isdecimal() else 0, headers, message.end_of_stream)
 
 
-def _release(release: gating.Release) -> Iterator[bytes]:
-    head = ProcessingResponse(response_headers=MessageResponse())
-    _attach(head, release.ruling)
-    yield head.SerializeToString()
-    body = release.body
-    starts = range(0, len(body), _PIECE) if body else [0] if release.ended else []
-    for start in starts:
-        last = start + _PIECE >= len(body)
-        yield _part(body[start : start + _PIECE], ended=release.ended and last)
-    if release.trailers:
-        yield _PASS_TRAILERS
-
-
-def _part(data: bytes, *, ended: bool) -> bytes:
-    common = CommonResponse()
-    common.body_mutation.streamed_response.body = data
-    common.body_mutation.streamed_response.end_of_stream = ended
-    return ProcessingResponse(response_body=MessageResponse(response=common)).SerializeToString()
+def _release(ruling: Ruling | None) -> bytes:
+    response = ProcessingResponse(response_headers=MessageResponse())
+    if ruling is not None:
+        _attach(response, ruling)
+    return response.SerializeToString()
 
 
 def _reject(ruling: Ruling) -> bytes:
@@ -111,6 +85,5 @@ def _reject(ruling: Ruling) -> bytes:
     return response.SerializeToString()
 
 
-def _attach(response: ProcessingResponse, ruling: Ruling | None) -> None:
-    if ruling is not None:
-        observed.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)
+def _attach(response: ProcessingResponse, ruling: Ruling) -> None:
+    observed.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)

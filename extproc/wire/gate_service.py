@@ -28,20 +28,16 @@ async def converse(
         ProtocolError: Envoy sends what it should not.
     """
     loop = asyncio.get_running_loop()
-    until: float | None = None  # there must be a ruling, by the loop's clock
+    began = loop.time()
     while not gate.done:
-        data = await _read(context, until)
+        data = await _read(context, None if gate.seconds is None else began + gate.seconds)
         if data is grpc.aio.EOF:
             return
         event: Event = TimeUp() if data is None else gate_messages.decode(data, stream)
         effect = _settle(gate, event, count_failure)
-        for message in gate_messages.encode(event, effect):
+        message = gate_messages.encode(event, effect)
+        if message is not None:
             await context.write(message)
-        seconds = gate.seconds
-        if seconds is None:
-            until = None
-        elif until is None:
-            until = loop.time() + seconds
 
 
 async def _read(context: _Context, until: float | None) -> Any:

@@ -2,16 +2,18 @@
 
 One instance lives as long as one ext_proc stream of a hop, which is one model asked:
 
-AwaitingRequest ──Head, Body──> AwaitingRequest   Proceed
-    └──AnswerHead that is not judged──> Passing   LetPass
-    └──AnswerHead that is──> Holding              (nothing: Envoy waits for the head's reply)
-Holding ──AnswerPart, AnswerTrailers──> Holding   (nothing)
-    ├──────accepted──> Passing                    Release: the head and all that was held
-    ├──────not──────> Done                        Reject: the provider is cut off, the next tier asked
-    └──TimeUp───────> Done                        Reject
-Passing ──AnswerPart, AnswerTrailers──> Passing   Relay
+Asked ──Head, Body──> Asked                     Proceed
+  └──AnswerHead that is not judged──> Done      Release
+  └──AnswerHead that is──> Holding              Wait: Envoy holds the head until it is replied to
+Holding ──AnswerPart──> Holding                 Wait
+  ├──accepted, or too long to hold──> Done      Release: the head, and behind it all that came since
+  ├──refused──> Done                            Reject: the provider is cut off, the next tier asked
+  └──TimeUp──> Done                             Reject
 
-Whatever cannot be judged passes: a gate that fails must not cost the client an answer.
+Released is an answer by a reply to its head alone, and the end of the stream: Envoy keeps what it
+sent until that is replied to, and lets it go on when nobody will. So a release costs no copy of the
+body, what comes after it never passes through the sidecar, and a sidecar that dies while it holds an
+answer loses nothing: it goes on unjudged, as does whatever cannot be judged.
 """
 
 from collections.abc import Mapping
@@ -22,9 +24,8 @@ import msgspec
 from extproc.errors import ProtocolError
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.exchange import Body, Head
-from extproc.wire.gates import ESCALATE_HEADER
 
-# Of an answer that is judged as a whole: more than this is let go as it is.
+# Bytes of an answer that are held to be judged; a longer one is let go as it is.
 HELD_LIMIT = 8 * 1024 * 1024
 
 
@@ -71,21 +72,17 @@ class AnswerHead(msgspec.Struct, frozen=True):
 
 
 class AnswerPart(msgspec.Struct, frozen=True):
-    """A part of its body came; ``ended``: the last one, and no trailers follow."""
+    """A part of its body came; ``ended``: there is no more, as trailers say too."""
 
     data: bytes
     ended: bool = False
-
-
-class AnswerTrailers(msgspec.Struct, frozen=True):
-    """Trailers ended it."""
 
 
 class TimeUp(msgspec.Struct, frozen=True):
     """It took longer than it may."""
 
 
-Event = Head | Body | AnswerHead | AnswerPart | AnswerTrailers | TimeUp
+Event = Head | Body | AnswerHead | AnswerPart | TimeUp
 
 
 # --- Effects -------------------------------------------------------------------------------------
@@ -99,21 +96,10 @@ class Wait(msgspec.Struct, frozen=True):
     """Answer nothing yet."""
 
 
-class LetPass(msgspec.Struct, frozen=True):
-    """Let the head go on."""
-
-
-class Relay(msgspec.Struct, frozen=True):
-    """Let what just came go on."""
-
-
 class Release(msgspec.Struct, frozen=True):
-    """Let the head go on and all of the body that was held."""
+    """Let the answer go on, and end the stream."""
 
-    body: bytes
-    ended: bool
-    trailers: bool  # that ended it
-    ruling: Ruling | None
+    ruling: Ruling | None  # None: it was not judged
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -122,7 +108,7 @@ class Reject(msgspec.Struct, frozen=True):
     ruling: Ruling
 
 
-Effect = Proceed | Wait | LetPass | Relay | Release | Reject
+Effect = Proceed | Wait | Release | Reject
 
 
 class GateExchange:
@@ -135,19 +121,17 @@ class GateExchange:
         self._held_limit = held_limit
         self._head: RequestHead | None = None
         self._watched: Watched | None = None
-        self._answered = False
         self._holding = False
-        self._held = bytearray()
+        self._held = 0
         self.done = False
 
     @property
     def seconds(self) -> float | None:
-        """How long after the request there must be a ruling; None: nobody waits for one."""
-        return self._watched.seconds if self._watched and not self._over else None
+        """How long after the request there must be a ruling; None: nobody waits for one, or not now.
 
-    @property
-    def _over(self) -> bool:
-        return self._answered and not self._holding
+        Before there is an answer Envoy keeps the time.
+        """
+        return self._watched.seconds if self._watched and self._holding else None
 
     def receive(self, event: Event) -> Effect:
         """What to do about ``event``.
@@ -157,88 +141,49 @@ class GateExchange:
         """
         match event:
             case Head() if self._head is None:
-                return self._on_request(event)
-            case Body() if self._head is not None and not self._answered:
-                self._watched = self._keeper.watch(self._tier, self._head, event.data)
-                return Proceed()
-            case AnswerHead() if not self._answered:
+                self._head = event.head
+                return Proceed() if event.head.has_body else self._on_request(event.head, b"")
+            case Body() if self._head is not None and not self._holding:
+                return self._on_request(self._head, event.data)
+            case AnswerHead() if self._head is not None and not self._holding:
                 return self._on_answer(event)
-            case AnswerPart() if self._answered:
-                return self._on_part(event.data, ended=event.ended)
-            case AnswerTrailers() if self._answered:
-                return self._on_end()
-            case TimeUp() if self._watched is not None and not self._over:
-                return self._on_late(self._watched.watch)
+            case AnswerPart() if self._holding and self._watched is not None:
+                return self._on_part(self._watched.watch, event)
+            case TimeUp() if self._holding and self._watched is not None:
+                return self._end(Reject(self._watched.watch.late()))
         raise ProtocolError(f"{type(event).__name__} came to a gate that does not expect it")
 
     def give_up(self, event: Event) -> Effect:
         """After a defect of ours while ``event`` was received: all goes on, whatever it is worth."""
-        self._watched = None
-        if isinstance(event, AnswerHead):
-            self.done = event.ended
-            return LetPass()
-        if not self._holding:
-            return Relay() if self._answered else Proceed()
-        # What came last is held already.
-        ended = isinstance(event, AnswerPart) and event.ended
-        return self._release(None, ended=ended, trailers=isinstance(event, AnswerTrailers))
+        if isinstance(event, Head | Body):
+            return Proceed()
+        return self._end(Release(None))
 
-    def _on_request(self, event: Head) -> Effect:
-        self._head = event.head
-        if not event.head.has_body:
-            self._watched = self._keeper.watch(self._tier, event.head, b"")
+    def _on_request(self, head: RequestHead, body: bytes) -> Effect:
+        self._watched = self._keeper.watch(self._tier, head, body)
         return Proceed()
 
     def _on_answer(self, event: AnswerHead) -> Effect:
-        self._answered = True
-        if event.ended:
-            self.done = True
-            return LetPass()
-        if self._watched is None or ESCALATE_HEADER in event.headers:
-            return LetPass()
-        self._holding = _readable(event) and self._watched.watch.begins(
-            event.status, event.headers.get("content-type", "")
-        )
-        return Wait() if self._holding else LetPass()
+        if event.ended or self._watched is None or not _readable(event):
+            return self._end(Release(None))
+        self._holding = self._watched.watch.begins(event.status, event.headers.get("content-type", ""))
+        return Wait() if self._holding else self._end(Release(None))
 
-    def _on_part(self, data: bytes, *, ended: bool) -> Effect:
-        if not self._holding:
-            self.done = ended
-            return Relay()
-        self._held += data
-        ruling = self._rule(data, ended=ended)
-        if ruling is not None and ruling.escalate:
-            return self._reject(ruling)
-        if ruling is None and not ended and len(self._held) <= self._held_limit:
-            return Wait()
-        return self._release(ruling, ended=ended)
+    def _on_part(self, watch: Watch, event: AnswerPart) -> Effect:
+        self._held += len(event.data)
+        ruling = watch.sees(event.data, event.ended)
+        if ruling is not None:
+            return self._end(Reject(ruling) if ruling.escalate else Release(ruling))
+        if event.ended or self._held > self._held_limit:
+            return self._end(Release(None))
+        return Wait()
 
-    def _on_end(self) -> Effect:
+    def _end(self, effect: Effect) -> Effect:
         self.done = True
-        if not self._holding:
-            return Relay()
-        ruling = self._rule(b"", ended=True)
-        if ruling is not None and ruling.escalate:
-            return self._reject(ruling)
-        return self._release(ruling, ended=False, trailers=True)
-
-    def _rule(self, data: bytes, *, ended: bool) -> Ruling | None:
-        return self._watched.watch.sees(data, ended) if self._watched else None
-
-    def _on_late(self, watch: Watch) -> Effect:
-        return self._reject(watch.late())
-
-    def _reject(self, ruling: Ruling) -> Effect:
-        self.done, self._holding, self._answered = True, False, True
-        return Reject(ruling)
-
-    def _release(self, ruling: Ruling | None, *, ended: bool, trailers: bool = False) -> Effect:
-        self._holding = False
-        self.done = self.done or ended
-        return Release(bytes(self._held), ended, trailers, ruling)
+        return effect
 
 
 def _readable(answer: AnswerHead) -> bool:
-    """Providers are asked not to compress; what one compresses all the same passes."""
+    """An answer at all, which is not sent on for its status; and not compressed, as we ask of providers."""
     coding = answer.headers.get("content-encoding", "")
     return 200 <= answer.status < 300 and coding.lower() in ("", "identity")

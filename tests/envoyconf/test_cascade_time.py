@@ -1,6 +1,7 @@
 """Cascades through the real Envoy: time, breakers, and a sidecar that dies or hangs."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ from msgspec.structs import replace
 
 from extproc.registry.cascades import Retry, Tier
 from extproc.vocabulary import Ruling
-from tests.envoyconf.conftest import Handler, Launch, World
+from extproc.wire import gate_messages, gate_service
+from extproc.wire.gating import GateExchange
+from extproc.wire.messages import StreamMetadata
+from tests.envoyconf.conftest import ASK, CHAT, JSON, Handler, Launch, World
 from tests.envoyconf.test_cascades import (
     MODES,
     Keeper,
@@ -128,7 +132,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_what_a_dying_sidecar_held_is_left_to_the_next_tier(launch: Launch, mode: str) -> None:
+async def test_what_a_dying_sidecar_held_goes_on_unjudged(launch: Launch, mode: str) -> None:
     world = await cascading(launch)
     held, on = asyncio.Event(), asyncio.Event()
 
@@ -148,14 +152,45 @@ async def test_what_a_dying_sidecar_held_is_left_to_the_next_tier(launch: Launch
 
     keeper(world).reading = Held
     world.providers["small"].handler = answer
-    world.providers["large"].handler = saying(mode, "fine")
     request = asyncio.create_task(world.ask(body("auto")))
     await held.wait()
     await world.sidecar.stop()
     on.set()
     got = await request
-    print(got)
-    assert got.status == 200
+    assert (got.status, got.headers["x-router-served-by"]) == (200, "small")
+    assert got.body == b'data: {"says": "so"}\n\ndata: [DONE]\n\n'
+    assert sent(world).keys() == {"small"}
+
+
+async def test_after_its_release_a_stream_needs_no_sidecar(launch: Launch) -> None:
+    world = await cascading(launch)
+    on = asyncio.Event()
+    world.providers["small"].handler = hanging(on, b"data: good\n\n")
+    url = f"http://127.0.0.1:{world.port}{CHAT}"
+    async with asyncio.timeout(30), world.http.post(url, data=ASK, headers=JSON) as answer:
+        assert await answer.content.readexactly(12) == b"data: good\n\n"
+        await world.sidecar.stop()
+        on.set()
+        assert await answer.read() == b""
+
+
+async def test_a_hung_sidecar_costs_time_and_no_answer(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(context: Any, stream: StreamMetadata, gate: GateExchange, _: object) -> None:
+        for _ in range(2):  # the request's head and body go on
+            event = gate_messages.decode(await context.read(), stream)
+            await context.write(gate_messages.encode(event, gate.receive(event)))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(gate_service, "converse", hang)
+    world = await cascading(
+        launch, tiers=[Tier(model="small", gate="words", timeout_s=0.1), Tier(model="large")]
+    )
+    world.providers["small"].handler = saying("json", "bad")
+    answer = await world.ask(ASK)
+    assert (answer.status, answer.headers["x-router-served-by"]) == (200, "small")
+    assert (await world.logged()).tried[0].ruling is None
 
 
 async def test_a_sidecar_that_dies_under_load_fails_no_client(launch: Launch) -> None:
@@ -168,18 +203,19 @@ async def test_a_sidecar_that_dies_under_load_fails_no_client(launch: Launch) ->
     async def client() -> None:
         nonlocal answers
         for _ in range(12):
-            answer = await world.ask(body("auto"))
+            answer = await world.ask(ASK)
             assert answer.status == 200
             answers += 1
             if answers == 40:
                 some.set()
 
-    clients = [asyncio.create_task(client()) for _ in range(16)]
-    await some.wait()
-    await world.sidecar.stop()
-    await asyncio.gather(*clients)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as clients:
+        for _ in range(16):
+            clients.create_task(client())
+        await some.wait()
+        await world.sidecar.stop()
     assert answers == 192
     for name in NAMES:
         for request in world.providers[name].received:
             assert request.headers.get("authorization") == KEYS[name]
-            assert b'"auto" ,' not in request.body
+            assert json.loads(request.body)["model"] == NAMES[name]

@@ -35,7 +35,6 @@ MESSAGES: dict[str, tuple[Any, ...]] = {
     "HeaderMutation": (ext_proc_service.HeaderMutation,),
     "HeaderValueOption": (core.HeaderValueOption,),
     "BodyMutation": (ext_proc_service.BodyMutation,),
-    "StreamedBodyResponse": (ext_proc_service.StreamedBodyResponse,),
     "ImmediateResponse": (ext_proc_service.ImmediateResponse,),
     "HttpStatus": (envoy_type.HttpStatus,),
     "StreamAccessLogsMessage": (accesslog_service.StreamAccessLogsMessage,),

@@ -15,18 +15,19 @@ local function rename(handle, name)
 end
 
 -- Until the answer begins: what is left of the deadline, or of the tier's own time where that is less.
-local function keep_time(handle, deadline)
-  local began = tonumber(handle:headers():get("x-router-began"))
+local function keep_time(handle, deadline, own)
+  local began = tonumber(handle:headers():get("x-router-began") or "")
   if began == nil then return end
   local left = math.max(1, began + tonumber(deadline) - handle:timestamp())
-  local own = tonumber(handle:filterContext():get("timeout")) or left
+  own = tonumber(own or "") or left
   handle:headers():replace("x-envoy-upstream-rq-per-try-timeout-ms", string.format("%d", math.min(left, own)))
 end
 
 function envoy_on_request(handle)
-  local name, deadline = handle:filterContext():get("model"), handle:filterContext():get("deadline")
+  local context = handle:filterContext()
+  local name, deadline, own = context:get("model"), context:get("deadline"), context:get("timeout")
   if name then rename(handle, name) end
-  if deadline then keep_time(handle, deadline) end
+  if deadline then keep_time(handle, deadline, own) end
 end
 
 -- How OpenAI, Anthropic and servers such as vLLM say that a prompt is longer than the model can read.
