@@ -36,8 +36,9 @@ $(INSTALLED): deploy/requirements-dev.txt pyproject.toml $(wildcard protos/*)
 run: setup ## Envoy, the sidecar and a demo model pool, in the foreground
 	@exec $(BIN)/python -m extproc.demo
 
+# A worker per core: matrix products that want all cores too would only wait for each other.
 test: setup lint ## Every check and every test
-	@$(BIN)/python -m pytest
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-otlp: setup $(PHOENIX)/.installed ## Real traffic, read back from a real Arize Phoenix
 	@PHOENIX_PYTHON=$(CURDIR)/$(PHOENIX)/bin/python $(BIN)/python -m pytest tests/otlp/phoenix.py

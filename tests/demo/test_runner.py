@@ -137,7 +137,7 @@ class Run:
 
     async def ended(self) -> tuple[int, str, str]:
         """Its exit status, and the rest of what it wrote to stdout and stderr."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             out, err = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, out.decode(), err.decode()
@@ -168,7 +168,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 
 async def nothing_left(run: Run, alive: Alive) -> bool:
     """Waits for the run's children to be gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while alive(run.pid("sidecar")) or alive(run.pid("envoy")):
             await asyncio.sleep(0.01)
     return True

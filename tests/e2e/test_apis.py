@@ -103,7 +103,7 @@ async def test_each_apis_stream_arrives_whole_and_is_told(world: World, api: Api
     told = (len(CODE.split()), len(text.split()), "answer") if usage else (None, None, "unknown")
     assert (record["input_tokens"], record["output_tokens"], record["usage_source"]) == told
     assert 100 <= record["time_to_first_token_ms"] <= record["duration_ms"]
-    assert record["first_byte_ms"] < 100
+    assert record["first_byte_ms"] + 90 <= record["time_to_first_token_ms"]  # its head came early
 
 
 @pytest.mark.parametrize("stream", [False, True])

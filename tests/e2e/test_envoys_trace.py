@@ -98,7 +98,7 @@ async def ask(world: World, url: str) -> str:
 
 
 async def spans_of(collector: Collector, trace_id: str, wanted: set[str]) -> list[Span]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             spans = [span for span in collector.spans if span.trace_id.hex() == trace_id]
             if wanted <= {span.name for span in spans}:

@@ -38,7 +38,7 @@ class Config(msgspec.Struct, frozen=True):
     code: str = "code"
     poet: str = ""  # empty: no such model and no such route
     fallback: str = ""  # of requests for code, to another registry model
-    decision_ms: int = 1000
+    decision_ms: int = 5000
 
     def text(self, folder: Path, pool: Pool) -> str:
         serving = {name: server for name in ("small", "code", "poet") if (server := getattr(self, name))}
@@ -226,8 +226,8 @@ async def test_a_chain_of_fallbacks_changes_as_a_whole(tmp_path: Path) -> None:
 async def test_a_listener_that_changes_loses_nothing_either(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         async with world.load():
-            await world.reached(world.put(Config(decision_ms=900)))
-            await world.reached(world.put(Config(decision_ms=800, poet="poet")))
+            await world.reached(world.put(Config(decision_ms=4900)))
+            await world.reached(world.put(Config(decision_ms=4800, poet="poet")))
         assert world.nearly_all_decided
 
 
@@ -364,7 +364,7 @@ async def test_two_sidecars_share_the_load_and_switch_to_the_same_version(tmp_pa
             await world.reached(world.put(BASE))
         assert world.nearly_all_decided
         shares = [await _decisions(world, sidecar) for sidecar in (0, 1)]
-        assert min(shares) > 0.4 * sum(shares)
+        assert min(shares) > 0.25 * sum(shares)
 
 
 async def test_a_killed_sidecar_of_two_loses_nothing_and_comes_back_with_the_new_version(

@@ -41,7 +41,7 @@ class Traced:
     async def trace_of(self, answer: Answer, count: int) -> tuple[dict[str, Any], dict[str, Span]]:
         """The record of an exchange, and its spans by name, which are ``count`` and one tree."""
         (record,) = await self.world.records([answer.headers["x-request-id"]])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(spans := self._spans(record["trace_id"])) < count:
                 await asyncio.sleep(0.02)
         named = {span.name: span for span in spans}
@@ -158,7 +158,7 @@ async def test_without_a_trace_the_exchange_is_found_by_its_request_id(traced: T
 
 async def test_metrics_are_pushed_with_the_tokens_of_the_answers(traced: Traced) -> None:
     record, _ = await traced.trace_of(await traced.world.post(chat(CODE)), 5)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "gen_ai.client.token.usage" not in traced.collector.metrics:
             await asyncio.sleep(0.02)
     points = traced.collector.metrics["gen_ai.client.token.usage"].histogram.data_points

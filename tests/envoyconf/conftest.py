@@ -42,7 +42,8 @@ from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 ASK = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0  # only ever reached by what hangs
+DECISION_MS = 5_000  # so that a sidecar that is late on a busy machine is waited for all the same
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -362,7 +363,7 @@ def registry_for(
     passthrough = Passthrough(
         base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
     )
-    known = {"default": "large", "passthrough": passthrough}
+    known = {"default": "large", "decision_ms": DECISION_MS, "passthrough": passthrough}
     return Registry(models=models, envoy=envoy, **{**known, **rest})
 
 

@@ -18,7 +18,7 @@ from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
 from extproc.envoyconf import binary
 from extproc.registry.schema import Registry
-from tests.envoyconf.conftest import DEADLINE_S, Provider, Sidecar, World, decided, envoy_on
+from tests.envoyconf.conftest import DEADLINE_S, DECISION_MS, Provider, Sidecar, World, decided, envoy_on
 
 BOTH = ("h2", "http/1.1")
 # A request that is good in every API.
@@ -54,7 +54,8 @@ async def serving(
         timeout = aiohttp.ClientTimeout(DEADLINE_S)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         world = World(sidecar, providers, http)
-        await stack.enter_async_context(envoy_on(world, replace(registry, envoy=here), directory))
+        patient = replace(registry, envoy=here, decision_ms=DECISION_MS)
+        await stack.enter_async_context(envoy_on(world, patient, directory))
         yield world
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -14,7 +13,7 @@ from extproc.envoyconf.chains import chains
 from extproc.registry.schema import Registry, Retry, Route
 from extproc.registry.upstreams import Model
 from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Usage
-from tests.envoyconf.conftest import CHAT, JSON, Handler, Launch, Provider, World, decided
+from tests.envoyconf.conftest import CHAT, DEADLINE_S, JSON, Handler, Launch, Provider, World, decided
 
 MESSAGES = "/v1/messages"
 # What only an edit of the very bytes leaves alone. The sidecar names the model in place of %s.
@@ -65,7 +64,7 @@ async def cut_head(request: web.Request) -> web.Response:
 
 
 async def stall(_: web.Request) -> web.Response:
-    await asyncio.sleep(1.5)
+    await asyncio.Event().wait()
     return web.Response()
 
 
@@ -102,11 +101,9 @@ def expected(*models: str) -> dict[str, list[tuple[bytes, str | None]]]:
 
 @pytest.mark.parametrize("how", [*FAILURES, "refused"])
 async def test_whatever_fails_the_next_model_answers(launch: Launch, how: str) -> None:
-    world = await chained(launch, policy={"timeout_s": 0.5})
+    world = await chained(launch, policy={"timeout_s": 1.0} if how == "stall" else {})
     await fail(world.providers["small"], how)
-    started = time.monotonic()
     answer = await world.ask(body("auto"))
-    assert time.monotonic() - started < 1.4
     assert (answer.status, answer.by) == (200, "large")
     assert answer.headers["x-router-served-by"] == "large"
     assert answer.headers["x-router-model"] == "small"
@@ -194,7 +191,7 @@ async def test_a_stream_comes_from_the_next_model_while_it_is_made(launch: Launc
 
     world.providers["large"].handler = stream
     url = f"http://127.0.0.1:{world.port}{CHAT}"
-    async with asyncio.timeout(5), world.http.post(url, data=body("auto"), headers=JSON) as answer:
+    async with asyncio.timeout(DEADLINE_S), world.http.post(url, data=body("auto"), headers=JSON) as answer:
         assert answer.headers["x-router-served-by"] == "large"
         assert await answer.content.readexactly(9) == b"data: 1\n\n"
         seen.set()
@@ -219,13 +216,13 @@ async def test_an_answer_that_has_begun_is_never_begun_anew(launch: Launch) -> N
 
 
 async def test_a_slow_stream_that_has_begun_is_not_cut_by_the_timeout(launch: Launch) -> None:
-    world = await chained(launch, policy={"timeout_s": 0.3})
+    world = await chained(launch, policy={"timeout_s": 1.0})
 
     async def slow(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         for _ in range(4):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.3)
             await response.write(b"data: 1\n\n")
         return response
 

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from extproc.vocabulary import Api, Usage
-from tests.envoyconf.conftest import ASK, CHAT, JSON, Handler, Launch, World, launcher
+from extproc.vocabulary import Api, Exchange, Usage
+from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Handler, Launch, World, launcher
 
 PATHS = {
     "chat": CHAT,
@@ -21,6 +21,9 @@ PATHS = {
     "messages": "/v1/messages",
 }
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAUSE_S = 0.05
+CLOCKS_S = 0.005  # how far two clocks of one machine may be apart: a start by one, a duration by another
 
 # Valid in every API.
 BODY = (
@@ -226,6 +229,34 @@ async def write(
     return response
 
 
+async def in_step(
+    world: World, api: str, pieces: Sequence[bytes]
+) -> tuple[Exchange, list[float], list[float]]:
+    """A stream whose pieces are sent when the client has read all before: what is told of it, and when
+    each piece was sent and read. So no machine is too slow for what must come between the two."""
+    ready, sent, read = asyncio.Event(), list[float](), list[float]()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces:
+            await ready.wait()
+            ready.clear()
+            await asyncio.sleep(PAUSE_S)
+            sent.append(time.time())
+            await response.write(piece)
+        return response
+
+    answer_by(world, handler)
+    url = f"http://127.0.0.1:{world.port}{PATHS[api]}"
+    async with world.http.post(url, data=BODY, headers=JSON) as answer:
+        for piece in pieces:
+            ready.set()
+            assert await answer.content.readexactly(len(piece)) == piece
+            read.append(time.time())
+    return await world.logged(answer.headers["x-request-id"]), sent, read
+
+
 async def answered(
     world: World,
     api: str,
@@ -323,7 +354,7 @@ async def test_answers_are_not_held_back(world: World, kind: str) -> None:
 
     answer_by(world, handler)
     url = f"http://127.0.0.1:{world.port}{CHAT}"
-    async with asyncio.timeout(5), world.http.post(url, data=ASK, headers=JSON) as answer:
+    async with asyncio.timeout(DEADLINE_S), world.http.post(url, data=ASK, headers=JSON) as answer:
         assert await answer.content.readexactly(11) == b'{"choices":'
         seen.set()
         assert await answer.read() == b"[]}"
@@ -407,10 +438,12 @@ async def test_providers_are_asked_not_to_compress(launch: Launch) -> None:
 
 @pytest.mark.parametrize("api", PATHS)
 async def test_a_streams_usage_end_and_names_are_observed(world: World, api: str) -> None:
+    asked_at = time.time()
     usage = await answered(world, api, *(sse(events) for events in STREAMS[api]))
     assert without_time(usage) == USAGES[api]
     assert usage is not None
-    assert usage.first_token_at == pytest.approx(time.time(), abs=5)
+    assert usage.first_token_at is not None
+    assert asked_at - CLOCKS_S <= usage.first_token_at <= time.time() + CLOCKS_S
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
@@ -430,37 +463,25 @@ async def test_a_stream_may_be_cut_and_ended_anyhow(
 @pytest.mark.parametrize("api", PATHS)
 async def test_the_first_token_is_the_first_and_not_the_first_byte(world: World, api: str) -> None:
     pieces = [b": early\n\n", *(sse(events) for events in STREAMS[api])]
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return await write(request, pieces, "text/event-stream", 0.2)
-
-    answer_by(world, handler)
-    answer = await world.ask(BODY, path=PATHS[api])
-    entry = await world.logged(answer.headers["x-request-id"])
+    entry, sent, read = await in_step(world, api, pieces)
     assert entry.usage is not None
     assert entry.usage.first_token_at is not None
     assert entry.first_byte is not None
     assert entry.first_body_byte is not None
     assert entry.duration is not None
-    assert entry.first_byte <= entry.first_body_byte < 0.2
-    assert 0.4 <= entry.usage.first_token_at - entry.started_at < 0.59
-    assert entry.duration >= 0.6
+    early = entry.started_at + entry.first_body_byte
+    assert entry.first_byte <= entry.first_body_byte
+    assert sent[0] - CLOCKS_S <= early <= read[0] + CLOCKS_S
+    assert sent[2] - CLOCKS_S <= entry.usage.first_token_at <= read[2] + CLOCKS_S
+    assert entry.started_at + entry.duration >= sent[3] - CLOCKS_S
 
 
 async def test_a_head_that_comes_early_is_not_the_body(world: World) -> None:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await asyncio.sleep(0.3)
-        await response.write(sse(whole("chat")))
-        return response
-
-    answer_by(world, handler)
-    answer = await world.ask(BODY)
-    entry = await world.logged(answer.headers["x-request-id"])
+    entry, sent, _ = await in_step(world, "chat", [sse(whole("chat"))])
     assert entry.first_byte is not None
     assert entry.first_body_byte is not None
-    assert entry.first_byte < 0.2 < 0.3 <= entry.first_body_byte
+    assert entry.first_byte + PAUSE_S - CLOCKS_S <= entry.first_body_byte
+    assert entry.started_at + entry.first_body_byte >= sent[0] - CLOCKS_S
 
 
 async def test_a_stream_without_tokens_has_no_first_token(world: World) -> None:
@@ -496,7 +517,7 @@ async def test_a_stream_that_omits_its_usage_leaves_it_unknown(world: World, api
 async def test_usage_may_come_late_after_the_end_and_without_a_last_newline(world: World) -> None:
     early = sse(whole("chat")[:-2])
     late = b"data: [DONE]\n\ndata: " + json.dumps(chunk([], OPENAI_USAGE)).encode()
-    assert without_time(await answered(world, "chat", early, late, pause=0.3)) == USAGES["chat"]
+    assert without_time(await answered(world, "chat", early, late, pause=PAUSE_S)) == USAGES["chat"]
 
 
 async def test_an_event_of_a_megabyte_is_read(world: World) -> None:
@@ -518,16 +539,22 @@ async def test_a_long_schema_that_is_repeated_is_no_token(world: World) -> None:
 
 
 async def test_an_upstream_that_breaks_off_leaves_what_was_seen(world: World) -> None:
+    read = asyncio.Event()
+
     async def handler(request: web.Request) -> web.StreamResponse:
-        response = await write(request, [sse(e) for e in STREAMS["messages"][:2]], "text/event-stream", 0.05)
-        await asyncio.sleep(0.05)
+        response = await write(request, [sse(e) for e in STREAMS["messages"][:2]], "text/event-stream", 0.0)
+        await read.wait()  # what is still on its way is lost with a connection that is reset
         assert request.transport is not None
         request.transport.abort()
         return response
 
     answer_by(world, handler)
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await world.ask(BODY, path=PATHS["messages"])
+    url = f"http://127.0.0.1:{world.port}{PATHS['messages']}"
+    async with world.http.post(url, data=BODY, headers=JSON) as answer:
+        await answer.content.readuntil(b"hello")
+        read.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
     entry = await world.logged()
     assert entry.usage is not None
     assert (entry.usage.input, entry.usage.output, entry.usage.finish) == (1200, None, "")
@@ -535,9 +562,11 @@ async def test_an_upstream_that_breaks_off_leaves_what_was_seen(world: World) ->
 
 
 async def test_a_client_that_leaves_leaves_what_was_seen(world: World) -> None:
+    gone = asyncio.Event()
+
     async def handler(request: web.Request) -> web.StreamResponse:
         response = await write(request, [sse(e) for e in STREAMS["messages"][:2]], "text/event-stream", 0.0)
-        await asyncio.sleep(5)
+        await gone.wait()
         return response
 
     answer_by(world, handler)
@@ -546,6 +575,7 @@ async def test_a_client_that_leaves_leaves_what_was_seen(world: World) -> None:
         await answer.content.readuntil(b"hello")
         answer.close()
     entry = await world.logged(answer.headers["x-request-id"])
+    gone.set()
     assert entry.flags == ("DC",)
     assert entry.usage is not None
     assert (entry.usage.input, entry.usage.output) == (1200, None)
@@ -586,7 +616,8 @@ async def test_a_hostile_megabyte_passes_and_does_not_keep_envoy_busy(
 ) -> None:
     body = b"data: " + data * (MEGABYTE // len(data))
     idle = await worker_seconds(world, "text/plain", body)
-    assert await worker_seconds(world, kind, body) - idle < 0.1
+    # One that is read in quadratic time takes minutes; the rest is room for a slow machine.
+    assert await worker_seconds(world, kind, body) - idle < 1.0
 
 
 async def worker_seconds(world: World, kind: str, body: bytes) -> float:
@@ -610,7 +641,7 @@ async def test_a_long_line_in_many_chunks_does_not_keep_envoy_busy_either(world:
     pieces = [line[start : start + size] for start in range(0, len(line), size)]
     before = world.cpu_seconds()
     await answered(world, "chat", *pieces)
-    assert world.cpu_seconds() - before < 2.0  # with 62,000 chunks, mostly for these
+    assert world.cpu_seconds() - before < 10.0  # with 62,000 chunks, mostly for these
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from extproc.demo.processes import Process
 from extproc.envoyconf import binary, bootstrap
 from extproc.registry.schema import Envoy, Registry
 from extproc.registry.upstreams import Endpoint, HealthCheck, Model, OutlierEjection
-from tests.envoyconf.conftest import ASK, CHAT, JSON, Provider, World
+from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Provider, World
 from tests.envoyconf.serving import running, serving
 
 NAMES = ("a", "b", "c")
@@ -86,7 +86,7 @@ async def test_a_server_that_is_sick_gets_no_request_and_is_back_when_it_is_well
         assert set(await asked(world, 20)) == {"b", "c"}
         assert {request.path for request in world.providers["a"].received} == {"/healthy"}
         world.providers["a"].handler = None
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(DEADLINE_S):
             while (await world.ask()).by != "a":
                 pass
         checks = [r for r in world.providers["b"].received if r.path == "/healthy"]
@@ -106,14 +106,14 @@ async def test_a_pool_whose_servers_are_all_sick_fails_at_once_and_asks_none_of_
 
 
 async def test_a_server_whose_answers_fail_is_left_out_for_a_while(tmp_path: Path) -> None:
-    ejection = OutlierEjection(after=3, for_s=1)
+    ejection = OutlierEjection(after=3, for_s=3)
     async with pool(tmp_path, outlier_ejection=ejection, load_balancing="round_robin") as world:
         world.providers["a"].handler = answering(503)
         first = await asked(world, 12)
         assert first["503"] == 3
         assert await asked(world, 10) == {"b": 5, "c": 5}
         world.providers["a"].handler = None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             while (await world.ask()).by != "a":
                 await asyncio.sleep(0.05)
 

@@ -124,13 +124,13 @@ async def test_a_provider_cannot_pass_its_own_headers_off_as_the_routers(
 
 
 async def test_an_answer_may_be_silent_for_as_long_as_the_registry_says(launch: Launch) -> None:
-    world = await launch(upstream_timeout_s=0.2)
+    world = await launch(upstream_timeout_s=1.0)
 
     async def stall(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         for _ in range(3):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)
             await response.write(b"data: 1\n\n")
         await asyncio.Event().wait()
         return response

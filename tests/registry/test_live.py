@@ -46,7 +46,7 @@ class World:
     async def told(self, act: Callable[[], object] = lambda: None) -> State:
         known = len(self.states)
         act()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.states) == known:
                 await asyncio.sleep(0.01)
         return self.states[-1]

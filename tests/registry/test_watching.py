@@ -63,7 +63,7 @@ async def test_a_file_that_comes_or_goes_is_noticed(path: Path) -> None:
 
 
 async def test_a_file_that_is_still_being_written_is_waited_for(path: Path) -> None:
-    watching = Watch({path: fingerprint(path)}, poll_s=0.01, settle_s=0.2)
+    watching = Watch({path: fingerprint(path)}, poll_s=0.01, settle_s=1.5)
     with path.open("a") as file:
         waiting = asyncio.create_task(watching.changed(10))
         for _ in range(10):

@@ -133,7 +133,7 @@ def test_closing_leaves_no_thread_and_no_port_though_a_client_keeps_its_connecti
         ask(server, "/healthz")  # by now the idle connection has been accepted too
         started = time.monotonic()
         server.close()
-        assert time.monotonic() - started < 5  # it would time out after 10
+        assert time.monotonic() - started < 9  # it would time out after 10
         assert idle.recv(1) == b""
     assert threading.active_count() == before
     serve(health, port=server.port).close()

@@ -81,10 +81,10 @@ def test_a_collector_that_never_answers_delays_no_call_and_not_the_end(
         for _ in range(1000):
             metrics.accept(outcome())
         assert b"router_exchanges_total" in metrics.render()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 9  # the export alone would wait for ten
         started = time.monotonic()
         metrics.close(timeout_s=0.1)
-        assert time.monotonic() - started < 5  # the SDK alone would wait for 30
+        assert time.monotonic() - started < 20  # the SDK alone would wait for 30
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_collector_that_is_gone_does_not_hold_up_the_end(
             out.accept(outcome())
         threads = threading.active_count()
         took = seconds_to_close(out)
-    assert took < 5  # the SDK alone would retry for 10
+    assert took < 9  # the SDK alone would retry for 10
     assert out.dropped == 1000
     assert threading.active_count() < threads
 
@@ -151,7 +151,7 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(
         for _ in range(1000):
             out.accept(outcome())
         took = seconds_to_close(out)
-    assert took < 5  # the SDK alone would wait for 10
+    assert took < 9  # the SDK alone would wait for 10
     assert out.dropped == 1000
 
 

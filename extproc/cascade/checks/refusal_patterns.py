@@ -1,0 +1,101 @@
+"""How refusals open, by language, in RE2 syntax over lower-case text with straight apostrophes."""
+
+from collections.abc import Mapping
+from typing import Final
+
+_CANNOT = (
+    r"(?:can't|cannot|can not|could not|couldn't|won't|will not|shouldn't|(?:am|'m) (?:unable|not able)(?: to)?"
+    r"|(?:am|'m) not (?:comfortable|allowed|permitted|authorized|designed|programmed|going)(?: to)?"
+    r"|must (?:respectfully )?decline|(?:have|need) to (?:respectfully )?decline|decline|refuse"
+    r"|do(?:n't| not) feel comfortable|do(?:n't| not) have the (?:ability|capability))"
+)
+_DO = (
+    r"(?:assist|help|provide|comply|fulfil|support|answer|respond|engage|create|generate|write|share|offer"
+    r"|give|discuss|do that|do this|continue|participate|advise|recommend|endorse|condone|promote|encourage"
+    r"|guide|tell|produce|complete|process|proceed|satisfy|accommodate|teach|explain how|facilitate|speak)"
+)
+
+# By language. One that names no verb of helping must begin with an apology, or the like.
+PATTERNS: Final[Mapping[str, str]] = {
+    "en": (
+        rf"\bi(?: really| simply| just| also)? ?{_CANNOT} (?:\w+ ){{0,3}}{_DO}"
+        rf"|\b(?:sorry|apolog(?:y|ies|i[sz]e)|unfortunately|regret|afraid)\b[^.!?\n]{{0,60}}\bi ?{_CANNOT}"
+        r"|\bas an ai (?:\w+ )?developed by \w+, i (?:must|do|don't|am|can't|cannot)\b"
+        r"|\bas an? (?:ai|language model|large language model)[^.!?\n]{0,40} i (?:don't|do not) have access to personal"
+        r"|^(?:\W*)(?:first, )?it(?:'s| is) (?:not|never) (?:appropriate|ethical|acceptable|okay|ok)"
+        r"(?:,? or (?:appropriate|ethical|fair|legal|acceptable))? to\b"
+        r"|\bas an ai, i must clarify that (?:it's not|it is not|no one|everyone)"
+        r"|\bit(?:'s| is) not (?:accurate|appropriate|fair|ethical) or (?:accurate|appropriate|fair|ethical) to\b"
+        r"|^\W*(?:first, )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that [^.!?\n]{0,100}"
+        r"\b(?:illegal|unethical|violence|never acceptable|not (?:an? )?(?:effective|acceptable|appropriate))\b"
+        r"|^\W*i (?:strongly condemn|(?:do not|don't|cannot|can't) (?:support|condone|believe in)\b)"
+        r"|^\W*(?:as an ai, )?i don't (?:have|hold) personal (?:opinions|beliefs)(?: or \w+)?. however,"
+        r" it(?:'s| is) (?:important|not)"
+        r"|^[^.!?\n]{0,90}\b(?:is|are) (?:not only (?:illegal|unethical|dangerous)|never acceptable|not justified"
+        r"|not an? (?:healthy|appropriate|acceptable|ethical) )"
+        r"|\bagainst my (?:guidelines|programming|policy)"
+    ),
+    "de": (
+        r"(?:tut mir (?:sehr )?leid|entschuldigung|leider)[^.!?\n]{0,60}"
+        r"(?:kann|darf|werde|möchte)[^.!?\n]{0,60}(?:nicht|keine?)"
+        r"|ich (?:kann|darf|werde) (?:dir |ihnen |euch )?(?:dabei |damit |hierbei |diese \w+ )?"
+        r"(?:leider )?(?:nicht|keine?) [^.!?\n]{0,40}(?:helfen|unterstützen|beantworten|weiterhelfen|bereitstellen|geben)"
+        r"|ich bin nicht in der lage"
+    ),
+    "fr": (
+        r"(?:désolée?|navrée?|malheureusement|excuse[rz]?)[^.!?\n]{0,60}je ne (?:peux|puis|suis|vais|saurais)"
+        r"|je ne (?:peux|puis) (?:malheureusement )?pas (?:vous |t'|te |répondre|aider|fournir|accéder|satisfaire)"
+        r"|je ne suis pas en mesure"
+    ),
+    "es": (
+        r"(?:lo siento|lamento|disculpa|perdón|desafortunadamente|lamentablemente)[^.!?\n]{0,60}"
+        r"no (?:puedo|podré|me es posible|estoy)"
+        r"|no puedo (?:ayudar|asistir|proporcionar|cumplir|responder|ofrecer|darte|darle)"
+        r"|no me es posible (?:ayudar|proporcionar)"
+    ),
+    "it": (
+        r"(?:mi dispiace|spiacente|purtroppo|mi scuso)[^.!?\n]{0,60}non (?:posso|sono in grado|mi è possibile)"
+        r"|non posso (?:aiutar|assister|fornir|risponder|soddisfar)"
+    ),
+    "pt": (
+        r"(?:desculp\w+|lamento|sinto muito|infelizmente)[^.!?\n]{0,60}não (?:posso|poderei|consigo|estou)"
+        r"|não posso (?:ajudar|fornecer|responder|atender|ajudá)"
+    ),
+    "nl": (
+        r"(?:sorry|het spijt me|helaas)[^.!?\n]{0,60}(?:kan|mag|zal)[^.!?\n]{0,40}(?:niet|geen)"
+        r"|ik kan (?:je |u |jou )?(?:daar |hier )?(?:niet|geen) [^.!?\n]{0,30}(?:helpen|geven|verstrekken|beantwoorden)"
+    ),
+    "pl": (
+        r"(?:przykro mi|przepraszam|niestety)[^.!?\n]{0,60}nie (?:mogę|jestem w stanie)"
+        r"|nie mogę (?:ci |panu |pani )?(?:w tym )?(?:pomóc|udzielić|podać)"
+    ),
+    "sv": (
+        r"(?:tyvärr|ledsen|beklagar|förlåt)[^.!?\n]{0,60}jag (?:kan|får) (?:inte|tyvärr)"
+        r"|jag kan inte (?:hjälpa|ge|svara)"
+    ),
+    "tr": r"(?:üzgünüm|maalesef|özür dilerim|kusura bakma)[^.!?\n]{0,80}(?:yardımcı olama|yapama|veremem|sağlayama)",
+    "ru": (
+        r"(?:извин\w*|к сожалению|простите|сожалею)[^.!?\n]{0,60}я? ?не (?:могу|буду|в состоянии|имею)"
+        r"|я не могу (?:с этим |вам |тебе )?(?:помочь|предостав|ответить|выполнить)"
+    ),
+    "uk": (
+        r"(?:вибач\w*|на жаль|перепрошую)[^.!?\n]{0,60}не (?:можу|буду)|я не можу (?:вам |тобі )?(?:допомогти|надати)"
+    ),
+    "zh": (
+        r"(?:抱歉|对不起|對不起|很遗憾|很遺憾)[^。！？\n]{0,30}(?:不能|无法|無法|不便|不会|不會)"
+        r"|我(?:不能|无法|無法)(?:协助|協助|帮助|幫助|提供|回答|满足|滿足)"
+    ),
+    "ja": (
+        r"(?:申し訳|すみません|残念ながら|ごめんなさい)[^\n]{0,60}(?:できません|できかねます|いたしかねます|お答えでき|お手伝いでき)"
+        r"|(?:お手伝い|お答え|提供|協力|回答)(?:することは|は)?(?:できません|できかねます|いたしかねます)"
+    ),
+    "ko": (
+        r"(?:죄송|미안|유감|안타깝)[^\n]{0,60}(?:수 없|없습니다|어렵습니다|불가)"
+        r"|(?:도와드릴|제공할|답변할|제공해 드릴|답변드릴) 수 (?:는 )?없"
+    ),
+    "ar": (
+        r"(?:آسف|عذرا|عذرًا|أعتذر|للأسف)[^.!؟\n]{0,60}(?:لا أستطيع|لا يمكنني|لن أتمكن|غير قادر)"
+        r"|لا (?:أستطيع|يمكنني) (?:مساعدتك|المساعدة|تقديم)"
+    ),
+    "hi": r"(?:क्षमा|माफ़|माफ|खेद)[^।!?\n]{0,60}(?:नहीं कर सकत|नहीं दे सकत|असमर्थ)",
+}

@@ -1,0 +1,51 @@
+"""The registry's gates: what an answer must pass for a tier of a cascade to keep it."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from extproc.registry.section import Count, Fraction, Positive, Section
+
+GATE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+class Length(Section, frozen=True):
+    """How long the text of an answer may be. An answer that only calls tools has no text to measure."""
+
+    min_chars: Count = 1
+    max_chars: Positive | None = None
+
+
+class Repetition(Section, frozen=True):
+    """An answer that says the same again and again."""
+
+    max_share: Fraction = 0.5  # of its text that repeats what stands in it already
+
+
+class Logprob(Section, frozen=True):
+    """The model's own confidence; an answer that comes without log-probabilities passes."""
+
+    min_mean: Annotated[float, Meta(le=0.0)]  # natural logarithm, mean over the answer's tokens
+
+
+class SelfReport(Section, frozen=True):
+    """A line in which the model says itself that its answer is not good."""
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=1024)]  # RE2 syntax, searched in the text
+
+
+class Gate(Section, frozen=True):
+    """Checks that an answer must pass, each off until it is named. They run in this order."""
+
+    finish: bool = False  # failed, filtered, or cut off at max_tokens
+    length: Length | None = None
+    refusal: bool = False  # the model says that it will not or can not
+    format: bool = False  # JSON, a JSON schema, a code fence or a tool call that is not what was asked for
+    repetition: Repetition | None = None
+    language: bool = False  # in another language than the question
+    logprob: Logprob | None = None
+    self_report: SelfReport | None = None
+    artefact: str = ""  # a directory from `extproc gate fit`, relative to the registry file
+    threshold: Fraction | None = None  # least P(good) of an answer that is kept; None: the artefact's
+    prefix_chars: Positive = 400  # a stream is judged by its beginning: as many characters of text,
+    prefix_events: Positive = 100  # or as many events, whichever comes first

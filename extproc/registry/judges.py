@@ -1,0 +1,31 @@
+"""Compiling a gate of the registry into what judges answers."""
+
+from collections.abc import Iterator
+
+from extproc.cascade.checks import confidence, finish, form, language, length, refusal, repetition
+from extproc.cascade.judging import Check, Judge
+from extproc.registry.gates import Gate
+
+
+def compile_judge(gate: Gate) -> Judge:
+    """The checks that ``gate`` names, in its order. Raises ``re2.error`` on a bad ``self_report``."""
+    return Judge(tuple(_checks(gate)))
+
+
+def _checks(gate: Gate) -> Iterator[tuple[str, Check]]:
+    if gate.finish:
+        yield "finish", finish.check
+    if gate.length is not None:
+        yield "length", length.between(gate.length.min_chars, gate.length.max_chars)
+    if gate.refusal:
+        yield "refusal", refusal.check
+    if gate.format:
+        yield "format", form.check
+    if gate.repetition is not None:
+        yield "repetition", repetition.at_most(gate.repetition.max_share)
+    if gate.language:
+        yield "language", language.check
+    if gate.logprob is not None:
+        yield "logprob", confidence.mean_logprob(gate.logprob.min_mean)
+    if gate.self_report is not None:
+        yield "self_report", confidence.self_report(gate.self_report.pattern)

@@ -1,0 +1,79 @@
+"""Refusals in many languages, and answers that only look like one."""
+
+import pytest
+
+from extproc.cascade.checks import refusal
+from extproc.cascade.checks.refusal_patterns import PATTERNS
+from extproc.cascade.vocabulary import Answer, Asked, Finish
+from extproc.vocabulary import Api
+
+ASKED = Asked(api=Api.OPENAI_CHAT)
+REFUSALS = {
+    "en": [
+        "I'm sorry, but I can't help with that.",
+        "I cannot provide you with his address.",
+        "I’m unable to assist with this request.",
+        "Unfortunately, that is something I am not able to do.",
+        "I must respectfully decline to write this.",
+    ],
+    "de": [
+        "Es tut mir leid, aber dabei kann ich nicht helfen.",
+        "Ich kann diese Frage leider nicht beantworten.",
+    ],
+    "fr": ["Désolé, mais je ne peux pas vous aider.", "Je ne suis pas en mesure de répondre à cela."],
+    "es": ["Lo siento, pero no puedo ayudarte con eso.", "No puedo proporcionar esa información."],
+    "it": ["Mi dispiace, ma non posso aiutarti.", "Non posso fornire queste informazioni."],
+    "pt": ["Desculpe, mas não posso ajudar com isso.", "Infelizmente não consigo responder."],
+    "nl": ["Het spijt me, maar daar kan ik niet bij helpen.", "Ik kan je daar niet mee helpen."],
+    "pl": ["Przykro mi, ale nie mogę w tym pomóc.", "Niestety nie jestem w stanie odpowiedzieć."],
+    "sv": ["Tyvärr, jag kan inte hjälpa dig med det.", "Jag kan inte svara på den frågan."],
+    "tr": ["Üzgünüm, bu konuda yardımcı olamam.", "Maalesef bu bilgiyi veremem."],
+    "ru": ["Извините, но я не могу помочь с этим.", "К сожалению, не могу ответить на этот вопрос."],
+    "uk": ["Вибачте, але я не можу допомогти.", "На жаль, не можу відповісти."],
+    "zh": ["抱歉，我无法回答这个问题。", "对不起，我不能提供这方面的信息。"],
+    "ja": ["申し訳ありませんが、そのご依頼にはお答えできません。", "お手伝いすることはできません。"],
+    "ko": ["죄송하지만 그 요청은 도와드릴 수 없습니다.", "그 정보는 제공할 수 없습니다."],
+    "ar": ["عذرا، لا أستطيع مساعدتك في هذا.", "لا يمكنني تقديم هذه المعلومات."],
+    "hi": ["क्षमा करें, मैं इसमें मदद नहीं कर सकता।"],
+}
+ANSWERS = [
+    "",
+    "Penguins cannot fly because their wings are too small.",
+    "Sorry about the delay! The file is attached.",
+    "You can't divide by zero, so the limit is taken instead.",
+    "I can help with that. First, open the settings.",
+    "In the film, he says that he cannot help her, and leaves.",
+    "Dear Sir, I regret to hear of your loss.",
+    "Leider hat der Zug Verspätung; der nächste fährt um neun.",
+    "Il ne peut pas venir demain, mais elle sera là.",
+    "No es posible viajar más rápido que la luz.",
+    "Пингвины не могут летать.",
+    "企鹅不能飞，因为它们的翅膀太小。",
+    "ペンギンは飛べません。",
+    "펭귄은 날 수 없습니다.",
+]
+
+
+def test_every_language_has_its_examples() -> None:
+    assert REFUSALS.keys() == PATTERNS.keys()
+
+
+@pytest.mark.parametrize("text", [text for texts in REFUSALS.values() for text in texts])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_refusal_is_rejected_by_its_opening(text: str, complete: bool) -> None:
+    assert refusal.check(ASKED, Answer(text=text, complete=complete)) == "refusal_text"
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_an_answer_with_such_words_is_not(text: str) -> None:
+    assert refusal.check(ASKED, Answer(text=text)) == ""
+
+
+def test_what_stands_further_on_is_not_searched() -> None:
+    later = "The knight drew his sword. " * 12 + "I'm sorry, but I can't help with that."
+    assert refusal.check(ASKED, Answer(text=later)) == ""
+
+
+def test_what_the_api_calls_a_refusal_is_one() -> None:
+    assert refusal.check(ASKED, Answer(refusal="No.")) == "refusal"
+    assert refusal.check(ASKED, Answer(finish=Finish.REFUSAL)) == "refusal"

@@ -1,0 +1,61 @@
+"""The verdict of a gate."""
+
+import msgspec
+import pytest
+
+from extproc.cascade.judging import Judge
+from extproc.cascade.vocabulary import Answer, Asked, Verdict
+from extproc.vocabulary import Api
+
+ASKED = Asked(api=Api.OPENAI_CHAT, text="Where?")
+
+
+class ByLength(msgspec.Struct, frozen=True):
+    """Longer answers are better, and agreement is best."""
+
+    def probability(self, asked: Asked, answer: Answer, second: Answer | None) -> float:
+        if second is not None and second.text == answer.text:
+            return 1.0
+        return min(1.0, len(answer.text) / 10)
+
+
+def no_digits(asked: Asked, answer: Answer) -> str:
+    return "digits" if any(map(str.isdigit, answer.text)) else ""
+
+
+def no_questions(asked: Asked, answer: Answer) -> str:
+    return "question" if "?" in answer.text else ""
+
+
+CHECKS = (("numbers", no_digits), ("manners", no_questions))
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("In Bern.", Verdict(True)),
+        ("In 1.", Verdict(False, gate="numbers", reason="digits")),
+        ("Where is 1?", Verdict(False, gate="numbers", reason="digits")),
+        ("Where?", Verdict(False, gate="manners", reason="question")),
+    ],
+)
+def test_the_first_rejection_is_the_verdict(text: str, verdict: Verdict) -> None:
+    assert Judge(CHECKS).judge(ASKED, Answer(text=text)) == verdict
+
+
+def test_of_a_beginning_only_the_bad_is_known() -> None:
+    judge = Judge(CHECKS, ByLength(), 0.5)
+    assert judge.judge(ASKED, Answer(text="In", complete=False)) == Verdict(None)
+    assert judge.judge(ASKED, Answer(text="In?", complete=False)).keep is False
+
+
+def test_a_score_is_held_against_the_threshold() -> None:
+    judge = Judge(CHECKS, ByLength(), 0.5)
+    assert judge.judge(ASKED, Answer(text="Bern.")) == Verdict(True, 0.5)
+    assert judge.judge(ASKED, Answer(text="Hm.")) == Verdict(False, 0.3, "score", "low_score")
+
+
+def test_a_second_answer_may_speak_for_the_first() -> None:
+    judge = Judge((), ByLength(), 0.5)
+    assert judge.judge(ASKED, Answer(text="4"), Answer(text="4")) == Verdict(True, 1.0)
+    assert judge.judge(ASKED, Answer(text="4"), Answer(text="5")).keep is False
