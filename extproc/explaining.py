@@ -79,13 +79,12 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
         ("model", f"{decision.model}, sent as {decision.upstream_model} to cluster {decision.cluster}"),
         ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
     ]
-    if decision.probability is not None and decision.margin is not None and decision.similarity is not None:
+    if decision.probability is not None and decision.margin is not None:
         policy = snapshot.routes[decision.candidates[0].route]
         lines += [
             ("probability", f"{decision.probability:.3f}"),
             ("margin", _beside_floor(decision.margin, policy.margin_floor)),
-            ("similarity", _beside_floor(decision.similarity, policy.similarity_floor)),
-            ("nearest", decision.nearest),
+            *_likeness(decision, policy.similarity_floor),
             ("candidates", "probability  similarity  route -> its models"),
         ]
         lines += [("", _candidate(candidate, snapshot)) for candidate in decision.candidates]
@@ -93,14 +92,25 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
         bar = snapshot.routes[decision.route].quality_bar
         lines.append(("models", f"quality       $ each  model, of which the bar of {bar:g} is asked"))
         lines += [("", _offer(offer, decision)) for offer in decision.offers]
+    if decision.comparison is not None:
+        said = "the same" if decision.comparison.agreed else "another"
+        lines.append(("fast path", f"{said} route by its words alone, without the encoder"))
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines
 
 
+def _likeness(decision: Decision, floor: float) -> list[tuple[str, str]]:
+    """Nothing where the words alone decided."""
+    if decision.similarity is None:
+        return []
+    return [("similarity", _beside_floor(decision.similarity, floor)), ("nearest", decision.nearest)]
+
+
 def _candidate(candidate: Candidate, snapshot: Snapshot) -> str:
     models = ", ".join(target.model for target in snapshot.routes[candidate.route].candidates)
-    return f"{candidate.probability:11.3f}  {candidate.similarity:10.3f}  {candidate.route} -> {models}"
+    similarity = "-" if candidate.similarity is None else f"{candidate.similarity:.3f}"
+    return f"{candidate.probability:11.3f}  {similarity:>10}  {candidate.route} -> {models}"
 
 
 def _offer(offer: Offer, decision: Decision) -> str:

@@ -82,6 +82,7 @@ async def serve(settings: Settings) -> None:
             waiting=lambda: embedder.depth,
         )  # fmt: skip
         metrics.watch_registry(lambda: live.version)
+        metrics.watch_fast_path(lambda: snapshots.newest.fast_path_open)
 
         # From here on the registry may change; Envoy says for each request by which version it routes.
         following = asyncio.create_task(

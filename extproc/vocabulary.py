@@ -29,6 +29,7 @@ class Stage(StrEnum):
     DENY = "deny"
     PIN = "pin"
     RULE = "rule"
+    LEXICAL = "lexical"  # the words alone were enough
     EMBEDDING = "embedding"
     DEFAULT = "default"
 
@@ -115,6 +116,11 @@ class Question(msgspec.Struct, frozen=True):
     request: ChatRequest
     head: RequestHead
 
+    @property
+    def request_id(self) -> str:
+        """Envoy's name of the exchange; empty where it gave none."""
+        return self.head.headers.get("x-request-id", "")
+
 
 class Embedding(msgspec.Struct, frozen=True):
     """One text as the encoder sees it."""
@@ -152,15 +158,15 @@ class Candidate(msgspec.Struct, frozen=True):
 
     route: str
     probability: float  # calibrated, sums to 1 over all routes
-    similarity: float  # cosine to the nearest example of this route, [-1, 1]
+    similarity: float | None  # cosine to the nearest example of this route, [-1, 1]; None: not embedded
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """What the scorer says of one embedding."""
+    """What a scorer says of one text. Of one that was not embedded no similarity is known."""
 
     candidates: tuple[Candidate, ...]  # most probable first; never empty
     margin: float  # probability of the first less that of the second, [0, 1]
-    similarity: float  # cosine to the nearest example of any route, [-1, 1]
+    similarity: float | None  # cosine to the nearest example of any route, [-1, 1]
     nearest: str  # the text of that example
 
     @property
@@ -177,6 +183,13 @@ class Offer(msgspec.Struct, frozen=True):
     cost: float  # expected, US dollars; 0 for a model without a price
 
 
+class Comparison(msgspec.Struct, frozen=True):
+    """A request that the fast path would have decided, and that was embedded as a sample."""
+
+    agreed: bool  # was the encoder's decision the same?
+    weight: float  # of how many requests this is one that was embedded
+
+
 class Choice(msgspec.Struct, frozen=True):
     """What one stage found. An unsettled choice (an abstention) lets later stages speak."""
 
@@ -189,6 +202,7 @@ class Choice(msgspec.Struct, frozen=True):
     scores: Scores | None = None
     embedding: Embedding | None = None
     offers: tuple[Offer, ...] = ()  # what a route with a bar could choose between
+    comparison: Comparison | None = None
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -225,6 +239,7 @@ class Decision(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...] = ()
     offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
     nearest: str = ""
+    comparison: Comparison | None = None  # with the lexical fast path, of its sample
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
 
@@ -260,6 +275,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     similarity: float | None = None
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     version: str = ""
+    lexical: str = ""  # of the fast path's sample: agreed or disagreed
+    weight: float | None = None  # of the sample: of how many requests it is one
     tokens: int | None = None
     stream: bool = False
     traceparent: str = ""

@@ -1,6 +1,7 @@
 """The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from extproc.embedding.cache import CachedEncoder
 from extproc.embedding.files import DIMENSIONS, locate
 from extproc.embedding.session import DeepEncoder, open_encoder
 from extproc.errors import OperatorError
-from extproc.evaluation import metrics
+from extproc.evaluation import fastpath, metrics
 from extproc.evaluation.datasets import labels_of, read_routes
 from extproc.evaluation.intervals import auroc_of, bootstrap, one_by_one, wilson
 from extproc.evaluation.metrics import ABSTAIN, Floats
@@ -32,6 +33,7 @@ from extproc.evaluation.training import (
 )
 from extproc.registry import artefact, quality
 from extproc.registry.loading import Loaded, load
+from extproc.routing.fastpath import Words
 from extproc.routing.heads import Trained
 from extproc.vocabulary import Encoder
 
@@ -51,6 +53,7 @@ class Wishes(msgspec.Struct, frozen=True):
     scorer: str = "auto"
     seed: int = 0
     outcomes: Path | None = None  # also learn to predict quality
+    fast_path: bool = False  # also learn when the words alone are enough
 
 
 def train_artefact(
@@ -72,8 +75,9 @@ def train_artefact(
     learnt = None
     if wishes.outcomes is not None:
         learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
-    manifest, outcome = learn(rows, encoder.name, wishes, progress)
-    artefact.write(out, manifest, outcome.meaning)
+    asked = msgspec.structs.replace(wishes, fast_path=loaded.registry.fast_path is not None)
+    manifest, outcome, words = learn(rows, encoder.name, asked, progress)
+    artefact.write(out, manifest, outcome.meaning, words)
     if learnt is None:
         quality.remove(out)
     else:
@@ -98,8 +102,8 @@ def read_corpus(loaded: Loaded, data: Path, deep: Encoder) -> Corpus:
 
 def learn(
     rows: Corpus, encoder: str, wishes: Wishes, progress: Progress
-) -> tuple[artefact.Manifest, Outcome]:
-    """Train on all rows but those set apart, and measure on these."""
+) -> tuple[artefact.Manifest, Outcome, Words | None]:
+    """Train on all rows but those set apart, and measure on these; the words are the fast path's."""
     share = wishes.test_share
     if share is None:
         share = TEST_SHARE if (rows.labels != ABSTAIN).sum() >= FEW * len(rows.routes) else 0.0
@@ -107,14 +111,20 @@ def learn(
     if share > 0:
         assert rows.inputs.words is not None
         apart = set_apart(rows, groups_of(rows.inputs.words), share, wishes.seed)
+    fitted, measured = rows.take(np.flatnonzero(~apart)), rows.take(np.flatnonzero(apart))
     outcome = train(
-        rows.take(np.flatnonzero(~apart)),
+        fitted,
         target_wrong=wishes.target_wrong,
         seed=wishes.seed,
         scorer=wishes.scorer,
         progress=progress,
     )
-    held = measure(outcome.meaning, rows.take(np.flatnonzero(apart))) if apart.any() else outcome.held
+    held = measure(outcome.meaning, measured) if apart.any() else outcome.held
+    learnt, about = None, {}
+    if wishes.fast_path:
+        learnt = fastpath.learn(fitted, outcome, wishes.seed, progress)
+        seen = fastpath.measure(learnt.words, outcome, measured, held) if apart.any() else learnt.held
+        about = _about_the_fast_path(learnt.words, seen)
     head = outcome.meaning.head
     manifest = artefact.Manifest(
         format=artefact.FORMAT,
@@ -140,8 +150,16 @@ def learn(
         },
         scope=msgspec.structs.asdict(outcome.scope),
         metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
+        fast_path=about,
     )
-    return manifest, outcome
+    return manifest, outcome, learnt.words if learnt else None
+
+
+def _about_the_fast_path(words: Words, seen: fastpath.Measured) -> dict[str, float]:
+    """What serving reads of it, and what was measured."""
+    measured = {name: round(value, 4) for name, value in msgspec.structs.asdict(seen).items()}
+    known = {name: value for name, value in measured.items() if not math.isnan(value)}
+    return {"temperature": words.temperature, "norm": words.lexicon.norm, "lead": words.lead, **known}
 
 
 def figures(held: Held, outcome: Outcome, measured_on: str) -> dict[str, Any]:
@@ -189,10 +207,24 @@ def as_text(manifest: artefact.Manifest, outcome: Outcome, out: Path) -> str:
     for name, value in manifest.metrics.items():
         if isinstance(value, list):
             lines.append(f"  {name:<18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
+    if manifest.fast_path:
+        lines.append(_fast_path_text(manifest.fast_path))
     lines.append(
         f"written          {out}; the registry takes it as `artefact: {out.name}`, relative to its file"
     )
     return "\n".join(lines)
+
+
+def _fast_path_text(about: Mapping[str, float]) -> str:
+    if "agreement" not in about:
+        return "fast path        the words alone are never enough: every text will be embedded"
+    decided = about["coverage"] * about["rows"]
+    interval = wilson(round(about["agreement"] * decided), round(decided))
+    return (
+        f"fast path        decides {about['coverage']:.1%} of {about['rows']:.0f} rows, "
+        f"{about['agreement']:.2%} [{interval.low:.2%}, {interval.high:.2%}] as the whole head does; "
+        f"{about['right']:.2%} are right, and {about['whole_right']:.2%} with the whole head"
+    )
 
 
 def _told(value: float, interval: Any) -> list[float]:

@@ -60,6 +60,15 @@ def fit_linear(inputs: Inputs, labels: Labels, routes: int, _: int) -> Trained:
     return Trained(standard, linear=Linear(weights, bias), lexicon=lexicon)
 
 
+def fit_words(words: Sparse, labels: Labels, routes: int) -> tuple[Lexicon, Matrix]:
+    """Logistic regression on lexical features alone, and its bias."""
+    lexicon = _empty_lexicon(words, routes)
+    nothing = np.zeros((len(words), 0), np.float32)
+    _, bias, weights = _logistic(nothing, _design(lexicon, words), labels, routes)
+    assert weights is not None  # there is one row at least, of features that training never saw
+    return msgspec.structs.replace(lexicon, weights=weights), bias
+
+
 def fit_dense(inputs: Inputs, labels: Labels, routes: int, seed: int) -> Trained:
     """`fit_linear` without lexical features."""
     return fit_linear(msgspec.structs.replace(inputs, words=None), labels, routes, seed)

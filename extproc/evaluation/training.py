@@ -92,11 +92,10 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     _check(rows)
     groups = groups_of(_words(rows))
     inside = int((rows.labels != ABSTAIN).sum())
-    once = inside >= HELD_ONCE
-    names = [name for name in (*SCORERS, BLEND) if not (once and name in SMALL)]
+    names = [name for name in (*SCORERS, BLEND) if not (inside >= HELD_ONCE and name in SMALL)]
     if scorer != "auto":
         names = [scorer]
-    held_rows, fits = _cross_fit(rows, groups, names, seed, once=once, progress=progress)
+    held_rows, fits = _cross_fit(rows, groups, names, seed, progress)
     tried = {name: _figures(held) for name, held in held_rows.items()}
     chosen = min(tried, key=lambda name: tried[name][1])
     held = held_rows[chosen]
@@ -161,29 +160,50 @@ def _check(rows: Corpus) -> None:
             raise OperatorError(f"there is no row of the route `{route}` to train on (expected 5 or more)")
 
 
-def _cross_fit(
-    rows: Corpus, groups: Labels, names: Sequence[str], seed: int, *, once: bool, progress: Progress
-) -> tuple[dict[str, Held], dict[str, tuple[float, float]]]:
-    """Held-out scores of each scorer, and the temperatures of the parts of a blend."""
+class Turn(msgspec.Struct, frozen=True):
+    """Rows that a head is fitted on, and rows that it is then to score."""
+
+    fitted: NDArray[np.intp]
+    out: NDArray[np.intp]
+
+
+def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
+    """Once a fifth of the rows where they are many, else each fifth in turn; those in ``Held`` are all of
+    these, in the order of the rows.
+
+    A route of a single text cannot be held out: its rows are in no turn. Raises ``OperatorError``
+    where none is left.
+    """
+    once = int((rows.labels != ABSTAIN).sum()) >= HELD_ONCE
     folds = folds_of(places(rows.texts, groups, seed), rows.labels, groups, FOLDS)
-    logits: dict[str, Matrix] = {
-        name: np.zeros((len(folds), len(rows.routes)), np.float32) for name in _parts(names)
-    }
-    similarity: dict[str, Floats] = {name: np.zeros(len(folds)) for name in [*_parts(names), *names]}
-    scored = np.zeros(len(folds), bool)
-    sources: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+    turns = []
     for fold in range(1 if once else FOLDS):
         fitted = np.flatnonzero((folds != fold) & (rows.labels != ABSTAIN))
         out = np.flatnonzero((folds == fold) | ((rows.labels == ABSTAIN) & once))
-        if len(set(rows.labels[fitted].tolist())) < len(rows.routes) or not len(out):
-            continue  # a route of a single text cannot be held out: its rows stay unscored
-        scored[out], sources[fold] = True, (fitted, out)
-        part, seen = rows.take(fitted), take(rows.inputs, out)
-        for name in _parts(names):
-            progress(f"{name}: {len(fitted)} rows, fold {fold + 1} of {1 if once else FOLDS}")
-            logits[name][out] = SCORERS[name](part.inputs, part.labels, len(rows.routes), seed).logits(seen)
-    if not scored.any():
+        if len(set(rows.labels[fitted].tolist())) == len(rows.routes) and len(out):
+            turns.append(Turn(fitted, out))
+    if not turns:
         raise OperatorError("too few rows to hold any out (expected 2 or more of each route, 5 to be sure)")
+    return turns
+
+
+def _cross_fit(
+    rows: Corpus, groups: Labels, names: Sequence[str], seed: int, progress: Progress
+) -> tuple[dict[str, Held], dict[str, tuple[float, float]]]:
+    """Held-out scores of each scorer, and the temperatures of the parts of a blend."""
+    turns = held_out(rows, groups, seed)
+    logits: dict[str, Matrix] = {
+        name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
+    }
+    similarity: dict[str, Floats] = {name: np.zeros(len(rows.labels)) for name in [*_parts(names), *names]}
+    scored = np.zeros(len(rows.labels), bool)
+    for number, turn in enumerate(turns):
+        scored[turn.out] = True
+        part, seen = rows.take(turn.fitted), take(rows.inputs, turn.out)
+        for name in _parts(names):
+            progress(f"{name}: {len(turn.fitted)} rows, fold {number + 1} of {len(turns)}")
+            head = SCORERS[name](part.inputs, part.labels, len(rows.routes), seed)
+            logits[name][turn.out] = head.logits(seen)
     temperatures: dict[str, tuple[float, float]] = {}
     inside = scored & (rows.labels != ABSTAIN)
     if BLEND in names:
@@ -194,11 +214,11 @@ def _cross_fit(
         temperatures[BLEND] = pair
         logits[BLEND] = mean_of_logs(logits["lexical"], logits["perceptron"], pair)
     for name in names:
-        for fitted, out in sources.values():
-            examples = _examples(rows, fitted)
-            similarity[name][out] = _similarity(
-                rows.inputs.vectors[out],
-                logits[name][out],
+        for turn in turns:
+            examples = _examples(rows, turn.fitted)
+            similarity[name][turn.out] = _similarity(
+                rows.inputs.vectors[turn.out],
+                logits[name][turn.out],
                 rows.inputs.vectors[examples],
                 rows.labels[examples],
             )

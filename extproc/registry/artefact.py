@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
 from extproc.routing.calibration import Calibration
+from extproc.routing.fastpath import Words
 from extproc.routing.features import WIDTH
 from extproc.routing.heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 from extproc.routing.meaning import Meaning
@@ -48,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float]  # margin, similarity, target_wrong
     scope: dict[str, float]  # standardisation of the out-of-scope score
     metrics: dict[str, Any]
+    fast_path: dict[str, float] = {}  # temperature, norm, lead, and what was measured; empty: there is none
     weights_sha256: str = ""
 
 
@@ -56,11 +58,12 @@ class Artefact(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     meaning: Meaning
+    words: Words | None = None  # of the fast path, where it was trained
 
 
-def write(directory: Path, manifest: Manifest, meaning: Meaning) -> None:
+def write(directory: Path, manifest: Manifest, meaning: Meaning, words: Words | None = None) -> None:
     """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
-    weights = npz(_arrays(meaning))
+    weights = npz(_arrays(meaning) | ({} if words is None else _word_arrays(words)))
     whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -85,9 +88,10 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             meaning = _meaning(manifest, dict(arrays))
+            words = _words(manifest, arrays) if manifest.fast_path else None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
         raise ArtefactUnusable(f"{directory / WEIGHTS} is no artefact's: {error}") from error
-    return Artefact(manifest, meaning)
+    return Artefact(manifest, meaning, words)
 
 
 def check_encoder(artefact: Artefact, encoder: str) -> None:
@@ -181,6 +185,33 @@ def _trained_arrays(head: Trained) -> dict[str, NDArray[Any]]:
     return found
 
 
+def _word_arrays(words: Words) -> dict[str, NDArray[Any]]:
+    lexicon = words.lexicon
+    return {
+        "words_slots": lexicon.slots,
+        "words_rarity": lexicon.rarity,
+        "words": lexicon.weights,
+        "words_bias": words.bias,
+    }
+
+
+def _words(manifest: Manifest, arrays: Arrays) -> Words:
+    """Raises ValueError or KeyError where the arrays do not fit each other."""
+    about = manifest.fast_path
+    lexicon = _lexicon(arrays["words_slots"], arrays["words_rarity"], arrays["words"], about["norm"])
+    return Words(manifest.routes, lexicon, arrays["words_bias"], about["temperature"], about["lead"])
+
+
+def _lexicon(
+    slots: NDArray[np.int32], rarity: NDArray[np.float32], weights: NDArray[np.float32], norm: float
+) -> Lexicon:
+    if len(slots) != WIDTH or len(rarity) != WIDTH:
+        raise ValueError(f"its lexical features are not {WIDTH}")
+    if slots.min() < 0 or slots.max() >= len(weights):
+        raise ValueError("its lexical features point beyond its weights")
+    return Lexicon(slots, rarity, weights, norm)
+
+
 def kind_of(head: Head) -> Kind:
     """The manifest's word for what `write` would put into the weights."""
     match head:
@@ -230,11 +261,7 @@ def _trained(manifest: Manifest, arrays: Arrays) -> Trained:
     linear = Linear(arrays["linear"], arrays["linear_bias"]) if "linear" in arrays else None
     lexicon = None
     if "slots" in arrays:
-        lexicon = Lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], manifest.norm)
-        if len(lexicon.slots) != WIDTH or len(lexicon.rarity) != WIDTH:
-            raise ValueError(f"its lexical features are not {WIDTH}")
-        if lexicon.slots.min() < 0 or lexicon.slots.max() >= len(lexicon.weights):
-            raise ValueError("its lexical features point beyond its weights")
+        lexicon = _lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], manifest.norm)
     perceptron = None
     if "hidden" in arrays:
         names = ("hidden", "hidden_bias", "output", "output_bias")

@@ -18,6 +18,7 @@ from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.routing import rules
 from extproc.routing.choice import Price, Target
+from extproc.routing.fastpath import FastPath, Watch
 from extproc.routing.meaning import Meaning, fit_meaning
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -41,6 +42,7 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
         meaning=_meaning(loaded, encoder),
+        fast_path=_fast_path(loaded),
         quality=loaded.quality.quality if loaded.quality else None,
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
@@ -87,6 +89,13 @@ def _meaning(loaded: Loaded, encoder: Encoder) -> Meaning | None:
     if not loaded.examples:
         return None
     return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))
+
+
+def _fast_path(loaded: Loaded) -> FastPath | None:
+    wishes = loaded.registry.fast_path
+    if wishes is None or loaded.artefact is None or loaded.artefact.words is None:
+        return None
+    return FastPath(loaded.artefact.words, wishes.sample, Watch(wishes.min_agreement))
 
 
 def _fit(registry: Registry) -> Fit:

@@ -65,13 +65,24 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
 def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
     """The trained artefact; its manifest, which holds the hash of its weights, stands for all of it."""
     if not registry.artefact:
+        if registry.fast_path is not None:
+            raise source.error(
+                "fast_path needs `artefact` to name a directory from `extproc train`", "fast_path"
+            )
         return None
     directory = Path(source.file).parent / registry.artefact
     files.read(directory / artefacts.MANIFEST, source.file, source.line("artefact"))
     try:
-        return artefacts.read(directory, tuple(registry.routes))
+        found = artefacts.read(directory, tuple(registry.routes))
     except ArtefactUnusable as error:
         raise source.error(f"artefact: {error}", "artefact") from error
+    if registry.fast_path is not None and found.words is None:
+        raise source.error(
+            "fast_path: the artefact was trained without one (expected it from `extproc train`, which learns "
+            "it for a registry that asks for it)",
+            "fast_path",
+        )
+    return found
 
 
 def _quality(

@@ -90,6 +90,14 @@ class Scorer(Section, frozen=True):
     prototypes: Positive = 4  # per route, for kind: prototypes
 
 
+class FastPath(Section, frozen=True):
+    """Decide by the words alone where these are enough. Needs an artefact that was trained for it."""
+
+    # Of the requests it would decide, the share that is embedded all the same, to compare.
+    sample: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    min_agreement: Fraction = 0.98  # with the encoder; surely below it, the fast path ends
+
+
 DEFAULT_MARGIN = 0.1
 DEFAULT_SIMILARITY = 0.3
 
@@ -154,6 +162,7 @@ class Registry(Section, frozen=True):
     artefact: str = (
         ""  # a directory from `extproc train`, relative to the registry file; serves, not `scorer`
     )
+    fast_path: FastPath | None = None  # None: every text that no rule decides is embedded
     thresholds: Thresholds = Thresholds()
     encoder: Encoder = Encoder()
     # ask: streams tell their token usage, in one more chunk that the client sees too.

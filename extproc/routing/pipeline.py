@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError, UnknownVersion
 from extproc.routing.snapshot import Snapshot
-from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, spoken
+from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, route_by_words, spoken
 from extproc.vocabulary import (
     BodyPolicy,
     Choice,
@@ -37,7 +37,7 @@ class Pipeline:
         # The order is the precedence: deny before pins before routes, and what costs
         # microseconds before what costs milliseconds. Only the latter wait, so only they need
         # the deadline's timer, which costs more than all rules together.
-        self._instant_stages: tuple[PipelineStage, ...] = (spoken, deny, pin, route_by_rule)
+        self._instant_stages: tuple[PipelineStage, ...] = (spoken, deny, pin, route_by_rule, route_by_words)
         self._waiting_stages: tuple[PipelineStage, ...] = (ByMeaning(embedder),)
 
     async def decide(self, question: Question) -> Decision:
@@ -110,6 +110,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         candidates=scores.candidates if scores else (),
         offers=choice.offers,
         nearest=scores.nearest if scores else "",
+        comparison=choice.comparison,
         tokens=embedding.tokens if embedding else None,
         times=times,
     )

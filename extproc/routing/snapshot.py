@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from extproc.routing.choice import Target
+from extproc.routing.fastpath import FastPath
 from extproc.routing.meaning import Meaning
 from extproc.routing.quality import Quality
 from extproc.routing.rules import Rule
@@ -39,9 +40,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     route_rules: tuple[Rule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
     budget_s: float  # for the whole decision
+    fast_path: FastPath | None = None  # only where ``meaning`` is
     quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
     ask_usage: bool = False  # of streams that tell it only when asked
+
+    @property
+    def fast_path_open(self) -> bool | None:
+        """Whether the lexical fast path decides; None where there is none."""
+        return None if self.fast_path is None else not self.fast_path.watch.ended
 
 
 # Longer than a request may take to upload its body, by the version that its head met.

@@ -6,11 +6,23 @@ or None when it has nothing to say; only `ByMeaning` ever waits.
 
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from extproc.errors import Denied, UnknownModel
 from extproc.routing.choice import Forecasts, can_take, offer, pick
 from extproc.routing.rules import Rule, first_that_holds
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Choice, Embedder, Embedding, Offer, Question, Reason, Scores, Stage
+from extproc.vocabulary import (
+    Choice,
+    Comparison,
+    Embedder,
+    Embedding,
+    Offer,
+    Question,
+    Reason,
+    Scores,
+    Stage,
+)
 
 AUTO = "auto"  # the model name with which a client asks to be routed
 
@@ -69,6 +81,47 @@ async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None
     )
 
 
+async def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
+    """Take the lexical fast path, where it is open, sure enough, and the request is not of its sample."""
+    fast = snapshot.fast_path
+    if fast is None or fast.watch.ended or fast.samples(question.request_id):
+        return None
+    scores = _told_by_words(question, snapshot)
+    if scores is None:
+        return None
+    route = scores.candidates[0].route
+    model, offers = _model_of(route, question, snapshot, None)
+    reason = Reason.MATCHED if model else Reason.NO_CANDIDATE
+    return Choice(Stage.LEXICAL, reason, settled=True, route=route, model=model, scores=scores, offers=offers)
+
+
+def _told_by_words(question: Question, snapshot: Snapshot) -> Scores | None:
+    """The scores of the fast path where it would decide by them.
+
+    A route's own floor holds here too, and one with a bar needs the embedding to predict quality.
+    """
+    fast = snapshot.fast_path
+    scores = fast.words.read(question.request.user_text) if fast is not None else None
+    if scores is None:
+        return None
+    policy = snapshot.routes[scores.candidates[0].route]
+    return scores if scores.margin >= policy.margin_floor and policy.quality_bar is None else None
+
+
+def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
+    """The encoder's choice, with what the fast path would have made of a request of its sample."""
+    fast = snapshot.fast_path
+    if fast is None or not fast.samples(question.request_id):
+        return choice
+    scores = _told_by_words(question, snapshot)
+    if scores is None:
+        return choice
+    agreed = scores.candidates[0].route == choice.route
+    fast.watch.note(agreed=agreed)
+    weight = 1.0 if fast.watch.ended else 1.0 / fast.sample
+    return replace(choice, comparison=Comparison(agreed=agreed, weight=weight))
+
+
 class ByMeaning:
     """Embed the user text, score it against every route, abstain below either floor."""
 
@@ -84,27 +137,31 @@ class ByMeaning:
             return _abstention(Reason.NO_TEXT)
         embedding = await self._embedder.embed(text)
         scores = snapshot.meaning.score(embedding, text)
-        doubt = _doubt(scores, snapshot)
-        if doubt is not None:
-            return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)
-        route = scores.candidates[0].route
-        model, offers = _model_of(route, question, snapshot, embedding)
-        return Choice(
-            stage=Stage.EMBEDDING,
-            reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
-            settled=True,
-            route=route,
-            model=model,
-            scores=scores,
-            embedding=embedding,
-            offers=offers,
-        )
+        return _compared(_by_scores(scores, embedding, question, snapshot), question, snapshot)
+
+
+def _by_scores(scores: Scores, embedding: Embedding, question: Question, snapshot: Snapshot) -> Choice:
+    doubt = _doubt(scores, snapshot)
+    if doubt is not None:
+        return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)
+    route = scores.candidates[0].route
+    model, offers = _model_of(route, question, snapshot, embedding)
+    return Choice(
+        stage=Stage.EMBEDDING,
+        reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
+        settled=True,
+        route=route,
+        model=model,
+        scores=scores,
+        embedding=embedding,
+        offers=offers,
+    )
 
 
 def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     """Why the most probable route is not to be trusted, by its own floors; None when it is."""
     policy = snapshot.routes[scores.candidates[0].route]
-    if scores.similarity < policy.similarity_floor:
+    if scores.similarity is not None and scores.similarity < policy.similarity_floor:
         return Reason.LOW_SIMILARITY
     if scores.margin < policy.margin_floor:
         return Reason.LOW_MARGIN

@@ -63,6 +63,8 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "similarity": Attribute(names.ROUTER_SIMILARITY),
     "candidates": Attribute(names.ROUTER_CANDIDATES),
     "version": Attribute(names.ROUTER_CONFIG_VERSION),
+    "lexical": Attribute(names.ROUTER_LEXICAL),
+    "weight": Attribute(names.ROUTER_WEIGHT),
     "mode": Attribute(names.ROUTER_MODE),
     "would_route": Attribute(names.ROUTER_WOULD_ROUTE),
     "would_model": Attribute(names.ROUTER_WOULD_MODEL),

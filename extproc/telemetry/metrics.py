@@ -80,6 +80,9 @@ class Metrics:
                 names.ROUTER_REASON: decision.reason,
             },
         )
+        if decision.comparison is not None:
+            result = "agreed" if decision.comparison.agreed else "disagreed"
+            self._comparisons.add(1, {names.RESULT: result})
         for step, labels in _STEPS:
             microseconds = getattr(decision.times, step)
             if microseconds is not None:
@@ -141,6 +144,15 @@ class Metrics:
             lambda: [(1, {names.VERSION: version()})],
         )
 
+    def watch_fast_path(self, opened: Callable[[], bool | None]) -> None:
+        """Show whether the lexical fast path decides; None where the registry has none. Call once."""
+
+        def observe() -> Iterable[tuple[int, _Labels]]:
+            found = opened()
+            return [] if found is None else [(int(found), {})]
+
+        self._gauge(names.FAST_PATH_OPEN, "1 while the lexical fast path decides, 0 once it ended.", observe)
+
     def watch_dropped(self, sinks: Mapping[str, Callable[[], int]]) -> None:
         """Show how much each telemetry sink has lost so far, by its name. Call once."""
         self._meter.create_observable_counter(
@@ -172,6 +184,10 @@ class Metrics:
         count = self._meter.create_counter
         self._decisions = count(
             names.DECISIONS, description="Decisions by where they sent the request and why."
+        )
+        self._comparisons = count(
+            names.FAST_PATH_COMPARISONS,
+            description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
         )
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
         self._reloads = count(

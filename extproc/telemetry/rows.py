@@ -93,6 +93,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     similarity: float | None = None
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     version: str = ""  # of the registry that decided
+    lexical: str = ""  # agreed or disagreed, of what the lexical fast path would have decided too
+    weight: float | None = None  # of how many such requests this is one that was embedded; null: of itself
     mode: Literal["active", "observe", "unknown"] = "unknown"  # observe: decided, and not obeyed
     would_route: str = ""  # what was decided, in mode observe
     would_model: str = ""
@@ -191,6 +193,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         similarity=envelope.similarity,
         candidates=envelope.candidates,
         version=envelope.version,
+        lexical=envelope.lexical,
+        weight=envelope.weight,
         mode="unknown" if bypassed else "active",
         status=exchange.status or None,
         error=error,

@@ -158,7 +158,7 @@ def _call(row: ExchangeRow, decided: int, start: int, end: int) -> _Part:
 
 def _about_the_rules(row: ExchangeRow) -> dict[str, Value]:
     about: dict[str, Value] = dict(_GUARDRAIL if row.stage == Stage.DENY else _CHAIN)
-    if row.stage in (Stage.DENY, Stage.PIN, Stage.RULE):
+    if row.stage in (Stage.DENY, Stage.PIN, Stage.RULE, Stage.LEXICAL):
         about |= {names.ROUTER_STAGE: row.stage, names.ROUTER_REASON: row.reason}
     if row.rule:
         about[names.ROUTER_RULE] = row.rule

@@ -279,12 +279,20 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
             f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_CANDIDATES]
         ),
         version=decision.version,
+        lexical=_compared(decision),
+        weight=decision.comparison.weight if decision.comparison else None,
         tokens=decision.tokens,
         rules_us=decision.times.rules,
         queue_us=decision.times.queue,
         embed_us=decision.times.embed,
         total_us=decision.times.total,
     )
+
+
+def _compared(decision: Decision) -> str:
+    if decision.comparison is None:
+        return ""
+    return "agreed" if decision.comparison.agreed else "disagreed"
 
 
 def _microseconds(seconds: float) -> int:

@@ -123,6 +123,22 @@ routes:
 """
 
 
+def test_a_registry_that_asks_for_a_fast_path_is_taught_one_and_refused_without(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(registry, "trained", "--scorer", "linear") == 0
+    assert "fast path" not in capsys.readouterr().out
+    registry.write_text(REGISTRY + "artefact: trained\nfast_path: {}\n")
+    assert main(["validate", str(registry)]) == 1
+    assert "fast_path: the artefact was trained without one" in capsys.readouterr().err
+    assert train(registry, "trained", "--scorer", "linear") == 0
+    assert "fast path        " in capsys.readouterr().out
+    assert main(["validate", str(registry)]) == 0
+    about = json.loads((registry.parent / "trained" / "manifest.json").read_text())["fast_path"]
+    assert about["lead"] > 0
+    assert about["rows"] >= 50
+
+
 def test_outcomes_train_a_choice_that_serves_and_is_measured(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

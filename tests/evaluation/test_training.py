@@ -86,7 +86,7 @@ def test_what_is_fitted_on_noise_does_not_look_good_on_held_out_rows() -> None:
 
 
 def test_rows_set_apart_fit_nothing_and_are_measured() -> None:
-    manifest, outcome = learn(world(60), "encoder", Wishes(scorer="centroid"), quiet)
+    manifest, outcome, _ = learn(world(60), "encoder", Wishes(scorer="centroid"), quiet)
     assert manifest.metrics["measured_on"] == "test"
     assert manifest.split["test"] == manifest.metrics["rows"] > 0
     assert manifest.split["train"] + manifest.split["test"] == 180
@@ -94,7 +94,7 @@ def test_rows_set_apart_fit_nothing_and_are_measured() -> None:
 
 
 def test_few_rows_are_all_trained_on_and_measured_by_fits_without_them() -> None:
-    manifest, outcome = learn(world(8), "encoder", Wishes(scorer="linear"), quiet)
+    manifest, outcome, _ = learn(world(8), "encoder", Wishes(scorer="linear"), quiet)
     assert manifest.metrics["measured_on"] == "cross-fitted"
     assert manifest.split["test"] == 0
     assert len(outcome.meaning.texts) == 24

@@ -9,6 +9,7 @@ from extproc.registry.artefact import FORMAT, Manifest, check_encoder, kind_of, 
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.calibration import Calibration
+from extproc.routing.fastpath import Words
 from extproc.routing.features import WIDTH, lexical
 from extproc.routing.heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 from extproc.routing.meaning import Meaning
@@ -73,6 +74,18 @@ def manifest(head: Head) -> Manifest:
         seed=0, split={}, temperature=0.7, temperatures=(2.0, 0.5), norm=0.6,
         thresholds={"margin": 0.31, "similarity": 0.42}, scope={}, metrics={},
     )  # fmt: skip
+
+
+def words() -> Words:
+    lexicon = blend().lexicon
+    assert lexicon is not None
+    return Words(ROUTES, lexicon, random(2), 0.8, 0.0)
+
+
+def put_with_words(directory: Path, **about: float) -> Path:
+    learnt = {"temperature": 0.8, "norm": 0.6, "lead": 0.0, **about}
+    write(directory, msgspec.structs.replace(manifest(blend()), fast_path=learnt), meaning(blend()), words())
+    return directory
 
 
 def put(directory: Path, head: Head) -> Path:
@@ -185,3 +198,40 @@ def test_a_bad_artefact_is_told_with_the_line_of_its_key(registry: Path) -> None
     with pytest.raises(RegistryError, match=r"registry\.yaml:4: artefact: .*damaged"):
         load(registry)
     assert load(registry, untrained=True).artefact is None
+
+
+def test_the_words_of_a_fast_path_come_back_as_they_were(tmp_path: Path) -> None:
+    found = read(put_with_words(tmp_path), ROUTES).words
+    assert found is not None
+    assert (found.routes, found.lead) == (ROUTES, 0.0)
+    for text in ("plan it", "hi", "größer ☃"):
+        assert found.read(text) == words().read(text)
+    assert read(put(tmp_path, blend()), ROUTES).words is None
+
+
+def test_a_registry_takes_the_fast_path_only_when_it_asks_for_it(registry: Path) -> None:
+    put_with_words(registry.parent / "trained")
+    plain = compile_snapshot(load(registry), Never("enc/int8"))
+    assert (plain.fast_path, plain.fast_path_open) == (None, None)
+    registry.write_text(REGISTRY + "fast_path: {sample: 0.2}\n")
+    asked = compile_snapshot(load(registry), Never("enc/int8"))
+    assert asked.fast_path is not None
+    assert (asked.fast_path.sample, asked.fast_path_open) == (0.2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (REGISTRY + "fast_path: {}\n", r"registry\.yaml:8: fast_path: the artefact was trained without one"),
+        (
+            REGISTRY.replace("artefact: trained\n", "fast_path: {}\n"),
+            r"registry\.yaml:4: fast_path needs `artefact`",
+        ),
+        (REGISTRY + "fast_path: {sample: 0}\n", r"registry\.yaml:8: .*sample.*> 0"),
+    ],
+)
+def test_a_fast_path_that_cannot_be_taken_is_told_with_its_line(registry: Path, text: str, said: str) -> None:
+    put(registry.parent / "trained", blend())
+    registry.write_text(text)
+    with pytest.raises(RegistryError, match=said):
+        load(registry)

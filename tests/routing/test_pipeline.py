@@ -10,16 +10,21 @@ import pytest
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel, UnknownVersion
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
-from extproc.routing.choice import Target
-from extproc.routing.heads import OnEmbedding
+from extproc.routing.choice import Forecasts, Target
+from extproc.routing.fastpath import FastPath, Watch
+from extproc.routing.fastpath import Words as FastWords
+from extproc.routing.features import WIDTH, lexical
+from extproc.routing.heads import Lexicon, OnEmbedding
 from extproc.routing.meaning import Meaning
 from extproc.routing.pipeline import Pipeline
+from extproc.routing.quality import Forecast
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import (
     Api,
     BodyPolicy,
     ChatRequest,
+    Comparison,
     Decision,
     Effort,
     Embedding,
@@ -332,3 +337,87 @@ async def test_nothing_is_decided_for_a_version_that_is_not_here() -> None:
     pipeline = Pipeline(Words(), lambda version: None, clock=lambda: 0.0)
     with pytest.raises(UnknownVersion):
         await pipeline.decide(question())
+
+
+def fast_path(sample: float = 0.25) -> FastPath:
+    """`code` is of coding by its word alone, `between` too, and `chat` is no word that says anything."""
+    slots = np.full(WIDTH, 1, np.int32)
+    for word in ("code", "between"):
+        slots[lexical([word]).columns] = 0
+    lexicon = Lexicon(slots, np.ones(WIDTH, np.float32), np.array([[3, -3], [0, 0]], np.float32), 0.6)
+    words = FastWords(("coding", "smalltalk"), lexicon, np.zeros(2, np.float32), 1.0, 0.9)
+    return FastPath(words, sample, Watch(0.98))
+
+
+class Foresight:
+    """Predicts that every answer will be good."""
+
+    def forecasts(self, _: Embedding, __: str, models: list[str]) -> Forecasts:
+        return {model: Forecast(quality=1.0, tokens=9.0) for model in models}
+
+
+def named(asked: Question, request_id: str) -> Question:
+    return Question(asked.request, RequestHead("POST", "/v1", {"x-request-id": request_id}))
+
+
+def an_id(fast: FastPath, *, sampled: bool) -> str:
+    return next(name for name in map(str, range(1000)) if fast.samples(name) is sampled)
+
+
+async def test_words_that_say_enough_decide_without_the_encoder() -> None:
+    fast = fast_path()
+    asked = named(question("code"), an_id(fast, sampled=False))
+    decision, embedded = await decide(asked, snapshot(fast_path=fast))
+    assert embedded == []
+    assert (decision.stage, decision.reason, decision.model) == (Stage.LEXICAL, Reason.MATCHED, "coder")
+    assert (decision.similarity, decision.tokens, decision.times.embed) == (None, None, None)
+    assert decision.margin is not None
+    assert decision.margin > 0.9
+    assert decision.comparison is None
+
+
+@pytest.mark.parametrize("text", ["chat", "elsewhere"])
+async def test_other_words_go_to_the_encoder_and_nothing_is_compared(text: str) -> None:
+    fast = fast_path()
+    for sampled in (True, False):
+        asked = named(question(text), an_id(fast, sampled=sampled))
+        decision, embedded = await decide(asked, snapshot(fast_path=fast))
+        assert (embedded, decision.comparison) == ([text], None)
+
+
+@pytest.mark.parametrize(("text", "agreed", "route"), [("code", True, "coding"), ("between", False, "")])
+async def test_the_sample_is_decided_by_the_encoder_and_compared(text: str, agreed: bool, route: str) -> None:
+    fast = fast_path()
+    asked = named(question(text), an_id(fast, sampled=True))
+    decision, embedded = await decide(asked, snapshot(fast_path=fast))
+    assert (embedded, decision.route) == ([text], route)
+    assert decision.comparison == Comparison(agreed=agreed, weight=4.0)
+
+
+async def test_a_fast_path_that_ended_decides_nothing_and_its_sample_stands_for_itself() -> None:
+    fast = fast_path()
+    for _ in range(100):
+        fast.watch.note(agreed=False)
+    asked = named(question("code"), an_id(fast, sampled=False))
+    decision, embedded = await decide(asked, snapshot(fast_path=fast))
+    assert (embedded, decision.stage, decision.comparison) == (["code"], Stage.EMBEDDING, None)
+    asked = named(question("code"), an_id(fast, sampled=True))
+    decision, _ = await decide(asked, snapshot(fast_path=fast))
+    assert decision.comparison == Comparison(agreed=True, weight=1.0)
+
+
+@pytest.mark.parametrize("changes", [{"margin_floor": 1.0}, {"quality_bar": 0.5}])
+async def test_a_route_that_needs_more_than_words_is_left_to_the_encoder(changes: dict[str, float]) -> None:
+    fast, base = fast_path(), snapshot()
+    routes = {**base.routes, "coding": msgspec.structs.replace(base.routes["coding"], **changes)}
+    asked = named(question("code"), an_id(fast, sampled=False))
+    _, embedded = await decide(asked, snapshot(fast_path=fast, routes=routes, quality=Foresight()))
+    assert embedded == ["code"]
+
+
+async def test_rules_and_pins_go_before_words() -> None:
+    fast = fast_path()
+    name = an_id(fast, sampled=False)
+    pinned, _ = await decide(named(question("code", model="small"), name), snapshot(fast_path=fast))
+    ruled, _ = await decide(named(question("code", tools=("other",)), name), snapshot(fast_path=fast))
+    assert (pinned.stage, ruled.stage) == (Stage.PIN, Stage.RULE)

@@ -5,6 +5,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,7 +15,7 @@ from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import BodyPolicy, Decision, Reason, Stage, StageTimes, Usage
+from extproc.vocabulary import BodyPolicy, Comparison, Decision, Reason, Stage, StageTimes, Usage
 
 Make = Callable[..., Outcome]
 
@@ -75,6 +76,22 @@ def test_decisions_are_counted_by_where_they_led_and_why(metrics: Metrics) -> No
     assert value(metrics, "router_decisions_total", **by_rule) == 2
     by_meaning = by_rule | {"router_model": "large", "router_stage": "embedding", "router_reason": "matched"}
     assert value(metrics, "router_decisions_total", **by_meaning) == 1
+
+
+def test_what_the_fast_path_and_the_encoder_agree_on_is_counted(metrics: Metrics) -> None:
+    metrics.decided(BY_MEANING)
+    for agreed in (True, True, False):
+        metrics.decided(replace(BY_MEANING, comparison=Comparison(agreed=agreed, weight=20.0)))
+    assert value(metrics, "router_fast_path_comparisons_total", result="agreed") == 2
+    assert value(metrics, "router_fast_path_comparisons_total", result="disagreed") == 1
+
+
+@pytest.mark.parametrize(("opened", "shown"), [(True, 1), (False, 0), (None, None)])
+def test_whether_the_fast_path_decides_is_shown_where_there_is_one(
+    metrics: Metrics, opened: bool | None, shown: int | None
+) -> None:
+    metrics.watch_fast_path(lambda: opened)
+    assert value(metrics, "router_fast_path_open") == shown
 
 
 def test_only_steps_that_ran_are_timed_in_seconds(metrics: Metrics) -> None:

@@ -3,7 +3,7 @@
 ``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
 """
 
-from extproc.vocabulary import Reason
+from extproc.vocabulary import Reason, Stage
 
 _AT = "toUnixTimestamp64Micro(time)"
 _IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # which spares the partitions before
@@ -11,6 +11,11 @@ _ANSWERED_BY = "if(served_by != '', served_by, model)"  # whose answer was good 
 # What is no LLM call is counted nowhere.
 _CALLS = f"api != '' AND {_IN_WINDOW}"
 _BUCKET = f"intDiv({_AT} - {{since:Int64}}, {{step:Int64}})"
+# The fast path has leads of its own kind: its sample, weighted, stands for what it decided.
+_SCORED = f"margin IS NOT NULL AND stage != '{Stage.LEXICAL}'"
+_WEIGHT = "ifNull(weight, 1)"
+_MARGINS = f"sumIf(margin * {_WEIGHT}, {_SCORED})"
+_WEIGHTS = f"sumIf({_WEIGHT}, {_SCORED})"
 _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
@@ -34,8 +39,8 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     countIf({_BOTH_KNOWN}) AS compared,
     sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
     sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
-    count(margin) AS scored,
-    avg(margin) AS mean_margin
+    countIf({_SCORED}) AS scored,
+    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin
 FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by
@@ -75,8 +80,8 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     count() AS requests,
     countIf(failed) AS failures,
     countIf({_ABSTAINED}) AS abstained,
-    count(margin) AS scored,
-    sum(margin) AS margins
+    {_WEIGHTS} AS scored,
+    {_MARGINS} AS margins
 FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by, leaning, bucket
@@ -118,7 +123,7 @@ _BOTH_PRICED = "cost_usd IS NOT NULL AND would_cost_usd IS NOT NULL"
 OBSERVED = f"""\
 SELECT would_route, would_model,
     count() AS requests,
-    avg(margin) AS mean_margin,
+    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin,
     countIf({_BOTH_PRICED}) AS compared,
     sumIf(cost_usd, {_BOTH_PRICED}) AS cost,
     sumIf(would_cost_usd, {_BOTH_PRICED}) AS would_cost

@@ -1,0 +1,103 @@
+"""The lexical fast path: routes told by word and character n-grams alone, where these suffice.
+
+Most texts say in so many words what they want, and a linear head on hashed n-grams is then as good as
+the encoder at a hundredth of its cost. How sure it must be is learnt in training, where its answers
+are compared with the whole head's on rows that neither has seen; everything below goes to the encoder.
+A sample of what it would have decided goes to the encoder too, and `Watch` ends the fast path
+where the two no longer agree.
+"""
+
+import logging
+import math
+import zlib
+from collections import deque
+
+import msgspec
+import numpy as np
+
+from extproc.routing.features import Sparse, lexical
+from extproc.routing.heads import Lexicon
+from extproc.routing.scorers import Matrix, softmax
+from extproc.vocabulary import Candidate, Scores
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5  # candidates kept on a decision
+WINDOW = 1000  # comparisons that count
+# Standard errors by which agreement must be below the least before the fast path ends. It is asked
+# after every comparison, so that chance gets many tries.
+_SURE = 4.0
+LEAST = 50  # comparisons before which nothing is concluded
+
+
+class Words(msgspec.Struct, frozen=True):
+    """A linear head on lexical features alone, calibrated, with the lead from which on it is believed."""
+
+    routes: tuple[str, ...]
+    lexicon: Lexicon
+    bias: Matrix  # (routes,)
+    temperature: float
+    lead: float  # least margin at which it agreed with the whole head as often as was asked for
+
+    def probabilities(self, words: Sparse) -> Matrix:
+        """Shape (n, routes)."""
+        return softmax((self.lexicon.logits(words) + self.bias) / np.float32(self.temperature))
+
+    def read(self, text: str) -> Scores | None:
+        """What the words say; None where they do not say enough. Similarities are not known."""
+        words = lexical([text])
+        if not len(words.columns) or self.lead > 1:
+            return None
+        chances = self.probabilities(words)[0]
+        best = np.argsort(-chances, kind="stable")[:SHOWN].tolist()
+        margin = float(chances[best[0]]) - (float(chances[best[1]]) if len(best) > 1 else 0.0)
+        if margin < self.lead:
+            return None
+        candidates = tuple(Candidate(self.routes[route], float(chances[route]), None) for route in best)
+        return Scores(candidates=candidates, margin=margin, similarity=None, nearest="")
+
+
+class Watch:
+    """Ends the fast path of one version when it agrees too rarely with the encoder, and says so once.
+
+    Per process, on the latest ``WINDOW`` comparisons: as soon as even the upper end of Wilson's
+    interval of the agreement is below what is asked for. It stays ended; a new version begins anew.
+    """
+
+    def __init__(self, at_least: float) -> None:
+        self._at_least = at_least
+        self._latest: deque[bool] = deque(maxlen=WINDOW)
+        self.ended = False
+
+    def note(self, *, agreed: bool) -> None:
+        """One comparison."""
+        self._latest.append(agreed)
+        if agreed or self.ended or len(self._latest) < LEAST:
+            return
+        if self._upper() < self._at_least:
+            self.ended = True
+            log.warning(
+                "the lexical fast path agreed with the encoder on %d of %d requests (expected %.1f%%): "
+                "it is off until the next version of the registry",
+                sum(self._latest), len(self._latest), 100 * self._at_least,
+            )  # fmt: skip
+
+    def _upper(self) -> float:
+        rows, share, square = len(self._latest), sum(self._latest) / len(self._latest), _SURE**2
+        spread = _SURE * math.sqrt(share * (1 - share) / rows + square / (4 * rows * rows))
+        return (share + square / (2 * rows) + spread) / (1 + square / rows)
+
+
+class FastPath(msgspec.Struct, frozen=True):
+    """The head with the registry's wishes, and what was seen of it in this process."""
+
+    words: Words
+    sample: float  # share of requests that goes to the encoder all the same, (0, 1]
+    watch: Watch
+
+    def samples(self, request_id: str) -> bool:
+        """Whether this request is one of the sample: the same in every process, as its id says.
+
+        One without an id is: nothing then says that others are.
+        """
+        return not request_id or zlib.crc32(request_id.encode()) < self.sample * 2**32
