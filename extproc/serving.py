@@ -20,6 +20,7 @@ from extproc.registry.live import LiveRegistry
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tiers import judged_tiers
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
@@ -31,6 +32,7 @@ from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, Question
+from extproc.wire.judging import Gatekeepers
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
 
@@ -69,8 +71,8 @@ async def serve(settings: Settings) -> None:
         closing.callback(admin.close)
 
         encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
-        prices = Prices()
-        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices))
+        prices, gates = Prices(), Gatekeepers()
+        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices, gates=gates))
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -102,6 +104,7 @@ async def serve(settings: Settings) -> None:
                 version=lambda: live.version,
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+                gatekeeper=gates,
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
@@ -135,10 +138,11 @@ def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder,
     return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
 
 
-def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices) -> Snapshot:
-    """What decides by a version of the registry, and what its models cost. Blocks."""
+def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices, gates: Gatekeepers) -> Snapshot:
+    """What decides by a version of the registry, what its models cost, what judges them. Blocks."""
     snapshot = compile_snapshot(loaded, encoder)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
+    gates.learn(loaded.version, judged_tiers(loaded.registry))
     return snapshot
 
 

@@ -50,6 +50,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from extproc.envoyconf import observing
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
+from extproc.registry.tiers import tier_name
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE
@@ -122,7 +123,7 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
     """
     patience = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
     config = ExternalProcessor(
-        grpc_service=sidecar_service({GATE_KEY: f"{cascade}/{tier}"}),
+        grpc_service=sidecar_service({GATE_KEY: tier_name(cascade, tier)}),
         failure_mode_allow=True,
         processing_mode=ProcessingMode(
             request_header_mode=ProcessingModeHeaderSendMode.SEND,

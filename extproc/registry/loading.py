@@ -14,6 +14,7 @@ from extproc.registry import quality as qualities
 from extproc.registry.cascades import Cascade
 from extproc.registry.checks import check
 from extproc.registry.files import Files
+from extproc.registry.gates import Gate
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
 from extproc.registry.source import Source, steps
@@ -28,7 +29,8 @@ class Loaded(msgspec.Struct, frozen=True):
     """A registry that passed every check."""
 
     registry: Registry
-    examples: Mapping[str, tuple[str, ...]]  # by route: those in the file, then its examples_file's
+    # By route that has any: those in the file, then its examples_file's.
+    examples: Mapping[str, tuple[str, ...]]
     version: str  # see ``Files.version``
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
@@ -50,7 +52,11 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
-    trained = None if untrained else _artefact(source, registry, files)
+    trained = (
+        None
+        if untrained
+        else _artefact(source, registry, tuple(name for name, texts in examples.items() if texts), files)
+    )
     quality = None if untrained else _quality(source, registry, trained, files)
     return Loaded(
         registry=registry,
@@ -62,8 +68,13 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
     )
 
 
-def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
-    """The trained artefact; its manifest, which holds the hash of its weights, stands for all of it."""
+def _artefact(
+    source: Source, registry: Registry, told: tuple[str, ...], files: Files
+) -> artefacts.Artefact | None:
+    """The artefact trained on the routes that are ``told`` by examples.
+
+    Its manifest, which holds the hash of its weights, stands for all of it.
+    """
     if not registry.artefact:
         if registry.fast_path is not None:
             raise source.error(
@@ -134,10 +145,12 @@ def _typed(source: Source) -> Registry:
     models = _sections(source, value, "models", Model)
     routes = _sections(source, value, "routes", Route)
     cascades = _sections(source, value, "cascades", Cascade)
-    value["models"] = value["routes"] = value["cascades"] = {}
+    gates = _sections(source, value, "gates", Gate)
+    for key in ("models", "routes", "cascades", "gates"):
+        value[key] = {}
     whole = _convert(source, value, Registry, ())
     routes = {name: _beginning(route, cascades) for name, route in routes.items()}
-    return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades)
+    return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades, gates=gates)
 
 
 def _beginning(route: Route, cascades: Mapping[str, Cascade]) -> Route:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from extproc.registry.cascades import Cascade, Retry
+from extproc.registry.gates import Gate
 from extproc.registry.section import Count, Fraction, OneOrMany, Positive, Seconds, Section
 from extproc.registry.upstreams import Model, Passthrough
 from extproc.vocabulary import Api, Effort
@@ -154,6 +155,7 @@ class Registry(Section, frozen=True):
     passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
     cascades: dict[str, Cascade] = {}
+    gates: dict[str, Gate] = {}  # what the answers of a tier must pass
     rules: list[Rule] = []
     reference: str = ""  # the model that savings are told against; empty: none are told
     unknown_models: Literal["route", "reject"] = "route"

@@ -14,10 +14,12 @@ models:
   mid: {base_url: "http://127.0.0.1:2", price: {input: 2, output: 2}}
   large: {base_url: "http://127.0.0.1:3", price: {input: 3, output: 3}}
 default: large
+gates:
+  sound: {finish: true}
 cascades:
   frugal:
     tiers:
-      - {model: small, stream: hold, timeout_s: 9}
+      - {model: small, gate: sound, stream: hold, timeout_s: 9}
       - {model: mid}
     deadline_s: 30
 routes:
@@ -34,7 +36,7 @@ routes:
 def test_a_route_may_begin_at_any_tier_unless_it_says_where(tmp_path: Path) -> None:
     registry = load(write(tmp_path, GOOD)).registry
     assert registry.cascades["frugal"].tiers == [
-        Tier(model="small", stream="hold", timeout_s=9),
+        Tier(model="small", gate="sound", stream="hold", timeout_s=9),
         Tier(model="mid"),
     ]
     assert registry.routes["chat"].candidates == ["small", "mid"]
@@ -44,18 +46,23 @@ def test_a_route_may_begin_at_any_tier_unless_it_says_where(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "line", "problem"),
     [
-        ("model: mid", "model: med", 10, "there is no model `med` (expected one of: small, mid, large)"),
-        ("model: mid", "model: small", 10, "the model `small` is in two tiers of `frugal`"),
-        ("stream: hold", "stream: held", 9, "invalid enum value 'held'"),
-        ("stream: hold", "steam: hold", 9, "unknown key `steam` (did you mean `stream`?"),
-        ("timeout_s: 9", "timeout_s: 31", 9, "timeout_s 31 is more than the cascade's deadline_s 30"),
-        ("deadline_s: 30", "deadline_s: 0", 11, "> 0.0"),
-        ("deadline_s: 30", "max_calls: 0", 11, ">= 1"),
-        ("  frugal:\n", "  'a b':\n", 7, "'a b' is no cascade name"),
-        ("cascade: frugal\n    examples: [hi]", "cascade: fugal\n    examples: [hi]", 14, "there is no cascade `fugal`"),
-        ("candidates: [mid]", "candidates: [large]", 17, "`large` is in no tier of `frugal` (expected of: small, mid)"),
-        ("    examples: [hi]", "    fallback: large\n    examples: [hi]", 15, "`fallback` of `chat` does not go with its cascade"),
-        ("    examples: [hi]", "    timeout_s: 3\n    examples: [hi]", 15, "(expected it in the tiers of `frugal`)"),
+        ("model: mid", "model: med", 12, "there is no model `med` (expected one of: small, mid, large)"),
+        ("model: mid", "model: small", 12, "the model `small` is in two tiers of `frugal`"),
+        ("stream: hold", "stream: held", 11, "invalid enum value 'held'"),
+        ("stream: hold", "steam: hold", 11, "unknown key `steam` (did you mean `stream`?"),
+        ("timeout_s: 9", "timeout_s: 31", 11, "timeout_s 31 is more than the cascade's deadline_s 30"),
+        ("deadline_s: 30", "deadline_s: 0", 13, "> 0.0"),
+        ("deadline_s: 30", "max_calls: 0", 13, ">= 1"),
+        ("  frugal:\n", "  'a b':\n", 9, "'a b' is no cascade name"),
+        ("cascade: frugal\n    examples: [hi]", "cascade: fugal\n    examples: [hi]", 16, "there is no cascade `fugal`"),
+        ("candidates: [mid]", "candidates: [large]", 19, "`large` is in no tier of `frugal` (expected of: small, mid)"),
+        ("    examples: [hi]", "    fallback: large\n    examples: [hi]", 17, "`fallback` of `chat` does not go with its cascade"),
+        ("    examples: [hi]", "    timeout_s: 3\n    examples: [hi]", 17, "(expected it in the tiers of `frugal`)"),
+        ("gate: sound", "gate: sond", 11, "there is no gate `sond` (expected one of: sound)"),
+        ("{finish: true}", "{}", 7, "the gate `sound` checks nothing"),
+        ("{finish: true}", "{finsh: true}", 7, "unknown key `finsh` (did you mean `finish`?"),
+        ("{finish: true}", "{self_report: {pattern: 'a('}}", 7, "expected RE2 syntax"),
+        ("  sound: {", "  'a b': {", 7, "'a b' is no gate name"),
         ("max_requests: 8", "max_requests: 0", 2, ">= 1"),
     ],
 )  # fmt: skip
@@ -68,5 +75,5 @@ def test_a_mistake_is_told_by_its_line(tmp_path: Path, old: str, new: str, line:
 def test_a_cascade_needs_a_tier(tmp_path: Path) -> None:
     text = GOOD[: GOOD.index("    tiers:")] + "    tiers: []\n" + GOOD[GOOD.index("    deadline_s") :]
     line, problem = mistake(tmp_path, text)
-    assert line == 8
+    assert line == 10
     assert "length >= 1" in problem

@@ -1,9 +1,13 @@
-"""Checks of ``cascades``, and of the routes that name one."""
+"""Checks of ``cascades`` and ``gates``, and of the routes that name one."""
 
 import re
 
+import re2
+
 from extproc.registry.cascades import CASCADE_NAME, Cascade
 from extproc.registry.checks.words import known_model, unknown
+from extproc.registry.gates import GATE_NAME, Gate
+from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.source import Source
@@ -14,6 +18,8 @@ _TIERS_OWN = ("fallback", "retry", "timeout_s")
 
 def check_cascades(registry: Registry, source: Source) -> None:
     """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
+    for name, gate in registry.gates.items():
+        _check_gate(name, gate, source)
     for name, cascade in registry.cascades.items():
         if re.fullmatch(CASCADE_NAME, name) is None:
             raise source.error(
@@ -27,11 +33,32 @@ def check_cascades(registry: Registry, source: Source) -> None:
             _check_use(registry, name, source)
 
 
+def _check_gate(name: str, gate: Gate, source: Source) -> None:
+    if re.fullmatch(GATE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no gate name (expected letters, digits and ._-, at most 64)", "gates", name
+        )
+    if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
+        raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
+    if gate.artefact:
+        raise source.error(
+            f"`artefact` of the gate `{name}` is not served yet (expected checks)", "gates", name, "artefact"
+        )
+    try:
+        compile_judge(gate)
+    except re2.error as error:
+        raise source.error(
+            f"self_report: {error} (expected RE2 syntax)", "gates", name, "self_report", "pattern"
+        ) from error
+
+
 def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
     models = [tier.model for tier in cascade.tiers]
     for i, tier in enumerate(cascade.tiers):
         at = ("cascades", name, "tiers", i)
         known_model(registry, tier.model, source, *at, "model")
+        if tier.gate and tier.gate not in registry.gates:
+            raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
         if tier.model in models[:i]:
             raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
         if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:

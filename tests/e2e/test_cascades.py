@@ -1,0 +1,108 @@
+"""A cascade whose gate judges, through Envoy, for every API and its client; what is told of it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from extproc.demo.behaviour import Behaviour
+from extproc.vocabulary import Api
+from tests.e2e.clients import ask, heard, of_all_apis
+from tests.e2e.conftest import World, chat, world_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+EASY = "implement quicksort in python"
+HARD = "implement quicksort in python, the hard way"
+# The fake models repeat the prompt after their name, so this is the first tier's answer to hard ones.
+DOUBT = r"\[demo-code-32b\].*the hard way"
+
+
+def cascading(registry: Any) -> None:
+    of_all_apis(registry)
+    registry["gates"] = {"sure": {"finish": True, "self_report": {"pattern": DOUBT}, "prefix_chars": 80}}
+    tiers = [{"model": "code", "gate": "sure"}, {"model": "mid", "gate": "sure"}, {"model": "large"}]
+    registry["cascades"] = {"frugal": {"tiers": tiers, "deadline_s": 60}}
+    registry["routes"]["code"] = {
+        "cascade": "frugal",
+        "candidates": ["code"],
+        "examples": registry["routes"]["code"]["examples"],
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async for world in world_in(tmp_path_factory.mktemp("cascades"), change=cascading):
+        yield world
+
+
+@pytest.fixture
+def world(shared: World) -> World:
+    shared.forget()
+    for model in shared.pool.values():
+        model.behaviour = Behaviour()
+    return shared
+
+
+def told(world: World, kind: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in world.rows(kind) if row["request_id"] == record["request_id"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", Api)
+async def test_an_answer_that_will_do_comes_from_the_first_tier(world: World, api: Api, stream: bool) -> None:
+    raw = await ask(world, api, EASY, stream=stream)
+    assert (await heard(raw, stream)).startswith("[demo-code-32b] You asked:")
+    (record,) = await world.records([raw.headers["x-request-id"]])
+    assert (record["cascade"], record["tier"], record["attempts"]) == ("frugal", 0, 1)
+    (attempt,) = told(world, "attempt", record)
+    assert (attempt["verdict"], attempt["wasted_tokens"], attempt["wasted_cost_usd"]) == (
+        "accept",
+        None,
+        None,
+    )
+    (verdict,) = told(world, "evaluation", record)
+    assert (verdict["name"], verdict["label"], verdict["source"]) == ("sure", "accept", "gate")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", Api)
+async def test_one_that_will_not_do_is_left_to_the_next_and_its_cost_is_told(
+    world: World, api: Api, stream: bool
+) -> None:
+    raw = await ask(world, api, HARD, stream=stream)
+    text = await heard(raw, stream)
+    assert text.startswith("[demo-mid-70b] You asked:")
+    assert raw.headers["x-router-served-by"] == "mid"
+    for name in ("code", "mid"):
+        (request,) = world.pool[name].journal
+        assert request.key == world.pool[name].key
+    (record,) = await world.records([raw.headers["x-request-id"]])
+    assert (record["cascade"], record["tier"], record["attempts"]) == ("frugal", 1, 2)
+    first, second = told(world, "attempt", record)
+    assert (first["verdict"], first["verdict_reason"]) == ("escalate", "self_report/self_report")
+    assert (first["status"], first["error"], second["verdict"]) == (200, "", "accept")
+    refused, kept = told(world, "evaluation", record)
+    assert (refused["label"], refused["attempt"], refused["model"]) == ("escalate", 1, "code")
+    assert (kept["label"], kept["attempt"], kept["model"]) == ("accept", 2, "mid")
+    if not stream:
+        assert first["wasted_tokens"] == first["input_tokens"] + first["output_tokens"] > 0
+        assert first["wasted_cost_usd"] == first["cost_usd"] > 0
+        assert record["cost_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
+        assert record["output_tokens"] == first["output_tokens"] + second["output_tokens"]
+
+
+async def test_tiers_that_fail_are_told_as_attempts_without_a_verdict(world: World) -> None:
+    world.pool["code"].behaviour = Behaviour(status=503)
+    world.pool["mid"].behaviour = Behaviour(status=429)
+    answer = await world.post(chat(EASY))
+    assert answer.headers["x-router-served-by"] == "large"
+    (record,) = await world.records([answer.headers["x-request-id"]])
+    attempts = told(world, "attempt", record)
+    assert [(row["tier"], row["status"], row["verdict"]) for row in attempts] == [
+        (0, 503, ""),
+        (1, 429, ""),
+        (2, 200, ""),
+    ]
+    assert told(world, "evaluation", record) == []
