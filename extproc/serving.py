@@ -25,6 +25,7 @@ from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
+from extproc.telemetry.cascades import bands_of
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.records import open_records
@@ -72,7 +73,9 @@ async def serve(settings: Settings) -> None:
 
         encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
         prices, gates = Prices(), Gatekeepers()
-        snapshots = await live.begin(partial(_compile, encoder=examples, prices=prices, gates=gates))
+        snapshots = await live.begin(
+            partial(_compile, encoder=examples, prices=prices, gates=gates, metrics=metrics)
+        )
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -138,11 +141,14 @@ def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder,
     return encoder, CachedEncoder(encoder, files.directory / "examples.npz")
 
 
-def _compile(loaded: Loaded, encoder: CachedEncoder, prices: Prices, gates: Gatekeepers) -> Snapshot:
+def _compile(
+    loaded: Loaded, encoder: CachedEncoder, prices: Prices, gates: Gatekeepers, metrics: Metrics
+) -> Snapshot:
     """What decides by a version of the registry, what its models cost, what judges them. Blocks."""
     snapshot = compile_snapshot(loaded, encoder)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
     gates.learn(loaded.version, judged_tiers(loaded.registry))
+    metrics.expect_escalation(bands_of(loaded.registry))
     return snapshot
 
 

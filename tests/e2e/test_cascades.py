@@ -1,5 +1,6 @@
 """A cascade whose gate judges, through Envoy, for every API and its client; what is told of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -106,3 +107,17 @@ async def test_tiers_that_fail_are_told_as_attempts_without_a_verdict(world: Wor
         (2, 200, ""),
     ]
     assert told(world, "evaluation", record) == []
+
+
+async def test_what_cascades_did_is_counted(world: World) -> None:
+    answers = await asyncio.gather(*(world.post(chat(text)) for text in (EASY, HARD)))
+    await world.records([answer.headers["x-request-id"] for answer in answers])
+    async with world.http.get(f"{world.stack.sidecar_admin_url}/metrics") as page:
+        text = await page.text()
+    for sample in (
+        'router_cascade_exchanges_total{router_calls="1",router_cascade="frugal",router_tier="0"}',
+        'router_cascade_exchanges_total{router_calls="2",router_cascade="frugal",router_tier="1"}',
+        'router_cascade_wasted_usd_total{router_cascade="frugal",router_tier="0"}',
+        'router_cascade_escalation_share{router_cascade="frugal",router_tier="0"}',
+    ):
+        assert sample in text

@@ -63,6 +63,8 @@ def test_a_route_may_begin_at_any_tier_unless_it_says_where(tmp_path: Path) -> N
         ("{finish: true}", "{finsh: true}", 7, "unknown key `finsh` (did you mean `finish`?"),
         ("{finish: true}", "{self_report: {pattern: 'a('}}", 7, "expected RE2 syntax"),
         ("  sound: {", "  'a b': {", 7, "'a b' is no gate name"),
+        ("timeout_s: 9", "expected: {least: 0.5, most: 0.4}", 11, "expected.least is more than expected.most"),
+        ("{model: mid}", "{model: mid, expected: {most: 0.4}}", 12, "`expected` is for a tier with a gate"),
         ("max_requests: 8", "max_requests: 0", 2, ">= 1"),
     ],
 )  # fmt: skip

@@ -61,6 +61,10 @@ def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source
             raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
         if tier.model in models[:i]:
             raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
+        if tier.expected is not None and not tier.gate:
+            raise source.error("`expected` is for a tier with a gate", *at, "expected")
+        if tier.expected is not None and tier.expected.least > tier.expected.most:
+            raise source.error("expected.least is more than expected.most", *at, "expected")
         if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
             raise source.error(
                 f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
