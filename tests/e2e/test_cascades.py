@@ -1,12 +1,14 @@
 """A cascade whose gate judges, through Envoy, for every API and its client; what is told of it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from extproc.cli import main
 from extproc.demo.behaviour import Behaviour
 from extproc.vocabulary import Api
 from tests.e2e.clients import ask, heard, of_all_apis
@@ -92,6 +94,28 @@ async def test_one_that_will_not_do_is_left_to_the_next_and_its_cost_is_told(
         assert first["wasted_cost_usd"] == first["cost_usd"] > 0
         assert record["cost_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
         assert record["output_tokens"] == first["output_tokens"] + second["output_tokens"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_of_tools_are_judged_and_come_whole(world: World, stream: bool) -> None:
+    tool = {"type": "function", "function": {"name": "sort_list", "parameters": {"type": "object"}}}
+    answer = await world.post(chat(f"{EASY}: sort_list", tools=[tool], stream=stream))
+    assert answer.headers["x-router-served-by"] == "code"
+    assert b'"name":"sort_list"' in answer.body
+    assert not stream or answer.body.endswith(b"data: [DONE]\n\n")
+    (record,) = await world.records([answer.headers["x-request-id"]])
+    assert [row["verdict"] for row in told(world, "attempt", record)] == ["accept"]
+
+
+async def test_the_report_tells_what_cascades_did(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [await world.post(chat(text)) for text in (EASY, HARD)]
+    await world.records([answer.headers["x-request-id"] for answer in answers])
+    assert await asyncio.to_thread(main, ["report", str(world.stack.records), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (frugal,) = (part for part in report["cascades"] if part["cascade"] == "frugal")
+    assert 0 < frugal["escalated"]["value"] < 1
+    assert 0 < frugal["wasted_cost_usd"] < frugal["cost_usd"]
+    assert frugal["saved_usd"] is not None
 
 
 async def test_tiers_that_fail_are_told_as_attempts_without_a_verdict(world: World) -> None:

@@ -193,6 +193,36 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
     assert (await world.logged()).tried[0].ruling is None
 
 
+async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled = 0
+    all_stalled = asyncio.Event()
+
+    async def stall(*_: object) -> None:
+        nonlocal stalled
+        stalled += 1
+        if stalled == 16:
+            all_stalled.set()
+        await asyncio.Event().wait()  # not one message is read
+
+    working = gate_service.converse
+    monkeypatch.setattr(gate_service, "converse", stall)
+    world = await cascading(launch)
+    large = ASK.replace(b'"hi"', b'"' + b"x" * 300_000 + b'"')
+    clients = [asyncio.create_task(world.ask(large)) for _ in range(16)]
+    async with asyncio.timeout(60):
+        await all_stalled.wait()
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+    monkeypatch.setattr(gate_service, "converse", working)
+    world.providers["small"].handler = saying("json", "good")
+    answers = await asyncio.gather(*(world.ask(large) for _ in range(16)))
+    assert {(each.status, each.headers["x-router-served-by"]) for each in answers} == {(200, "small")}
+    assert await world.admin("/ready") == "LIVE\n"
+
+
 async def test_a_sidecar_that_dies_under_load_fails_no_client(launch: Launch) -> None:
     world = await cascading(launch, max_calls=3)
     for name in NAMES:
