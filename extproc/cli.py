@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import extproc
 from extproc.apis import api_of
-from extproc.commands import evaluating, holdout, records, reporting, training
+from extproc.commands import evaluating, gates, holdout, records, reporting, training
 from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
 from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
@@ -185,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     records.add(commands)
     _add_envoy_config(commands)
     training.add(commands)
+    gates.add(commands)
     _add_model(commands)
     return parser
 

@@ -63,8 +63,17 @@ class AnswerReader:
             self.events += 1
             self._event(data)
 
-    def answer(self) -> Answer:
-        """What was answered so far."""
+    @property
+    def chars(self) -> int:
+        """Of text so far; at most ``ANSWER_LIMIT``."""
+        return self._draft.text.size
+
+    def answer(self, *, ended: bool = False) -> Answer:
+        """What was answered so far.
+
+        ``ended`` says that no more bytes come: a stream that did not say itself that it is done has failed.
+        """
+        self._draft.failed |= ended and not self._draft.done
         return self._draft.answer(self._status)
 
     def _event(self, data: bytes) -> None:

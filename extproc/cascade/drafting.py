@@ -13,6 +13,11 @@ class Text:
         self._room = ANSWER_LIMIT
         self.cut = False  # whether more came than is kept
 
+    @property
+    def size(self) -> int:
+        """Characters that are kept."""
+        return ANSWER_LIMIT - self._room
+
     def add(self, piece: str | None) -> None:
         """Appends ``piece``."""
         if not piece:

@@ -20,12 +20,20 @@ class Judge:
     """The checks of one gate, in order, and then the score."""
 
     def __init__(
-        self, checks: Sequence[tuple[str, Check]], scorer: Scorer | None = None, threshold: float = 0.0
+        self,
+        checks: Sequence[tuple[str, Check]],
+        scorer: Scorer | None = None,
+        threshold: float = 0.0,
+        threshold_paired: float | None = None,
     ) -> None:
-        """``checks`` are the names of gates with what they do; an answer below ``threshold`` is rejected."""
+        """``checks`` are the names of gates with what they do; an answer below ``threshold`` is rejected.
+
+        ``threshold_paired`` is for an answer that has a second one beside it; None: the scorer uses none.
+        """
         self._checks = tuple(checks)
         self._scorer = scorer
         self._threshold = threshold
+        self._threshold_paired = threshold_paired
 
     def judge(self, asked: Asked, answer: Answer, second: Answer | None = None) -> Verdict:
         """The first rejection; of an answer that is not complete, nothing else can be said."""
@@ -36,7 +44,12 @@ class Judge:
             return Verdict(None)
         if self._scorer is None:
             return Verdict(True)
+        least = self._threshold
+        if self._threshold_paired is None:
+            second = None
+        elif second is not None:
+            least = self._threshold_paired
         score = self._scorer.probability(asked, answer, second)
-        if score < self._threshold:
+        if score < least:
             return Verdict(False, score, "score", "low_score")
         return Verdict(True, score)

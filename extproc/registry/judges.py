@@ -4,12 +4,25 @@ from collections.abc import Iterator
 
 from extproc.cascade.checks import confidence, finish, form, language, length, refusal, repetition
 from extproc.cascade.judging import Check, Judge
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gates import Gate
 
 
-def compile_judge(gate: Gate) -> Judge:
-    """The checks that ``gate`` names, in its order. Raises ``re2.error`` on a bad ``self_report``."""
-    return Judge(tuple(_checks(gate)))
+def compile_judge(gate: Gate, calibrated: CalibratedGate | None = None) -> Judge:
+    """The checks that ``gate`` names, in its order, and then the score of its artefact, if it has one.
+
+    Raises ``re2.error`` on a bad ``self_report``.
+    """
+    checks = tuple(_checks(gate))
+    if calibrated is None:
+        return Judge(checks)
+    manifest = calibrated.manifest
+    return Judge(
+        checks,
+        calibrated.goodness,
+        manifest.threshold if gate.threshold is None else gate.threshold,
+        manifest.threshold_paired if gate.threshold is None else gate.threshold,
+    )
 
 
 def _checks(gate: Gate) -> Iterator[tuple[str, Check]]:

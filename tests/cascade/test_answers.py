@@ -335,6 +335,19 @@ def test_a_stream_that_has_only_begun_is_not_complete(name: str) -> None:
     assert expected.text.startswith(begun.text)
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_ends_in_the_middle_has_failed(name: str) -> None:
+    api, expected, events = STREAMS[name]
+    reader = AnswerReader(api)
+    reader.feed(stream(events)[:-200])
+    assert not reader.answer().failed
+    assert reader.answer(ended=True).failed
+    whole = AnswerReader(api)
+    whole.feed(stream(events))
+    assert whole.answer(ended=True) == expected
+    assert whole.chars == len(expected.text)
+
+
 def test_the_status_of_the_answer_is_kept() -> None:
     assert answers.read(CHAT, b'{"error": {"message": "Slow down."}}', 429) == Answer(failed=True, status=429)
     assert AnswerReader(CHAT, 503).answer().status == 503

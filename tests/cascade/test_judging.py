@@ -56,6 +56,11 @@ def test_a_score_is_held_against_the_threshold() -> None:
 
 
 def test_a_second_answer_may_speak_for_the_first() -> None:
-    judge = Judge((), ByLength(), 0.5)
+    judge = Judge((), ByLength(), 0.5, 0.05)
     assert judge.judge(ASKED, Answer(text="4"), Answer(text="4")) == Verdict(True, 1.0)
-    assert judge.judge(ASKED, Answer(text="4"), Answer(text="5")).keep is False
+    assert judge.judge(ASKED, Answer(text="4"), Answer(text="5")) == Verdict(True, 0.1)
+    assert judge.judge(ASKED, Answer(text="4")).keep is False
+
+
+def test_a_second_answer_is_left_out_where_the_scorer_knows_none() -> None:
+    assert Judge((), ByLength(), 0.5).judge(ASKED, Answer(text="4"), Answer(text="4")).keep is False

@@ -1,0 +1,1 @@
+"""Calibrating gates of cascades on labelled answers, and what they are worth."""
