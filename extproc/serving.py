@@ -147,8 +147,8 @@ def _compile(
     """What decides by a version of the registry, what its models cost, what judges them. Blocks."""
     snapshot = compile_snapshot(loaded, encoder)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
-    gates.learn(loaded.version, judged_tiers(loaded.registry))
-    metrics.expect_escalation(bands_of(loaded.registry))
+    gates.learn(loaded.version, judged_tiers(loaded.registry, loaded.gates))
+    metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
     return snapshot
 
 

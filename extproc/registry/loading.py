@@ -11,9 +11,12 @@ import msgspec
 from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
 from extproc.registry import quality as qualities
+from extproc.registry.calibrations import calibrations
 from extproc.registry.cascades import Cascade
 from extproc.registry.checks import check
+from extproc.registry.checks.cascades import check_calibrations
 from extproc.registry.files import Files
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gates import Gate
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
@@ -35,6 +38,7 @@ class Loaded(msgspec.Struct, frozen=True):
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
     quality: qualities.Trained | None = None  # predicts how well models answer; of the same directory
+    gates: Mapping[str, CalibratedGate] = {}  # what the gates score by that name an artefact
 
 
 def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> Loaded:
@@ -58,6 +62,8 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         else _artefact(source, registry, tuple(name for name, texts in examples.items() if texts), files)
     )
     quality = None if untrained else _quality(source, registry, trained, files)
+    gates = {} if untrained else calibrations(registry.gates, source, files)
+    check_calibrations(registry, gates, source)
     return Loaded(
         registry=registry,
         examples=examples,
@@ -65,6 +71,7 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         path=path,
         artefact=trained,
         quality=quality,
+        gates=gates,
     )
 
 

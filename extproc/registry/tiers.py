@@ -1,11 +1,13 @@
 """Compiling the cascades of a registry into what judges the answers of their tiers."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
 from extproc.cascade.judging import Judge
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
 
@@ -27,9 +29,11 @@ def tier_name(cascade: str, tier: int) -> str:
     return f"{cascade}/{tier}"
 
 
-def judged_tiers(registry: Registry) -> Mapping[str, JudgedTier]:
-    """Every tier that has a gate, by its name."""
-    judges = {name: compile_judge(gate) for name, gate in registry.gates.items()}
+def judged_tiers(
+    registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})
+) -> Mapping[str, JudgedTier]:
+    """Every tier that has a gate, by its name; ``calibrated`` are the gates that score, by theirs."""
+    judges = {name: compile_judge(gate, calibrated.get(name)) for name, gate in registry.gates.items()}
     return {
         tier_name(name, number): JudgedTier(
             gate=tier.gate,

@@ -9,12 +9,14 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from extproc.registry.cascades import Band
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.schema import Registry
 from extproc.telemetry import names
 from extproc.telemetry.rows import AttemptRow, ExchangeRow
@@ -25,6 +27,7 @@ Bands = Mapping[_Place, Band]
 _WINDOW: Final = 500  # verdicts of a tier
 _LEAST: Final = 100  # fewer tell nothing
 _CHANCE: Final = 3.0  # standard errors of a share at the band's edge
+_SPREAD: Final = 0.05  # around the share that a gate was fitted to refuse
 _MANY: Final = 3  # calls for one request: it paid for three
 
 
@@ -44,14 +47,18 @@ class Judged(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
 
-def bands_of(registry: Registry) -> Bands:
-    """What ``registry`` expects of the gates of its tiers."""
-    return {
-        (name, number): tier.expected
-        for name, cascade in registry.cascades.items()
-        for number, tier in enumerate(cascade.tiers)
-        if tier.expected is not None
-    }
+def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})) -> Bands:
+    """What is expected of the gates of the registry's tiers: its own word, else what they were fitted to."""
+    found: dict[_Place, Band] = {}
+    for name, cascade in registry.cascades.items():
+        for number, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            if tier.expected is not None:
+                found[name, number] = tier.expected
+            elif known is not None:
+                share = known.manifest.escalation
+                found[name, number] = Band(least=max(0.0, share - _SPREAD), most=min(1.0, share + _SPREAD))
+    return found
 
 
 class Cascades:

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from extproc.registry import gate_artefact as artefacts
 from extproc.registry.cascades import Tier
 from extproc.registry.loading import load
+from extproc.registry.tiers import judged_tiers
+from tests.registry.test_gate_artefact import gate
 from tests.registry.test_loading import mistake, write
 
 GOOD = """\
@@ -79,3 +83,16 @@ def test_a_cascade_needs_a_tier(tmp_path: Path) -> None:
     line, problem = mistake(tmp_path, text)
     assert line == 10
     assert "length >= 1" in problem
+
+
+def test_a_calibrated_gate_is_for_the_model_it_was_fitted_on(tmp_path: Path) -> None:
+    text = GOOD.replace("{finish: true}", "{artefact: learnt}")
+    fitted = gate()
+    artefacts.write(tmp_path / "learnt", fitted)
+    assert fitted.manifest.small == "small"
+    loaded = load(write(tmp_path, text))
+    assert judged_tiers(loaded.registry, loaded.gates).keys() == {"frugal/0"}
+    other = msgspec.structs.replace(fitted.manifest, small="another")
+    artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=other))
+    line, problem = mistake(tmp_path, text)
+    assert (line, "fitted on answers of `another`, not of `small`" in problem) == (11, True)

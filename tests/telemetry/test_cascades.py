@@ -15,6 +15,7 @@ from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Attempt, Exchange, Usage
+from tests.registry.test_gate_artefact import gate
 
 PRICED = PriceList(
     {"code": Price(input=1.0, output=1.0), "large": Price(input=10.0, output=10.0)}, reference="large"
@@ -112,3 +113,8 @@ def test_bands_are_those_of_the_registry() -> None:
     models = {name: Model(base_url="http://127.0.0.1:1") for name in "ab"}
     made = Registry(models=models, default="a", cascades={"x": Cascade(tiers=tiers)})
     assert bands_of(made) == {("x", 0): Band(least=0.0, most=0.3)}
+    calibrated = gate()
+    share = calibrated.manifest.escalation
+    told = bands_of(made, {"g": calibrated})
+    assert told["x", 0] == Band(most=0.3)
+    assert told["x", 1] == Band(least=max(0.0, share - 0.05), most=min(1.0, share + 0.05))

@@ -1,11 +1,13 @@
 """Checks of ``cascades`` and ``gates``, and of the routes that name one."""
 
 import re
+from collections.abc import Mapping
 
 import re2
 
 from extproc.registry.cascades import CASCADE_NAME, Cascade
 from extproc.registry.checks.words import known_model, unknown
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gates import GATE_NAME, Gate
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
@@ -40,10 +42,6 @@ def _check_gate(name: str, gate: Gate, source: Source) -> None:
         )
     if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
         raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
-    if gate.artefact:
-        raise source.error(
-            f"`artefact` of the gate `{name}` is not served yet (expected checks)", "gates", name, "artefact"
-        )
     try:
         compile_judge(gate)
     except re2.error as error:
@@ -71,6 +69,19 @@ def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source
                 f"{cascade.deadline_s:g} (expected at most that)",
                 *at, "timeout_s",
             )  # fmt: skip
+
+
+def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGate], source: Source) -> None:
+    """A gate knows the answers of the model it was fitted on, and no others. Raises ``RegistryError``."""
+    for name, cascade in registry.cascades.items():
+        for i, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            if known is not None and known.manifest.small != tier.model:
+                raise source.error(
+                    f"the gate `{tier.gate}` was fitted on answers of `{known.manifest.small}`, not of "
+                    f"`{tier.model}` (expected a gate fitted on its own)",
+                    "cascades", name, "tiers", i, "gate",
+                )  # fmt: skip
 
 
 def _check_use(registry: Registry, name: str, source: Source) -> None:
