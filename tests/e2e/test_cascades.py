@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -145,3 +146,32 @@ async def test_what_cascades_did_is_counted(world: World) -> None:
         'router_cascade_escalation_share{router_cascade="frugal",router_tier="0"}',
     ):
         assert sample in text
+
+
+async def test_a_sidecar_killed_under_a_cascading_load_fails_no_client(world: World) -> None:
+    for model in world.pool.values():
+        model.behaviour = Behaviour(delay_between_writes_s=0.002)  # so that streams are under way
+    some = asyncio.Event()
+    answers = []
+
+    async def client(number: int) -> None:
+        for turn in range(10):
+            text, stream = ((EASY, HARD)[(number + turn) % 2], bool(turn % 3))
+            answer = await world.post(chat(text, stream=stream))
+            assert answer.status == 200
+            assert not stream or answer.body.endswith(b"data: [DONE]\n\n")
+            answers.append(answer)
+            if len(answers) == 40:
+                some.set()
+
+    async with asyncio.timeout(120), asyncio.TaskGroup() as clients:
+        for number in range(16):
+            clients.create_task(client(number))
+        await some.wait()
+        await world.stack.stop_sidecar(signal.SIGKILL)
+    assert len(answers) == 160
+    for name, requests in world.received().items():
+        assert {request.key for request in requests} == {world.pool[name].key}
+        assert {request.model for request in requests} == {world.pool[name].name}
+    await world.stack.start_sidecar()
+    await world.stack.sidecars_used()

@@ -176,6 +176,20 @@ async def test_what_is_the_clients_fault_goes_straight_back(launch: Launch, code
     assert sent(world) == expected("small")
 
 
+async def test_a_prompt_too_long_for_the_model_goes_to_the_next_and_its_words_are_read_nowhere_else(
+    launch: Launch,
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"code": "context_length_exceeded"}}, status=code)
+
+    code = 400
+    world = await chained(launch)
+    world.providers["small"].handler = refuse
+    assert (await world.ask(body("auto"))).by == "large"
+    code = 422
+    assert (await world.ask(body("auto"))).status == 422
+
+
 async def test_a_stream_comes_from_the_next_model_while_it_is_made(launch: Launch) -> None:
     world = await chained(launch)
     await fail(world.providers["small"], "503")
