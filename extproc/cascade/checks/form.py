@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import jsonschema_rs
 import msgspec
 
+from extproc.cascade.checks.schemas import fits
 from extproc.cascade.vocabulary import Answer, Asked, Format, ToolCall
 
 _FENCE: Final = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
@@ -18,20 +18,6 @@ _FENCE_ASKED: Final = re.compile(
 def check(asked: Asked, answer: Answer) -> str:
     """Rejects the first thing that is not of the form that was asked for."""
     return _calls(asked, answer) or _json(asked, answer) or _fences(asked, answer)
-
-
-def fits(value: object, schema: Mapping[str, Any]) -> bool:
-    """Whether ``value`` is valid against ``schema``; anything is against one that is none itself.
-
-    The schema comes from a client: nothing is fetched for it, and its patterns take linear time.
-    """
-    try:
-        validator = jsonschema_rs.validator_for(
-            dict(schema), offline=True, validate_formats=False, pattern_options=jsonschema_rs.RegexOptions()
-        )
-        return validator.is_valid(value)
-    except (ValueError, TypeError, jsonschema_rs.ReferencingError):
-        return True
 
 
 def _calls(asked: Asked, answer: Answer) -> str:
@@ -47,7 +33,7 @@ def _takes(schema: Mapping[str, Any] | None, call: ToolCall) -> bool:
     if schema is None:
         return True
     known, value = _parsed(call.arguments or "{}")
-    return known and isinstance(value, dict) and fits(value, schema)
+    return known and isinstance(value, dict) and fits(value, schema, len(call.arguments))
 
 
 def _json(asked: Asked, answer: Answer) -> str:
@@ -62,7 +48,7 @@ def _json(asked: Asked, answer: Answer) -> str:
     known, value = _parsed(text)
     if not known or (asked.format is Format.JSON_OBJECT and not isinstance(value, dict)):
         return "not_json"
-    return "" if asked.schema is None or fits(value, asked.schema) else "not_schema"
+    return "" if asked.schema is None or fits(value, asked.schema, len(text)) else "not_schema"
 
 
 def _fences(asked: Asked, answer: Answer) -> str:
