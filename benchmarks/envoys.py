@@ -26,20 +26,24 @@ _COMPLETION = (
 
 
 def front(
-    patient: Registry, hasty: Registry, directory: Path, *, plain: int, do_nothing: int, do_nothing_at: str
+    patient: Registry,
+    others: Mapping[str, Registry],
+    directory: Path,
+    *,
+    plain: int,
+    do_nothing: int,
+    do_nothing_at: str,
 ) -> Tree:
-    """The Envoy under test: the generated configuration of both registries, and two listeners without us.
+    """The Envoy under test: the generated configuration of all registries, and two listeners without us.
 
-    All four listeners are of one Envoy and reach the same clusters of models. ``plain`` is the
+    All listeners are of one Envoy and reach the same clusters of models. ``plain`` is the
     generated listener without what asks the sidecar and what fails open without it; ``do_nothing``
     is the plain one with the generated ext_proc filter in front, asking ``do_nothing_at``.
     """
-    tree, other = bootstrap.build(patient, directory), bootstrap.build(hasty, directory)
+    tree = bootstrap.build(patient, directory)
     resources = tree["static_resources"]
     (routed,) = resources["listeners"]
-    (hasty_listener,) = _renamed(other["static_resources"]["listeners"], SIDECAR_CLUSTER, "hasty")
     sidecar = _cluster(tree, SIDECAR_CLUSTER)
-    hasty_sidecar = _renamed(_cluster(other, SIDECAR_CLUSTER), SIDECAR_CLUSTER, "hasty")
     nothing = _renamed(sidecar, SIDECAR_CLUSTER, "do-nothing")
     endpoint = nothing["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     endpoint["address"] = {"pipe": {"path": do_nothing_at}}
@@ -47,11 +51,15 @@ def front(
     del nothing["health_checks"], nothing["outlier_detection"]
     resources["listeners"] = [
         routed,
-        {**hasty_listener, "name": "hasty"},
         _without_us(routed, "plain", plain),
         _renamed(_without_us(routed, "do-nothing", do_nothing, _EXT_PROC), SIDECAR_CLUSTER, "do-nothing"),
     ]
-    resources["clusters"] += [hasty_sidecar, nothing]
+    resources["clusters"].append(nothing)
+    for name, registry in others.items():
+        other = bootstrap.build(registry, directory)
+        (listener,) = _renamed(other["static_resources"]["listeners"], SIDECAR_CLUSTER, name)
+        resources["listeners"].append({**listener, "name": name})
+        resources["clusters"].append(_renamed(_cluster(other, SIDECAR_CLUSTER), SIDECAR_CLUSTER, name))
     return tree
 
 

@@ -86,7 +86,8 @@ def _exchange(
             margin=margin, similarity=round(0.3 + 0.7 * draws[5], 4),
             candidates=(f"{route or 'coding'}:{(1 + margin) / 2:.3f}", f"reasoning:{(1 - margin) / 2:.3f}"),
             version="b690ce5f60d6", mode="active", bypassed=False, refused=False, failed=failed,
-            attempts=attempts, cascade="thrifty" if cascaded else "", tokens=24, parse_us=40, queue_us=0,
+            attempts=attempts, cascade="thrifty" if cascaded else "", conversation_id=f"c{number // 4:08x}",
+            reask=draws[2] < 0.05 if number % 4 else None, tokens=24, parse_us=40, queue_us=0,
             embed_us=2400, total_us=2600,
         )
     )  # fmt: skip
@@ -122,7 +123,7 @@ def _answer(
     }  # fmt: skip
     usage = {
         "input_tokens": tokens[0], "output_tokens": tokens[1], "usage_source": "answer",
-        "finish_reason": "stop", "time_to_first_token_ms": round(duration / 4, 3),
+        "finish_reason": "stop", "refusal": draws[5] < 0.01, "time_to_first_token_ms": round(duration / 4, 3),
     }  # fmt: skip
     return answer if failed else answer | usage
 

@@ -59,6 +59,7 @@ ROWS = (
     PLAIN,
     DO_NOTHING,
     Row("rule decision", Door.PATIENT, workload.RULE_16, "200 rule"),
+    Row("lexical fast path, 16 tokens", Door.WORDS, workload.EMBEDDED_16, "200 matched"),
     Row("embedding, 16 tokens", Door.PATIENT, workload.EMBEDDED_16, "200 matched"),
     Row("embedding, 64 tokens", Door.PATIENT, workload.EMBEDDED_64, "200 matched"),
 )

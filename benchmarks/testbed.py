@@ -3,7 +3,8 @@
 load generator ──> Envoy under test ─┬─ plain ───────────────────────┬──> model, an Envoy too
                                      ├─ do-nothing ── do_nothing.py ─┤
                                      ├─ patient ───── extproc serve ─┤
-                                     └─ hasty ─────── extproc serve ─┘
+                                     ├─ hasty ─────── extproc serve ─┤
+                                     └─ words ─────── extproc serve ─┘
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from benchmarks import do_nothing, envoys, workload
 from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
 from extproc.envoyconf import binary
+from extproc.errors import OperatorError
+from extproc.evaluation.artefacts import Wishes, train_artefact
 from extproc.registry.loading import load
 
 # The longest budget that a registry may set: saturation shows as latency, not as defaults.
@@ -38,6 +41,7 @@ class Door(StrEnum):
     DO_NOTHING = "do-nothing"
     PATIENT = "patient"  # decides, within PATIENT_MS
     HASTY = "hasty"  # decides, within the registry's default budget
+    WORDS = "words"  # decides by the lexical fast path, within PATIENT_MS
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -73,10 +77,10 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
     The sidecar is started ``starts`` times in turn, to time it; the last one stays. Raises
     OperatorError when a process does not become ready.
     """
-    numbers = free(len(Door) + 4)
+    numbers = free(len(Door) + 5)
     ports = dict(zip(Door, numbers, strict=False))
-    model_admin, front_admin, patient_admin, hasty_admin = numbers[len(Door) :]
-    for door, budget in ((Door.PATIENT, PATIENT_MS), (Door.HASTY, None)):
+    model_admin, front_admin, patient_admin, hasty_admin, words_admin = numbers[len(Door) :]
+    for door, budget in ((Door.PATIENT, PATIENT_MS), (Door.HASTY, None), (Door.WORDS, PATIENT_MS)):
         workload.write_registry(
             _registry(run_dir, door),
             upstream=f"http://{HOST}:{ports[Door.MODEL]}",
@@ -84,7 +88,10 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
             admin=f"{HOST}:{front_admin}",
             sidecar=f"unix:{_socket(run_dir, door)}",
             decision_ms=budget,
+            by_words=door is Door.WORDS,
         )
+    report("training the fast path")
+    await _train(run_dir)
     async with AsyncExitStack() as stopping:
         report(f"starting the sidecar {starts} times")
         seconds: list[float] = []
@@ -99,6 +106,7 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
 
         report("starting the rest")
         await _start_sidecar(run_dir, Door.HASTY, hasty_admin, stopping)
+        await _start_sidecar(run_dir, Door.WORDS, words_admin, stopping)
         await _start_do_nothing(run_dir, stopping)
         model = envoys.model(ports[Door.MODEL], model_admin)
         # One worker carries it: a second would take more from the Envoy under test than it gives.
@@ -111,12 +119,24 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
 def _front(run_dir: Path, ports: Mapping[Door, int]) -> envoys.Tree:
     return envoys.front(
         load(_registry(run_dir, Door.PATIENT)).registry,
-        load(_registry(run_dir, Door.HASTY)).registry,
+        {door.value: load(_registry(run_dir, door)).registry for door in (Door.HASTY, Door.WORDS)},
         run_dir,
         plain=ports[Door.PLAIN],
         do_nothing=ports[Door.DO_NOTHING],
         do_nothing_at=str(_socket(run_dir, Door.DO_NOTHING)),
     )
+
+
+async def _train(run_dir: Path) -> None:
+    """What `Door.WORDS` decides by. Raises OperatorError where its text would be embedded all the same."""
+    registry, data = _registry(run_dir, Door.WORDS), run_dir / "labelled.jsonl"
+    workload.write_labelled(data)
+    out = registry.parent / workload.ARTEFACT
+    wishes = Wishes(scorer="linear", test_share=0.0)
+    await asyncio.to_thread(train_artefact, registry, data, out, None, wishes, lambda _: None)
+    words = load(registry).artefact.words  # type: ignore[union-attr]  # it was written just now
+    if words is None or words.read(workload.EMBEDDED_16) is None:
+        raise OperatorError(f"the words of {workload.EMBEDDED_16!r} are not enough for the fast path")
 
 
 async def _start_sidecar(run_dir: Path, door: Door, admin: int, stopping: AsyncExitStack) -> Process:

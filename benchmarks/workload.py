@@ -52,6 +52,22 @@ _ROUTES = {
         "Is this argument valid, and which premise is the weakest?",
     ],
 }
+ARTEFACT = "artefact"  # a directory beside the registry
+_SENTENCES = {
+    "everyday": (
+        ("Tell me a joke about {}", "Translate {} into Spanish", "How do you say {} in Japanese?"),
+        ("cats", "good morning", "pancakes", "the weather", "my colleague", "dinner", "the sea", "holidays"),
+    ),
+    "coding": (
+        ("Write a Python function that sorts {}", "Write a function that reverses a long list of {}",
+         "Why does this loop over {} by length raise an error?"),
+        ("names", "words", "a large CSV file", "orders", "this class", "prices", "keys", "strings"),
+    ),
+    "reasoning": (
+        ("Prove that {} is irrational", "What is the probability of {}?", "How many ways are there for {}?"),
+        ("two sixes", "the root of two", "six guests", "bloops", "seven", "a fair coin", "primes", "trains"),
+    ),
+}  # fmt: skip
 _MODELS = {"everyday": "small", "coding": "code", "reasoning": "large"}
 
 
@@ -64,10 +80,31 @@ def check_tokens() -> None:
             raise OperatorError(f"{text!r} has {row.size} tokens instead of {_TOKENS[text]}")
 
 
+def write_labelled(path: Path) -> None:
+    """Writes rows to learn the fast path from: sentences of each route, and some of none."""
+    rows = [
+        {"text": pattern.format(thing), "route": route}
+        for route, (patterns, things) in _SENTENCES.items()
+        for pattern in patterns
+        for thing in things
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_registry(
-    path: Path, *, upstream: str, listen: str, admin: str, sidecar: str, decision_ms: int | None
+    path: Path,
+    *,
+    upstream: str,
+    listen: str,
+    admin: str,
+    sidecar: str,
+    decision_ms: int | None,
+    by_words: bool = False,
 ) -> None:
-    """Writes a registry; ``decision_ms`` None leaves the budget at its default."""
+    """Writes a registry; ``decision_ms`` None leaves the budget at its default.
+
+    ``by_words``: it takes the fast path, of an artefact beside it, and next to nothing is sampled.
+    """
     registry: dict[str, object] = {
         "models": {name: {"base_url": upstream} for name in _MODELS.values()},
         "default": "large",
@@ -77,6 +114,8 @@ def write_registry(
     }
     if decision_ms is not None:
         registry["decision_ms"] = decision_ms
+    if by_words:
+        registry |= {"artefact": ARTEFACT, "fast_path": {"sample": 0.001}}
     path.write_text(yaml.safe_dump(registry, sort_keys=False))
 
 

@@ -108,6 +108,7 @@ def _question(options: argparse.Namespace, text: str) -> Question:
         body_bytes=len(text.encode()),
         prompt_chars=len(text),
         tools=tuple(options.tool),
+        conversation=options.conversation,
     )
     return Question(request, RequestHead("POST", options.path, dict(options.header)))
 
@@ -254,7 +255,8 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _explain,
         "show the decision for one text, with every score",
         "Decide as `serve` would, with the same code and the same encoder, and show where the request "
-        "would go, which stage settled it, and every score beside its floor.",
+        "would go, which stage settled it, every score beside its floor, and whether it is obeyed or, "
+        "by its route's mode and rollout, only observed.",
     )
     takes_registry(explain)
     takes_encoder(explain)
@@ -266,7 +268,11 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     explain.add_argument("--tool", action="append", default=[], help="a tool the request offers; repeatable")
     explain.add_argument(
         "--header", action="append", default=[], type=_header, metavar="NAME=VALUE",
-        help="a request header, for rules on trusted headers; repeatable",
+        help="a request header, for rules and rollouts by trusted headers; repeatable",
+    )  # fmt: skip
+    explain.add_argument(
+        "--conversation", default="", metavar="ID",
+        help="what the request's body calls the conversation, for rollouts by that",
     )  # fmt: skip
     explain.add_argument("--path", default=_CHAT_PATH, help="the request's path, which tells its API")
 

@@ -4,7 +4,11 @@ RouterError
 ├── ClientError            the client gets the API's own error, nothing is forwarded
 │   ├── BadRequest         400: not what the API requires
 │   ├── Denied             403: a deny rule of the registry
-│   └── UnknownModel       404: the registry routes only names it knows
+│   ├── UnknownModel       404: the registry routes only names it knows
+│   ├── Unauthorized       401: feedback without the registry's token
+│   ├── NoFeedback         404: feedback, of which the registry wants none
+│   ├── TooLarge           413: more than anybody has to say
+│   └── Unavailable        503: feedback that could not be kept, or not now
 ├── DecisionError          the client notices nothing: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         shed before it queued for the encoder
@@ -70,6 +74,37 @@ class UnknownModel(ClientError):
     status = 404
     label = "unknown_model"
     code = "model_not_found"
+
+
+class Unauthorized(ClientError):
+    """Feedback came without the token that the registry names, or with another."""
+
+    status = 401
+    label = "unauthorized"
+    code = "invalid_token"
+
+
+class NoFeedback(ClientError):
+    """Feedback came, and the registry has no ``feedback``."""
+
+    status = 404
+    label = "no_feedback"
+
+
+class TooLarge(ClientError):
+    """The body of a request that is no LLM call is larger than such a one may be."""
+
+    status = 413
+    label = "too_large"
+    code = "request_too_large"
+
+
+class Unavailable(ClientError):
+    """What is asked for cannot be done now; the same request may succeed later."""
+
+    status = 503
+    label = "unavailable"
+    code = "unavailable"
 
 
 class DecisionError(RouterError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from extproc.apis.conversation import conversation_id
 from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.files import locate
 from extproc.embedding.session import open_encoder
@@ -14,20 +15,23 @@ from extproc.errors import Denied
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.pipeline import Pipeline
+from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Candidate, Decision, Offer, Question, Stage
+from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, Stage
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """A decision, or the refusal that came in its place, with the snapshot it was made by."""
+    """A decision, or the refusal that came in its place, with what it was made of."""
 
     outcome: Decision | Denied
     snapshot: Snapshot
+    question: Question
 
     def as_object(self) -> Mapping[str, Any]:
         """Plain JSON values; scores that were not made are null, and a refusal names no route or model."""
         if isinstance(self.outcome, Denied):
             return {
+                "mode": self.snapshot.terms.mode,
                 "route": "",
                 "model": "",
                 "stage": Stage.DENY,
@@ -41,16 +45,36 @@ class Explanation(msgspec.Struct, frozen=True):
                 "version": self.snapshot.version,
             }
         plain: dict[str, Any] = msgspec.to_builtins(self.outcome)
-        return plain
+        source = key_of(self.question, self.snapshot.rollout_key).source
+        return plain | {"rollout": round(self._rollout.share * 100, 9), "rollout_key": source}
 
     def as_text(self) -> str:
         """As an operator reads it: where it goes, who settled it, every score beside its floor."""
-        lines = (
-            [("denied", f"{self.outcome.message} (rule {self.outcome.rule})")]
-            if isinstance(self.outcome, Denied)
-            else _lines(self.outcome, self.snapshot)
-        )
+        if isinstance(self.outcome, Denied):
+            observed = "; only recorded: the mode is observe"
+            told = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
+            lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{told})")]
+        else:
+            lines = [*_lines(self.outcome, self.snapshot), ("mode", self._mode(self.outcome))]
         return "\n".join(f"{name:<12}{value}" for name, value in [*lines, ("version", self.snapshot.version)])
+
+    @property
+    def _rollout(self) -> Rollout:
+        """What the decision was taken by."""
+        route = self.outcome.route if isinstance(self.outcome, Decision) else ""
+        return self.snapshot.routes[route].rollout if route else self.snapshot.rollout
+
+    def _mode(self, decision: Decision) -> str:
+        rollout = self._rollout
+        if rollout.mode is Mode.OBSERVE:
+            return "observe: recorded, and the API's default answers"
+        if rollout.share >= 1.0:
+            return "active"
+        source = key_of(self.question, self.snapshot.rollout_key).source
+        share = f"active for {rollout.share * 100:g} % of the keys"
+        if not source:
+            return f"{share}; none is given, so this one is only observed"
+        return f"{share}; the one given ({source}) is {'in' if decision.mode is Mode.ACTIVE else 'out'}"
 
 
 async def explain(registry: Path, encoder_dir: Path | None, question: Question) -> Explanation:
@@ -61,15 +85,17 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     loaded = load(registry)
     encoder = open_encoder(locate(encoder_dir), loaded.registry.encoder)
     snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder), budget_s=60.0)
+    named = conversation_id(question.request, question.head, snapshot.terms.conversation_header)
+    question = msgspec.structs.replace(question, conversation_id=named)
     embedder = BatchingEmbedder(encoder, queue=1)
     embedder.start()
     try:
         outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
     except Denied as denied:
-        return Explanation(denied, snapshot)
+        return Explanation(denied, snapshot, question)
     finally:
         await embedder.close()
-    return Explanation(outcome, snapshot)
+    return Explanation(outcome, snapshot, question)
 
 
 def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """`extproc serve`: the whole program, in the order it happens."""
 
 import asyncio
+import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -16,23 +18,25 @@ from extproc.embedding.session import OnnxEncoder, open_encoder
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.registry.compiling import compile_snapshot
-from extproc.registry.live import LiveRegistry
+from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.tiers import judged_tiers
+from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.cascades import bands_of
+from extproc.telemetry.feedback import FeedbackDesk, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.records import open_records
 from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
-from extproc.vocabulary import Decision, Question
+from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.judging import Gatekeepers
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
@@ -72,10 +76,11 @@ async def serve(settings: Settings) -> None:
         closing.callback(admin.close)
 
         encoder, examples = await asyncio.to_thread(_open_encoder, registry, locate(settings.encoder_dir))
-        prices, gates = Prices(), Gatekeepers()
-        snapshots = await live.begin(
-            partial(_compile, encoder=examples, prices=prices, gates=gates, metrics=metrics)
+        prices, token, gates = Prices(), FeedbackToken(os.environ), Gatekeepers()
+        compiling = partial(
+            _compile, encoder=examples, prices=prices, token=token, gates=gates, metrics=metrics
         )
+        snapshots = await live.begin(compiling)
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -90,16 +95,17 @@ async def serve(settings: Settings) -> None:
         metrics.watch_fast_path(lambda: snapshots.newest.fast_path_open)
 
         # From here on the registry may change; Envoy says for each request by which version it routes.
-        following = asyncio.create_task(
-            live.follow(
-                changed=lambda state: health.report("registry", ready=True, detail=str(state)),
-                count=metrics.reloaded,
-            )
-        )
+        def changed(state: State) -> None:
+            health.report("registry", ready=True, detail=str(state))
+            token.read()  # which is no part of the registry's version
+
+        following = asyncio.create_task(live.follow(changed, count=metrics.reloaded))
         closing.callback(following.cancel)
 
-        sinks = Fanout(_sinks(settings, registry, metrics, closing), prices.of, registry.telemetry)
-        decider = _Metered(Pipeline(embedder, snapshots.of, time.perf_counter), metrics)
+        told, keep = _sinks(settings, registry, metrics, closing)
+        sinks = Fanout(told, prices.of, registry.telemetry)
+        pipeline = Pipeline(embedder, snapshots.of, time.perf_counter)
+        decider = _Metered(pipeline, metrics, snapshots.terms)
         server = Server(
             Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
             ExternalProcessor(
@@ -108,6 +114,8 @@ async def serve(settings: Settings) -> None:
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
                 gatekeeper=gates,
+                terms=snapshots.terms,
+                feedback=FeedbackDesk(token.admit, keep, metrics.heard),
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
@@ -120,16 +128,17 @@ async def serve(settings: Settings) -> None:
 class _Metered:
     """The pipeline, with every decision counted."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, terms: Callable[[str], Terms]) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
+        self._terms = terms
 
     async def decide(self, question: Question) -> Decision:
         """See ``Pipeline.decide``."""
         try:
             decision = await self._pipeline.decide(question)
         except DecisionError as error:
-            self._metrics.undecided(error.reason)
+            self._metrics.undecided(error.reason, self._terms(question.head.config_version).mode)
             raise
         self._metrics.decided(decision)
         return decision
@@ -142,11 +151,17 @@ def _open_encoder(registry: Registry, files: EncoderFiles) -> tuple[OnnxEncoder,
 
 
 def _compile(
-    loaded: Loaded, encoder: CachedEncoder, prices: Prices, gates: Gatekeepers, metrics: Metrics
+    loaded: Loaded,
+    encoder: CachedEncoder,
+    prices: Prices,
+    token: FeedbackToken,
+    gates: Gatekeepers,
+    metrics: Metrics,
 ) -> Snapshot:
-    """What decides by a version of the registry, what its models cost, what judges them. Blocks."""
+    """What decides by a version of the registry, and all else that changes with it. Blocks."""
     snapshot = compile_snapshot(loaded, encoder)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
+    token.learn(loaded.registry.feedback, loaded.path.parent)
     gates.learn(loaded.version, judged_tiers(loaded.registry, loaded.gates))
     metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
     return snapshot
@@ -154,20 +169,22 @@ def _compile(
 
 def _sinks(
     settings: Settings, registry: Registry, metrics: Metrics, closing: AsyncExitStack
-) -> list[OutcomeSink]:
-    """Where outcomes go; each is closed, and so flushed, after the server has drained."""
+) -> tuple[list[OutcomeSink], list[Keep]]:
+    """Where outcomes and opinions go; each is closed, and so flushed, after the server has drained."""
     records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
     sinks: list[OutcomeSink] = [metrics, records]
+    keep: list[Keep] = [records.write]
     lost = {"records": lambda: records.dropped}
     spans = sink_from_environment(registry.encoder.model)
     if spans is not None:
         closing.callback(spans.close)
         sinks.append(spans)
+        keep.append(spans.tell)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
     metrics.watch_deleted(lambda: records.deleted)
-    return sinks
+    return sinks, keep
 
 
 def _stop_on_signals() -> asyncio.Event:

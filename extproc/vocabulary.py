@@ -52,6 +52,13 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"  # a defect of ours; logged with its traceback
 
 
+class Mode(StrEnum):
+    """Whether what was decided is done."""
+
+    ACTIVE = "active"
+    OBSERVE = "observe"  # it is recorded as if, and the request goes where Envoy alone would send it
+
+
 class RequestHead(msgspec.Struct, frozen=True):
     """What the client's HTTP request says before its body.
 
@@ -90,6 +97,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool = False
     prompt_chars: int = 0
     max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
+    conversation: str = ""  # what the client calls the conversation; a client may say anything
+    # What the user asked before, the latest first, as ``apis.reasking`` compares it; empty where
+    # the request asks nothing new, but goes on with a tool's result or an answer that was begun.
+    earlier: tuple[str, ...] = ()
 
 
 class Effort(StrEnum):
@@ -115,11 +126,28 @@ class Question(msgspec.Struct, frozen=True):
 
     request: ChatRequest
     head: RequestHead
+    conversation_id: str = ""  # a hash; empty: nothing tells which conversation this is of
 
     @property
     def request_id(self) -> str:
         """Envoy's name of the exchange; empty where it gave none."""
         return self.head.headers.get("x-request-id", "")
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A model as records name it."""
+
+    model: str  # the registry's public name
+    upstream_model: str  # the name the provider is sent
+    provider: str = ""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What one version of the registry says of every request, before anything is decided."""
+
+    mode: Mode = Mode.ACTIVE  # of what no route speaks for; observe: refusals too are only recorded
+    conversation_header: str = ""  # lower case; a trusted one that says which conversation it is
+    defaults: Mapping[Api, Served] = {}  # who answers when Envoy alone decides; empty: not known
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -242,6 +270,7 @@ class Decision(msgspec.Struct, frozen=True):
     comparison: Comparison | None = None  # with the lexical fast path, of its sample
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
+    mode: Mode = Mode.ACTIVE  # observe: this is what would be done
 
     @property
     def upstream_model(self) -> str:
@@ -256,7 +285,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     entry into a record, because everything the record needs about the decision is here.
     Flat, so that operators can use each as ``%DYNAMIC_METADATA(router:NAME)%``, and small, since
     Envoy holds it as long as the exchange: every text is bounded where it is made.
-    Durations are microseconds. ``error`` is the label of a refused request's error.
+    Durations are microseconds. ``error`` is the label of a refused request's error. In mode observe
+    ``model`` and what belongs to it are those of Envoy's default, and ``would_*`` what was decided.
     """
 
     schema: int = 1
@@ -279,6 +309,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: float | None = None  # of the sample: of how many requests it is one
     tokens: int | None = None
     stream: bool = False
+    reask: bool | None = None  # whether the client asks again what it asked before; None: unknown
     traceparent: str = ""
     began_us: int | None = None  # when its body was there, microseconds since the epoch
     parse_us: int | None = None
@@ -287,6 +318,10 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     embed_us: int | None = None
     total_us: int | None = None
     prompt: str = ""  # the beginning of the latest user turn; only by the operator's opt-in
+    mode: str = Mode.ACTIVE
+    would_route: str = ""
+    would_model: str = ""
+    conversation_id: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -298,6 +333,7 @@ class Usage(msgspec.Struct, frozen=True):
     cache_write: int | None = None  # of the input, written to it
     reasoning: int | None = None  # of the output
     finish: str = ""  # why it ended, in the API's own word
+    refusal: bool = False  # whether it was seen to say, in the API's own field, that the model refused
     response_id: str = ""
     response_model: str = ""
     first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen

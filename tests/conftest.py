@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from extproc.embedding.files import EncoderFiles, locate
@@ -11,6 +12,11 @@ from extproc.errors import EncoderMissing
 # Where `make setup` puts the encoder, so that pytest run by hand finds it too. The processes
 # that tests start inherit it.
 os.environ.setdefault("EXTPROC_ENCODER_DIR", str(Path(__file__).parents[1] / ".cache" / "encoder"))
+
+# The same examples in every run, however long each takes: a run is green or red by what changed.
+# HYPOTHESIS_PROFILE=default looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import yaml
 
 import extproc
 from extproc.cli import main
+from extproc.routing.rollout import place
 
 CONFIG = Path(__file__).parents[1] / "config"
 DEMO = str(CONFIG / "demo.yaml")
@@ -91,6 +92,46 @@ def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.Capt
     told = capsys.readouterr().out
     assert "default: low_similarity" in told
     assert "(below the floor of 0.3)" in told
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> str:
+    """The demo, whose code route is switched on for half of the users, and nothing else is."""
+    tree = yaml.safe_load(Path(DEMO).read_text())
+    tree |= {"mode": "observe", "trusted_headers": ["x-user"], "rollout_key": "X-User"}
+    tree["routes"]["code"] |= {"mode": "active", "rollout": "50 %"}
+    path = tmp_path / "half.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def test_explain_says_whether_a_key_is_in(half: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> str:
+        assert main(["explain", "--registry", half, "implement quicksort in python", *arguments]) == 0
+        (mode,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mode ")]
+        return " ".join(mode.split())
+
+    share = "mode active for 50 % of the keys"
+    sides = {user: "in" if place(user, "code") < 0.5 else "out" for user in ("alice", "bob", "carol")}
+    assert set(sides.values()) == {"in", "out"}
+    for user, side in sides.items():
+        assert told("--header", f"x-user={user}") == f"{share}; the one given (x-user) is {side}"
+    assert told() == f"{share}; none is given, so this one is only observed"
+    assert told("--conversation", "c-1").startswith(f"{share}; the one given (conversation) is ")
+
+
+def test_explain_shows_what_is_only_observed_as_such(half: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> str:
+        assert main(["explain", "--registry", half, *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert "observe: recorded, and the API's default answers" in told("Good morning!")
+    assert "only recorded: the mode is observe" in told("4111 1111 1111 1111")
+    greeting = json.loads(told("--json", "Good morning!"))
+    assert (greeting["mode"], greeting["rollout"], greeting["rollout_key"]) == ("observe", 100.0, "")
+    code = json.loads(told("--json", "implement quicksort in python", "--header", "x-user=alice"))
+    assert (code["rollout"], code["rollout_key"]) == (50.0, "x-user")
+    assert json.loads(told("--json", "4111 1111 1111 1111"))["mode"] == "observe"
 
 
 def test_explain_reads_stdin(capsys: pytest.CaptureFixture[str]) -> None:

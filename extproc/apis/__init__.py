@@ -14,9 +14,20 @@ import msgspec
 from extproc.apis import anthropic, openai, responses
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, edit
+from extproc.apis.reasking import asks_again
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Span
 
-__all__ = ["Edit", "api_of", "edit", "edits", "error_body", "model_span", "parse", "with_policy"]
+__all__ = [
+    "Edit",
+    "api_of",
+    "asks_again",
+    "edit",
+    "edits",
+    "error_body",
+    "model_span",
+    "parse",
+    "with_policy",
+]
 
 
 class _Dialect(msgspec.Struct, frozen=True):

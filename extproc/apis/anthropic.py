@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, UnsetType
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, capped, given
+from extproc.apis.reasking import earlier_turns
 from extproc.errors import BadRequest
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Effort
 
@@ -54,6 +55,7 @@ class _Turn(msgspec.Struct, gc=False):
     text: str
     media: int  # blocks that the model will look at: neither text nor a tool's result, also inside one
     chars: int
+    results: bool = False  # does it bring what a tool gave back?
 
 
 _MESSAGES_API = Shape(
@@ -86,9 +88,9 @@ def parse_messages(body: bytes) -> ChatRequest:
     if max_tokens is None:
         raise BadRequest("'max_tokens' is required.", param="max_tokens")
     turns = [_turn(number, message) for number, message in enumerate(messages)]
-    text, media = _asked(
-        [turn for turn, message in zip(turns, messages, strict=True) if message.role == "user"]
-    )
+    users = [turn for turn, message in zip(turns, messages, strict=True) if message.role == "user"]
+    text, media = _asked(users)
+    asks = messages[-1].role == "user" and not turns[-1].results
     system = bodies.optional(members, "system", _SYSTEM)
     tools = bodies.optional(members, "tools", _TOOLS) or []
     bodies.require_few_tools(len(tools))
@@ -108,6 +110,7 @@ def parse_messages(body: bytes) -> ChatRequest:
         stream=bodies.flag(members, "stream"),
         prompt_chars=sum(turn.chars for turn in turns) + _chars(system) + len(members.get("tools", b"")),
         max_tokens=max_tokens,
+        earlier=earlier_turns(turn.text for turn in reversed(users[:-1])) if asks else (),
     )
 
 
@@ -121,11 +124,12 @@ def _asked(turns: Sequence[_Turn]) -> tuple[str, int]:
 def _turn(number: int, message: _Message) -> _Turn:
     if isinstance(message.content, str):
         return _Turn(message.content, 0, len(message.content))
-    texts, media, chars = [], 0, 0
+    texts, media, chars, results = [], 0, 0, False
     for place, block in enumerate(message.content):
         if block.type == "text":
             texts.append(block.text or "")
         elif block.type == "tool_result":
+            results = True
             if block.content is not UNSET:
                 result = bodies.decode(
                     _RESULT, block.content, "messages", number, "content", place, "content"
@@ -135,7 +139,7 @@ def _turn(number: int, message: _Message) -> _Turn:
         else:
             media += 1
             chars += 0 if block.input is UNSET else len(block.input)
-    return _Turn("\n".join(filter(None, texts)), media, chars + sum(map(len, texts)))
+    return _Turn("\n".join(filter(None, texts)), media, chars + sum(map(len, texts)), results)
 
 
 def _chars(content: _ResultContent) -> int:

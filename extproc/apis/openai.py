@@ -6,14 +6,17 @@ gc=False in the structs below: they hold no cycles, and untracked objects keep t
 from running in the middle of a large body.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
+from extproc.apis.conversation import of_chat
 from extproc.apis.edits import Edit, capped, given
+from extproc.apis.reasking import earlier_turns
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest
 
 _TEXT_PARTS = frozenset({"text", "input_text"})  # the second is the responses API's word for it
@@ -108,6 +111,8 @@ _CHAT = Shape(
     "max_completion_tokens",
     "max_tokens",
     "reasoning_effort",
+    "metadata",
+    "prompt_cache_key",
 )
 # The first is what a limit is set by: today's name, and the only one that reasoning models take.
 _CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
@@ -144,7 +149,16 @@ def parse_chat(body: bytes) -> ChatRequest:
         stream=stream,
         prompt_chars=sum(map(_message_chars, messages)) + json_size(members, "tools", "functions"),
         max_tokens=limits[0] if limits[0] is not None else limits[1],
+        conversation=of_chat(members),
+        earlier=_earlier(messages),
     )
+
+
+def _earlier(messages: Sequence[_Message]) -> tuple[str, ...]:
+    if messages[-1].role != "user":
+        return ()
+    before = islice(reversed(messages), 1, None)
+    return earlier_turns(text_and_media(m.content)[0] if m.role == "user" else "" for m in before)
 
 
 def _stream(document: Document, members: dict[str, Raw]) -> bool:

@@ -7,8 +7,10 @@ from msgspec import UNSET, Raw, UnsetType
 
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
+from extproc.apis.conversation import of_responses
 from extproc.apis.edits import Edit, capped
 from extproc.apis.openai import Content, Function, chars, json_size, named, text_and_media
+from extproc.apis.reasking import earlier_turns
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest
 
 
@@ -41,6 +43,8 @@ class _Input(msgspec.Struct):
     chars: int = 0
     count: int = 0
     tools: list[_Tool] = []  # offered between the turns
+    before: list[Content] = []  # of the user's turns before the latest
+    asks: bool = False  # is the latest user turn the last item?
 
 
 _RESPONSES = Shape(
@@ -54,6 +58,8 @@ _RESPONSES = Shape(
     "prompt",
     "previous_response_id",
     "conversation",
+    "metadata",
+    "prompt_cache_key",
 )
 _REASONING = Shape("effort")
 _ITEMS = msgspec.json.Decoder(str | list[_Item])
@@ -98,7 +104,15 @@ def parse_responses(body: bytes) -> ChatRequest:
         stream=bodies.flag(members, "stream"),
         prompt_chars=asked.chars + len(instructions) + json_size(members, "tools"),
         max_tokens=bodies.whole_number(members, "max_output_tokens"),
+        conversation=of_responses(members),
+        earlier=_earlier(asked),
     )
+
+
+def _earlier(asked: _Input) -> tuple[str, ...]:
+    if not asked.asks:
+        return ()
+    return earlier_turns(text_and_media(content)[0] for content in reversed(asked.before))
 
 
 def _read(given: str | list[_Item]) -> _Input:
@@ -111,7 +125,8 @@ def _read(given: str | list[_Item]) -> _Input:
             content = bodies.decode(_CONTENT, item.content, "input", number, "content")
             read.chars += chars(content)
             if item.role == "user":
-                read.user = content
+                read.before.append(read.user)
+                read.user, read.asks = content, number == len(given) - 1
         elif item.type in _RESULTS and item.output is not UNSET:
             read.chars += chars(bodies.decode(_CONTENT, item.output, "input", number, "output"))
         elif item.type == "function_call" and item.arguments is not UNSET:

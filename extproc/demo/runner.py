@@ -75,6 +75,8 @@ async def serve(registry_path: Path, run_dir: Path, environment: Mapping[str, st
         sidecar_admin=ports.from_environment(environment, "ADMIN_PORT", 9902),
     )
     models = demo_models(registry, registry_path.parent)
+    if registry.feedback is not None:
+        _key(registry.feedback.token, registry_path.parent)
     ports.check([*_stack_claims(chosen), *_model_claims(models, registry_path)])
     async with Pool(models):
         for name, model in models.items():
@@ -109,7 +111,7 @@ def _key(auth: Auth, directory: Path) -> str:
     if auth.env:
         if key := os.environ.get(auth.env, ""):
             return key
-        raise OperatorError(f"${auth.env} is not set: Envoy would have no key to send")
+        raise OperatorError(f"${auth.env} is not set: there would be no key to send or to compare with")
     path = directory / auth.file
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

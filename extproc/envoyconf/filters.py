@@ -53,10 +53,12 @@ from extproc.registry.schema import Registry
 from extproc.registry.tiers import tier_name
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
+from extproc.wire.feedback import ROLE
 from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.messages import CLUSTER_HEADER, ROLE_KEY, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
+FEEDBACK = "envoy.filters.http.ext_proc.feedback"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _TRANSFORM = "envoy.filters.http.transform"
 ROUTER = "envoy.filters.http.router"
@@ -80,10 +82,11 @@ _MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "conten
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
-    """The filter chain: what is observed, the decision, the two steps of failing open, the router."""
+    """The filter chain: what is observed, the decision, feedback, two steps of failing open, the router."""
     return [
         observing.observer(),
         _switchable(_EXT_PROC, ext_proc(registry)),
+        _switchable(FEEDBACK, _feedback()),
         _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
         _switchable(_TRANSFORM, TransformConfig()),
         HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
@@ -154,6 +157,27 @@ def sidecar_service(metadata: Mapping[str, str] = MappingProxyType({})) -> GrpcS
     return GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True),
         initial_metadata=[HeaderValue(key=key, value=value) for key, value in metadata.items()],
+    )
+
+
+def _feedback() -> ExternalProcessor:
+    """Opinions on answers: the only requests whose credentials the sidecar sees.
+
+    It is a filter of its own because a route cannot change which headers are forwarded.
+    """
+    return ExternalProcessor(
+        grpc_service=sidecar_service({ROLE_KEY: ROLE}),
+        failure_mode_allow=True,  # on to the route's own answer
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        message_timeout=timedelta(seconds=10),  # nobody waits for it to ask a model
+        forward_rules=HeaderForwardingRules(allowed_headers=_any_of("authorization")),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=RegexMatcher(regex="content-type|www-authenticate")
+        ),
     )
 
 

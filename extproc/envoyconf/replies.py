@@ -19,7 +19,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ResponseFlagFilter,
     StatusCodeFilter,
 )
-from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.core.v3 import DataSource, RuntimeUInt32, SubstitutionFormatString
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
@@ -35,6 +35,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
+from extproc.envoyconf import feedback
 from extproc.envoyconf.actions import literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
@@ -52,7 +53,9 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
     # is noted, but Anthropic's clients are known by a header that all of them send.
     noted = AccessLogFilter(metadata_filter=_noted(Api.ANTHROPIC_MESSAGES))
     version = HeaderMatcher(name="anthropic-version", present_match=True)
-    return _replies(registry, _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version))))
+    replies = _replies(registry, _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version))))
+    replies.mappers[:0] = _to_feedback()
+    return replies
 
 
 def hop_replies(registry: Registry) -> LocalReplyConfig:
@@ -68,6 +71,29 @@ def _replies(registry: Registry, asked_anthropic: AccessLogFilter) -> LocalReply
             *_mappers(registry, Api.ANTHROPIC_MESSAGES, asked_anthropic),
             *_mappers(registry, Api.OPENAI_CHAT),
         ]
+    )
+
+
+def _to_feedback() -> Iterator[ResponseMapper]:
+    """What is told whoever gives feedback, none of which is about a model: these come first."""
+    path = StringMatcher(safe_regex=RegexMatcher(regex=rf"{feedback.PATH}(\?.*)?"))
+    here = AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
+    large = apis.error_body(
+        Api.OPENAI_CHAT, status=413, message="The feedback is too large.", code="request_too_large"
+    )
+    yield ResponseMapper(
+        filter=_all_of(here, _status(ComparisonFilterOp.EQ, 413)),
+        body_format_override=SubstitutionFormatString(
+            json_format=Struct.from_dict(_escaped(msgspec.json.decode(large)))
+        ),
+    )
+    # The sidecar's word on the client's token.
+    yield ResponseMapper(
+        filter=_all_of(here, _status(ComparisonFilterOp.EQ, _NO_KEY)),
+        body_format_override=SubstitutionFormatString(
+            text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%"),
+            content_type="application/json",
+        ),
     )
 
 

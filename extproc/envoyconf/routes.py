@@ -13,7 +13,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 
-from extproc.envoyconf import catalogue
+from extproc.envoyconf import catalogue, feedback
 from extproc.envoyconf.actions import (
     API_ROOT,
     LLM_METHOD,
@@ -61,6 +61,7 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
                 name=NAME,
                 domains=["*"],
                 routes=[
+                    *feedback.routes(registry),
                     *catalogue.routes(registry),
                     *_decided_with_policy(registry, version, names),
                     *_decided(registry, names),

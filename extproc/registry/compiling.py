@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.registry.artefact import check_encoder
+from extproc.registry.checks.rollout import share_of
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import (
     DEFAULT_MARGIN,
@@ -20,9 +21,10 @@ from extproc.routing import rules
 from extproc.routing.choice import Price, Target
 from extproc.routing.fastpath import FastPath, Watch
 from extproc.routing.meaning import Meaning, fit_meaning
+from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.vocabulary import Encoder
+from extproc.vocabulary import Encoder, Served, Terms
 
 
 def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
@@ -47,6 +49,28 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
         ask_usage=registry.stream_usage == "ask",
+        rollout=Rollout(registry.mode, share_of(registry.rollout)),
+        rollout_key=registry.rollout_key.lower(),
+        terms=_terms(registry, targets),
+    )
+
+
+def _terms(registry: Registry, targets: Mapping[str, Target]) -> Terms:
+    defaults = {api: targets[name] for api, name in registry.defaults.items()}
+    return Terms(
+        mode=registry.mode,
+        conversation_header=registry.conversation_header.lower(),
+        defaults={
+            api: Served(target.model, target.upstream_model, target.provider)
+            for api, target in defaults.items()
+        },
+    )
+
+
+def _rollout(registry: Registry, route: Route) -> Rollout:
+    return Rollout(
+        mode=registry.mode if route.mode is None else route.mode,
+        share=share_of(registry.rollout if route.rollout is None else route.rollout),
     )
 
 
@@ -79,6 +103,7 @@ def _route(loaded: Loaded, route: Route, targets: Mapping[str, Target]) -> Route
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
         fallback=route.asks_in_turn,
+        rollout=_rollout(loaded.registry, route),
     )
 
 

@@ -21,13 +21,17 @@ class Files:
 
     @property
     def prints(self) -> Mapping[Path, Print]:
-        """Every file that was to be read, also one that could not be, as it was just before."""
+        """Every file that was to be read or watched, also one that is not there, as it was just before."""
         return self._prints
 
     @property
     def version(self) -> str:
         """12 hexadecimal digits of the SHA-256 of all that was read."""
         return self._digest.hexdigest()[:12]
+
+    def watch(self, path: Path) -> None:
+        """Remember a file that belongs to the registry but is no part of its version, as a secret."""
+        self._prints[path] = fingerprint(path)
 
     def read(self, path: Path, file: str, line: int) -> str:
         """The text at ``path``. Raises ``RegistryError`` at ``line`` of ``file``, which names it."""

@@ -56,11 +56,10 @@ def load(path: Path, files: Files | None = None, *, untrained: bool = False) -> 
         for name, route in registry.routes.items()
     }
     check(registry, examples, source)
-    trained = (
-        None
-        if untrained
-        else _artefact(source, registry, tuple(name for name, texts in examples.items() if texts), files)
-    )
+    if registry.feedback is not None and registry.feedback.token.file:
+        files.watch(path.parent / registry.feedback.token.file)
+    examples = {name: texts for name, texts in examples.items() if texts}
+    trained = None if untrained else _artefact(source, registry, tuple(examples), files)
     quality = None if untrained else _quality(source, registry, trained, files)
     gates = {} if untrained else calibrations(registry.gates, source, files)
     check_calibrations(registry, gates, source)

@@ -12,10 +12,12 @@ from msgspec import Meta
 from extproc.registry.cascades import Cascade, Retry
 from extproc.registry.gates import Gate
 from extproc.registry.section import Count, Fraction, OneOrMany, Positive, Seconds, Section
-from extproc.registry.upstreams import Model, Passthrough
-from extproc.vocabulary import Api, Effort
+from extproc.registry.upstreams import Auth, Model, Passthrough
+from extproc.vocabulary import Api, Effort, Mode
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+Percent = float | str  # 10, or "10 %"; checked in ``checks.rollout``
 
 
 class RouteThresholds(Section, frozen=True):
@@ -43,6 +45,8 @@ class Route(Section, frozen=True):
     response_headers: dict[str, str] = {}  # added to what the client gets
     max_tokens: Positive | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None  # how much the model should reason; None: as the client wishes
+    mode: Mode | None = None  # None: the registry's
+    rollout: Percent | None = None  # of its requests that are obeyed; None: the registry's
 
     @property
     def has_envoy_policy(self) -> bool:
@@ -125,6 +129,12 @@ class Encoder(Section, frozen=True):
     queue: Positive = 256  # requests that may wait for the encoder; more are shed
 
 
+class Feedback(Section, frozen=True):
+    """Opinions on answers, by POST /v1/router/feedback through Envoy."""
+
+    token: Auth  # by which clients may give it; the sidecar reads it, and nobody else
+
+
 class Telemetry(Section, frozen=True):
     """Which traces are worth their spans. Records and metrics know every exchange all the same."""
 
@@ -170,7 +180,12 @@ class Registry(Section, frozen=True):
     # ask: streams tell their token usage, in one more chunk that the client sees too.
     stream_usage: Literal["leave", "ask"] = "leave"
     decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # the whole decision's budget
+    mode: Mode = Mode.ACTIVE  # observe: requests are decided and recorded as if, and nothing is changed
+    rollout: Percent = 100.0  # of the requests that are obeyed; the others are observed
+    rollout_key: str = ""  # a trusted header: whose requests are in or out together
+    conversation_header: str = ""  # a trusted header: the conversation that a request is of
     telemetry: Telemetry = Telemetry()
+    feedback: Feedback | None = None  # None: /v1/router/feedback is a 404
     envoy: Envoy = Envoy()
 
     @property

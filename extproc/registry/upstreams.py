@@ -22,9 +22,12 @@ class Price(Section, frozen=True):
 
 
 class Auth(Section, frozen=True):
-    """Where Envoy finds a provider's key: exactly one of the two. Nobody else reads it."""
+    """Where a secret is, for the one process that reads it: exactly one of the two.
 
-    env: str = ""  # a variable of Envoy's own environment
+    A provider's key is Envoy's to read, the token of ``feedback`` the sidecar's.
+    """
+
+    env: str = ""  # a variable of that process's own environment
     file: str = ""  # relative to the registry file
 
 

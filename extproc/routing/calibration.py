@@ -58,7 +58,8 @@ def fit_isotonic(top: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ND
             before = pools.pop()
             pool = (before[0] + pool[0], before[1] + pool[1], before[2] + pool[2])
         pools.append(pool)
-    claimed = np.array([claims / rows for claims, _, rows in pools])
+    # Pools of one claim have means that differ by rounding, either way.
+    claimed = np.maximum.accumulate([claims / rows for claims, _, rows in pools])
     hits = np.array([hits for _, hits, _ in pools])
     sizes = np.array([rows for _, _, rows in pools])
     doubt = 0.5 / (sizes + 1)

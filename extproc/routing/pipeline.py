@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError, UnknownVersion
+from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, route_by_words, spoken
 from extproc.vocabulary import (
@@ -88,6 +89,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
     target = snapshot.targets[choice.model or snapshot.defaults[question.request.api]]
     route = snapshot.routes.get(choice.route)
     scores, embedding = choice.scores, choice.embedding
+    rollout = route.rollout if route else snapshot.rollout
     return Decision(
         route=choice.route,
         model=target.model,
@@ -113,6 +115,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         comparison=choice.comparison,
         tokens=embedding.tokens if embedding else None,
         times=times,
+        mode=mode_of(rollout, choice.route, key_of(question, snapshot.rollout_key).value),
     )
 
 

@@ -13,8 +13,9 @@ from extproc.routing.choice import Target
 from extproc.routing.fastpath import FastPath
 from extproc.routing.meaning import Meaning
 from extproc.routing.quality import Quality
+from extproc.routing.rollout import Rollout
 from extproc.routing.rules import Rule
-from extproc.vocabulary import Api, Effort
+from extproc.vocabulary import Api, Effort, Terms
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -27,6 +28,7 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     max_tokens: int | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None
     fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
+    rollout: Rollout = Rollout()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -44,6 +46,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
     ask_usage: bool = False  # of streams that tell it only when asked
+    rollout: Rollout = Rollout()  # of decisions for no route
+    rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
+    terms: Terms = Terms()
 
     @property
     def fast_path_open(self) -> bool | None:
@@ -90,6 +95,15 @@ class Snapshots:
         if found is not None:
             self._used[version] = self._clock()
         return found
+
+    def terms(self, version: str) -> Terms:
+        """What ``version`` says of every request.
+
+        Of one that is not here only the mode of the newest is believed: whoever observes must not
+        have requests refused because Envoy is a version ahead.
+        """
+        found = self._held.get(version)
+        return Terms(mode=self._newest.terms.mode) if found is None else found.terms
 
     def add(self, snapshot: Snapshot) -> None:
         """Make ``snapshot`` the newest. One of a version that is held already takes its place."""

@@ -39,6 +39,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "status": Attribute(names.HTTP_RESPONSE_STATUS_CODE),
     "flags": Attribute(names.ROUTER_RESPONSE_FLAGS),
     "finish_reason": Attribute(names.GEN_AI_RESPONSE_FINISH_REASONS, listed=True),
+    "refusal": Attribute(names.ROUTER_REFUSAL),
     "first_byte_ms": Attribute(names.ROUTER_FIRST_BYTE_MS),
     "time_to_first_token_ms": Attribute(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, per_unit=1000.0),
     "request_bytes": Attribute(names.HTTP_REQUEST_BODY_SIZE),
@@ -73,6 +74,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "reference_cost_usd": Attribute(names.ROUTER_REFERENCE_COST_USD),
     "attempts": Attribute(names.ROUTER_ATTEMPTS),
     "served_by": Attribute(names.ROUTER_SERVED_BY),
+    "reask": Attribute(names.ROUTER_REASK),
     "conversation_id": Attribute(names.GEN_AI_CONVERSATION_ID),
     "tokens": Attribute(names.ROUTER_TOKENS),
     "parse_us": Attribute(names.ROUTER_PARSE_US),
@@ -106,9 +108,18 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
 # What the span of an exchange's LLM call says, beside its operation, error and first token.
 CALL_FIELDS: Final = (
     *("request_id", "model", "upstream_model", "original_model", "provider", "stream", "conversation_id"),
-    *("response_id", "response_model", "finish_reason", "status", "attempts", "served_by", "cluster"),
+    *(
+        "response_id",
+        "response_model",
+        "finish_reason",
+        "refusal",
+        "status",
+        "attempts",
+        "served_by",
+        "cluster",
+    ),
     *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
-    *("cost_usd", "cascade", "tier", "input_messages", "output_messages"),
+    *("refusal", "cost_usd", "cascade", "tier", "input_messages", "output_messages"),
 )
 
 _UNKNOWN = (None, "", ())

@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry.metrics import Histogram, Meter
 
 from extproc.telemetry import names
-from extproc.telemetry.rows import AttemptRow, ExchangeRow
+from extproc.telemetry.rows import AttemptRow, ExchangeRow, refusal_of
 
 _Labels = Mapping[str, str | bool]
 
@@ -34,9 +34,12 @@ class Calls:
         self._exchanges = count(
             names.EXCHANGES, description="Finished exchanges, those the sidecar took no part in included."
         )
-        self._refusals = count(names.REFUSALS, description="Requests answered with an error, not forwarded.")
         self._attempts = count(
-            names.ATTEMPTS, description="Models asked in turn by fallback chains, by what became of it."
+            names.ATTEMPTS, description="Models asked in turn by chains and cascades, by what became of it."
+        )
+        self._refusals = count(
+            names.REFUSALS,
+            description="Requests answered with an error, not forwarded; in mode observe: would-be ones.",
         )
         self._cost = count(names.COST, description="US dollars for tokens, at the registry's prices.")
         self._reference_cost = count(
@@ -70,8 +73,9 @@ class Calls:
 
     def accept(self, row: ExchangeRow) -> None:
         """Count one finished exchange."""
-        if row.refused:
-            self._refusals.add(1, {names.ERROR_TYPE: row.error})
+        refusal = refusal_of(row)
+        if refusal:
+            self._refusals.add(1, {names.ERROR_TYPE: refusal, names.ROUTER_MODE: row.mode})
         self._exchanges.add(
             1,
             {
@@ -79,6 +83,7 @@ class Calls:
                 names.ROUTER_MODEL: row.model,
                 names.ROUTER_STATUS_CLASS: _status_class(row.status),
                 names.ROUTER_BYPASSED: row.bypassed,
+                names.ROUTER_MODE: row.mode,
             },
         )
         if row.api in names.OPERATIONS and not row.refused:

@@ -29,7 +29,7 @@ from extproc.telemetry.cascades import Bands, Cascades
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Decision, Reason, Stage
+from extproc.vocabulary import Decision, Mode, Reason, Stage
 
 _Labels = Mapping[str, str | bool]
 
@@ -80,6 +80,7 @@ class Metrics:
                 names.ROUTER_MODEL: decision.model,
                 names.ROUTER_STAGE: decision.stage,
                 names.ROUTER_REASON: decision.reason,
+                names.ROUTER_MODE: decision.mode,
             },
         )
         if decision.comparison is not None:
@@ -99,8 +100,8 @@ class Metrics:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
 
-    def undecided(self, reason: Reason) -> None:
-        """Count one request that was left to Envoy's default."""
+    def undecided(self, reason: Reason, mode: Mode = Mode.ACTIVE) -> None:
+        """Count one request that was left to Envoy's default, under a registry of this mode."""
         self._decisions.add(
             1,
             {
@@ -108,12 +109,17 @@ class Metrics:
                 names.ROUTER_MODEL: "",
                 names.ROUTER_STAGE: Stage.DEFAULT,
                 names.ROUTER_REASON: reason,
+                names.ROUTER_MODE: mode,
             },
         )
 
     def reloaded(self, result: str) -> None:
         """Count one reload of the registry by what became of it."""
         self._reloads.add(1, {names.RESULT: result})
+
+    def heard(self, result: str) -> None:
+        """Count one request with feedback: ``accepted``, or the label of the error it was refused with."""
+        self._feedback.add(1, {names.RESULT: result})
 
     def failed(self, where: str) -> None:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
@@ -198,6 +204,7 @@ class Metrics:
             description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
         )
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._feedback = count(names.FEEDBACK, description="Requests with feedback by what became of them.")
         self._reloads = count(
             names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
         )

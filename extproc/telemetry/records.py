@@ -80,12 +80,13 @@ class RecordWriter:
         if verdict is not None:
             self.write(verdict)
 
-    def write(self, row: AnyRow) -> None:
-        """Enqueue a row of any kind; never blocks on the disk."""
+    def write(self, row: AnyRow) -> bool:
+        """Enqueue a row of any kind; never blocks on the disk. Returns whether there was room for it."""
         if self._closed or self._queue.qsize() >= self._queue_lines:
             self._drop(1)
-            return
+            return False
         self._queue.put(self._encode(row) + b"\n")
+        return True
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued and stop; a disk that holds longer than ``timeout_s`` is given up."""

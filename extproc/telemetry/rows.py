@@ -11,9 +11,10 @@ request. All join by ``request_id``. What is not known is null (numbers, truths)
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from opentelemetry.context import Context
@@ -21,10 +22,14 @@ from opentelemetry.trace import SpanContext, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.apis import api_of
+from extproc.errors import BadRequest, Denied, UnknownModel
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Ruling, Usage
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
+
+# What a client is refused with: the reasons of requests that were, or in mode observe would have been.
+REFUSALS: Final = (BadRequest.label, Denied.label, UnknownModel.label)
 
 # A path is whatever a client sends, up to Envoy's header limit, and is kept to recognise a call by.
 _PATH_LIMIT = 256  # characters
@@ -33,8 +38,15 @@ _PATH_LIMIT = 256  # characters
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
-_TRACE_ID = re.compile("[0-9a-f]{32}")
+# Ends of an answer that are refusals: OpenAI's, of its content filter; Anthropic's, of the model.
+_REFUSALS = frozenset({"content_filter", "refusal"})
 
+TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
+
+_MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
+    Mode.ACTIVE: "active",
+    Mode.OBSERVE: "observe",
+}
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -64,6 +76,9 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     error: str = ""  # the refusing error's label, else Envoy's flag, else the status; empty: none
     flags: tuple[str, ...] = ()
     finish_reason: str = ""
+    # Whether the model refused, by the API's own word for it; a refusal in plain prose is not seen. Null:
+    # how the answer ended was not seen either.
+    refusal: bool | None = None
     duration_ms: float | None = None  # until the answer's last byte
     first_byte_ms: float | None = None  # of the provider's head, which may come before any token
     time_to_first_token_ms: float | None = None  # only when the token itself was seen
@@ -108,6 +123,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     cascade: str = ""
     tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
     conversation_id: str = ""
+    reask: bool | None = None  # the client asks again what it asked before; null: nothing can be known
     tokens: int | None = None  # embedded by our encoder
     parse_us: int | None = None
     rules_us: int | None = None
@@ -195,7 +211,10 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         version=envelope.version,
         lexical=envelope.lexical,
         weight=envelope.weight,
-        mode="unknown" if bypassed else "active",
+        mode="unknown" if bypassed else _MODES.get(envelope.mode, "unknown"),
+        would_route=envelope.would_route,
+        would_model=envelope.would_model,
+        conversation_id=envelope.conversation_id,
         status=exchange.status or None,
         error=error,
         flags=exchange.flags,
@@ -215,6 +234,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         reasoning_tokens=usage.reasoning,
         usage_source="unknown" if usage.input is None and usage.output is None else "answer",
         finish_reason=usage.finish,
+        refusal=_refusal(usage),
         response_id=usage.response_id,
         response_model=usage.response_model,
         time_to_first_token_ms=_first_token(exchange, usage),
@@ -222,6 +242,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         served_by=exchange.served_by,
         cascade=exchange.tried[-1].cascade if exchange.tried else "",
         tier=exchange.tried[-1].tier if exchange.tried else None,
+        reask=envelope.reask,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
         rules_us=envelope.rules_us,
@@ -297,6 +318,13 @@ def _verdict(ruling: Ruling) -> str:
     return "escalate" if ruling.escalate else "accept"
 
 
+def refusal_of(row: ExchangeRow) -> str:
+    """The label of the error that the client was refused with or, in mode observe, would have been."""
+    if row.refused:
+        return row.error
+    return row.reason if row.mode == "observe" and row.reason in REFUSALS else ""
+
+
 def _remote_span(traceparent: str) -> SpanContext | None:
     """The span that a W3C ``traceparent`` names; None when it is not valid."""
     context = _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
@@ -315,12 +343,14 @@ def _trace_id(exchange: Exchange) -> str:
 
     So that any process that tells of the exchange, and any telling of it again, names the same.
     """
-    request_id = exchange.request_id
     span = caller_of(exchange)
-    if span is not None:
-        return format_trace_id(span.trace_id)
+    return own_trace_id(exchange.request_id) if span is None else format_trace_id(span.trace_id)
+
+
+def own_trace_id(request_id: str) -> str:
+    """The trace of what is known by a request's id alone."""
     digits = request_id.replace("-", "").lower()
-    if _TRACE_ID.fullmatch(digits) and digits.strip("0"):
+    if TRACE_ID.fullmatch(digits):
         return digits  # a UUID, as Envoy makes them, is found by either name
     return blake2b(request_id.encode(), digest_size=16).hexdigest()
 
@@ -359,6 +389,12 @@ def _input_tokens(api: str, usage: Usage) -> int | None:
     if usage.input is None or api != Api.ANTHROPIC_MESSAGES:
         return usage.input
     return usage.input + (usage.cached or 0) + (usage.cache_write or 0)
+
+
+def _refusal(usage: Usage) -> bool | None:
+    if usage.refusal or usage.finish in _REFUSALS:
+        return True
+    return False if usage.finish else None
 
 
 def _first_token(exchange: Exchange, usage: Usage) -> float | None:

@@ -18,6 +18,7 @@ from extproc.telemetry.rows import (
     EvaluationRow,
     ExchangeRow,
     attempt_row_of,
+    refusal_of,
     row_of,
     verdict_row_of,
 )
@@ -127,7 +128,7 @@ def is_notable(row: ExchangeRow, low_margin: float) -> bool:
     abstained = row.stage == Stage.DEFAULT and row.reason != Reason.NO_ROUTES
     doubtful = row.margin is not None and row.margin < low_margin
     escalated = (row.attempts or 1) > 1 or bool(row.tier) or row.served_by not in ("", row.model)
-    return abstained or doubtful or escalated or row.refused or row.failed or row.bypassed
+    return abstained or doubtful or escalated or bool(refusal_of(row)) or row.failed or row.bypassed
 
 
 def in_share(trace_id: str, share: float) -> bool:

@@ -22,7 +22,7 @@ from extproc.telemetry import otlp
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.trees import Origin, span_of_attempt, spans_of
+from extproc.telemetry.trees import Origin, span_of_attempt, span_of_opinion, spans_of
 
 _QUEUE_SPANS = 2048  # the default that the OpenTelemetry specification gives
 
@@ -58,6 +58,13 @@ class SpanSink:
         if self._export.admit(len(spans)):
             for span in spans:
                 self._processor.on_end(span)
+
+    def tell(self, row: EvaluationRow) -> bool:
+        """Enqueue the span of an opinion; never waits for the collector. Returns whether there was room."""
+        admitted = self._export.admit(1)
+        if admitted:
+            self._processor.on_end(span_of_opinion(row, self._origin))
+        return admitted
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued and stop; after ``timeout_s`` the rest is dropped and counted."""

@@ -25,7 +25,15 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from extproc.telemetry import names
 from extproc.telemetry.attributes import CALL_FIELDS, Value, attribute_of, attributes_of
-from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow, Row, caller_of
+from extproc.telemetry.rows import (
+    TRACE_ID,
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    Row,
+    caller_of,
+    own_trace_id,
+)
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Envelope, Reason, Stage
 
@@ -122,6 +130,28 @@ def _event(verdict: EvaluationRow) -> Event:
     return Event(names.GEN_AI_EVALUATION_RESULT, about, timestamp=at)
 
 
+def span_of_opinion(row: EvaluationRow, origin: Origin) -> ReadableSpan:
+    """The span of one opinion: it lasts no time, and whoever tells it again tells the same.
+
+    It lies in the trace that the opinion names, below the exchange where that is named too; else in
+    one made of the request's id, which is the exchange's unless Envoy or the client had a trace.
+    """
+    known = TRACE_ID.fullmatch(row.trace_id) is not None
+    trace_id = row.trace_id if known else own_trace_id(row.request_id or row.trace_id)
+    exchange = _identity(trace_id, names.ROUTE_SPAN, row.request_id)
+    at = round(row.time.timestamp() * 1e6) * 1000
+    return ReadableSpan(
+        name=f"{names.EVALUATE_SPAN} {row.name}",
+        context=_identity(trace_id, names.EVALUATE_SPAN, row.evaluation_id),
+        parent=exchange if known and row.request_id else None,
+        resource=origin.resource,
+        instrumentation_scope=origin.scope,
+        attributes=attributes_of(row),
+        start_time=at,
+        end_time=at,
+    )
+
+
 def _parts(outcome: Outcome, encoder: str, start: int, end: int) -> Iterator[_Part]:
     row, envelope = outcome.row, outcome.exchange.envelope or _NOTHING_DECIDED
     by_hops = bool(outcome.exchange.tried)  # whose attempts are the calls
@@ -183,7 +213,10 @@ def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
     return {**_CHAIN, **dict(pair for pair in told if pair is not None)}
 
 
-_SCORE_FIELDS = ("route", "stage", "reason", "probability", "margin", "similarity", "candidates")
+_SCORE_FIELDS = (
+    *("route", "would_route", "stage", "reason"),
+    *("probability", "margin", "similarity", "candidates"),
+)
 
 
 def _embeddings(encoder: str) -> str:
@@ -197,9 +230,13 @@ def _began(envelope: Envelope, start: int, end: int) -> int:
 
 
 def _context(row: Row, name: str) -> SpanContext:
-    """The identity of the exchange's span of this name: the same whoever asks."""
-    span_id = int.from_bytes(blake2b(f"{name} {row.request_id}".encode(), digest_size=8).digest())
-    return SpanContext(int(row.trace_id, 16), span_id, is_remote=False, trace_flags=_SAMPLED)
+    return _identity(row.trace_id, name, row.request_id)
+
+
+def _identity(trace_id: str, name: str, of: str) -> SpanContext:
+    """The identity of the span of this name and this request or opinion: the same whoever asks."""
+    span_id = int.from_bytes(blake2b(f"{name} {of}".encode(), digest_size=8).digest())
+    return SpanContext(int(trace_id, 16), span_id, is_remote=False, trace_flags=_SAMPLED)
 
 
 def _status(failed: bool) -> Status:

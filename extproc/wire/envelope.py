@@ -2,6 +2,9 @@
 
 Writing is on the path of every decision. Reading takes what any version of the sidecar, or
 another filter that writes to the same namespace, may have left there.
+
+What is only observed stands in a struct of its own, ``observed``, below the mode: nothing in Envoy
+that looks for a decision, the headers of the answer first of all, takes it for one.
 """
 
 import math
@@ -11,9 +14,10 @@ from typing import Any
 import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.vocabulary import Envelope
+from extproc.vocabulary import Envelope, Mode
 
 NAMESPACE = "router"  # of the dynamic metadata
+OBSERVED = "observed"  # in it: what would have been done
 
 _EXACT = 2**53  # JSON numbers, and so Struct's, are doubles: integers beyond this are not themselves
 
@@ -26,6 +30,9 @@ def write(envelope: Envelope, struct: Struct) -> None:
     fields = struct.fields
     # Always there, or a later version's default would change what this one wrote.
     fields["schema"].number_value = envelope.schema
+    fields["mode"].string_value = envelope.mode
+    if envelope.mode == Mode.OBSERVE:
+        fields = fields[OBSERVED].struct_value.fields
     for name, value in msgspec.to_builtins(envelope).items():
         kind = type(value)
         if kind is str:
@@ -40,12 +47,19 @@ def write(envelope: Envelope, struct: Struct) -> None:
 
 def read(struct: Struct) -> Envelope:
     """What ``struct`` says; a field that is absent or of the wrong type has its default."""
+    found = _found(struct)
+    if found.get("mode") == Mode.OBSERVE and OBSERVED in struct.fields:
+        found = _found(struct.fields[OBSERVED].struct_value) | found
+    return Envelope(**found)
+
+
+def _found(struct: Struct) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in struct.fields.items():
         reader = _READERS.get(name)
         if reader is not None and (content := reader(value)) is not None:
             found[name] = content
-    return Envelope(**found)
+    return found
 
 
 def _text(value: Value) -> str | None:
@@ -74,6 +88,7 @@ _READER_OF_TYPE: Mapping[Any, Callable[[Value], Any]] = {
     str: _text,
     tuple[str, ...]: _texts,
     bool: _flag,
+    bool | None: _flag,
     int: _integer,
     int | None: _integer,
     float | None: _number,

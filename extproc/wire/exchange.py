@@ -9,6 +9,8 @@ AwaitingHead ──Head──> AwaitingBody ──Body──> AwaitingDecision �
     ├──Head of an LLM call without a body─────────────────────────────────> Done   Refuse
     └──Head of anything else──────────────────────────────────────────────> Done   Proceed
 
+In mode observe every end is to Proceed, with an envelope that says what would have been done.
+
 Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries out its effects.
 """
 
@@ -20,8 +22,21 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc import apis
+from extproc.apis.conversation import conversation_id
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError
-from extproc.vocabulary import Api, Decision, Envelope, Question, Reason, RequestHead, Span, Stage
+from extproc.vocabulary import (
+    Api,
+    Decision,
+    Envelope,
+    Mode,
+    Question,
+    Reason,
+    RequestHead,
+    Served,
+    Span,
+    Stage,
+    Terms,
+)
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -93,7 +108,10 @@ Event = Head | Body | Decided | Refused | Undecided
 
 
 class Proceed(msgspec.Struct, frozen=True):
-    """Let the request go on as it is. The envelope, if any, says why it was not routed."""
+    """Let the request go on as it is. The envelope, if any, says why it was not routed.
+
+    In mode observe that is all that ever happens, and the envelope says what would have been done.
+    """
 
     envelope: Envelope | None = None
 
@@ -134,6 +152,9 @@ Effect = Reply | AskDecision
 _TRACEPARENT_LIMIT = 128  # characters; W3C's version 00 has 55
 _CANDIDATES = 5
 
+_USUAL = Terms()
+_NOBODY = Served("", "")
+
 
 class DecideExchange:
     """One request's way through the decision."""
@@ -145,17 +166,19 @@ class DecideExchange:
         now: Callable[[], float] = time.time,
         *,
         prompt_chars: int = 0,
+        terms: Terms = _USUAL,
     ) -> None:
-        """``version`` is that of the registry by which Envoy routes the request; ``clock`` counts seconds.
+        """``version`` is that of the registry by which Envoy routes the request, and ``terms`` are its.
 
-        ``now`` gives the time of day, in seconds since the epoch. ``prompt_chars`` of the latest
-        user turn go into the envelope: none, unless the operator opted in.
+        ``clock`` counts seconds. ``now`` gives the time of day, in seconds since the epoch.
+        ``prompt_chars`` of the latest user turn go into the envelope: none, unless the operator opted in.
         """
         self._clock = clock
         self._now = now
         self._prompt_chars = prompt_chars
         self._state: State = AwaitingHead()
-        self._known = Envelope(version=version)  # of this request, so far
+        self._terms = terms
+        self._known = Envelope(version=version, mode=terms.mode)  # of this request, so far
 
     @property
     def state(self) -> State:
@@ -203,6 +226,7 @@ class DecideExchange:
         try:
             _require_uncompressed(state.head)
             request = apis.parse(state.api, event.data)
+            reask = apis.asks_again(request.user_text, request.earlier)
         except BadRequest as error:
             return Done(), self._refuse(state.api, error)
         parsed = self._clock()
@@ -210,14 +234,18 @@ class DecideExchange:
             self._known,
             original_model=request.model,
             stream=request.stream,
+            reask=reask,
             parse_us=_microseconds(parsed - started),
             prompt=request.user_text[: self._prompt_chars],
+            conversation_id=conversation_id(request, state.head, self._terms.conversation_header),
         )
-        question = Question(request, state.head)
+        question = Question(request, state.head, self._known.conversation_id)
         return AwaitingDecision(question, event.data, parsed), AskDecision(question)
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
         decision = event.decision
+        if decision.mode is Mode.OBSERVE:
+            return Done(), Proceed(_observed(_decided(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
         span = apis.model_span(body) if decision.fallback else None
@@ -233,17 +261,28 @@ class DecideExchange:
         return Done(), self._let_go(event.reason)
 
     def _let_go(self, reason: Reason) -> Proceed:
-        return Proceed(replace(self._known, stage=Stage.DEFAULT, reason=reason))
+        known = replace(self._known, stage=Stage.DEFAULT, reason=reason)
+        return Proceed(_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
 
-    def _refuse(self, api: Api, error: ClientError) -> Refuse:
+    def _served(self) -> Served:
+        """Who answers when Envoy alone decides, as far as that is known."""
+        api = self._known.api
+        return self._terms.defaults.get(Api(api), _NOBODY) if api else _NOBODY
+
+    def _refuse(self, api: Api, error: ClientError) -> Refuse | Proceed:
+        known = self._refused(error)
+        if known.mode == Mode.OBSERVE:
+            return Proceed(_observed(known, self._served()))
         body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
         )
+        return Refuse(error.status, body, replace(known, error=error.label))
+
+    def _refused(self, error: ClientError) -> Envelope:
         # The reason repeats the error, because it is what operators see on the answer.
-        envelope = replace(self._known, reason=error.label, error=error.label)
         if isinstance(error, Denied):
-            envelope = replace(envelope, stage=Stage.DENY, rule=error.rule)
-        return Refuse(error.status, body, envelope)
+            return replace(self._known, reason=error.label, stage=Stage.DENY, rule=error.rule)
+        return replace(self._known, reason=error.label)
 
 
 # A pair that is not here is a protocol error.
@@ -286,6 +325,20 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
         queue_us=decision.times.queue,
         embed_us=decision.times.embed,
         total_us=decision.times.total,
+        mode=decision.mode,
+    )
+
+
+def _observed(decided: Envelope, served: Served) -> Envelope:
+    """What was decided as what would have been done, beside who answers all the same."""
+    return replace(
+        decided,
+        route="",
+        would_route=decided.route,
+        would_model=decided.model,
+        model=served.model,
+        upstream_model=served.upstream_model,
+        provider=served.provider,
     )
 
 

@@ -20,13 +20,16 @@ from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import envelope as metadata
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
+from extproc.wire.feedback import Answer
 from extproc.wire.gates import GATE_KEY
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
 SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
 
-VERSION_KEY = "x-router-config"  # in the stream's gRPC metadata: the registry that this Envoy holds
+# In the stream's gRPC metadata:
+VERSION_KEY = "x-router-config"  # the registry that this Envoy holds
+ROLE_KEY = "x-router-role"  # what the filter is for that opened it; absent: decisions
 
 _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 
@@ -36,7 +39,8 @@ class StreamMetadata(msgspec.Struct, frozen=True):
 
     traceparent: str = ""  # of Envoy's own span: it goes before the one among the request's headers
     config_version: str = ""
-    tier: str = ""  # of a gate, CASCADE/TIER; empty: this stream asks for a decision
+    role: str = ""  # empty: to decide, or to judge
+    tier: str = ""  # of a gate, CASCADE/TIER; empty: it judges nothing
 
 
 def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
@@ -44,7 +48,12 @@ def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
     found = {
         name: value if isinstance(value, str) else value.decode(errors="replace") for name, value in pairs
     }
-    return StreamMetadata(found.get("traceparent", ""), found.get(VERSION_KEY, ""), found.get(GATE_KEY, ""))
+    return StreamMetadata(
+        traceparent=found.get("traceparent", ""),
+        config_version=found.get(VERSION_KEY, ""),
+        role=found.get(ROLE_KEY, ""),
+        tier=found.get(GATE_KEY, ""),
+    )
 
 
 def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
@@ -68,7 +77,7 @@ def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
             )
 
 
-def encode(event: Head | Body, reply: Reply) -> bytes:
+def encode(event: Head | Body, reply: Reply | Answer) -> bytes:
     """Envoy's message for ``reply``, which answers ``event``."""
     match reply:
         case Proceed(envelope=None) if isinstance(event, Head):
@@ -78,7 +87,14 @@ def encode(event: Head | Body, reply: Reply) -> bytes:
         case Route():
             response = ProcessingResponse(request_body=MessageResponse(response=_common(reply)))
         case Refuse():
-            response = ProcessingResponse(immediate_response=_immediate(reply))
+            details = f"router_{reply.envelope.error}"
+            # The x-router-* headers of this answer too are made by Envoy, of the metadata.
+            response = ProcessingResponse(immediate_response=_immediate(reply.status, reply.body, details))
+        case Answer():
+            answer = _immediate(reply.status, reply.body, reply.details)
+            for name, value in reply.headers:
+                set_header(answer.headers, name, value)
+            return ProcessingResponse(immediate_response=answer).SerializeToString()
     if reply.envelope is not None:
         _attach(response, reply.envelope)
     return response.SerializeToString()
@@ -136,10 +152,9 @@ def _common(route: Route) -> CommonResponse:
     return common
 
 
-def _immediate(refusal: Refuse) -> ImmediateResponse:
-    response = ImmediateResponse(body=refusal.body, details=f"router_{refusal.envelope.error}")
-    response.status.code = refusal.status
-    # The x-router-* headers of this answer too are made by Envoy, of the metadata.
+def _immediate(status: int, body: bytes, details: str) -> ImmediateResponse:
+    response = ImmediateResponse(body=body, details=details)
+    response.status.code = status
     set_header(response.headers, "content-type", "application/json")
     return response
 

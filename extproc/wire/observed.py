@@ -51,6 +51,7 @@ def usage(metadata: Mapping[str, Struct]) -> Usage | None:
     return Usage(
         **counts,
         finish=_text(fields, "finish"),
+        refusal="refusal" in fields and fields["refusal"].bool_value,
         response_id=_text(fields, "id"),
         response_model=_text(fields, "model"),
         first_token_at=seconds(_text(fields, "first_token")),

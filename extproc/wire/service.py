@@ -14,8 +14,8 @@ import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question
-from extproc.wire import access_log, gate_service, messages
+from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question, Terms
+from extproc.wire import access_log, feedback, gate_service, messages
 from extproc.wire.attempts import Attempts
 from extproc.wire.exchange import (
     AskDecision,
@@ -67,13 +67,17 @@ class ExternalProcessor:
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
         gatekeeper: Gatekeeper | None = None,
+        terms: Callable[[str], Terms] = lambda version: Terms(),
+        feedback: feedback.Desk | None = None,
     ) -> None:
         """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
-        ``count_failure`` is called with ``decide`` for a defect and ``protocol`` for an Envoy
+        ``count_failure`` is called with ``decide`` or ``feedback`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
         ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
+        ``terms`` gives what a version of the registry says of every request.
+        Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
         """
         self._decider = decider
         self._gatekeeper = gatekeeper
@@ -81,6 +85,8 @@ class ExternalProcessor:
         self._count_failure = count_failure
         self._clock = clock
         self._prompt_chars = prompt_chars
+        self._terms = terms
+        self._desk = feedback
         self._open = 0
         self._none_open = asyncio.Event()
 
@@ -111,19 +117,44 @@ class ExternalProcessor:
         # Reading and writing by hand costs a tenth less than an async generator; and ending the
         # stream with the last answer saves the wait for Envoy to end it.
         stream = messages.stream_metadata(context.invocation_metadata() or ())
+        if stream.role == feedback.ROLE:
+            await self._hear(stream, context)
+            return
         if stream.tier:
             if self._gatekeeper is not None:
                 gate = GateExchange(stream.tier, self._gatekeeper)
                 await gate_service.converse(context, stream, gate, self._count_failure)
             return
         version = stream.config_version or self._version()
-        exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars)
+        exchange = DecideExchange(
+            version, self._clock, prompt_chars=self._prompt_chars, terms=self._terms(version)
+        )
         while not exchange.done:
             data = await context.read()
             if data is grpc.aio.EOF:
                 return
             event = messages.decode(data, stream)
             await context.write(await self._answer(exchange, event))
+
+    async def _hear(self, stream: messages.StreamMetadata, context: _Context) -> None:
+        """Feedback. A defect ends the stream, and Envoy answers that it cannot be taken now."""
+        if self._desk is None:
+            return
+        exchange = feedback.FeedbackExchange(self._desk)
+        while not exchange.done:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return
+            event = messages.decode(data, stream)
+            try:
+                reply = exchange.receive(event)
+            except ProtocolError:
+                raise
+            except Exception:
+                log.exception("feedback could not be taken")
+                self._count_failure(feedback.ROLE)
+                return
+            await context.write(messages.encode(event, reply))
 
     async def _answer(self, exchange: DecideExchange, event: Head | Body) -> bytes:
         try:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from extproc import apis
 from extproc.errors import BadRequest
 from extproc.vocabulary import Api
-from tests.apis.spelling import deterministic
+from tests.apis.spelling import thorough
 
 ASK = [{"role": "user", "content": "Hello"}]
 VALID: dict[Api, dict[str, Any]] = {
@@ -111,7 +111,7 @@ def damaged(draw: st.DrawFn) -> tuple[Api, bytes]:
     return api, valid[:start] + draw(st.binary(max_size=4)) + valid[stop:]
 
 
-@deterministic
+@thorough
 @given(st.one_of(st.tuples(st.sampled_from(Api), st.one_of(st.binary(), fragments)), damaged()))
 def test_any_bytes_are_a_request_or_a_bad_request(given_body: tuple[Api, bytes]) -> None:
     api, body = given_body
@@ -260,7 +260,7 @@ def test_an_error_without_code_and_param_says_null_as_openais_clients_read_both(
 texts = st.text(max_size=20)
 
 
-@deterministic
+@thorough
 @given(st.sampled_from(Api), st.integers(400, 599), texts, st.none() | texts, st.none() | texts)
 def test_any_error_is_json_with_its_message(
     api: Api, status: int, message: str, code: str | None, param: str | None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
 from extproc.errors import BadRequest
-from tests.apis.spelling import deterministic, json_values, keys, spelled, styles
+from tests.apis.spelling import json_values, keys, spelled, styles, thorough
 
 SHAPE = Shape("model", "effort", "messages")
 
@@ -23,7 +23,7 @@ def test_a_copy_instead_of_a_view_of_a_value_is_never_taken_for_its_place() -> N
         Document(b'{"model": {"effort": 1}}').nested(SHAPE, members, "model")
 
 
-@deterministic
+@thorough
 @given(st.dictionaries(keys, st.one_of(json_values, st.dictionaries(keys, json_values, max_size=3))), styles)
 def test_the_spans_are_where_the_values_stand_at_the_top_and_one_level_down(
     values: dict[str, Any], style: Random
@@ -44,7 +44,7 @@ def test_the_spans_are_where_the_values_stand_at_the_top_and_one_level_down(
     assert {path: json.loads(body[slice(*span)]) for path, span in document.spans.items()} == expected
 
 
-@deterministic
+@thorough
 @given(
     st.dictionaries(keys, json_values),
     st.sampled_from(["model", "effort", "messages"]),

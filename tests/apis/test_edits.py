@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from extproc import apis
 from extproc.apis import Edit
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Effort, Span
-from tests.apis.spelling import deterministic, json_values, keys, names, spelled, styles
+from tests.apis.spelling import json_values, keys, names, spelled, styles, thorough
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = Api
 HELLO = [{"role": "user", "content": "auto"}]
@@ -267,7 +267,7 @@ def cut(body: bytes, request: ChatRequest, path: str) -> Span | None:
     return (parent[0] + 1, parent[0] + 1) if body.startswith(b"{", parent[0]) else parent
 
 
-@deterministic
+@thorough
 @given(requests(), policies, styles)
 def test_a_policy_changes_what_it_must_and_nothing_else(
     asked: tuple[Api, dict[str, Any]], policy: BodyPolicy, style: Random
@@ -292,7 +292,7 @@ def test_a_policy_changes_what_it_must_and_nothing_else(
     assert apis.with_policy(after, apis.parse(api, after), policy) is after
 
 
-@deterministic
+@thorough
 @given(requests(), names, styles)
 def test_another_name_of_the_model_replaces_its_value_alone(
     asked: tuple[Api, dict[str, Any]], name: str, style: Random

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from extproc import apis
 from extproc.errors import BadRequest
 from extproc.vocabulary import Api, ChatRequest
-from tests.apis.spelling import deterministic, json_values, keys, names, spelled, styles
+from tests.apis.spelling import json_values, keys, names, spelled, styles, thorough
 
 CHAT = Api.OPENAI_CHAT
 COMPLETIONS = Api.OPENAI_COMPLETIONS
@@ -275,7 +275,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return {**others, "model": draw(names), "messages": draw(st.lists(turns, min_size=1, max_size=4))}
 
 
-@deterministic
+@thorough
 @given(requests(), styles)
 def test_parsing_agrees_with_a_plain_reading_of_the_json(original: dict[str, Any], style: Random) -> None:
     body = spelled(original, style).encode()

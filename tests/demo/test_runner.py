@@ -14,7 +14,7 @@ import pytest
 
 from extproc.demo import ports
 from extproc.demo.pool import Pool
-from extproc.demo.runner import demo_models, main
+from extproc.demo.runner import demo_models, main, serve
 from extproc.errors import OperatorError
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Auth, Model
@@ -48,6 +48,19 @@ def test_a_missing_key_file_is_made_for_its_owner_alone_and_kept(tmp_path: Path)
     assert (tmp_path / "keys/small").read_text() == first
     assert (tmp_path / "keys/small").stat().st_mode & 0o777 == 0o600
     assert demo_models(keyed, tmp_path)["small"].key == first
+
+
+async def test_a_missing_token_for_feedback_is_made_too(tmp_path: Path) -> None:
+    path, port = one_model_registry(tmp_path)
+    path.write_text(f"{path.read_text()}feedback: {{token: {{file: keys/feedback}}}}\n")
+    with socket.create_server((ports.HOST, port)), pytest.raises(OperatorError, match=f"port {port} "):
+        await serve(
+            path,
+            tmp_path / "run",
+            dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True)),
+        )
+    assert (tmp_path / "keys/feedback").read_text().startswith("demo-")
+    assert (tmp_path / "keys/feedback").stat().st_mode & 0o777 == 0o600
 
 
 def test_two_models_do_not_share_a_made_key(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def page() -> dict[str, set[str]]:
     metrics.watch_deleted(lambda: 0)
     metrics.failed("decide")
     metrics.reloaded("loaded")
+    metrics.heard("accepted")
     answered = Usage(input=1, output=2, first_token_at=1.5)
     metrics.accept(outcome(usage=answered))
     metrics.accept(outcome(envelope=Envelope(error="denied"), status=403))

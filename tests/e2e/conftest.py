@@ -22,6 +22,7 @@ from extproc.registry.loading import load
 from extproc.telemetry.segments import segment_paths
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
+FEEDBACK_TOKEN = "given-by-the-operator"
 DECISION_MS = 3_000  # a sidecar that is late on a busy machine is waited for all the same
 NAMES = {
     "small": "demo-small-8b",
@@ -72,9 +73,9 @@ class World:
         return "".join(path.read_text() for path in segment_paths(self.stack.records))
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
-        """The records of a kind, in order."""
-        rows = map(msgspec.json.decode, self.record_text().splitlines())
-        return [row for row in rows if row["kind"] == kind]
+        """The records of one kind that are there whole, in order."""
+        whole, _, _ = self.record_text().rpartition("\n")
+        return [row for row in map(msgspec.json.decode, whole.splitlines()) if row["kind"] == kind]
 
     async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
         """The records of these exchanges, in this order, once all have arrived."""
@@ -114,7 +115,11 @@ def write_registry(folder: Path, pool: Pool) -> Path:
         text = text.replace(models[name].base_url, model.url).replace(
             f"../.run/keys/{name}}}", f"{key_file}}}"
         )
-    assert not re.search(r"1001\d", text)
+    token_file = folder / "feedback.key"
+    token_file.write_text(f"{FEEDBACK_TOKEN}\n")
+    token_file.chmod(0o600)
+    text = text.replace("../.run/keys/feedback}", f"{token_file}}}")
+    assert not re.search(r"1001\d|\.run", text)
     path = folder / "registry.yaml"
     path.write_text(f"decision_ms: {DECISION_MS}\n{text}")
     return path

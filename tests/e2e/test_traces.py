@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from extproc.demo.behaviour import Behaviour
 from tests.collector import Collector, attributes
-from tests.e2e.conftest import Answer, World, chat, world_in
+from tests.e2e.conftest import FEEDBACK_TOKEN, Answer, World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -197,3 +197,22 @@ async def test_an_operator_who_opts_in_gets_the_beginning_of_prompts(tmp_path: P
         assert prompt[:4096] in told
         assert prompt[:4097] not in told
     collector.stop()
+
+
+async def test_feedback_is_told_to_the_collector_below_the_exchange(traced: Traced) -> None:
+    trace = f"{77:032x}"
+    answer = await traced.world.post(chat(CODE), traceparent=f"00-{trace}-{PARENT}-01")
+    _, spans = await traced.trace_of(answer, 5)
+    opinion = {"request_id": answer.headers["x-request-id"], "trace_id": trace, "score": 0, "source": "ann"}
+    token = f"Bearer {FEEDBACK_TOKEN}"
+    accepted = await traced.world.post(opinion, "/v1/router/feedback", authorization=token)
+    async with asyncio.timeout(30):
+        while not (found := [s for s in traced.collector.spans if s.name == "evaluate feedback"]):
+            await asyncio.sleep(0.02)
+    (span,) = found
+    assert (span.trace_id.hex(), span.parent_span_id) == (trace, spans["route"].span_id)
+    about = attributes(span.attributes)
+    assert about["router.evaluation.id"] == accepted.json()["id"]
+    assert about["gen_ai.evaluation.score.value"] == 0.0
+    (row,) = traced.world.rows("evaluation")
+    assert row["evaluation_id"] == accepted.json()["id"]

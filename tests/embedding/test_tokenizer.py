@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.embedding.files import EncoderFiles
@@ -61,7 +61,6 @@ def test_the_estimate_is_about_right_for_prose(encoder_files: EncoderFiles) -> N
 
 
 @given(text=any_text)
-@settings(deadline=None)
 def test_any_text_at_all_gives_a_framed_row_within_the_limit(tokenizer: Tokenizer, text: str) -> None:
     (ids,) = tokenizer.tokenize([text])
     assert 2 <= ids.size <= 16

@@ -319,6 +319,97 @@ async def test_keys_may_be_sorted(world: World) -> None:
     assert await answered(world, "chat", body, kind="application/json") == USAGES["chat"]
 
 
+REFUSAL = 'I cannot "help" with that.'
+REFUSALS: dict[str, Any] = {
+    "chat": {
+        **CHAT_ANSWER,
+        "choices": [
+            {"message": {"role": "assistant", "content": None, "refusal": REFUSAL}, "finish_reason": "stop"}
+        ],
+    },
+    "responses": {
+        **RESPONSE,
+        "output": [{"type": "message", "content": [{"type": "refusal", "refusal": REFUSAL}]}],
+    },
+}
+# What says refusal as well, and is none.
+NO_REFUSALS: dict[str, Any] = {
+    "chat": {
+        **CHAT_ANSWER,
+        "choices": [
+            {
+                "message": {
+                    "content": '{"refusal": "a word in a text"}',
+                    "refusal": None,
+                    "tool_calls": [{"function": {"arguments": '{"refusal": "yes", "type": "refusal"}'}}],
+                },
+                "logprobs": {"content": [], "refusal": None},
+                "finish_reason": "stop",
+            }
+        ],
+    },
+    "responses": {
+        **RESPONSE,
+        "tools": [{"type": "function", "parameters": {"properties": {"refusal": {"type": "string"}}}}],
+        "metadata": {"refusal": "of a client"},
+    },
+    "messages": {
+        **MESSAGE,
+        "content": [{"type": "tool_use", "input": {"refusal": "an argument", "type": "refusal"}}],
+        "stop_reason": "tool_use",
+    },
+    "completions": TEXT_ANSWER,
+}
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+@pytest.mark.parametrize("api", REFUSALS)
+async def test_a_refusal_in_the_apis_own_field_is_observed(world: World, api: str, size: int) -> None:
+    for indent in (None, 1):
+        body = json.dumps(REFUSALS[api], indent=indent).encode()
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        usage = await answered(world, api, *pieces, kind="application/json")
+        assert usage is not None
+        assert usage.refusal
+
+
+@pytest.mark.parametrize("api", NO_REFUSALS)
+async def test_what_a_client_or_a_tool_calls_refusal_is_none(world: World, api: str) -> None:
+    usage = await answered(world, api, json.dumps(NO_REFUSALS[api]).encode(), kind="application/json")
+    assert usage is not None
+    assert usage.finish
+    assert not usage.refusal
+
+
+@pytest.mark.parametrize("padding", [0, 16_300, 100_000])
+async def test_a_refusal_is_observed_wherever_it_stands(world: World, padding: int) -> None:
+    body = json.dumps({"padding": "x" * padding, **REFUSALS["chat"]}).encode()
+    usage = await answered(world, "chat", body, kind="application/json")
+    assert usage is not None
+    assert usage.refusal
+
+
+@pytest.mark.parametrize(
+    ("api", "events"),
+    [
+        ("chat", [chunk(delta({"content": "", "refusal": None})), chunk(delta({"refusal": "I"}))]),
+        ("responses", [{"type": "response.refusal.delta", "delta": "I", "output_index": 0}]),
+        ("responses", [{"type": "response.refusal.done", "refusal": "I cannot"}]),
+    ],
+)
+async def test_a_refusal_is_observed_in_a_stream_that_breaks_off(
+    world: World, api: str, events: list[Any]
+) -> None:
+    pieces = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    usage = await answered(world, api, *pieces)
+    assert usage is not None
+    assert (usage.refusal, usage.finish) == (True, "")
+    quiet = json.dumps(chunk(delta({"content": "I", "refusal": None}))).encode()
+    usage = await answered(world, "chat", b"data: " + quiet + b"\n\n")
+    assert usage is not None
+    assert not usage.refusal
+
+
 async def test_a_tool_calls_id_is_not_the_answers(world: World) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": json.dumps(DECOY)}}
     choices = [{"finish_reason": "tool_calls", "message": {"content": None, "tool_calls": [call]}}]
@@ -602,6 +693,7 @@ HOSTILE = {
     "status": b'"object":"response","created_at":1,',
     "models": b'"model":"',
     "content": b'"content":',
+    "no refusals": b'"refusals":"I",',
     "commas": b"{,",
     "newlines": b"\n",
     "short lines": b'"usage":{\n',

@@ -114,6 +114,15 @@ async def test_an_examples_file_is_followed_too_even_when_its_absence_was_the_mi
         assert again.version != state.version
 
 
+async def test_a_token_that_is_replaced_is_told_and_the_version_stays(tmp_path: Path) -> None:
+    async with running(tmp_path, GOOD + "feedback: {token: {file: token}}\n") as world:
+        first = world.live.version  # the token is not there yet, which is no mistake
+        for content in ("one", "another"):
+            state = await world.told(lambda content=content: (tmp_path / "token").write_text(content))  # type: ignore[misc]
+            assert state == State(first)
+        assert world.results == [Result.UNCHANGED, Result.UNCHANGED]
+
+
 async def test_what_counts_from_the_next_start_only_is_said(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         state = await world.put(GOOD + "encoder: {max_tokens: 64}\nenvoy: {max_body_bytes: 2048}\n")

@@ -42,6 +42,11 @@ def test_isotonic_knots_rise_and_are_never_certain_without_being_told(rows: list
     assert ((reached >= 0) & (reached <= 1)).all()
 
 
+def test_knots_of_one_claim_do_not_fall_by_rounding() -> None:
+    claimed, _ = fit_isotonic(np.full(4, 0.21857959764096307), np.array([False, False, False, True]))
+    assert (np.diff(claimed) >= 0).all()
+
+
 def test_a_single_route_stays_certain() -> None:
     mapped = Calibration(1.0, np.array([1.0]), np.array([0.5]))
     np.testing.assert_array_equal(mapped.probabilities(np.zeros((2, 1), np.float32)), 1.0)

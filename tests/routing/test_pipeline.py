@@ -18,6 +18,7 @@ from extproc.routing.heads import Lexicon, OnEmbedding
 from extproc.routing.meaning import Meaning
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.quality import Forecast
+from extproc.routing.rollout import Rollout, mode_of
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import (
@@ -28,6 +29,7 @@ from extproc.vocabulary import (
     Decision,
     Effort,
     Embedding,
+    Mode,
     Question,
     Reason,
     RequestHead,
@@ -421,3 +423,38 @@ async def test_rules_and_pins_go_before_words() -> None:
     pinned, _ = await decide(named(question("code", model="small"), name), snapshot(fast_path=fast))
     ruled, _ = await decide(named(question("code", tools=("other",)), name), snapshot(fast_path=fast))
     assert (pinned.stage, ruled.stage) == (Stage.PIN, Stage.RULE)
+
+
+async def test_a_decision_is_taken_by_its_route_and_one_for_no_route_by_the_registry() -> None:
+    base = snapshot()
+    coding = msgspec.structs.replace(base.routes["coding"], rollout=Rollout(Mode.ACTIVE))
+    chat = msgspec.structs.replace(base.routes["smalltalk"], rollout=Rollout(Mode.OBSERVE))
+    mixed = snapshot(routes={"coding": coding, "smalltalk": chat}, rollout=Rollout(Mode.OBSERVE))
+    modes = {
+        asked: (await decide(question(asked), mixed))[0].mode for asked in ("code", "chat", "elsewhere")
+    } | {"pinned": (await decide(question(model="coder"), mixed))[0].mode}
+    assert modes == {
+        "code": Mode.ACTIVE, "chat": Mode.OBSERVE, "elsewhere": Mode.OBSERVE, "pinned": Mode.OBSERVE,
+    }  # fmt: skip
+
+
+async def test_what_is_observed_is_decided_as_if() -> None:
+    base = snapshot()
+    routes = {
+        name: msgspec.structs.replace(r, rollout=Rollout(Mode.OBSERVE)) for name, r in base.routes.items()
+    }
+    observed, _ = await decide(question(), snapshot(routes=routes))
+    active, _ = await decide(question())
+    assert observed == msgspec.structs.replace(active, mode=Mode.OBSERVE)
+
+
+async def test_a_share_is_taken_by_the_key() -> None:
+    halves = {
+        name: msgspec.structs.replace(route, rollout=Rollout(share=0.5))
+        for name, route in snapshot().routes.items()
+    }
+    current = snapshot(routes=halves, rollout_key="x-user")
+    for user in ("alice", "bob", "carol", "dave"):
+        head = RequestHead("POST", "/v1/chat/completions", {"x-user": user, "x-request-id": "any"})
+        decision, _ = await decide(msgspec.structs.replace(question(), head=head), current)
+        assert decision.mode is mode_of(Rollout(share=0.5), "coding", user)

@@ -2,9 +2,11 @@
 
 from typing import cast
 
+import msgspec
 import pytest
 
 from extproc.routing.snapshot import Snapshot, Snapshots
+from extproc.vocabulary import Api, Mode, Served, Terms
 
 
 def snapshot(version: str) -> Snapshot:
@@ -93,3 +95,14 @@ def test_time_counts_from_when_a_version_was_superseded(snapshots: Snapshots, cl
     snapshots.add(snapshot("v3"))
     clock.now = 5_100
     assert snapshots.drop_unused() == ()
+
+
+def test_a_versions_terms_are_its_own_and_of_an_unknown_one_only_the_mode_is_believed(
+    snapshots: Snapshots,
+) -> None:
+    terms = Terms(Mode.OBSERVE, "x-chat", {Api.OPENAI_CHAT: Served("small", "small-8b")})
+    assert snapshots.terms("v1") == Terms()
+    snapshots.add(msgspec.structs.replace(snapshot("v2"), terms=terms))
+    assert snapshots.terms("v1") == Terms()
+    assert snapshots.terms("v2") == terms
+    assert snapshots.terms("v3") == Terms(Mode.OBSERVE)

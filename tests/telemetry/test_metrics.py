@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
+import msgspec
 import pytest
-from msgspec.structs import replace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,7 +15,7 @@ from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import BodyPolicy, Comparison, Decision, Reason, Stage, StageTimes, Usage
+from extproc.vocabulary import BodyPolicy, Comparison, Decision, Mode, Reason, Stage, StageTimes, Usage
 
 Make = Callable[..., Outcome]
 
@@ -72,6 +72,7 @@ def test_decisions_are_counted_by_where_they_led_and_why(metrics: Metrics) -> No
         "router_model": "small",
         "router_stage": "rule",
         "router_reason": "rule",
+        "router_mode": "active",
     }
     assert value(metrics, "router_decisions_total", **by_rule) == 2
     by_meaning = by_rule | {"router_model": "large", "router_stage": "embedding", "router_reason": "matched"}
@@ -81,7 +82,9 @@ def test_decisions_are_counted_by_where_they_led_and_why(metrics: Metrics) -> No
 def test_what_the_fast_path_and_the_encoder_agree_on_is_counted(metrics: Metrics) -> None:
     metrics.decided(BY_MEANING)
     for agreed in (True, True, False):
-        metrics.decided(replace(BY_MEANING, comparison=Comparison(agreed=agreed, weight=20.0)))
+        metrics.decided(
+            msgspec.structs.replace(BY_MEANING, comparison=Comparison(agreed=agreed, weight=20.0))
+        )
     assert value(metrics, "router_fast_path_comparisons_total", result="agreed") == 2
     assert value(metrics, "router_fast_path_comparisons_total", result="disagreed") == 1
 
@@ -92,6 +95,25 @@ def test_whether_the_fast_path_decides_is_shown_where_there_is_one(
 ) -> None:
     metrics.watch_fast_path(lambda: opened)
     assert value(metrics, "router_fast_path_open") == shown
+
+
+def test_decisions_that_are_only_observed_are_counted_apart(metrics: Metrics, outcome: Make) -> None:
+    metrics.decided(BY_RULE)
+    metrics.decided(msgspec.structs.replace(BY_RULE, mode=Mode.OBSERVE))
+    metrics.undecided(Reason.UNKNOWN_VERSION, Mode.OBSERVE)
+    metrics.accept(outcome(mode="observe", route="", would_route="code"))
+    counted = {
+        (labels["router_route"], labels["router_mode"]): count
+        for (name, pairs), count in samples(metrics).items()
+        if name in ("router_decisions_total", "router_exchanges_total") and (labels := dict(pairs))
+    }
+    assert counted == {("code", "active"): 1, ("code", "observe"): 1, ("", "observe"): 1}
+
+
+def test_a_mode_that_no_sidecar_has_is_no_label(metrics: Metrics, outcome: Make) -> None:
+    metrics.accept(outcome(mode="forged"))
+    assert b"forged" not in metrics.render()
+    assert b'router_mode="unknown"' in metrics.render()
 
 
 def test_only_steps_that_ran_are_timed_in_seconds(metrics: Metrics) -> None:
@@ -123,9 +145,12 @@ def test_refused_requests_are_counted_by_the_error_of_their_envelope(metrics: Me
     for label in ("denied", "bad_request", "denied"):
         metrics.accept(outcome(status=400, error=label))
     metrics.accept(outcome(status=400))  # the provider's word, not ours
-    assert value(metrics, "router_refusals_total", error_type="denied") == 2
-    assert value(metrics, "router_refusals_total", error_type="bad_request") == 1
-    assert value(metrics, "router_refusals_total", error_type="400") is None
+    metrics.accept(outcome(mode="observe", reason="denied"))
+    told = {"router_mode": "active"}
+    assert value(metrics, "router_refusals_total", error_type="denied", **told) == 2
+    assert value(metrics, "router_refusals_total", error_type="bad_request", **told) == 1
+    assert value(metrics, "router_refusals_total", error_type="400", **told) is None
+    assert value(metrics, "router_refusals_total", error_type="denied", router_mode="observe") == 1
 
 
 def test_failures_are_counted_by_where_they_happened(metrics: Metrics) -> None:
@@ -289,9 +314,16 @@ def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
     assert value(metrics, "router_registry_reloads_total", result="refused") == 1
 
 
+def test_feedback_is_counted_by_what_became_of_it(metrics: Metrics) -> None:
+    for result in ("accepted", "accepted", "unauthorized"):
+        metrics.heard(result)
+    assert value(metrics, "router_feedback_total", result="accepted") == 2.0
+    assert value(metrics, "router_feedback_total", result="unauthorized") == 1.0
+
+
 def test_what_is_left_to_envoy_is_a_decision_for_nobody(metrics: Metrics) -> None:
     metrics.undecided(Reason.UNKNOWN_VERSION)
-    labels = {"router_route": "", "router_model": "", "router_stage": "default"}
+    labels = {"router_route": "", "router_model": "", "router_stage": "default", "router_mode": "active"}
     assert value(metrics, "router_decisions_total", **labels, router_reason="unknown_version") == 1
 
 

@@ -13,6 +13,7 @@ from extproc.telemetry.rows import (
     Row,
     attempt_row_of,
     kind_of,
+    refusal_of,
     row_of,
 )
 from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
@@ -88,6 +89,31 @@ def test_usage_is_what_the_answer_told(exchange: Make) -> None:
     assert (row.response_id, row.response_model, row.time_to_first_token_ms) == ("c1", "q", 500.0)
     assert (row.attempts, row.served_by) == (2, "large")
     assert row_of(exchange(usage=Usage(finish="stop"))).usage_source == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("usage", "refusal"),
+    [
+        (None, None),
+        (Usage(input=1), None),
+        (Usage(finish="stop"), False),
+        (Usage(finish="completed"), False),
+        (Usage(finish="content_filter"), True),
+        (Usage(finish="refusal"), True),
+        (Usage(refusal=True), True),
+        (Usage(finish="stop", refusal=True), True),
+    ],
+)
+def test_a_refusal_is_what_the_api_calls_one_and_unknown_where_no_end_was_seen(
+    exchange: Make, usage: Usage | None, refusal: bool | None
+) -> None:
+    assert row_of(exchange(usage=usage)).refusal is refusal
+
+
+@pytest.mark.parametrize("reask", [None, False, True])
+def test_whether_the_client_asks_again_is_what_the_decision_saw(exchange: Make, reask: bool | None) -> None:
+    assert row_of(exchange(reask=reask)).reask is reask
+    assert row_of(exchange(envelope=None)).reask is None
 
 
 def test_anthropics_input_is_told_with_what_went_through_the_cache_like_everybody_elses(
@@ -255,3 +281,37 @@ def test_an_attempt_failed_by_its_answer_or_by_being_given_up(
 ) -> None:
     row = attempt_row_of(Attempt(exchange(envelope=None, status=status, flags=flags), 1, "code"))
     assert (row.error, row.status) == (error, status or None)
+
+
+def test_an_observed_exchange_names_who_answered_and_what_would_have(exchange: Make) -> None:
+    row = row_of(
+        exchange(
+            mode="observe",
+            route="",
+            model="mid",
+            would_route="code",
+            would_model="code",
+            conversation_id="c0ffee",
+        )
+    )
+    assert (row.mode, row.route, row.model) == ("observe", "", "mid")
+    assert (row.would_route, row.would_model, row.conversation_id) == ("code", "code", "c0ffee")
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"error": "denied"}, "denied"),
+        ({"error": "bad_request", "reason": "bad_request"}, "bad_request"),
+        ({"mode": "observe", "reason": "denied"}, "denied"),
+        ({"mode": "observe", "reason": "unknown_model"}, "unknown_model"),
+        ({"mode": "observe", "reason": "low_margin"}, ""),
+        ({"reason": "matched"}, ""),
+    ],
+)
+def test_a_refusal_is_one_that_was_or_that_would_have_been(
+    exchange: Make, fields: dict[str, str], refusal: str
+) -> None:
+    row = row_of(exchange(**fields))
+    assert refusal_of(row) == refusal
+    assert row.refused == bool(fields.get("error"))

@@ -75,6 +75,7 @@ def test_all_sinks_get_the_same_row_made_once_and_priced(exchange: Make) -> None
         {"attempts": 2},
         {"served_by": "large"},
         {"error": "denied", "status": 403},
+        {"mode": "observe", "stage": "deny", "reason": "denied"},
         {"status": 500},
         {"envelope": None},
     ],
@@ -86,7 +87,14 @@ def test_what_an_operator_would_look_for_is_kept_whatever_the_share(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"stage": "default", "reason": "no_routes"}, {"served_by": "code"}, {"margin": 0.2}]
+    "changes",
+    [
+        {},
+        {"mode": "observe"},
+        {"stage": "default", "reason": "no_routes"},
+        {"served_by": "code"},
+        {"margin": 0.2},
+    ],
 )
 def test_what_is_ordinary_is_kept_by_the_share_alone(exchange: Make, changes: dict[str, object]) -> None:
     assert not told(exchange(**changes), Telemetry(trace_share=0.0)).kept

@@ -3,6 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from extproc import __version__
 from extproc.errors import OperatorError
+from extproc.telemetry.rows import EvaluationRow
 from extproc.telemetry.sinks import Outcome
 from extproc.telemetry.spans import SpanSink, sink_from_environment
 from tests.collector import Collector, attributes
@@ -106,6 +108,20 @@ def test_a_collector_that_stands_still_delays_nothing_and_every_lost_span_is_cou
     assert out.dropped == 108
     out.accept(outcome())
     assert out.dropped == 109
+
+
+def test_an_opinion_is_a_span_of_its_own_and_one_without_room_is_counted(collector: Collector) -> None:
+    opinion = EvaluationRow(
+        time=datetime(2026, 11, 25, tzinfo=UTC), request_id="r", evaluation_id="e", name="feedback", score=0.5
+    )
+    out = sink()
+    assert out.tell(opinion)
+    out.close(timeout_s=30)
+    (span,) = collector.spans
+    assert span.name == "evaluate feedback"
+    assert attributes(span.attributes)["gen_ai.evaluation.score.value"] == 0.5
+    assert not out.tell(opinion)
+    assert out.dropped == 1
 
 
 def test_a_trace_that_does_not_fit_whole_is_lost_whole(outcome: Make) -> None:

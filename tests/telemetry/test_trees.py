@@ -1,6 +1,7 @@
 """The spans of one exchange: their shape, times, names and what each says."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from extproc.telemetry.rows import attempt_row_of
+from extproc.telemetry.rows import EvaluationRow, attempt_row_of
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.trees import Origin, span_of_attempt, spans_of
+from extproc.telemetry.trees import Origin, span_of_attempt, span_of_opinion, spans_of
 from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
 
 Make = Callable[..., Outcome]
@@ -164,6 +165,7 @@ def test_the_call_is_one_of_the_conventions_with_what_the_answer_told(outcome: M
         "router.cluster": "model-code",
         "router.attempts": 2,
         "router.served_by": "large",
+        "router.refusal": False,
     }
 
 
@@ -335,3 +337,64 @@ def test_an_attempt_without_a_trace_is_in_that_of_its_exchange(
     assert span.parent == route(outcome(envelope=Envelope())).context
     assert span.status.status_code is StatusCode.ERROR
     assert told(span)["error.type"] == "DR"
+
+
+def test_an_observed_exchange_tells_in_every_span_who_answered_and_what_would_have(outcome: Make) -> None:
+    observed = {"route": "", "model": "mid", "upstream_model": "llama-70b"}
+    would = {"mode": "observe", "would_route": "code", "would_model": "code"}
+    spans = tree(outcome(share=1.0, **observed, **would))
+    assert told(spans["route"])["router.mode"] == "observe"
+    assert told(spans["route"])["router.would_model"] == "code"
+    assert "router.route" not in told(spans["route"])
+    assert told(spans["score"])["router.would_route"] == "code"
+    assert told(spans["chat llama-70b"])["router.model"] == "mid"
+
+
+def opinion(**fields: Any) -> EvaluationRow:
+    known: dict[str, Any] = {
+        "request_id": "7f2c",
+        "trace_id": TRACE_ID,
+        "evaluation_id": "e1",
+        "name": "feedback",
+    }
+    return EvaluationRow(time=datetime(2026, 11, 25, tzinfo=UTC), **(known | fields))
+
+
+def test_an_opinion_that_names_request_and_trace_is_below_the_exchange(outcome: Make) -> None:
+    span = span_of_opinion(opinion(score=0.0, label="bad", source="ann"), ORIGIN)
+    assert span.parent == route(outcome()).context
+    assert span.name == "evaluate feedback"
+    assert span.start_time == span.end_time
+    attributes = told(span)
+    assert attributes["router.record"] == "evaluation"
+    assert attributes["gen_ai.evaluation.name"] == "feedback"
+    assert attributes["gen_ai.evaluation.score.value"] == 0.0
+    assert attributes["gen_ai.evaluation.score.label"] == "bad"
+    assert attributes["openinference.span.kind"] == "EVALUATOR"
+
+
+@pytest.mark.parametrize(
+    ("request_id", "trace_id", "lies_in"),
+    [
+        ("", TRACE_ID, TRACE_ID),
+        ("0af76519-16cd-43dd-8448-eb211c80319c", "", TRACE_ID),
+        ("0af76519-16cd-43dd-8448-eb211c80319c", "0" * 32, TRACE_ID),
+    ],
+)
+def test_an_opinion_that_does_not_name_both_is_nobodys_child(
+    request_id: str, trace_id: str, lies_in: str
+) -> None:
+    span = span_of_opinion(opinion(request_id=request_id, trace_id=trace_id), ORIGIN)
+    assert span.parent is None
+    assert f"{span.context.trace_id:032x}" == lies_in
+
+
+@pytest.mark.parametrize("trace_id", ["no hex", "0" * 32])
+def test_an_opinion_on_what_is_no_trace_is_in_one_of_its_own(trace_id: str) -> None:
+    assert span_of_opinion(opinion(request_id="", trace_id=trace_id), ORIGIN).context.is_valid
+
+
+def test_the_same_opinion_is_the_same_span_and_another_is_another() -> None:
+    first, again = (span_of_opinion(opinion(), ORIGIN).context for _ in range(2))
+    assert first == again
+    assert span_of_opinion(opinion(evaluation_id="e2"), ORIGIN).context.span_id != first.span_id

@@ -29,6 +29,7 @@ FULL = Envelope(
     version="v1",
     tokens=7,
     stream=True,
+    reask=False,
     traceparent="00-aa-bb-01",
     began_us=1_795_000_000_250_001,
     parse_us=0,
@@ -37,6 +38,7 @@ FULL = Envelope(
     embed_us=2500,
     total_us=2600,
     prompt="hi",
+    conversation_id="c0ffee",
 )
 
 
@@ -58,11 +60,43 @@ def test_what_is_written_is_read_back() -> None:
 
 def test_empty_fields_are_not_written_but_zeros_are() -> None:
     sparse = Envelope(route="code", margin=0.0, queue_us=0)
-    assert MessageToDict(written(sparse)) == {"schema": 1, "route": "code", "margin": 0, "queue_us": 0}
+    assert MessageToDict(written(sparse)) == {
+        "schema": 1, "mode": "active", "route": "code", "margin": 0, "queue_us": 0,
+    }  # fmt: skip
 
 
-def test_the_schema_is_always_written() -> None:
-    assert MessageToDict(written(Envelope())) == {"schema": 1}
+def test_the_schema_and_the_mode_are_always_written() -> None:
+    assert MessageToDict(written(Envelope())) == {"schema": 1, "mode": "active"}
+
+
+def test_what_is_only_observed_stands_where_nobody_takes_it_for_a_decision() -> None:
+    observed = Envelope(
+        mode="observe", would_route="code", would_model="coder", model="mid", reason="matched", margin=0.5
+    )
+    assert MessageToDict(written(observed)) == {
+        "schema": 1,
+        "mode": "observe",
+        "observed": {
+            "mode": "observe",
+            "would_route": "code",
+            "would_model": "coder",
+            "model": "mid",
+            "reason": "matched",
+            "margin": 0.5,
+        },
+    }
+    assert envelope.read(Struct.FromString(written(observed).SerializeToString())) == observed
+
+
+def test_an_envelope_of_before_there_were_modes_was_obeyed() -> None:
+    assert envelope.read(struct({"route": "code"})).mode == "active"
+
+
+def test_observations_that_are_none_are_left_alone() -> None:
+    spoilt = struct({"mode": "observe", "observed": "code", "version": "v1"})
+    assert envelope.read(spoilt) == Envelope(mode="observe", version="v1")
+    forged = struct({"mode": "active", "observed": {"route": "code"}})
+    assert envelope.read(forged) == Envelope()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The decide exchange, driven with plain values."""
 
+import contextlib
 import json
 
 import msgspec
@@ -9,14 +10,18 @@ from hypothesis import strategies as st
 
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
 from extproc.vocabulary import (
+    Api,
     BodyPolicy,
     Candidate,
     Decision,
     Envelope,
+    Mode,
     Reason,
     RequestHead,
+    Served,
     Stage,
     StageTimes,
+    Terms,
 )
 from extproc.wire.exchange import (
     AskDecision,
@@ -30,6 +35,7 @@ from extproc.wire.exchange import (
     Refuse,
     Refused,
     Route,
+    Undecided,
 )
 
 CHAT = RequestHead(
@@ -66,12 +72,12 @@ class Ticks:
         return self.now
 
 
-def exchange() -> DecideExchange:
-    return DecideExchange("v1", Ticks(), lambda: 1_795_000_000.25)
+def exchange(terms: Terms | None = None) -> DecideExchange:
+    return DecideExchange("v1", Ticks(), lambda: 1_795_000_000.25, terms=terms or Terms())
 
 
-def asked(data: bytes = DATA) -> DecideExchange:
-    machine = exchange()
+def asked(data: bytes = DATA, terms: Terms | None = None) -> DecideExchange:
+    machine = exchange(terms)
     machine.receive(Head(CHAT))
     effect = machine.receive(Body(data))
     assert isinstance(effect, AskDecision)
@@ -300,6 +306,18 @@ def test_text_of_the_prompt_is_in_no_envelope_unless_asked_for_and_then_bounded(
     assert told.envelope.prompt == "hel"
 
 
+@pytest.mark.parametrize(
+    ("asked_before", "reask"),
+    [([], None), (["How do I sort it?"], True), (["Who are you, my friend?"], False)],
+)
+def test_the_envelope_says_whether_the_client_asks_again(asked_before: list[str], reask: bool | None) -> None:
+    messages = [{"role": "user", "content": text} for text in [*asked_before, "how do I sort it"]]
+    machine = asked(msgspec.json.encode({"model": "auto", "messages": messages}))
+    route = machine.receive(Decided(DECISION))
+    assert isinstance(route, Route)
+    assert route.envelope.reask is reask
+
+
 def test_a_traceparent_of_any_length_is_cut() -> None:
     machine = exchange()
     machine.receive(Head(msgspec.structs.replace(CHAT, traceparent="00-" + "a" * 60_000)))
@@ -332,3 +350,110 @@ def test_any_order_of_events_gives_effects_or_a_protocol_error_that_changes_noth
         else:
             assert not isinstance(before, Done)
             assert isinstance(effect, AskDecision | Proceed) or machine.done
+
+
+DEFAULTS = {Api.OPENAI_CHAT: Served("mid", "llama-70b", "vllm")}
+OBSERVING = Terms(Mode.OBSERVE, "x-chat", DEFAULTS)
+ANSWERED_BY_THE_DEFAULT = {"route": "", "model": "mid", "upstream_model": "llama-70b", "provider": "vllm"}
+
+
+def test_what_is_observed_goes_on_untouched_and_says_what_would_have_been() -> None:
+    routed = asked().receive(Decided(DECISION))
+    assert isinstance(routed, Route)
+    machine = asked(terms=Terms(defaults=DEFAULTS))  # the registry routes; this one request is not in
+    effect = machine.receive(Decided(msgspec.structs.replace(DECISION, mode=Mode.OBSERVE)))
+    assert effect == Proceed(
+        msgspec.structs.replace(
+            routed.envelope,
+            mode="observe",
+            would_route="code",
+            would_model="coder",
+            **ANSWERED_BY_THE_DEFAULT,
+        )
+    )
+    assert machine.done
+
+
+def test_a_route_that_is_switched_on_routes_under_a_registry_that_observes() -> None:
+    effect = asked(terms=OBSERVING).receive(Decided(DECISION))
+    assert isinstance(effect, Route)
+    assert (effect.envelope.mode, effect.envelope.route, effect.envelope.would_route) == (
+        "active",
+        "code",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "stage", "rule"),
+    [
+        (BadRequest("no"), "", ""),
+        (UnknownModel("no"), "", ""),
+        (Denied("no", rule="secrets"), "deny", "secrets"),
+    ],
+)
+def test_a_refusal_that_is_only_observed_refuses_nobody(error: ClientError, stage: str, rule: str) -> None:
+    effect = asked(terms=OBSERVING).receive(Refused(error))
+    assert isinstance(effect, Proceed)
+    envelope = effect.envelope
+    assert envelope is not None
+    assert (envelope.mode, envelope.stage, envelope.reason, envelope.rule) == (
+        "observe", stage, error.label, rule,
+    )  # fmt: skip
+    assert (envelope.error, envelope.would_route, envelope.would_model) == ("", "", "")
+    assert (envelope.model, envelope.upstream_model, envelope.provider) == ("mid", "llama-70b", "vllm")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"model":"auto"}'])
+def test_a_body_that_cannot_be_read_is_the_providers_to_refuse_while_observing(data: bytes) -> None:
+    machine = exchange(OBSERVING)
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Body(data))
+    assert isinstance(effect, Proceed)
+    assert effect.envelope is not None
+    assert (effect.envelope.reason, effect.envelope.model) == ("bad_request", "mid")
+
+
+def test_a_call_without_a_body_goes_on_at_its_head_while_observing() -> None:
+    machine = exchange(OBSERVING)
+    effect = machine.receive(Head(msgspec.structs.replace(CHAT, has_body=False)))
+    assert isinstance(effect, Proceed)
+    assert effect.envelope is not None
+    assert effect.envelope.reason == "bad_request"
+    assert machine.done
+
+
+def test_what_could_not_be_decided_while_observing_is_told_with_who_answers() -> None:
+    effect = asked(terms=OBSERVING).receive(Undecided(Reason.UNKNOWN_VERSION))
+    assert isinstance(effect, Proceed)
+    assert effect.envelope is not None
+    assert (effect.envelope.mode, effect.envelope.reason) == ("observe", "unknown_version")
+    assert (effect.envelope.model, effect.envelope.would_model) == ("mid", "")
+
+
+def test_giving_up_before_anything_is_known_claims_no_model() -> None:
+    envelope = exchange(OBSERVING).give_up().envelope
+    assert envelope is not None
+    assert (envelope.mode, envelope.model, envelope.reason) == ("observe", "", "internal_error")
+
+
+def test_the_conversation_is_told_to_the_pipeline_and_the_record_alike() -> None:
+    machine = exchange(Terms(conversation_header="x-chat"))
+    machine.receive(Head(msgspec.structs.replace(CHAT, headers={"x-chat": "secret"})))
+    effect = machine.receive(Body(DATA))
+    assert isinstance(effect, AskDecision)
+    routed = machine.receive(Decided(DECISION))
+    assert isinstance(routed, Route)
+    assert len(effect.question.conversation_id) == 32
+    assert routed.envelope.conversation_id == effect.question.conversation_id
+
+
+@given(st.lists(events, max_size=6))
+def test_while_observing_nothing_is_changed_or_refused_whatever_comes(order: list[Event]) -> None:
+    machine = exchange(OBSERVING)
+    for event in order:
+        if isinstance(event, Decided):
+            event = Decided(msgspec.structs.replace(event.decision, mode=Mode.OBSERVE))
+        with contextlib.suppress(ProtocolError):
+            effect = machine.receive(event)
+            assert isinstance(effect, AskDecision | Proceed)

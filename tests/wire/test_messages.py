@@ -27,6 +27,7 @@ from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import messages
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Route
+from extproc.wire.feedback import Answer
 from extproc.wire.messages import StreamMetadata
 
 HEAD = Head(RequestHead(method="POST", path="/", headers={}))
@@ -193,11 +194,26 @@ def test_a_refusal_is_an_immediate_response_in_json() -> None:
     assert set_headers(response.headers.set_headers) == {"content-type": b"application/json"}
 
 
+def test_an_answer_to_feedback_is_an_immediate_response_with_its_headers_and_no_metadata() -> None:
+    reply = Answer(401, b"{}", "router_feedback_unauthorized", (("www-authenticate", "Bearer"),))
+    response = ProcessingResponse.FromString(messages.encode(BODY, reply))
+    immediate = response.immediate_response
+    assert (immediate.status.code, immediate.body, immediate.details) == (401, b"{}", reply.details)
+    assert set_headers(immediate.headers.set_headers) == {
+        "content-type": b"application/json",
+        "www-authenticate": b"Bearer",
+    }
+    assert not response.HasField("dynamic_metadata")
+
+
 @pytest.mark.parametrize("reply", [Route("c", None, ENVELOPE), Refuse(400, b"", ENVELOPE), Proceed(ENVELOPE)])
 def test_the_envelope_travels_in_the_namespace_router(reply: Proceed | Route | Refuse) -> None:
     assert MessageToDict(answered(BODY, reply).dynamic_metadata) == {
-        "router": {"schema": 1, "api": "openai.chat", "route": "code", "version": "v1", "margin": 0.5}
-    }
+        "router": {
+            "schema": 1, "mode": "active", "api": "openai.chat", "route": "code", "version": "v1",
+            "margin": 0.5,
+        }
+    }  # fmt: skip
 
 
 def test_the_stream_says_which_registry_its_envoy_holds() -> None:
@@ -208,6 +224,11 @@ def test_the_stream_says_which_registry_its_envoy_holds() -> None:
     event = messages.decode(head_message((":method", b"POST")).SerializeToString(), stream)
     assert isinstance(event, Head)
     assert event.head.config_version == "v7"
+
+
+def test_the_stream_says_what_its_filter_is_for() -> None:
+    assert messages.stream_metadata([("x-router-role", "feedback")]).role == "feedback"
+    assert messages.stream_metadata([]).role == ""
 
 
 def test_a_client_cannot_say_which_registry_envoy_holds() -> None:

@@ -19,8 +19,8 @@ from extproc._pb.access_log_pb2 import (
     Metadata,
     StreamAccessLogsMessage,
 )
-from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse, Unread
-from extproc.errors import Denied, UnknownVersion
+from extproc._pb.ext_proc_pb2 import MessageResponse, ProcessingRequest, ProcessingResponse, Unread
+from extproc.errors import Denied, Unauthorized, UnknownVersion
 from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
@@ -246,6 +246,69 @@ async def test_a_client_that_leaves_cancels_its_decision(
     await asyncio.wait_for(processor.finished(), 10)
     assert not failures
     assert not caplog.records
+
+
+# --- Feedback -----------------------------------------------------------------------------------
+
+FEEDBACK = (("x-router-role", "feedback"),)
+
+
+class FakeDesk:
+    """Takes any opinion, or raises ``error``."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def admit(self, authorization: str) -> None:
+        if authorization != "good":
+            raise Unauthorized("no token")
+
+    def take(self, body: bytes) -> str:
+        if self.error is not None:
+            raise self.error
+        return body.decode()
+
+
+@pytest.mark.parametrize(
+    ("desk", "counted"), [(FakeDesk(), []), (None, []), (FakeDesk(RuntimeError("a defect")), ["feedback"])]
+)
+async def test_feedback_goes_to_the_desk_and_where_that_fails_envoy_is_left_to_say_so(
+    decider: FakeDecider, failures: list[str], desk: FakeDesk | None, counted: list[str]
+) -> None:
+    processor = ExternalProcessor(decider, version=lambda: "v1", count_failure=failures.append, feedback=desk)
+    async with serving(processor.handler()) as channel:
+        stream = Stream(channel, FEEDBACK)
+        await stream.send_head("/v1/router/feedback", {"authorization": "good"})
+        if desk is not None:
+            assert await stream.receive() == ProcessingResponse(request_headers=MessageResponse())
+            await stream.send_body(b"e1")
+        if desk is not None and desk.error is None:
+            answer = await stream.receive()
+            assert answer is not None
+            assert answer.immediate_response.status.code == 202
+            assert answer.immediate_response.body == b'{"id":"e1","accepted":true}'
+        assert await stream.ended_well()
+    assert failures == counted
+    assert not decider.asked
+
+
+async def test_feedback_that_is_refused_at_its_head_ends_there(
+    decider: FakeDecider, failures: list[str]
+) -> None:
+    processor = ExternalProcessor(
+        decider, version=lambda: "v1", count_failure=failures.append, feedback=FakeDesk()
+    )
+    async with serving(processor.handler()) as channel:
+        stream = Stream(channel, FEEDBACK)
+        await stream.send_head("/v1/router/feedback")
+        answer = await stream.receive()
+        assert answer is not None
+        assert answer.immediate_response.status.code == 401
+        assert await stream.ended_well()
+        lost = Stream(channel, FEEDBACK)
+        await lost.send_body(b"out of turn")
+        assert await lost.ended_well()
+    assert failures == ["protocol"]
 
 
 async def test_it_is_finished_when_the_last_exchange_is(

@@ -1,5 +1,6 @@
 -- What the record of an exchange needs and only Envoy sees: which API was asked under which path, or
--- in a hop which model, and of the answer its token usage, its first token, how it ended, and what it calls itself.
+-- in a hop which model, and of the answer its token usage, its first token, how it ended, whether that
+-- was a refusal, and what it calls itself.
 --
 -- Changes nothing, holds nothing back. (Envoy's own filters would not do: in 1.40 sse_to_metadata
 -- crashes on an event whose data is a JSON scalar, and json_to_metadata holds the answer and makes a
@@ -22,6 +23,14 @@ local TOKENS = {
   reasoning_content = true, reasoning = true, refusal = true,
 }
 local ENDS = {finish_reason = true, stop_reason = true}
+-- How an API says that the model refused, beside the reason of the end: whether a key with a text that is
+-- not empty does. In other APIs these keys are a client's, as in the arguments of Anthropic's tools.
+local REFUSES = {
+  ["openai.chat"] = function(key) return key == "refusal" end,
+  ["openai.responses"] = function(key, value)
+    return key == "type" and (value == "refusal" or string.find(value, "^response%.refusal%.") ~= nil)
+  end,
+}
 -- A key, whether its text is empty, the text as far as it has no escapes, and whether that is all.
 local TEXTS = '()"([%a_]+)"%s*:%s*"([^"]?)([^"\\]*)("?)'
 -- A response's status, unless it is in_progress; its details say more.
@@ -75,9 +84,15 @@ local function counts_in(text)
   end
 end
 
--- Reads how an answer ended and what it calls itself: the first model and id, but no tool call's.
+-- Which API was asked: the route's own word is gone by now, but was noted.
+local function asked_api(handle)
+  local noted = handle:streamInfo():dynamicMetadata():get("router.request")
+  return noted and noted.api
+end
+
+-- Reads how an answer ended, a refusal, and what it calls itself: the first model and id, but no tool call's.
 local function ends_and_names_reader(handle)
-  local named = {}
+  local named, refuses = {}, REFUSES[asked_api(handle)]
   return function(text)
     local called = string.find(text, '"tool_calls"', 1, true)
     for at, key, first, rest, ended in string.gmatch(text, TEXTS) do
@@ -87,6 +102,9 @@ local function ends_and_names_reader(handle)
         if ended ~= "" and first ~= "\\" and #rest < 256 then put(handle, key, first .. rest) end
       elseif ENDS[key] and ended ~= "" and string.find(rest, "^[%w_]*$") then
         put(handle, "finish", first .. rest)
+      elseif refuses and first ~= "" and refuses(key, first .. rest) then
+        put(handle, "refusal", true)
+        refuses = nil
       end
     end
     for _, pattern in ipairs({STATUS, DETAILS}) do

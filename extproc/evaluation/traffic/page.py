@@ -7,16 +7,19 @@ from pathlib import Path
 from extproc.evaluation import page as shared
 from extproc.evaluation.traffic.concerns import Rate
 from extproc.evaluation.traffic.drawing import Named, Series, bars, intervals, over_time
-from extproc.evaluation.traffic.report import BUCKETS, RouteReport, SliceReport, TrafficReport
+from extproc.evaluation.traffic.proxies import EXPLAINED, HEAD, TITLE
+from extproc.evaluation.traffic.report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
 from extproc.evaluation.traffic.terminal import (
     CHANGES,
     dollars,
     explained,
     is_told,
     milliseconds,
+    observed_in_words,
     percent,
     quality_names,
     share,
+    would_go_to,
 )
 
 _DRAWN = 40  # slices and routes; a page of more is read by nobody, and the tables have all of them
@@ -34,11 +37,12 @@ def as_page(report: TrafficReport) -> str:
         _section("Worst first", _concerns(report)),
         _section("Quality", _quality(report, names)) if names else "",
         _section("Routes and models", _slices(report, names)),
+        _section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
         _section("Over time", _trends(report, names)),
         _section("Cost beside the reference model", _costs(report) + _spending(report)),
         _section("Cascades", _cascades(report)) if report.cascades else "",
         _section("Shadows", _shadows(report)) if report.shadows else "",
-        _section("Observed, not routed", _observed(report)) if report.observed else "",
+        _section("Observed, not routed", _observed(report.observed)) if report.observed else "",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -128,6 +132,19 @@ def _slices(report: TrafficReport, names: Sequence[str]) -> str:
         for part in report.slices
     ]
     return _table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
+
+
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            *_names(part),
+            *(_rate(part.quality.get(name)) for name in names),
+            *map(_rate, part.proxies.rates),
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    return _table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
 
 
 def _spending(report: TrafficReport) -> str:
@@ -229,17 +246,38 @@ def _shadows(report: TrafficReport) -> str:
     return _table(head, rows)
 
 
-def _observed(report: TrafficReport) -> str:
-    head = ["would take", "would go to", "requests", "margin", "cost $", "would cost $"]
+def _observed(observed: Observation) -> str:
+    money = ["cost $", "routed $", "saving $", "saving"]
+    head = ["would take", "would go to", "requests", "share", "margin", *money]
     rows = [
         [
-            _cell(part.route or "(none)"), _cell(part.model), _cell(f"{part.requests:,}"),
-            _cell("-" if part.margin is None else f"{part.margin:.2f}"), _cell(dollars(part.cost_usd)),
-            _cell(dollars(part.would_cost_usd)),
+            _cell(part.route or "(none)"), _cell(would_go_to(part)), _cell(f"{part.requests:,}"),
+            _cell(percent(part.share)), _cell("-" if part.margin is None else f"{part.margin:.2f}"),
+            _cell(dollars(part.money.cost_usd)), _cell(dollars(part.money.would_cost_usd)),
+            _cell(dollars(part.money.saving_usd)), _cell(percent(part.money.saving_share)),
         ]
-        for part in report.observed
+        for part in observed.parts
     ]  # fmt: skip
-    return _table(head, rows)
+    return f"<p>{html.escape(observed_in_words(observed))}</p>{_table(head, rows)}{_routed(observed)}"
+
+
+def _routed(observed: Observation) -> str:
+    rows = [
+        (
+            f"{part.route or '(none)'} → {would_go_to(part)}",
+            part.money.cost_usd,
+            part.money.would_cost_usd,
+            percent(part.money.saving_share),
+        )
+        for part in observed.parts[:_DRAWN]
+        if part.money.cost_usd is not None and part.money.would_cost_usd is not None
+    ]
+    if not rows:
+        return ""
+    return (
+        f'<div class="chart">{bars("Cost now and routed", rows)}</div>'
+        f'<p class="soft">{_key("whole", "now")} {_key("part", "routed")}; on the right, the saving</p>'
+    )
 
 
 def percent_of(rate: Rate) -> str:

@@ -3,6 +3,7 @@
 ``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
 """
 
+from extproc.telemetry.rows import REFUSALS
 from extproc.vocabulary import Reason, Stage
 
 _AT = "toUnixTimestamp64Micro(time)"
@@ -19,6 +20,9 @@ _WEIGHTS = f"sumIf({_WEIGHT}, {_SCORED})"
 _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
+
+# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
+_LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
 
 SLICES = f"""\
 SELECT route, {_ANSWERED_BY} AS answered_by,
@@ -40,7 +44,13 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
     sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
     countIf({_SCORED}) AS scored,
-    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin
+    {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin,
+    countIf(finish_reason != '') AS ended,
+    countIf(finish_reason IN {_LIMITS}) AS cut,
+    count(refusal) AS seen,
+    countIf(refusal) AS declined,
+    count(reask) AS conversing,
+    countIf(reask) AS repeating
 FROM exchanges
 WHERE {_CALLS}
 GROUP BY route, answered_by
@@ -87,6 +97,22 @@ WHERE {_CALLS}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
 
+# Who asks again was not answered well before: the hint is on the answer that came just before in the same
+# conversation. What the router refused was no answer. A request that asks nothing (it brings a tool's
+# result) says nothing of the one before.
+REASKED = f"""\
+SELECT route, answered_by, count(following) AS followed, countIf(following) AS repeated
+FROM (
+    SELECT route, {_ANSWERED_BY} AS answered_by,
+        leadInFrame(reask) OVER (
+            PARTITION BY conversation_id ORDER BY time, request_id ROWS BETWEEN CURRENT ROW AND 1 FOLLOWING
+        ) AS following
+    FROM exchanges
+    WHERE {_CALLS} AND conversation_id != '' AND NOT refused
+)
+GROUP BY route, answered_by
+ORDER BY route, answered_by"""
+
 # What was saved is told against asking the reference model at once.
 CASCADES = f"""\
 SELECT a.cascade AS cascade,
@@ -130,8 +156,10 @@ ORDER BY route, primary_model, model"""
 
 _BOTH_PRICED = "cost_usd IS NOT NULL AND would_cost_usd IS NOT NULL"
 
+# What would have been refused has no model and so no cost: a refusal saves nothing.
 OBSERVED = f"""\
 SELECT would_route, would_model,
+    if(reason IN ({", ".join(f"'{label}'" for label in REFUSALS)}), reason, '') AS would_refuse,
     count() AS requests,
     {_MARGINS} / nullIf({_WEIGHTS}, 0) AS mean_margin,
     countIf({_BOTH_PRICED}) AS compared,
@@ -139,14 +167,15 @@ SELECT would_route, would_model,
     sumIf(would_cost_usd, {_BOTH_PRICED}) AS would_cost
 FROM exchanges
 WHERE {_CALLS} AND mode = 'observe'
-GROUP BY would_route, would_model
-ORDER BY requests DESC, would_route, would_model"""
+GROUP BY would_route, would_model, would_refuse
+ORDER BY requests DESC, would_route, would_model, would_refuse"""
 
 ALL = {
     "window": WINDOW,
     "slices": SLICES,
     "quality": QUALITY,
     "trend": TREND,
+    "reasked": REASKED,
     "cascades": CASCADES,
     "shadows": SHADOWS,
     "observed": OBSERVED,

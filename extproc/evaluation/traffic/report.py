@@ -10,6 +10,7 @@ import msgspec
 from extproc.evaluation.store.connection import Store
 from extproc.evaluation.traffic import queries
 from extproc.evaluation.traffic.concerns import Bucket, Concern, Rate, of_errors, of_quality, rate
+from extproc.evaluation.traffic.proxies import Proxies, proxies_of
 
 BUCKETS = 14  # of the window's trend
 
@@ -69,6 +70,7 @@ class SliceReport(msgspec.Struct, frozen=True):
     bypassed: int
     refused: int
     quality: Mapping[str, Rate]  # by the opinion's name: feedback, judge, ...
+    proxies: Proxies  # hints beside it
     errors: Rate
     duration_ms: Latency
     first_token_ms: Latency
@@ -114,16 +116,38 @@ class ShadowReport(msgspec.Struct, frozen=True):
     cost_usd: float | None
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """What routing would have saved, in US dollars, of the exchanges whose both costs are known.
+
+    Routed, they are taken to use the same tokens. A negative saving is what routing costs.
+    """
+
+    compared: int
+    cost_usd: float | None
+    would_cost_usd: float | None
+    saving_usd: float | None
+    saving_share: float | None  # of the cost
+
+
 class ObservedReport(msgspec.Struct, frozen=True):
     """Where traffic would have gone that was only observed, and what that would have saved."""
 
     route: str
-    model: str
+    model: str  # empty: nobody's, as nothing was decided or the request would have been refused
+    refusal: str  # the label of the error that the client would have got
     requests: int
+    share: float  # of what was observed
     margin: float | None
-    compared: int
-    cost_usd: float | None
-    would_cost_usd: float | None
+    money: Difference
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """All that was observed and not routed."""
+
+    requests: int
+    share: float  # of all requests
+    money: Difference
+    parts: Sequence[ObservedReport]  # the most requests first
 
 
 class TrafficReport(msgspec.Struct, frozen=True):
@@ -140,7 +164,7 @@ class TrafficReport(msgspec.Struct, frozen=True):
     routes: Sequence[RouteReport]  # in the same order
     cascades: Sequence[CascadeReport]
     shadows: Sequence[ShadowReport]
-    observed: Sequence[ObservedReport]
+    observed: Observation | None  # None: everything was routed
 
 
 def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
@@ -155,10 +179,17 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     quality = _by_name(store.rows(queries.QUALITY, given))
     trend = store.rows(queries.TREND, given)
     failures = _failures(trend)
+    followed = {_key(row): row for row in store.rows(queries.REASKED, {"since": begin})}
     slices = [
-        _slice(row, int(window["requests"]), quality.get(key, {}), failures.get(key, []))
+        _slice(
+            row,
+            int(window["requests"]),
+            quality.get(key, {}),
+            failures.get(key, []),
+            proxies_of(row, followed.get(key)),
+        )
         for row in store.rows(queries.SLICES, {"since": begin})
-        for key in [(row["route"], row["answered_by"])]
+        for key in [_key(row)]
     ]
     severity: dict[str, float] = defaultdict(float)
     for part in slices:
@@ -177,12 +208,20 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
         routes=routes,
         cascades=[_cascade(row) for row in store.rows(queries.CASCADES, {"since": from_us})],
         shadows=[_shadow(row) for row in store.rows(queries.SHADOWS, {"since": from_us})],
-        observed=[_observed(row) for row in store.rows(queries.OBSERVED, {"since": from_us})],
+        observed=_observation(store.rows(queries.OBSERVED, {"since": from_us}), int(window["requests"])),
     )
 
 
+def _key(row: Mapping[str, Any]) -> _Slice:
+    return row["route"], row["answered_by"]
+
+
 def _slice(
-    row: Mapping[str, Any], all_requests: int, quality: Mapping[str, list[Bucket]], failures: list[Bucket]
+    row: Mapping[str, Any],
+    all_requests: int,
+    quality: Mapping[str, list[Bucket]],
+    failures: list[Bucket],
+    proxies: Proxies,
 ) -> SliceReport:
     concerns = [concern for name, buckets in quality.items() for concern in of_quality(name, buckets)]
     concerns += of_errors(failures)
@@ -199,6 +238,7 @@ def _slice(
             name: rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
             for name, buckets in quality.items()
         },
+        proxies=proxies,
         errors=rate(int(row["failed"]), requests),
         duration_ms=_latency(row["timed"], row["duration"]),
         first_token_ms=_latency(row["first_tokens"], row["first_token"]),
@@ -361,16 +401,35 @@ def _shadow(row: Mapping[str, Any]) -> ShadowReport:
     )
 
 
-def _observed(row: Mapping[str, Any]) -> ObservedReport:
-    return ObservedReport(
-        route=row["would_route"],
-        model=row["would_model"],
-        requests=int(row["requests"]),
-        margin=row["mean_margin"],
-        compared=int(row["compared"]),
-        cost_usd=row["cost"] if row["compared"] else None,
-        would_cost_usd=row["would_cost"] if row["compared"] else None,
+def _observation(rows: Sequence[Mapping[str, Any]], all_requests: int) -> Observation | None:
+    if not rows:
+        return None
+    requests = sum(int(row["requests"]) for row in rows)
+    return Observation(
+        requests=requests,
+        share=requests / all_requests,
+        money=_difference(rows),
+        parts=[
+            ObservedReport(
+                route=row["would_route"],
+                model=row["would_model"],
+                refusal=row["would_refuse"],
+                requests=int(row["requests"]),
+                share=int(row["requests"]) / requests,
+                margin=row["mean_margin"],
+                money=_difference([row]),
+            )
+            for row in rows
+        ],
     )
+
+
+def _difference(rows: Sequence[Mapping[str, Any]]) -> Difference:
+    compared = sum(int(row["compared"]) for row in rows)
+    if not compared:
+        return Difference(0, None, None, None, None)
+    cost, would = sum(row["cost"] or 0.0 for row in rows), sum(row["would_cost"] or 0.0 for row in rows)
+    return Difference(compared, cost, would, cost - would, (cost - would) / cost if cost else None)
 
 
 def _micros(time: datetime) -> int:

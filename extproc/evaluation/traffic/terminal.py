@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 from extproc.evaluation.terminal import table
 from extproc.evaluation.traffic.concerns import Concern, Rate
-from extproc.evaluation.traffic.report import Latency, Money, SliceReport, TrafficReport
+from extproc.evaluation.traffic.proxies import EXPLAINED, HEAD, TITLE
+from extproc.evaluation.traffic.report import (
+    Difference,
+    Latency,
+    Money,
+    Observation,
+    ObservedReport,
+    SliceReport,
+    TrafficReport,
+)
 
 CHANGES = ("fall", "rise")
 
@@ -23,6 +32,7 @@ def as_text(report: TrafficReport) -> str:
         ),
         f"{_FEW} fewer than 30 samples: not to be read as a number",
         _concerns(report),
+        _proxies(report, names),
         table(
             ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "margin", "priced", ""],
             [_cost(part) for part in report.slices],
@@ -144,6 +154,22 @@ def _concerns(report: TrafficReport) -> str:
     return "worst first\n" + table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
 
 
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            _name(part.route),
+            part.model or "(Envoy's default)",
+            *(share(part.quality.get(name)) for name in names),
+            *map(share, part.proxies.rates),
+            "",
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    head = ["route", "model", *names, *HEAD, ""]
+    return f"{TITLE}\n{table(head, rows)}\n{EXPLAINED}" if rows else ""
+
+
 def _cost(part: SliceReport) -> list[str]:
     money: Money = part.money
     return [
@@ -189,13 +215,43 @@ def _shadows(report: TrafficReport) -> str:
 
 
 def _observed(report: TrafficReport) -> str:
+    if report.observed is None:
+        return ""
     rows = [
         [
-            _name(part.route), part.model, str(part.requests),
-            "-" if part.margin is None else f"{part.margin:.2f}",
-            dollars(part.cost_usd), dollars(part.would_cost_usd), "",
+            _name(part.route), would_go_to(part), str(part.requests), percent(part.share),
+            "-" if part.margin is None else f"{part.margin:.2f}", dollars(part.money.cost_usd),
+            dollars(part.money.would_cost_usd), dollars(part.money.saving_usd),
+            percent(part.money.saving_share), "",
         ]
-        for part in report.observed
+        for part in report.observed.parts
     ]  # fmt: skip
-    head = ["observed: would go", "to", "requests", "margin", "cost $", "would cost $", ""]
-    return table(head, rows) if rows else ""
+    head = [
+        "observed: would take", "to", "requests", "share", "margin", "cost $", "routed $", "saving $",
+        "saving", "",
+    ]  # fmt: skip
+    return f"{observed_in_words(report.observed)}\n{table(head, rows)}"
+
+
+def would_go_to(part: ObservedReport) -> str:
+    """The model that routing would have asked; else why there is none."""
+    return part.model or (f"(refused: {part.refusal})" if part.refusal else "(undecided)")
+
+
+def observed_in_words(observed: Observation) -> str:
+    """What switching on would change, in a sentence."""
+    told = f"{observed.requests:,} requests ({percent(observed.share)}) were only observed"
+    money = observed.money
+    if not money.compared:
+        return f"{told}; what routing saves is not known: usage, or a price, is missing"
+    return (
+        f"{told}; of {money.compared:,} that can be compared, now ${dollars(money.cost_usd)}, routed "
+        f"${dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
+    )
+
+
+def _change(money: Difference) -> str:
+    saving, share = money.saving_usd or 0.0, money.saving_share or 0.0
+    if saving < 0:
+        return f"costs ${dollars(-saving)} more ({percent(-share)})"
+    return f"saves ${dollars(saving)} ({percent(share)})"

@@ -12,8 +12,10 @@ from extproc.registry.checks.models import (
     check_passthrough,
     check_reference,
 )
+from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
+from extproc.registry.checks.secrets import check_feedback
 from extproc.registry.checks.words import is_address
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -30,6 +32,8 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     check_routes(registry, examples, source)
     check_trusted_headers(registry, source)
     check_rules(registry, source)
+    check_rollout(registry, source)
+    check_feedback(registry, source)
     _check_envoy(registry, source)
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from extproc.registry.checks.secrets import check_auth
 from extproc.registry.checks.words import is_address, is_host, known_model
 from extproc.registry.schema import Registry
 from extproc.registry.source import Source
@@ -100,17 +101,7 @@ def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
     if upstream.tls.server_name and not is_host(upstream.tls.server_name):
         raise source.error(f"{upstream.tls.server_name!r} is no host's name", *at, "tls", "server_name")
     if isinstance(upstream.auth, Auth):
-        _check_auth(upstream.auth, where, source, *at)
-
-
-def _check_auth(auth: Auth, where: str, source: Source, *at: str | int) -> None:
-    if bool(auth.env) == bool(auth.file):
-        raise source.error(f"{where}.auth: expected `passthrough`, or one of env, file", *at, "auth")
-    if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
-        raise source.error(
-            f"{where}.auth.env: {auth.env!r} is no variable's name (expected a name, not the key)",
-            *at, "auth", "env",
-        )  # fmt: skip
+        check_auth(upstream.auth, source, *at, "auth", other="`passthrough`, or ")
 
 
 def _is_base_url(upstream: Upstream) -> bool:

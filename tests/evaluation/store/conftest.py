@@ -18,7 +18,7 @@ FULL = ExchangeRow(
     time=NOON, request_id="r1", trace_id="0af7651916cd43dd8448eb211c80319c", api="openai.chat",
     provider="acme", cache_write_tokens=3, served_by="other",
     model="small", upstream_model="llama-8b", response_model="llama-8b-0711", response_id="chatcmpl-1",
-    cluster="model-small", stream=False, status=200, flags=("URX", "DC"), finish_reason="stop",
+    cluster="model-small", stream=False, status=200, flags=("URX", "DC"), finish_reason="stop", refusal=False,
     duration_ms=1500.125, first_byte_ms=125.0, time_to_first_token_ms=250.5, request_bytes=120,
     response_bytes=0, input_tokens=100, output_tokens=0, cached_tokens=64, reasoning_tokens=7,
     usage_source="answer", cost_usd=1e-05, method="POST", path="/v1/chat/completions", route="code",
@@ -26,7 +26,7 @@ FULL = ExchangeRow(
     probability=0.91, margin=0.1 + 0.2, similarity=-0.25, candidates=("code:0.91", "chat:0.09"),
     version="v1", mode="observe", would_route="chat", would_model="tiny", would_cost_usd=2.5e-07,
     bypassed=False, refused=False, failed=False, reference_cost_usd=0.02, attempts=2, cascade="cheap",
-    tier=1, conversation_id="c1", tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,
+    tier=1, conversation_id="c1", reask=True, tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,
     input_messages='[{"role":"user"}]', output_messages="[]",
 )  # fmt: skip
 BARE = ExchangeRow(time=NOON, request_id="r2", bypassed=True, refused=False)

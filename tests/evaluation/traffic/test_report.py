@@ -6,7 +6,7 @@ import pytest
 
 from extproc.evaluation.store.connection import Store
 from extproc.evaluation.traffic import queries
-from extproc.evaluation.traffic.report import TrafficReport, report
+from extproc.evaluation.traffic.report import Difference, TrafficReport, report
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
 from tests.evaluation.traffic.conftest import BEGIN, DAYS, Traffic
 
@@ -253,9 +253,37 @@ def test_shadows_and_observed_traffic_tell_what_would_have_been(store: Store, pu
     made = told(store)
     (seen,) = made.shadows
     assert (seen.model, seen.primary_model, seen.errors.value, seen.cost_usd) == ("small", "large", 0.0, 0.1)
-    (would,) = made.observed
-    assert (would.route, would.model, would.requests, would.compared) == ("chat", "small", 2, 1)
-    assert (would.cost_usd, would.would_cost_usd) == (1.0, 0.25)
+    assert made.observed is not None
+    (would,) = made.observed.parts
+    assert (would.route, would.model, would.requests, would.share) == ("chat", "small", 2, 1.0)
+    assert would.money == made.observed.money == Difference(1, 1.0, 0.25, 0.75, 0.75)
+    assert (made.observed.requests, made.observed.share) == (2, pytest.approx(2 / 3))
+
+
+def test_observed_traffic_is_told_by_where_it_would_go_the_most_first(store: Store, put: Put) -> None:
+    def seen(number: int, **fields: object) -> ExchangeRow:
+        return exchange(number, mode="observe", model="mid", cost_usd=1.0, **fields)
+
+    put([seen(n, would_route="chat", would_model="small", would_cost_usd=0.5) for n in range(6)])
+    put([seen(n, would_route="hard", would_model="large", would_cost_usd=3.0) for n in range(6, 8)])
+    put([seen(8, reason="denied", stage="deny"), seen(9, reason="internal_error", stage="default")])
+    put([exchange(10, reason="denied", refused=True, mode="active")])
+    made = told(store).observed
+    assert made is not None
+    assert [(p.route, p.model, p.refusal, p.requests, p.share) for p in made.parts] == [
+        ("chat", "small", "", 6, 0.6),
+        ("hard", "large", "", 2, 0.2),
+        ("", "", "", 1, 0.1),
+        ("", "", "denied", 1, 0.1),
+    ]
+    assert made.parts[1].money == Difference(2, 2.0, 6.0, -4.0, -2.0)
+    assert made.parts[3].money == Difference(0, None, None, None, None)  # a refusal saves nothing
+    assert made.money == Difference(8, 8.0, 9.0, -1.0, -0.125)
+
+
+def test_traffic_that_was_all_routed_tells_of_no_observation(store: Store, put: Put) -> None:
+    put([exchange(1, mode="active")])
+    assert told(store).observed is None
 
 
 def test_the_report_is_json_field_by_field(store: Store, traffic: Traffic) -> None:
