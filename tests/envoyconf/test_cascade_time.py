@@ -69,8 +69,8 @@ async def test_a_tier_that_is_late_is_left_for_the_next(launch: Launch, after: b
 
 
 async def test_a_deadline_is_shared_and_at_its_end_the_client_is_told(launch: Launch) -> None:
-    tiers = [Tier(model="small", timeout_s=0.2), Tier(model="large")]
-    world = await cascading(launch, tiers=tiers, deadline_s=0.6)
+    tiers = [Tier(model="small", timeout_s=0.3), Tier(model="large")]
+    world = await cascading(launch, tiers=tiers, deadline_s=2.5)
     never = asyncio.Event()
     for name in NAMES:
         world.providers[name].handler = hanging(never)
@@ -186,7 +186,7 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
 
     monkeypatch.setattr(gate_service, "converse", hang)
     world = await cascading(
-        launch, tiers=[Tier(model="small", gate="words", timeout_s=0.1), Tier(model="large")]
+        launch, tiers=[Tier(model="small", gate="words", timeout_s=2.0), Tier(model="large")]
     )
     world.providers["small"].handler = saying("json", "bad")
     answer = await world.ask(ASK)

@@ -10,10 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from extproc.telemetry.rows import EvaluationRow, attempt_row_of
+from extproc.telemetry.rows import EvaluationRow, attempt_row_of, verdict_row_of
 from extproc.telemetry.sinks import Outcome
 from extproc.telemetry.trees import Origin, span_of_attempt, span_of_opinion, spans_of
-from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
+from extproc.vocabulary import Attempt, Envelope, Exchange, Ruling, Usage
 
 Make = Callable[..., Outcome]
 
@@ -327,6 +327,28 @@ def test_where_hops_asked_the_models_each_attempt_is_a_call_below_the_exchange(
         assert about["router.record"] == "attempt"
         assert about["router.attempt"] == number
         assert about["gen_ai.operation.name"] == "chat"
+
+
+def test_a_gates_verdict_is_an_event_of_its_attempt(exchange: Callable[..., Exchange]) -> None:
+    ruling = Ruling(escalate=True, gate="sound", reason="refusal/refusal_text", score=0.125)
+    attempt = Attempt(exchange(envelope=None), 1, "code", "code-9b", cascade="frugal", tier=0, ruling=ruling)
+    span = span_of_attempt(attempt_row_of(attempt), verdict_row_of(attempt), ORIGIN)
+    about = told(span)
+    assert (about["router.cascade"], about["router.tier"], about["router.verdict"]) == (
+        "frugal",
+        0,
+        "escalate",
+    )
+    (event,) = span.events
+    assert event.name == "gen_ai.evaluation.result"
+    assert event.timestamp == START_NS + 1_500_000_000
+    said = dict(event.attributes or {})
+    assert "router.record" not in said
+    assert said["gen_ai.evaluation.name"] == "sound"
+    assert said["gen_ai.evaluation.score.value"] == 0.125
+    assert said["gen_ai.evaluation.score.label"] == "escalate"
+    assert said["gen_ai.evaluation.explanation"] == "refusal/refusal_text"
+    assert said["router.evaluation.id"] == "gate/7f2c/1"
 
 
 def test_an_attempt_without_a_trace_is_in_that_of_its_exchange(
