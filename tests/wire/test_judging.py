@@ -13,6 +13,7 @@ from extproc.registry.upstreams import Model
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.gating import Watch, Watched
 from extproc.wire.judging import Gatekeepers
+from tests.registry.test_gate_artefact import gate as calibrated
 
 ASK = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
 CHAT = "/v1/chat/completions"
@@ -175,3 +176,23 @@ def test_old_versions_are_forgotten() -> None:
     found = keepers(*[registry()] * 20)
     assert watched(found, x_router_config="v4") is None
     assert watched(found, x_router_config="v5") is not None
+
+
+def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
+    made = registry()
+    found = Gatekeepers()
+    found.learn("v1", judged_tiers(made, {"g": calibrated()}))
+    threshold = calibrated().manifest.threshold
+    held = watched(found)
+    assert held is not None
+    held.watch.begins(200, "application/json")
+    ruling = held.watch.sees(document("Paris."), True)
+    assert ruling is not None
+    assert ruling.score is not None
+    assert ruling.escalate == (ruling.score < threshold)
+    assert ruling.reason == ("score/low_score" if ruling.escalate else "")
+    begun = watched(found)
+    assert begun is not None
+    begun.watch.begins(200, "text/event-stream")
+    # Of a beginning it says nothing: only the checks do.
+    assert begun.watch.sees(event("Paris, of course."), False) == Ruling(False, "g")
