@@ -22,11 +22,13 @@ from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tiers import judged_tiers
 from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
+from extproc.telemetry.cascades import bands_of
 from extproc.telemetry.feedback import FeedbackDesk, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList, Prices
@@ -35,6 +37,7 @@ from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
+from extproc.wire.judging import Gatekeepers
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
 
@@ -74,10 +77,14 @@ async def serve(settings: Settings) -> None:
         )
         closing.callback(admin.close)
 
-        files, prices, token = locate(settings.encoder_dir), Prices(), FeedbackToken(os.environ)
+        files, prices = locate(settings.encoder_dir), Prices()
+        token, gates = FeedbackToken(os.environ), Gatekeepers()
         encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
         compiler = Compiler(encoder, files.directory)
-        snapshots = await live.begin(partial(_compile, compiler=compiler, prices=prices, token=token))
+        compiling = partial(
+            _compile, compiler=compiler, prices=prices, token=token, gates=gates, metrics=metrics
+        )
+        snapshots = await live.begin(compiling)
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -110,6 +117,7 @@ async def serve(settings: Settings) -> None:
                 version=lambda: live.version,
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+                gatekeeper=gates,
                 terms=snapshots.terms,
                 feedback=FeedbackDesk(token.admit, keep, metrics.heard),
             ),
@@ -142,14 +150,22 @@ class _Metered:
 
 
 def _compile(
-    loaded: Loaded, serving: Snapshot | None, compiler: Compiler, prices: Prices, token: FeedbackToken
+    loaded: Loaded,
+    serving: Snapshot | None,
+    compiler: Compiler,
+    prices: Prices,
+    token: FeedbackToken,
+    gates: Gatekeepers,
+    metrics: Metrics,
 ) -> Snapshot:
-    """What decides by a version of the registry, what its models cost, who gives feedback. Blocks."""
+    """What decides by a version of the registry, and all else that changes with it. Blocks."""
     snapshot, passed = compiler.compiled(loaded, serving)
     if passed is not None:
         log.info("registry %s passes its holdout: %s", loaded.version, passed)
     prices.learn(loaded.version, PriceList.of(loaded.registry))
     token.learn(loaded.registry.feedback, loaded.path.parent)
+    gates.learn(loaded.version, judged_tiers(loaded.registry, loaded.gates))
+    metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
     return snapshot
 
 

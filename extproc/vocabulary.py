@@ -367,11 +367,39 @@ class Exchange(msgspec.Struct, frozen=True):
     usage: Usage | None = None  # None: nothing was seen of it
     attempts: int = 0  # how often Envoy asked a model
     served_by: str = ""  # the model that answered, when that may be another than was decided
+    tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """What a gate says of an answer. It travels in the hop's dynamic metadata to the record."""
+
+    escalate: bool  # the client does not get it: the next tier is asked
+    gate: str = ""
+    reason: str = ""
+    score: float | None = None  # the probability that the answer is good, where that is calibrated
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One model that a hop asked on behalf of an exchange, as the hop's access log tells it."""
+
+    call: Exchange  # the hop's own with the model's provider; its request id is the exchange's
+    number: int  # 1 is the first
+    model: str  # the registry's public name
+    upstream_model: str = ""
+    provider: str = ""
+    version: str = ""  # of the registry by which it was decided
+    cascade: str = ""  # whose tier it was; empty: a fallback
+    tier: int | None = None  # 0 is the first; None: no tier, but the last resort
+    ruling: Ruling | None = None  # None: no gate spoke
 
 
 class ExchangeSink(Protocol):
-    """Where finished exchanges go: records, spans, metrics."""
+    """Where finished exchanges go, and what was tried for them: records, spans, metrics."""
 
     def accept(self, exchange: Exchange) -> None:
         """Never raises and never blocks on the network; what it drops, it counts."""
+        ...
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The same of one attempt, most often before its exchange is over."""
         ...

@@ -6,6 +6,7 @@ Clients speak ``/v1/...``; what a provider's base URL has as its path stands in 
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Protocol
 
 from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
@@ -23,7 +24,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
-from extproc.registry.schema import Registry, Route
+from extproc.registry.cascades import Retry
+from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Upstream
 from extproc.vocabulary import Api
 
@@ -42,13 +44,27 @@ _BACK_OFF = RetryPolicyRetryBackOff(
 )
 
 
+class Patience(Protocol):
+    """How long to wait for a model, and how often to ask it: of a route, or of a cascade's tier."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Until it begins to answer."""
+        ...
+
+    @property
+    def retry(self) -> Retry | None:
+        """None: it is asked once."""
+        ...
+
+
 def action(
     registry: Registry,
     upstream: Upstream,
     *,
     matched: str,
     cluster: str,
-    policy: Route | None = None,
+    policy: Patience | None = None,
 ) -> RouteAction:
     """Send to ``upstream``'s cluster what a route matched by the prefix or path ``matched``."""
     return RouteAction(
@@ -95,7 +111,7 @@ def literal(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _tries(policy: Route) -> RetryPolicy | None:
+def _tries(policy: Patience) -> RetryPolicy | None:
     """How long one attempt may take to begin its answer, and how often there is another."""
     if policy.timeout_s is None and policy.retry is None:
         return None

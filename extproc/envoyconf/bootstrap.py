@@ -18,8 +18,9 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.chains import chain_clusters, hops
+from extproc.envoyconf.chains import chain_clusters
 from extproc.envoyconf.clusters import sidecar_cluster, upstream_clusters
+from extproc.envoyconf.hops import hops
 from extproc.envoyconf.listener import listener
 from extproc.envoyconf.messages import address, extension, plain
 from extproc.envoyconf.routes import route_configuration
@@ -95,7 +96,7 @@ def render(tree: dict[str, typing.Any]) -> str:
 
 
 def _internal_listeners() -> list[TypedExtensionConfig]:
-    """What the hops of fallback chains need of the bootstrap."""
+    """What hops need of the bootstrap."""
     return [extension("envoy.bootstrap.internal_listener", InternalListener())]
 
 

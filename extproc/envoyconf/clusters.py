@@ -123,6 +123,8 @@ def upstream_cluster(name: str, upstream: Upstream, key: KeyHeader, site: Site) 
         cluster.health_checks = [_health_check(upstream.health_check, upstream.url.netloc)]
     if upstream.outlier_ejection is not None:
         cluster.outlier_detection = _outlier_detection(upstream.outlier_ejection)
+    if upstream.max_requests is not None and cluster.circuit_breakers is not None:
+        cluster.circuit_breakers.thresholds[0].max_requests = upstream.max_requests
     # By default Envoy sends to sick endpoints too once half of them are, and learns of changes after
     # a second: a pool whose endpoints are known to be sick fails at once, so that a fallback answers.
     cluster.common_lb_config = ClusterCommonLbConfig(

@@ -4,7 +4,9 @@ All but the last are off until a route says otherwise, so that what the router d
 understand passes Envoy as if the router were not there.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 import betterproto2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRules
@@ -48,9 +50,11 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from extproc.envoyconf import observing
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
+from extproc.registry.tiers import tier_name
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.feedback import ROLE
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE
 from extproc.wire.messages import CLUSTER_HEADER, ROLE_KEY, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
@@ -62,6 +66,7 @@ ROUTER = "envoy.filters.http.router"
 # The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
 # hangs; it leaves room for a busy machine and for moving a body of many megabytes.
 _MESSAGE_MARGIN_MS = 200
+_GATE_MARGIN_S = 1.0
 # What the sidecar reads; it never sees a client's credentials.
 _FORWARDED = (
     ":method",
@@ -112,15 +117,56 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
     )
 
 
+def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
+    """The judge of a tier's answers: the request's head and whole body, then the answer as it comes.
+
+    Each part of the answer is sent on while the reply to its head, which holds all of it back, is
+    awaited. What was sent Envoy keeps until it is replied to, or until the sidecar ends the stream or
+    dies: then it goes on. (With FULL_DUPLEX_STREAMED it would be gone.)
+    """
+    patience = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
+    config = ExternalProcessor(
+        grpc_service=sidecar_service({GATE_KEY: tier_name(cascade, tier)}),
+        failure_mode_allow=True,
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SEND,
+            response_body_mode=ProcessingModeBodySendMode.STREAMED,
+            # They may end an answer.
+            response_trailer_mode=ProcessingModeHeaderSendMode.SEND,
+        ),
+        send_body_without_waiting_for_header_response=True,
+        # Of a sidecar that hangs. A verdict may take as long as the tier's answer.
+        message_timeout=timedelta(seconds=patience + _GATE_MARGIN_S),
+        forward_rules=HeaderForwardingRules(
+            allowed_headers=_any_of(*_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER)
+        ),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=RegexMatcher(regex=f"{ESCALATE_HEADER}|content-type")
+        ),
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[GATE_NAMESPACE])
+        ),
+    )
+    return HttpFilter(name=_EXT_PROC, typed_config=Any.pack(config))
+
+
+def sidecar_service(metadata: Mapping[str, str] = MappingProxyType({})) -> GrpcService:
+    """The sidecar's gRPC services; ``metadata`` is what each stream says of itself."""
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True),
+        initial_metadata=[HeaderValue(key=key, value=value) for key, value in metadata.items()],
+    )
+
+
 def _feedback() -> ExternalProcessor:
     """Opinions on answers: the only requests whose credentials the sidecar sees.
 
     It is a filter of its own because a route cannot change which headers are forwarded.
     """
-    service = sidecar_service()
-    service.initial_metadata = [HeaderValue(key=ROLE_KEY, value=ROLE)]
     return ExternalProcessor(
-        grpc_service=service,
+        grpc_service=sidecar_service({ROLE_KEY: ROLE}),
         failure_mode_allow=True,  # on to the route's own answer
         processing_mode=ProcessingMode(
             request_header_mode=ProcessingModeHeaderSendMode.SEND,
@@ -133,11 +179,6 @@ def _feedback() -> ExternalProcessor:
             disallow_all=True, allow_expression=RegexMatcher(regex="content-type|www-authenticate")
         ),
     )
-
-
-def sidecar_service() -> GrpcService:
-    """The sidecar's gRPC services."""
-    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True))
 
 
 def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:

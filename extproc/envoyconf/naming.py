@@ -13,7 +13,7 @@ import typing
 import msgspec
 
 from extproc.envoyconf.bootstrap import resources
-from extproc.envoyconf.chains import chains, hop_listener, hop_names
+from extproc.envoyconf.chains import chains, hop_calls
 from extproc.envoyconf.clusters import upstreams_of
 from extproc.envoyconf.messages import plain
 from extproc.envoyconf.site import Names, Site
@@ -38,10 +38,10 @@ def addressed(registry: Registry, site: Site) -> Names:
         # What the body names the model, and where its key is, no cluster says.
         sent = upstream.name if isinstance(upstream, Model) else ""
         name(cluster, sent, msgspec.to_builtins(upstream.auth))
-    for model in hop_names(registry):
-        name(hop_listener(model), names[cluster_name(model)])
-    for chain, models in chains(registry).items():
-        name(chain, [names[hop_listener(model)] for model in models])
+    for call in hop_calls(registry):
+        name(call.hop, names[cluster_name(call.model)])
+    for chain, calls in chains(registry).items():
+        name(chain, [names[call.hop] for call in calls])
     return names
 
 

@@ -14,6 +14,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from extproc.vocabulary import Api
 
 LUA = "envoy.filters.http.lua"
+_IN_A_HOP = f"{LUA}.observe"  # where the filter of the usual name does something else
 
 
 def observer() -> HttpFilter:
@@ -21,17 +22,30 @@ def observer() -> HttpFilter:
     return HttpFilter(name=LUA, typed_config=Any.pack(script("observe")), disabled=True)
 
 
+def hop_observer() -> HttpFilter:
+    """The reader in a hop, which is told whom the hop asks by ``hop_observed``."""
+    return HttpFilter(name=_IN_A_HOP, typed_config=Any.pack(script("observe")))
+
+
+def hop_observed(model: str, sent: str, provider: str, **place: str) -> dict[str, Any]:
+    """Per-route settings of a hop: the model by its public name and its provider's, and who that is.
+
+    ``place`` is where it stands in a cascade.
+    """
+    return told(_IN_A_HOP, model=model, sent=sent, provider=provider, **place)
+
+
 def observed(api: Api) -> dict[str, Any]:
     """Per-route settings that switch the reader on and tell it the API that is asked.
 
     They count on the route that matches first, before the decision: the fail-open one.
     """
-    return told(api=api.value)
+    return told(LUA, api=api.value)
 
 
-def told(**context: str) -> dict[str, Any]:
-    """Per-route settings that switch a script on and give it its ``filterContext``."""
-    return {LUA: Any.pack(LuaPerRoute(filter_context=Struct.from_dict(context)))}
+def told(script: str, /, **context: str) -> dict[str, Any]:
+    """Per-route settings that switch the filter ``script`` on and give it its ``filterContext``."""
+    return {script: Any.pack(LuaPerRoute(filter_context=Struct.from_dict(context)))}
 
 
 def script(name: str) -> Lua:

@@ -1,4 +1,9 @@
-"""The access logs that tell what became of each LLM exchange: to the sidecar and, if wanted, to a file."""
+"""The access logs that tell what became of each LLM exchange: to the sidecar and, if wanted, to a file.
+
+The sidecar is told of each hop that an exchange met as well, by the very same configuration, since Envoy
+then sends both on one stream: whoever hears of an exchange has heard of its attempts. What tells
+them apart is in their dynamic metadata.
+"""
 
 from datetime import timedelta
 
@@ -22,14 +27,23 @@ from extproc.wire import access_log, access_log_file, observed
 # Records are wanted soon, but in batches.
 _FLUSH = timedelta(milliseconds=200)
 
+# What the script notes: which API was asked, in the outer listener; which model is asked, in a hop.
+_CALL = (observed.REQUEST_NAMESPACE, "api")
+_ATTEMPT = (observed.HOP_NAMESPACE, "model")
+
 
 def outcome_logs(registry: Registry, site: Site) -> list[AccessLog]:
     """One entry per LLM exchange, after the answer, in each of them."""
-    logs = [_log("envoy.access_loggers.http_grpc", _to_the_sidecar())]
+    logs = [_log("envoy.access_loggers.http_grpc", _to_the_sidecar(), _CALL)]
     if registry.envoy.access_log:
         path = site.registry / registry.envoy.access_log
-        logs.append(_log("envoy.access_loggers.file", _to_a_file(str(path))))
+        logs.append(_log("envoy.access_loggers.file", _to_a_file(str(path)), _CALL))
     return logs
+
+
+def attempt_log() -> AccessLog:
+    """One entry per request that a hop was sent, to the sidecar alone."""
+    return _log("envoy.access_loggers.http_grpc", _to_the_sidecar(), _ATTEMPT)
 
 
 def _to_the_sidecar() -> HttpGrpcAccessLogConfig:
@@ -46,6 +60,7 @@ def _to_the_sidecar() -> HttpGrpcAccessLogConfig:
                 CustomTag(tag=observed.FIRST_BODY_BYTE_TAG, value=observed.FIRST_BODY_BYTE),
                 # For exchanges that the sidecar took no part in: it would have known of their trace.
                 CustomTag(tag=observed.TRACEPARENT_TAG, value=observed.TRACEPARENT),
+                CustomTag(tag=observed.PLACE_TAG, value=observed.PLACE),
             ],
         )
     )
@@ -57,21 +72,15 @@ def _to_a_file(path: str) -> FileAccessLog:
     return FileAccessLog(path=path, log_format=SubstitutionFormatString(json_format=fields))
 
 
-def _log(name: str, config: betterproto2.Message) -> AccessLog:
-    return AccessLog(
-        name=name,
-        filter=AccessLogFilter(metadata_filter=_is_llm_call()),
-        typed_config=Any.pack(config),
-    )
-
-
-def _is_llm_call() -> MetadataFilter:
-    """The script that observes the exchange has noted which API was asked."""
-    return MetadataFilter(
+def _log(name: str, config: betterproto2.Message, noted: tuple[str, str]) -> AccessLog:
+    """Of exchanges whose observing script has noted this, namespace and key."""
+    namespace, key = noted
+    only = MetadataFilter(
         matcher=MetadataMatcher(
-            filter=observed.REQUEST_NAMESPACE,
-            path=[MetadataMatcherPathSegment(key="api")],
+            filter=namespace,
+            path=[MetadataMatcherPathSegment(key=key)],
             value=ValueMatcher(present_match=True),
         ),
         match_if_key_not_found=False,
     )
+    return AccessLog(name=name, filter=AccessLogFilter(metadata_filter=only), typed_config=Any.pack(config))

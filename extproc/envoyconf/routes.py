@@ -24,18 +24,21 @@ from extproc.envoyconf.actions import (
     literal,
     one_of,
 )
-from extproc.envoyconf.chains import SERVED_BY, chain_name, chain_of, tries
+from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
+from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 NAME = "llm"
+_BEGAN = "%START_TIME(%s%3f)%"
 
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
@@ -60,7 +63,7 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
                 routes=[
                     *feedback.routes(registry),
                     *catalogue.routes(registry),
-                    *_decided_with_policy(registry, names),
+                    *_decided_with_policy(registry, version, names),
                     *_decided(registry, names),
                     *_undecided(registry, version, names),
                     *_passthrough(registry, names),
@@ -82,7 +85,7 @@ def _decided(registry: Registry, names: Names) -> Iterator[Route]:
         yield _to_model(cluster_name(name), match, to)
 
 
-def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
+def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iterator[Route]:
     """One route per route of the registry that asks for something, and model that may answer it."""
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
@@ -93,8 +96,8 @@ def _decided_with_policy(registry: Registry, names: Names) -> Iterator[Route]:
                 exactly(CLUSTER_HEADER, cluster_name(target)),
                 _spoken(registry.models[target]),
             )
-            if route.fallback:
-                yield from _chained(registry, name, route, target, conditions, names)
+            if route.asks_in_turn:
+                yield from _chained(registry, name, route, target, conditions, version, names)
                 continue
             model = registry.models[target]
             to = action(
@@ -109,23 +112,34 @@ def _chained(
     route: schema.Route,
     first: str,
     conditions: Iterable[HeaderMatcher],
+    version: str,
     names: Names,
 ) -> Iterator[Route]:
     """One route per API: a model that does not speak it is no fallback for it."""
+    cascade = registry.cascades.get(route.cascade)
     for api in registry.models[first].speaks:
-        models = chain_of(registry, route, first, api)
+        calls = calls_of(registry, route, first, api)
         match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
         to = RouteAction(
-            cluster=names[chain_name(models, route)],
+            cluster=names[chain_name(calls)],
             timeout=timedelta(0),
             idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
-            retry_policy=tries(models, route),
+            retry_policy=tries(calls, route, cascade.deadline_s if cascade else None),
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
+        chained.request_headers_to_add += _told_to_hops(version, calls)
+        chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
         if registry.envoy.response_headers:
-            chained.response_headers_to_remove = []
+            chained.response_headers_to_remove.remove(SERVED_BY)
         yield _repeatable(registry, chained)
+
+
+def _told_to_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
+    if version:
+        yield header(VERSION_KEY, version)
+    if calls[0].cascade:
+        yield header(BEGAN_HEADER, _BEGAN)
 
 
 def _repeatable(registry: Registry, route: Route) -> Route:

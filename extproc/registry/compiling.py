@@ -102,7 +102,7 @@ def _route(loaded: Loaded, route: Route, targets: Mapping[str, Target]) -> Route
         quality_bar=route.quality_bar,
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
-        fallback=bool(route.fallback),
+        fallback=route.asks_in_turn,
         rollout=_rollout(loaded.registry, route),
     )
 

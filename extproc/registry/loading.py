@@ -12,8 +12,13 @@ from extproc.errors import ArtefactUnusable
 from extproc.registry import artefact as artefacts
 from extproc.registry import holdout
 from extproc.registry import quality as qualities
+from extproc.registry.calibrations import calibrations
+from extproc.registry.cascades import Cascade
 from extproc.registry.checks import check
+from extproc.registry.checks.cascades import check_calibrations
 from extproc.registry.files import Files
+from extproc.registry.gate_artefact import CalibratedGate
+from extproc.registry.gates import Gate
 from extproc.registry.holdout import Holdout
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
@@ -29,12 +34,14 @@ class Loaded(msgspec.Struct, frozen=True):
     """A registry that passed every check."""
 
     registry: Registry
-    examples: Mapping[str, tuple[str, ...]]  # by route: those in the file, then its examples_file's
+    # By route that has any: those in the file, then its examples_file's.
+    examples: Mapping[str, tuple[str, ...]]
     version: str  # see ``Files.version``
     path: Path
     artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
     quality: qualities.Trained | None = None  # predicts how well models answer; of the same directory
     holdout: Holdout | None = None  # what it must route well enough
+    gates: Mapping[str, CalibratedGate] = {}  # what the gates score by that name an artefact
 
 
 def load(
@@ -60,8 +67,11 @@ def load(
     if registry.feedback is not None and registry.feedback.token.file:
         files.watch(path.parent / registry.feedback.token.file)
     held = holdout.read(source, registry, files)
-    trained = None if untrained else _artefact(source, registry, files)
+    examples = {name: texts for name, texts in examples.items() if texts}
+    trained = None if untrained else _artefact(source, registry, tuple(examples), files)
     quality = None if untrained else _quality(source, registry, trained, files)
+    gates = {} if untrained else calibrations(registry.gates, source, files)
+    check_calibrations(registry, gates, source)
     return Loaded(
         registry=registry,
         examples=examples,
@@ -70,11 +80,17 @@ def load(
         artefact=trained,
         quality=quality,
         holdout=held,
+        gates=gates,
     )
 
 
-def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
-    """The trained artefact; its manifest, which holds the hash of its weights, stands for all of it."""
+def _artefact(
+    source: Source, registry: Registry, told: tuple[str, ...], files: Files
+) -> artefacts.Artefact | None:
+    """The artefact trained on the routes that are ``told`` by examples.
+
+    Its manifest, which holds the hash of its weights, stands for all of it.
+    """
     if not registry.artefact:
         if registry.fast_path is not None:
             raise source.error(
@@ -144,9 +160,21 @@ def _typed(source: Source) -> Registry:
     value = dict(source.value)
     models = _sections(source, value, "models", Model)
     routes = _sections(source, value, "routes", Route)
-    value["models"] = value["routes"] = {}
+    cascades = _sections(source, value, "cascades", Cascade)
+    gates = _sections(source, value, "gates", Gate)
+    for key in ("models", "routes", "cascades", "gates"):
+        value[key] = {}
     whole = _convert(source, value, Registry, ())
-    return msgspec.structs.replace(whole, models=models, routes=routes)
+    routes = {name: _beginning(route, cascades) for name, route in routes.items()}
+    return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades, gates=gates)
+
+
+def _beginning(route: Route, cascades: Mapping[str, Cascade]) -> Route:
+    """``route`` with its candidates, which are all tiers of its cascade where it names none."""
+    if route.candidates or route.cascade not in cascades:
+        return route
+    models = dict.fromkeys(tier.model for tier in cascades[route.cascade].tiers)
+    return msgspec.structs.replace(route, candidates=list(models))
 
 
 def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) -> dict[str, S]:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from extproc.registry.cascades import Cascade, Retry
+from extproc.registry.gates import Gate
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
 from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import Api, Effort, Mode
@@ -25,17 +27,11 @@ class RouteThresholds(Section, frozen=True):
     similarity: Fraction | None = None
 
 
-class Retry(Section, frozen=True):
-    """How often Envoy asks the same model again before the client sees a failure."""
-
-    attempts: Annotated[int, Meta(ge=1, le=10)] = 1  # beside the first
-    statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = (429, 502, 503, 504)
-
-
 class Route(Section, frozen=True):
     """One kind of request, told by examples, the models that may answer it, and how they are asked."""
 
-    candidates: OneOrMany  # the cheapest that can take the request answers it
+    # The cheapest that can take the request answers it; of a cascade, it is where that begins.
+    candidates: OneOrMany = []  # none: all tiers of the cascade
     quality_bar: Fraction | None = None  # of those whose predicted quality reaches it; else the strongest
     examples: list[Annotated[str, Meta(min_length=1)]] = []
     examples_file: str = ""  # one example a line; relative to the registry file
@@ -44,6 +40,7 @@ class Route(Section, frozen=True):
     timeout_s: Seconds | None = None  # until a model begins to answer; None: as long as it takes
     retry: Retry | None = None
     fallback: OneOrMany = []  # models asked in this order when the chosen one fails
+    cascade: str = ""  # of `cascades`: whose tiers are asked from the chosen one on
     request_headers: dict[str, str] = {}  # added to what the provider gets
     response_headers: dict[str, str] = {}  # added to what the client gets
     max_tokens: Positive | None = None  # the client's limit for the answer is lowered to this
@@ -55,8 +52,13 @@ class Route(Section, frozen=True):
     def has_envoy_policy(self) -> bool:
         """Whether Envoy must treat this route's requests otherwise than any others."""
         return bool(
-            self.timeout_s or self.retry or self.fallback or self.request_headers or self.response_headers
+            self.timeout_s or self.retry or self.asks_in_turn or self.request_headers or self.response_headers
         )
+
+    @property
+    def asks_in_turn(self) -> bool:
+        """Whether other models may be asked should the chosen one fail, or not be good enough."""
+        return bool(self.fallback or self.cascade)
 
 
 class When(Section, frozen=True):
@@ -173,6 +175,8 @@ class Registry(Section, frozen=True):
     default: str | dict[str, str]
     passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
+    cascades: dict[str, Cascade] = {}
+    gates: dict[str, Gate] = {}  # what the answers of a tier must pass
     rules: list[Rule] = []
     reference: str = ""  # the model that savings are told against; empty: none are told
     unknown_models: Literal["route", "reject"] = "route"

@@ -71,6 +71,7 @@ class Upstream(Section, frozen=True):
     load_balancing: Literal["least_request", "round_robin", "random"] = "least_request"
     health_check: HealthCheck | None = None
     outlier_ejection: OutlierEjection | None = None
+    max_requests: Positive | None = None  # at once; one more fails, and does not wait. None: any number
     tls: Tls = Tls()
 
     @property

@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry.metrics import Histogram, Meter
 
 from extproc.telemetry import names
-from extproc.telemetry.rows import ExchangeRow, refusal_of
+from extproc.telemetry.rows import AttemptRow, ExchangeRow, refusal_of
 
 _Labels = Mapping[str, str | bool]
 
@@ -33,6 +33,9 @@ class Calls:
         count = meter.create_counter
         self._exchanges = count(
             names.EXCHANGES, description="Finished exchanges, those the sidecar took no part in included."
+        )
+        self._attempts = count(
+            names.ATTEMPTS, description="Models asked in turn by chains and cascades, by what became of it."
         )
         self._refusals = count(
             names.REFUSALS,
@@ -87,6 +90,17 @@ class Calls:
             self._count_call(row)
             self._count_money(row)
             self._count_overhead(row)
+
+    def attempted(self, row: AttemptRow) -> None:
+        """Count one attempt of a hop."""
+        self._attempts.add(
+            1,
+            {
+                names.ROUTER_MODEL: row.model,
+                names.ROUTER_STATUS_CLASS: _status_class(row.status),
+                names.ERROR_TYPE: row.error,
+            },
+        )
 
     def _count_call(self, row: ExchangeRow) -> None:
         operation, _ = names.OPERATIONS[row.api]

@@ -25,7 +25,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from extproc import __version__
 from extproc.telemetry import names
 from extproc.telemetry.calls import Calls
+from extproc.telemetry.cascades import Bands, Cascades
 from extproc.telemetry.resource import service_resource
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Decision, Mode, Reason, Stage
 
@@ -62,6 +64,7 @@ class Metrics:
         self._meter = self._provider.get_meter("extproc", __version__)
         self._create_decision_instruments()
         self._calls = Calls(self._meter)
+        self._cascades = Cascades(self._meter)
         self._gauge(
             names.BUILD_INFO,
             "Always 1; the labels tell which build runs.",
@@ -130,6 +133,16 @@ class Metrics:
         if row.parse_us is not None:  # no decision knows it: it ends before there is a question
             self._steps.record(row.parse_us / 1e6, _PARSE)
         self._calls.accept(row)
+        self._cascades.accept(row)
+
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """Count one model asked by a hop; the row says the verdict too."""
+        self._calls.attempted(row)
+        self._cascades.attempted(row)
+
+    def expect_escalation(self, bands: Bands) -> None:
+        """Take over what the newest registry expects of its gates."""
+        self._cascades.expect(bands)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""

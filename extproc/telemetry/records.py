@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.telemetry.rows import AnyRow
+from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow
 from extproc.telemetry.segments import Limits, Segments, standard_output
 from extproc.telemetry.sinks import Outcome
 
@@ -73,6 +73,12 @@ class RecordWriter:
     def accept(self, outcome: Outcome) -> None:
         """Enqueue the record of one exchange; never blocks on the disk."""
         self.write(outcome.row)
+
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """Enqueue the record of one attempt, and of its gate's verdict; never blocks on the disk."""
+        self.write(row)
+        if verdict is not None:
+            self.write(verdict)
 
     def write(self, row: AnyRow) -> bool:
         """Enqueue a row of any kind; never blocks on the disk. Returns whether there was room for it."""

@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from extproc.apis import api_of
 from extproc.errors import BadRequest, Denied, UnknownModel
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Envelope, Exchange, Mode, Usage
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -244,6 +244,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         time_to_first_token_ms=_first_token(exchange, usage),
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
+        cascade=exchange.tried[-1].cascade if exchange.tried else "",
+        tier=exchange.tried[-1].tier if exchange.tried else None,
         reask=envelope.reask,
         tokens=envelope.tokens,
         parse_us=envelope.parse_us,
@@ -253,6 +255,71 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         total_us=envelope.total_us,
         input_messages=_messages(envelope.prompt) if envelope.prompt else None,
     )
+
+
+def attempt_row_of(attempt: Attempt) -> AttemptRow:
+    """Everything that is known of one attempt."""
+    call = attempt.call
+    api = call.api or api_of(call.method, call.path) or ""
+    usage = call.usage or _NOTHING_SEEN
+    return AttemptRow(
+        time=datetime.fromtimestamp(call.started_at, UTC),
+        request_id=call.request_id,
+        trace_id=_trace_id(call),
+        attempt=attempt.number,
+        cascade=attempt.cascade,
+        tier=attempt.tier,
+        verdict=_verdict(attempt.ruling) if attempt.ruling else "",
+        verdict_reason=attempt.ruling.reason if attempt.ruling else "",
+        verdict_score=attempt.ruling.score if attempt.ruling else None,
+        api=api,
+        model=attempt.model,
+        upstream_model=attempt.upstream_model,
+        provider=attempt.provider or names.OPERATIONS.get(api, ("", ""))[1],
+        cluster=call.cluster,
+        status=call.status or None,
+        error=_attempt_error(call),
+        flags=call.flags,
+        duration_ms=_milliseconds(call.duration),
+        first_byte_ms=_milliseconds(call.first_byte),
+        request_bytes=call.request_bytes,
+        response_bytes=call.response_bytes,
+        input_tokens=_input_tokens(api, usage),
+        output_tokens=usage.output,
+        cached_tokens=usage.cached,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
+        finish_reason=usage.finish,
+        response_id=usage.response_id,
+        response_model=usage.response_model,
+        time_to_first_token_ms=_first_token(call, usage),
+    )
+
+
+def verdict_row_of(attempt: Attempt) -> EvaluationRow | None:
+    """What a gate said of one attempt's answer, as an opinion like any other; None where none spoke."""
+    ruling, call = attempt.ruling, attempt.call
+    if ruling is None:
+        return None
+    return EvaluationRow(
+        time=datetime.fromtimestamp(call.started_at + (call.duration or 0.0), UTC),
+        request_id=call.request_id,
+        trace_id=_trace_id(call),
+        evaluation_id=f"gate/{call.request_id}/{attempt.number}",
+        name=ruling.gate,
+        score=ruling.score,
+        label=_verdict(ruling),
+        explanation=ruling.reason,
+        source="gate",
+        subject="attempt",
+        attempt=attempt.number,
+        model=attempt.model,
+    )
+
+
+def _verdict(ruling: Ruling) -> str:
+    return "escalate" if ruling.escalate else "accept"
 
 
 def refusal_of(row: ExchangeRow) -> str:
@@ -308,6 +375,17 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
         return envelope.error
     failure = next((flag for flag in exchange.flags if flag not in _HARMLESS_FLAGS), "")
     return failure or (str(exchange.status) if exchange.status >= 400 else "")
+
+
+def _attempt_error(call: Exchange) -> str:
+    """As ``_error``, but that an attempt which was given up without an answer failed, whoever did so.
+
+    One whose answer came and was not wanted has the flag too: its status says what it was.
+    """
+    if not call.status:
+        return next(iter(call.flags), "")
+    failure = next((flag for flag in call.flags if flag not in _HARMLESS_FLAGS), "")
+    return failure or (str(call.status) if call.status >= 400 else "")
 
 
 def _input_tokens(api: str, usage: Usage) -> int | None:

@@ -4,7 +4,7 @@ Its row is made, priced and judged here and nowhere else, so that the sinks cann
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
@@ -13,8 +13,16 @@ from msgspec.structs import replace
 
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import ExchangeRow, refusal_of, row_of
-from extproc.vocabulary import Exchange, Reason, Stage
+from extproc.telemetry.rows import (
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    attempt_row_of,
+    refusal_of,
+    row_of,
+    verdict_row_of,
+)
+from extproc.vocabulary import Attempt, Exchange, Reason, Stage
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +40,10 @@ class OutcomeSink(Protocol):
 
     def accept(self, outcome: Outcome) -> None:
         """Never raises and never blocks on the network; what it drops, it counts."""
+        ...
+
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """The same of one attempt, and of its gate's verdict, if one spoke."""
         ...
 
 
@@ -55,9 +67,18 @@ class Fanout:
     def accept(self, exchange: Exchange) -> None:
         """A sink that raises has its traceback logged."""
         outcome = outcome_of(exchange, self._prices, self._telemetry)
+        self._tell(lambda sink: sink.accept(outcome))
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The same of an attempt."""
+        row = self._prices(attempt.version).of_attempt(attempt_row_of(attempt))
+        verdict = verdict_row_of(attempt)
+        self._tell(lambda sink: sink.attempted(row, verdict))
+
+    def _tell(self, tell: Callable[[OutcomeSink], None]) -> None:
         for sink in self._sinks:
             try:
-                sink.accept(outcome)
+                tell(sink)
             except Exception:
                 log.exception("a telemetry sink failed", extra={"sink": type(sink).__name__})
 
@@ -65,11 +86,41 @@ class Fanout:
 def outcome_of(exchange: Exchange, prices: Callable[[str], PriceList], telemetry: Telemetry) -> Outcome:
     """The row of ``exchange`` at the prices of its registry, and whether its trace is kept."""
     row = row_of(exchange)
-    row = prices(row.version).of_exchange(row)
+    listed = prices(row.version)
+    row = listed.of_exchange(row)
+    if exchange.tried:
+        row = with_attempts(row, [listed.of_attempt(attempt_row_of(each)) for each in exchange.tried])
     kept = is_notable(row, telemetry.low_margin) or in_share(row.trace_id, telemetry.trace_share)
     if not kept and row.input_messages is not None:
         row = replace(row, input_messages=None)  # text is a sample, even where it is wanted
     return Outcome(exchange, row, kept)
+
+
+def with_attempts(row: ExchangeRow, attempts: Sequence[AttemptRow]) -> ExchangeRow:
+    """``row`` with the tokens and the cost of all that was tried for it.
+
+    What it would have cost elsewhere stays that of the one answer that the client got. An attempt
+    that told no usage, as one that failed at once, counts nothing; where none told any, it is unknown.
+    """
+    return replace(
+        row,
+        input_tokens=_total(each.input_tokens for each in attempts),
+        output_tokens=_total(each.output_tokens for each in attempts),
+        cached_tokens=_total(each.cached_tokens for each in attempts),
+        cache_write_tokens=_total(each.cache_write_tokens for each in attempts),
+        reasoning_tokens=_total(each.reasoning_tokens for each in attempts),
+        cost_usd=_sum(each.cost_usd for each in attempts),
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
 
 
 def is_notable(row: ExchangeRow, low_margin: float) -> bool:

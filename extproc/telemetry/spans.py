@@ -20,9 +20,9 @@ from extproc import __version__
 from extproc.errors import OperatorError
 from extproc.telemetry import otlp
 from extproc.telemetry.resource import service_resource
-from extproc.telemetry.rows import EvaluationRow
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.trees import Origin, span_of_opinion, spans_of
+from extproc.telemetry.trees import Origin, span_of_attempt, span_of_opinion, spans_of
 
 _QUEUE_SPANS = 2048  # the default that the OpenTelemetry specification gives
 
@@ -48,7 +48,13 @@ class SpanSink:
 
     def accept(self, outcome: Outcome) -> None:
         """Make the exchange's spans and enqueue them; never waits for the collector."""
-        spans = spans_of(outcome, self._origin)
+        self._send(spans_of(outcome, self._origin))
+
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        """The same of an attempt's one span."""
+        self._send([span_of_attempt(row, verdict, self._origin)])
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if self._export.admit(len(spans)):
             for span in spans:
                 self._processor.on_end(span)

@@ -6,6 +6,9 @@ route                     CHAIN: the exchange as Envoy saw it, and its record
 ├─ score                  CHAIN: scorer, calibration, choice of a model
 └─ chat MODEL             LLM, CLIENT: the call, from the decision to the answer's last byte
 
+Where hops asked the models, each attempt is such a call, told when that attempt is over, and always:
+it is a record too.
+
 A step that did not run has no span. Ids are made of the request's, so any process that tells of
 the exchange tells the same spans, and others can be hung below them. A parent that is not sampled
 is nobody's parent: the exchange then is a root of the same trace, with a link to it.
@@ -16,13 +19,21 @@ from hashlib import blake2b
 
 import msgspec
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from extproc.telemetry import names
 from extproc.telemetry.attributes import CALL_FIELDS, Value, attribute_of, attributes_of
-from extproc.telemetry.rows import TRACE_ID, EvaluationRow, ExchangeRow, caller_of, own_trace_id
+from extproc.telemetry.rows import (
+    TRACE_ID,
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    Row,
+    caller_of,
+    own_trace_id,
+)
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Envelope, Reason, Stage
 
@@ -58,7 +69,6 @@ def spans_of(outcome: Outcome, origin: Origin) -> list[ReadableSpan]:
     exchange, row = outcome.exchange, outcome.row
     start = round(exchange.started_at * 1e6) * 1000  # a float of seconds holds no nanoseconds
     end = start + round((exchange.duration or 0.0) * 1e9)
-    envelope = exchange.envelope or _NOTHING_DECIDED
     caller = caller_of(exchange)
     under_caller = caller is not None and caller.trace_flags.sampled
     context = _context(row, names.ROUTE_SPAN)
@@ -89,9 +99,35 @@ def spans_of(outcome: Outcome, origin: Origin) -> list[ReadableSpan]:
             start_time=part.start,
             end_time=part.end,
         )
-        for part in _parts(row, envelope, origin.encoder, start, end)
+        for part in _parts(outcome, origin.encoder, start, end)
     ]
     return [whole, *parts]
+
+
+def span_of_attempt(row: AttemptRow, verdict: EvaluationRow | None, origin: Origin) -> ReadableSpan:
+    """The span of one attempt, below that of its exchange; its gate's verdict is an event of it."""
+    start = round(row.time.timestamp() * 1e6) * 1000
+    operation = names.OPERATIONS.get(row.api, ("", ""))[0]
+    return ReadableSpan(
+        name=f"{operation} {row.upstream_model}".strip(),
+        context=_context(row, f"{names.ATTEMPT_SPAN} {row.attempt}"),
+        parent=_context(row, names.ROUTE_SPAN),
+        resource=origin.resource,
+        instrumentation_scope=origin.scope,
+        attributes=attributes_of(row),
+        events=[_event(verdict)] if verdict else [],
+        kind=SpanKind.CLIENT,
+        status=_status(bool(row.error)),
+        start_time=start,
+        end_time=start + round((row.duration_ms or 0.0) * 1e6),
+    )
+
+
+def _event(verdict: EvaluationRow) -> Event:
+    about = attributes_of(verdict)
+    del about[names.ROUTER_RECORD], about[names.OPENINFERENCE_SPAN_KIND]  # which make a span a record
+    at = round(verdict.time.timestamp() * 1e6) * 1000
+    return Event(names.GEN_AI_EVALUATION_RESULT, about, timestamp=at)
 
 
 def span_of_opinion(row: EvaluationRow, origin: Origin) -> ReadableSpan:
@@ -116,7 +152,9 @@ def span_of_opinion(row: EvaluationRow, origin: Origin) -> ReadableSpan:
     )
 
 
-def _parts(row: ExchangeRow, envelope: Envelope, encoder: str, start: int, end: int) -> Iterator[_Part]:
+def _parts(outcome: Outcome, encoder: str, start: int, end: int) -> Iterator[_Part]:
+    row, envelope = outcome.row, outcome.exchange.envelope or _NOTHING_DECIDED
+    by_hops = bool(outcome.exchange.tried)  # whose attempts are the calls
     began = _began(envelope, start, end)
     asked = began + _nanoseconds(row.parse_us)
     ruled = asked + _nanoseconds(row.rules_us)
@@ -130,7 +168,7 @@ def _parts(row: ExchangeRow, envelope: Envelope, encoder: str, start: int, end: 
         embedded = ruled + _nanoseconds(row.queue_us) + _nanoseconds(row.embed_us)
         yield _Part(_embeddings(encoder), ruled, embedded, _about_the_encoder(row, encoder))
         yield _Part(names.SCORE_SPAN, embedded, max(embedded, decided), _about_the_scores(row))
-    if row.api in names.OPERATIONS and not row.refused:
+    if row.api in names.OPERATIONS and not row.refused and not by_hops:
         yield _call(row, min(decided, end), start, end)
 
 
@@ -192,7 +230,7 @@ def _began(envelope: Envelope, start: int, end: int) -> int:
     return began if start <= began <= end else start
 
 
-def _context(row: ExchangeRow, name: str) -> SpanContext:
+def _context(row: Row, name: str) -> SpanContext:
     return _identity(row.trace_id, name, row.request_id)
 
 

@@ -1,8 +1,12 @@
-"""Envoy's access log messages -> ``Exchange``. Whatever decodes as an entry gives an exchange."""
+"""Envoy's access log messages -> ``Exchange`` and ``Attempt``.
+
+Whatever decodes as an entry gives one of them: those of hops are attempts.
+"""
 
 from collections.abc import Iterator
 
 from google.protobuf.duration_pb2 import Duration
+from msgspec.structs import replace
 
 from extproc._pb.access_log_pb2 import (
     AccessLogCommon,
@@ -14,7 +18,7 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Envelope, Exchange
+from extproc.vocabulary import Attempt, Envelope, Exchange
 from extproc.wire import envelope, observed
 
 # How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.
@@ -64,15 +68,35 @@ FLAGS = {
 }
 
 
-def exchanges(data: bytes) -> Iterator[Exchange]:
-    """The finished exchanges that one message of Envoy's access log stream tells of.
+def entries(data: bytes) -> Iterator[Exchange | Attempt]:
+    """The finished exchanges and attempts that one message of Envoy's access log stream tells of.
 
     Raises:
         google.protobuf.message.DecodeError: it is no such message.
     """
     for entry in StreamAccessLogsMessage.FromString(data).http_logs.log_entry:
         if entry.common_properties.access_log_type not in _UNFINISHED:
-            yield _exchange(entry)
+            yield _attempt(entry) or _exchange(entry)
+
+
+def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:
+    common = entry.common_properties
+    hop = observed.hop(common.metadata.filter_metadata)
+    if hop is None:
+        return None
+    call = _exchange(entry)
+    return Attempt(
+        # To the outer router an answer that its gate refused is a failure; its provider's it was not.
+        call=replace(call, status=hop.status or call.status),
+        number=observed.number_of(_tag(common, observed.PLACE_TAG)),
+        model=hop.model,
+        upstream_model=hop.sent,
+        provider=hop.provider,
+        version=hop.version,
+        cascade=hop.cascade,
+        tier=hop.tier,
+        ruling=observed.ruling(common.metadata.filter_metadata),
+    )
 
 
 def _exchange(entry: HTTPAccessLogEntry) -> Exchange:

@@ -21,6 +21,7 @@ from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import envelope as metadata
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
 from extproc.wire.feedback import Answer
+from extproc.wire.gates import GATE_KEY
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
@@ -38,7 +39,8 @@ class StreamMetadata(msgspec.Struct, frozen=True):
 
     traceparent: str = ""  # of Envoy's own span: it goes before the one among the request's headers
     config_version: str = ""
-    role: str = ""  # empty: to decide
+    role: str = ""  # empty: to decide, or to judge
+    tier: str = ""  # of a gate, CASCADE/TIER; empty: it judges nothing
 
 
 def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
@@ -46,7 +48,12 @@ def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
     found = {
         name: value if isinstance(value, str) else value.decode(errors="replace") for name, value in pairs
     }
-    return StreamMetadata(found.get("traceparent", ""), found.get(VERSION_KEY, ""), found.get(ROLE_KEY, ""))
+    return StreamMetadata(
+        traceparent=found.get("traceparent", ""),
+        config_version=found.get(VERSION_KEY, ""),
+        role=found.get(ROLE_KEY, ""),
+        tier=found.get(GATE_KEY, ""),
+    )
 
 
 def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
@@ -61,7 +68,7 @@ def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
         raise ProtocolError("a message cannot be decoded") from error
     match request.WhichOneof("request"):
         case "request_headers":
-            return Head(_head(request.request_headers, stream), buffered=_buffered(request))
+            return Head(request_head(request.request_headers, stream), buffered=_buffered(request))
         case "request_body":
             return Body(request.request_body.body)
         case other:
@@ -86,14 +93,15 @@ def encode(event: Head | Body, reply: Reply | Answer) -> bytes:
         case Answer():
             answer = _immediate(reply.status, reply.body, reply.details)
             for name, value in reply.headers:
-                _set_header(answer.headers, name, value)
+                set_header(answer.headers, name, value)
             return ProcessingResponse(immediate_response=answer).SerializeToString()
     if reply.envelope is not None:
         _attach(response, reply.envelope)
     return response.SerializeToString()
 
 
-def _head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
+def headers_of(message: HttpHeaders) -> tuple[dict[str, str], dict[str, str]]:
+    """The pseudo headers and the others, by names in lower case."""
     pseudo: dict[str, str] = {}
     headers: dict[str, str] = {}
     for header in message.headers.headers:
@@ -103,6 +111,12 @@ def _head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
         found = pseudo if name.startswith(":") else headers
         # A name that comes twice is one list: RFC 9110, section 5.3.
         found[name] = f"{found[name]}, {value}" if name in found else value
+    return pseudo, headers
+
+
+def request_head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
+    """What the head of a request says."""
+    pseudo, headers = headers_of(message)
     return RequestHead(
         method=pseudo.get(":method", ""),
         path=pseudo.get(":path", ""),
@@ -126,26 +140,27 @@ def _proceed(event: Head | Body) -> ProcessingResponse:
 
 def _common(route: Route) -> CommonResponse:
     common = CommonResponse(clear_route_cache=True)
-    _set_header(common.header_mutation, CLUSTER_HEADER, route.cluster)
+    set_header(common.header_mutation, CLUSTER_HEADER, route.cluster)
     if route.envelope.route:
-        _set_header(common.header_mutation, ROUTE_HEADER, route.envelope.route)
+        set_header(common.header_mutation, ROUTE_HEADER, route.envelope.route)
     if route.model_span is not None:
-        _set_header(common.header_mutation, SPAN_HEADER, "{}-{}".format(*route.model_span))
+        set_header(common.header_mutation, SPAN_HEADER, "{}-{}".format(*route.model_span))
     if route.body is not None:
         common.body_mutation.body = route.body
         # Without it Envoy answers 500, whatever failure_mode_allow says.
-        _set_header(common.header_mutation, "content-length", str(len(route.body)))
+        set_header(common.header_mutation, "content-length", str(len(route.body)))
     return common
 
 
 def _immediate(status: int, body: bytes, details: str) -> ImmediateResponse:
     response = ImmediateResponse(body=body, details=details)
     response.status.code = status
-    _set_header(response.headers, "content-type", "application/json")
+    set_header(response.headers, "content-type", "application/json")
     return response
 
 
-def _set_header(mutation: HeaderMutation, name: str, value: str) -> None:
+def set_header(mutation: HeaderMutation, name: str, value: str) -> None:
+    """Have ``mutation`` set a header, in place of one that is there."""
     option = mutation.set_headers.add(append_action=OVERWRITE_IF_EXISTS_OR_ADD)
     option.header.key = name
     option.header.raw_value = value.encode()

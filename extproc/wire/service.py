@@ -7,7 +7,7 @@ answers are constants, and grpc's own (de)serialisation hooks would only add cal
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -15,8 +15,9 @@ import grpc
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
-from extproc.vocabulary import Decision, Exchange, ExchangeSink, Question, Terms
-from extproc.wire import access_log, feedback, messages
+from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question, Terms
+from extproc.wire import access_log, feedback, gate_service, messages
+from extproc.wire.attempts import Attempts
 from extproc.wire.exchange import (
     AskDecision,
     Body,
@@ -28,6 +29,7 @@ from extproc.wire.exchange import (
     Reply,
     Undecided,
 )
+from extproc.wire.gating import GateExchange, Gatekeeper
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 
 _AT_ONCE = 16  # exchanges: a few milliseconds
+# An attempt that was cut off is told with the flush after its exchange's, at the latest.
+_ATTEMPTS_LATE_S = 1.0
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
 _Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -64,6 +68,7 @@ class ExternalProcessor:
         count_failure: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
+        gatekeeper: Gatekeeper | None = None,
         terms: Callable[[str], Terms] = lambda version: Terms(),
         feedback: feedback.Desk | None = None,
     ) -> None:
@@ -72,10 +77,12 @@ class ExternalProcessor:
         ``count_failure`` is called with ``decide`` or ``feedback`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
+        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
         ``terms`` gives what a version of the registry says of every request.
         Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
         """
         self._decider = decider
+        self._gatekeeper = gatekeeper
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
@@ -114,6 +121,11 @@ class ExternalProcessor:
         stream = messages.stream_metadata(context.invocation_metadata() or ())
         if stream.role == feedback.ROLE:
             await self._hear(stream, context)
+            return
+        if stream.tier:
+            if self._gatekeeper is not None:
+                gate = GateExchange(stream.tier, self._gatekeeper)
+                await gate_service.converse(context, stream, gate, self._count_failure)
             return
         version = stream.config_version or self._version()
         exchange = DecideExchange(
@@ -172,7 +184,7 @@ class ExternalProcessor:
 
 
 class AccessLog:
-    """Hands every finished exchange that Envoy reports to a sink.
+    """Hands every finished exchange that Envoy reports to a sink, and every attempt of its hops.
 
     Envoy keeps one such stream open for as long as it runs and never waits for an answer.
     """
@@ -180,6 +192,7 @@ class AccessLog:
     def __init__(self, sink: ExchangeSink, *, count_failure: Callable[[str], None]) -> None:
         """``count_failure`` is called with ``access_log`` for a message that could not be used."""
         self._sink = sink
+        self._attempts = Attempts()
         self._count_failure = count_failure
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -188,28 +201,55 @@ class AccessLog:
         return grpc.method_handlers_generic_handler(ACCESS_LOG_SERVICE, {"StreamAccessLogs": method})
 
     async def _stream(self, _: object, context: _Context) -> bytes:
-        while (data := await context.read()) is not grpc.aio.EOF:
-            await self._take(data)
+        try:
+            while (data := await context.read()) is not grpc.aio.EOF:
+                await self._take(data)
+        finally:
+            self._release(self._attempts.held)
         return StreamAccessLogsResponse().SerializeToString()
 
     async def _take(self, data: bytes) -> None:
-        told = access_log.exchanges(data)
+        before, entries = self._attempts.held, access_log.entries(data)
         try:
-            while self._tell(told, _AT_ONCE):  # noqa: ASYNC110 - the others' turn
+            while self._tell(entries):  # noqa: ASYNC110 - the others' turn
                 await asyncio.sleep(0)  # a message may hold thousands, and decisions wait for this loop too
         except asyncio.CancelledError:
-            self._tell(told)  # the server stops; what it was told is recorded all the same
+            while self._tell(entries):
+                pass  # the server stops; what it was told is recorded all the same
             raise
+        late = self._attempts.held - before
+        if late:
+            asyncio.get_running_loop().call_later(_ATTEMPTS_LATE_S, self._release, late)
 
-    def _tell(self, told: Iterator[Exchange], most: int | None = None) -> bool:
-        """Hand at most so many of a message to the sink; returns whether there may be more."""
-        number = 0
+    def _tell(self, entries: Iterator[Exchange | Attempt]) -> bool:
+        """Hand some of a message to the sink; returns whether there may be more."""
+        some: list[Exchange | Attempt] = []
         try:
-            for number, exchange in enumerate(islice(told, most), start=1):  # noqa: B007 - counts
-                self._sink.accept(exchange)
+            for entry in islice(entries, _AT_ONCE):
+                some.append(entry)  # noqa: PERF402 - those before one that cannot be read are told
         except Exception:
-            # The next message is no worse for it, so the stream stays open.
-            log.exception("an access log message is lost")
-            self._count_failure("access_log")
+            self._lose()
+            self._hand_on(self._attempts.join(some))
             return False
-        return number == most
+        return self._hand_on(self._attempts.join(some)) and len(some) == _AT_ONCE
+
+    def _release(self, request_ids: Iterable[str]) -> None:
+        self._hand_on(self._attempts.release(request_ids))
+
+    def _hand_on(self, told: Iterator[Exchange | Attempt]) -> bool:
+        """To the sink; returns whether that took all of it."""
+        try:
+            for each in told:
+                if isinstance(each, Attempt):
+                    self._sink.attempted(each)
+                else:
+                    self._sink.accept(each)
+        except Exception:
+            self._lose()
+            return False
+        return True
+
+    def _lose(self) -> None:
+        # The next message is no worse for it, so the stream stays open.
+        log.exception("an access log message is lost")
+        self._count_failure("access_log")

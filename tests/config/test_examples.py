@@ -46,7 +46,7 @@ def test_every_example_is_good(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert "good" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["vllm", "hosted"])
+@pytest.mark.parametrize("name", ["vllm", "hosted", "cascade"])
 def test_envoy_accepts_what_an_example_generates(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,3 +274,47 @@ class TestVllm:
         assert made.data[0].embedding == [0.5, 0.25]
         assert "authorization" not in vllm.rest.received[-1].headers
         vllm.forget()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cascade(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Company]:
+    folder, document = tmp_path_factory.mktemp("cascade"), example("cascade")
+    models = load(CONFIG / "cascade.yaml").registry.models
+    fakes = {name: FakeModel(model.name, apis=model.speaks) for name, model in models.items()}
+    async with AsyncExitStack() as running:
+        pool = await running.enter_async_context(Pool(fakes))
+        for name, fake in fakes.items():
+            document["models"][name]["base_url"] = f"http://127.0.0.1:{fake.port}"
+        yield await running.enter_async_context(company(folder, document, pool, Provider("rest")))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+class TestCascade:
+    """config/cascade.yaml, both of its models fakes that answer in prose."""
+
+    async def test_what_the_small_model_answers_well_is_its_own(self, cascade: Company) -> None:
+        chat = await cascade.openai.chat.completions.create(model="auto", messages=HARD)
+        assert chat.model == "Qwen/Qwen3-8B"
+        assert cascade.asked() == "small"
+        events = [
+            e async for e in await cascade.openai.responses.create(model="auto", input="Hi", stream=True)
+        ]
+        assert events[-1].type == "response.completed"
+        assert cascade.asked() == "small"
+
+    async def test_what_it_does_not_the_large_one_answers(self, cascade: Company) -> None:
+        wanted: Any = {"type": "json_object"}
+        chat = await cascade.openai.chat.completions.create(
+            model="auto", messages=HELLO, response_format=wanted
+        )
+        assert chat.model == "Qwen/Qwen3-235B-A22B"
+        assert [len(fake.journal) for fake in cascade.pool.values()] == [1, 1]
+        cascade.forget()
+
+    async def test_without_the_sidecar_the_large_one_answers(self, cascade: Company) -> None:
+        await cascade.stack.stop_sidecar()
+        try:
+            await cascade.openai.chat.completions.create(model="auto", messages=HELLO)
+            assert cascade.asked() == "large"
+        finally:
+            await cascade.stack.start_sidecar()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from extproc.registry import schema, upstreams
+from extproc.registry import cascades, gates, schema, upstreams
 from extproc.registry.loading import load
 from extproc.registry.section import Section
 
@@ -40,7 +40,7 @@ def test_an_example_is_good(block: str, tmp_path: Path) -> None:
 
 
 def sections() -> Iterator[type[Section]]:
-    for module in (schema, upstreams):
+    for module in (schema, upstreams, cascades, gates):
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Section) and value is not Section:
                 yield value

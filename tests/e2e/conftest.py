@@ -78,7 +78,7 @@ class World:
         return [row for row in map(msgspec.json.decode, whole.splitlines()) if row["kind"] == kind]
 
     async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """The outcome records of these exchanges, in this order, once all have arrived."""
+        """The records of these exchanges, in this order, once all have arrived."""
         async with asyncio.timeout(60):
             while True:
                 rows = {row["request_id"]: row for row in self.rows("exchange")}

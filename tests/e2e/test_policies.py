@@ -139,6 +139,23 @@ async def test_what_a_client_asked_of_its_stream_stays(world: World) -> None:
     assert world.only_request()[1].body == expected
 
 
+async def test_each_attempt_leaves_a_record_and_the_exchange_sums_them(world: World) -> None:
+    world.pool["code"].behaviour = Behaviour(status=503)
+    answer = await world.post({"model": "auto", "messages": [{"role": "user", "content": CODE}]})
+    (record,) = await world.records([answer.headers["x-request-id"]])
+    first, second = (row for row in world.rows("attempt") if row["request_id"] == record["request_id"])
+    assert [(row["attempt"], row["model"], row["status"], row["error"]) for row in (first, second)] == [
+        (1, "code", 503, "503"),
+        (2, "large", 200, ""),
+    ]
+    assert second["upstream_model"] == second["response_model"] == "demo-large-400b"
+    assert (first["cost_usd"], first["input_tokens"]) == (None, None)
+    assert second["cost_usd"] == record["cost_usd"] > 0
+    assert second["output_tokens"] == record["output_tokens"] == LIMITED
+    assert first["trace_id"] == second["trace_id"] == record["trace_id"]
+    assert record["time"] <= first["time"] <= second["time"]
+
+
 async def test_all_models_failing_is_the_last_ones_error(world: World) -> None:
     world.pool["code"].behaviour = Behaviour(status=503)
     world.pool["large"].behaviour = Behaviour(status=429)

@@ -24,7 +24,18 @@ from extproc.errors import ClientError
 from extproc.health import Components
 from extproc.registry.schema import Envoy, Registry, cluster_name
 from extproc.registry.upstreams import Auth, Model, Passthrough
-from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Question, Reason, Stage
+from extproc.vocabulary import (
+    Api,
+    Attempt,
+    BodyPolicy,
+    Decision,
+    Exchange,
+    Question,
+    Reason,
+    RequestHead,
+    Stage,
+)
+from extproc.wire.gating import Gatekeeper, Watched
 from extproc.wire.health import Health
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 
@@ -100,12 +111,16 @@ class Sidecar:
         self.open.set()
         self.asked: asyncio.Queue[Question] = asyncio.Queue()
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.attempts: list[Attempt] = []
+        self.gatekeeper: Gatekeeper | None = None
         self.failures: list[str] = []
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
         """Listens; ``handlers`` replace ext_proc."""
-        processor = ExternalProcessor(self, version=lambda: "v1", count_failure=self.failures.append)
+        processor = ExternalProcessor(
+            self, version=lambda: "v1", count_failure=self.failures.append, gatekeeper=self
+        )
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
         self._server.add_generic_rpc_handlers((*(handlers or (processor.handler(),)), access_log.handler()))
@@ -128,9 +143,17 @@ class Sidecar:
             raise self.refusal
         return self.decision
 
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        """The seam of gates."""
+        return self.gatekeeper.watch(tier, head, body) if self.gatekeeper else None
+
     def accept(self, exchange: Exchange) -> None:
         """The seam of the access log."""
         self.exchanges.put_nowait(exchange)
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The same for attempts of hops."""
+        self.attempts.append(attempt)
 
 
 def decided(model: str, **fields: Any) -> Decision:

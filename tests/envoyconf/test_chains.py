@@ -12,7 +12,7 @@ from extproc import apis
 from extproc.envoyconf.chains import chains
 from extproc.registry.schema import Registry, Retry, Route
 from extproc.registry.upstreams import Model
-from extproc.vocabulary import Api, BodyPolicy, Decision
+from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Usage
 from tests.envoyconf.conftest import CHAT, DEADLINE_S, JSON, Handler, Launch, Provider, World, decided
 
 MESSAGES = "/v1/messages"
@@ -174,6 +174,20 @@ async def test_what_is_the_clients_fault_goes_straight_back(launch: Launch, code
     world.providers["small"].handler = status(code)
     assert (await world.ask(body("auto"))).status == code
     assert sent(world) == expected("small")
+
+
+async def test_a_prompt_too_long_for_the_model_goes_to_the_next_and_its_words_are_read_nowhere_else(
+    launch: Launch,
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"code": "context_length_exceeded"}}, status=code)
+
+    code = 400
+    world = await chained(launch)
+    world.providers["small"].handler = refuse
+    assert (await world.ask(body("auto"))).by == "large"
+    code = 422
+    assert (await world.ask(body("auto"))).status == 422
 
 
 async def test_a_stream_comes_from_the_next_model_while_it_is_made(launch: Launch) -> None:
@@ -414,15 +428,17 @@ async def test_nothing_is_mixed_up_under_load_with_two_workers(launch: Launch) -
             seen[f"{name} {text}"] += 1
     assert set(seen.values()) == {1}
     assert sum(name.startswith("small") for name in seen) == 256
+    for _ in range(256):
+        entry = await world.logged()
+        assert [each.number for each in entry.tried] == list(range(1, entry.attempts + 1))
+        assert entry.tried[-1].model == entry.served_by
 
 
 def test_a_model_is_not_its_own_fallback() -> None:
     models = {name: Model(base_url="http://127.0.0.1:1") for name in ("a", "b")}
     routes = {"r": Route(candidates=["a", "b"], fallback=["b", "a"])}
-    assert sorted(chains(Registry(models=models, default="a", routes=routes)).values()) == [
-        ("a", "b"),
-        ("b", "a"),
-    ]
+    found = chains(Registry(models=models, default="a", routes=routes)).values()
+    assert sorted([call.model for call in calls] for calls in found) == [["a", "b"], ["b", "a"]]
 
 
 def test_the_span_of_a_model_is_where_the_edited_body_names_it() -> None:
@@ -431,3 +447,77 @@ def test_the_span_of_a_model_is_where_the_edited_body_names_it() -> None:
     edited = apis.with_policy(asked, request, BodyPolicy(model="é" * 5, max_tokens=3))
     start, end = apis.model_span(edited)
     assert json.loads(edited[start:end]) == "é" * 5
+
+
+# --- What the record gets ------------------------------------------------------------------------
+
+
+def tried(entry: Exchange) -> list[tuple[int, str, int]]:
+    """Of each attempt of an exchange: its number, whom it asked, what came."""
+    return [(each.number, each.model, each.call.status) for each in entry.tried]
+
+
+async def test_each_attempt_is_told_with_its_exchange(launch: Launch) -> None:
+    world = await chained(launch)
+    await fail(world.providers["small"], "503")
+    answer = await world.ask(body("auto"), headers=JSON | {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+    entry = await world.logged()
+    assert tried(entry) == [(1, "small", 503), (2, "large", 200)]
+    assert list(entry.tried) == world.sidecar.attempts
+    first, second = entry.tried
+    assert (second.upstream_model, second.provider) == ("large-400b", "openai")
+    for attempt in entry.tried:
+        assert attempt.call.request_id == entry.request_id == answer.headers["x-request-id"]
+        assert (attempt.call.path, attempt.call.cluster) == (CHAT, f"model-{attempt.model}")
+        assert attempt.call.traceparent == f"00-{'a' * 32}-{'b' * 16}-01"
+        assert attempt.call.request_bytes == len(body("small"))
+    assert entry.started_at <= first.call.started_at <= second.call.started_at
+
+
+async def test_what_a_refused_answer_used_is_told_too(launch: Launch) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        return web.json_response({"model": "small-v2", "usage": usage}, status=503)
+
+    world = await chained(launch)
+    world.providers["small"].handler = refuse
+    await world.ask(body("auto"))
+    first, second = (await world.logged()).tried
+    assert first.call.usage == Usage(input=7, output=3, response_model="small-v2")
+    assert second.call.usage is None
+
+
+async def test_an_attempt_that_is_given_up_is_told_without_a_status(launch: Launch) -> None:
+    world = await chained(launch, policy={"timeout_s": 0.2})
+    await fail(world.providers["small"], "stall")
+    await world.ask(body("auto"))
+    entry = await world.logged()
+    assert tried(entry) == [(1, "small", 0), (2, "large", 200)]
+    assert entry.tried[0].call.flags == ("DR",)
+
+
+async def test_of_a_client_that_leaves_the_attempt_is_told_too(launch: Launch) -> None:
+    world = await chained(launch)
+    asked, forever = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        asked.set()
+        await forever.wait()
+        return web.Response()
+
+    world.providers["small"].handler = hang
+    request = asyncio.create_task(world.ask(body("auto")))
+    await asked.wait()
+    request.cancel()
+    entry = await world.logged()
+    forever.set()
+    assert (entry.status, entry.flags) == (0, ("DC",))
+    assert tried(entry) == [(1, "small", 0)]
+
+
+async def test_a_model_that_no_hop_asked_has_no_attempts(launch: Launch) -> None:
+    world = await chained(launch)
+    world.sidecar.decision = decided("large", route="another")
+    await world.ask(body("auto"))
+    assert (await world.logged()).tried == ()
+    assert world.sidecar.attempts == []

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
@@ -12,6 +13,7 @@ from extproc import __version__
 from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import (
     BodyPolicy,
@@ -399,3 +401,22 @@ def test_scrapes_at_the_same_time_each_get_the_whole_page(
         assert first_collected.wait(30)
         second = scrapers.submit(metrics.render)
         assert first.result() == second.result() == whole
+
+
+def test_attempts_are_counted_by_model_and_what_became_of_them(metrics: Metrics) -> None:
+    for status, error in ((503, "503"), (200, ""), (None, "DR")):
+        metrics.attempted(
+            AttemptRow(
+                time=datetime.fromtimestamp(0, UTC),
+                request_id="a",
+                attempt=1,
+                model="small",
+                status=status,
+                error=error,
+            ),
+            None,
+        )
+    name = "router_model_attempts_total"
+    assert value(metrics, name, router_model="small", router_status_class="5xx", error_type="503") == 1
+    assert value(metrics, name, router_model="small", router_status_class="2xx", error_type="") == 1
+    assert value(metrics, name, router_model="small", router_status_class="none", error_type="DR") == 1

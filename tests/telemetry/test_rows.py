@@ -5,8 +5,18 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow, Row, kind_of, refusal_of, row_of
-from extproc.vocabulary import Envelope, Exchange, Usage
+from extproc.telemetry.rows import (
+    KINDS,
+    AnyRow,
+    AttemptRow,
+    ExchangeRow,
+    Row,
+    attempt_row_of,
+    kind_of,
+    refusal_of,
+    row_of,
+)
+from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
 
 Make = Callable[..., Exchange]
 
@@ -225,6 +235,54 @@ def test_a_line_says_its_kind_and_reads_back_as_it_was(kind: type[Row]) -> None:
     line = msgspec.json.encode(row)
     assert msgspec.json.decode(line)["kind"] == kind_of(kind)
     assert msgspec.json.decode(line, type=AnyRow) == row
+
+
+def test_an_attempt_carries_whom_it_asked_and_what_came(exchange: Make) -> None:
+    call = exchange(
+        envelope=None,
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        usage=Usage(input=3, output=4, finish="stop", response_model="coder-2"),
+        cluster="model-code",
+    )
+    assert attempt_row_of(Attempt(call, 2, "code", "qwen3-coder", "acme", "v1")) == AttemptRow(
+        time=datetime.fromtimestamp(1_795_000_000.25, UTC),
+        request_id="7f2c",
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        attempt=2,
+        api="openai.chat",
+        model="code",
+        upstream_model="qwen3-coder",
+        provider="acme",
+        response_model="coder-2",
+        cluster="model-code",
+        status=200,
+        finish_reason="stop",
+        duration_ms=1500.0,
+        first_byte_ms=125.0,
+        request_bytes=120,
+        response_bytes=4096,
+        input_tokens=3,
+        output_tokens=4,
+        usage_source="answer",
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "flags", "error"),
+    [
+        (200, (), ""),
+        (200, ("DR",), ""),  # an answer that came and was not wanted
+        (503, ("DR",), "503"),
+        (503, ("UF",), "UF"),
+        (0, ("DR",), "DR"),  # given up before there was one
+        (0, (), ""),
+    ],
+)
+def test_an_attempt_failed_by_its_answer_or_by_being_given_up(
+    exchange: Make, status: int, flags: tuple[str, ...], error: str
+) -> None:
+    row = attempt_row_of(Attempt(exchange(envelope=None, status=status, flags=flags), 1, "code"))
+    assert (row.error, row.status) == (error, status or None)
 
 
 def test_an_observed_exchange_names_who_answered_and_what_would_have(exchange: Make) -> None:

@@ -6,8 +6,9 @@ import pytest
 from extproc.registry.schema import Telemetry
 from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
-from extproc.vocabulary import Exchange, Usage
+from extproc.vocabulary import Attempt, Exchange, Usage
 
 Make = Callable[..., Exchange]
 
@@ -15,13 +16,20 @@ Make = Callable[..., Exchange]
 class Keeping:
     def __init__(self) -> None:
         self.kept: list[Outcome] = []
+        self.attempts: list[AttemptRow] = []
 
     def accept(self, outcome: Outcome) -> None:
         self.kept.append(outcome)
 
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
+        self.attempts.append(row)
+
 
 class Broken:
     def accept(self, outcome: Outcome) -> None:
+        raise RuntimeError("a defect")
+
+    def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
         raise RuntimeError("a defect")
 
 
@@ -107,3 +115,49 @@ def test_text_is_a_sample_even_where_it_is_wanted(exchange: Make) -> None:
     made = exchange(prompt="sing a song")
     assert told(made, Telemetry(trace_share=0.0)).row.input_messages is None
     assert "sing a song" in (told(made, Telemetry(trace_share=1.0)).row.input_messages or "")
+
+
+PRICED = PriceList(
+    {"code": Price(input=1.0, output=2.0), "large": Price(input=10.0, output=20.0)}, reference="large"
+)
+
+
+def attempt(exchange: Make, number: int, model: str, usage: Usage | None, **changes: object) -> Attempt:
+    return Attempt(
+        exchange(envelope=None, usage=usage, **changes), number, model, f"{model}-9b", "acme", "v1"
+    )
+
+
+def test_an_attempt_is_told_to_every_sink_at_the_prices_of_its_version(exchange: Make) -> None:
+    prices = Prices()
+    prices.learn("v1", PRICED)
+    prices.learn("v2", PriceList({}))
+    sink = Keeping()
+    Fanout([Broken(), sink], prices.of).attempted(
+        attempt(exchange, 1, "code", Usage(input=1_000_000, output=500_000))
+    )
+    (row,) = sink.attempts
+    assert (row.model, row.attempt, row.cost_usd, row.wasted_cost_usd) == ("code", 1, 2.0, None)
+
+
+def test_an_exchange_costs_what_all_its_attempts_did_and_is_compared_by_its_answer(exchange: Make) -> None:
+    tried = (
+        attempt(exchange, 1, "code", Usage(input=1_000_000, output=500_000, cached=9)),
+        attempt(exchange, 2, "code", None, status=503),
+        attempt(exchange, 3, "large", Usage(input=1_000_000, output=1_000_000)),
+    )
+    sink = Keeping()
+    answer = Usage(input=1_000_000, output=1_000_000)
+    Fanout([sink], lambda version: PRICED).accept(exchange(usage=answer, served_by="large", tried=tried))
+    row = sink.kept[0].row
+    assert (row.input_tokens, row.output_tokens, row.cached_tokens) == (2_000_000, 1_500_000, 9)
+    assert (row.cost_usd, row.reference_cost_usd) == (2.0 + 30.0, 30.0)
+    assert row.reasoning_tokens is None
+
+
+def test_what_no_attempt_told_is_unknown_of_the_exchange_too(exchange: Make) -> None:
+    sink = Keeping()
+    tried = (attempt(exchange, 1, "code", None, status=503),)
+    Fanout([sink], lambda version: PRICED).accept(exchange(status=503, tried=tried))
+    row = sink.kept[0].row
+    assert (row.input_tokens, row.output_tokens, row.cost_usd) == (None, None, None)

@@ -10,10 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from extproc.telemetry.rows import EvaluationRow
+from extproc.telemetry.rows import EvaluationRow, attempt_row_of, verdict_row_of
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.trees import Origin, span_of_opinion, spans_of
-from extproc.vocabulary import Usage
+from extproc.telemetry.trees import Origin, span_of_attempt, span_of_opinion, spans_of
+from extproc.vocabulary import Attempt, Envelope, Exchange, Ruling, Usage
 
 Make = Callable[..., Outcome]
 
@@ -306,6 +306,63 @@ def test_text_is_on_the_spans_only_when_the_envelope_has_it(outcome: Make) -> No
     spans = tree(outcome(share=1.0, prompt="sing"))
     assert "sing" in told(spans["route"])["gen_ai.input.messages"]
     assert "sing" in told(spans["chat qwen3-coder"])["gen_ai.input.messages"]
+
+
+def test_where_hops_asked_the_models_each_attempt_is_a_call_below_the_exchange(
+    outcome: Make, exchange: Callable[..., Exchange]
+) -> None:
+    told_alone = exchange(envelope=None, traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01")
+    tried = tuple(
+        Attempt(told_alone, number, model, f"{model}-9b", "acme")
+        for number, model in enumerate(("code", "code", "large"), 1)
+    )
+    spans = tree(outcome(share=1.0, served_by="large", tried=tried))
+    assert not [name for name in spans if name.startswith("chat")]
+    calls = [span_of_attempt(attempt_row_of(each), None, ORIGIN) for each in tried]
+    assert [call.name for call in calls] == ["chat code-9b", "chat code-9b", "chat large-9b"]
+    assert len({call.context.span_id for call in calls}) == 3
+    for number, call in enumerate(calls, 1):
+        assert call.parent is not None
+        assert call.parent.span_id == spans["route"].context.span_id
+        assert call.context.trace_id == spans["route"].context.trace_id
+        assert since_start(call) == (0, 1_500_000)
+        assert call.kind is SpanKind.CLIENT
+        about = told(call)
+        assert about["router.record"] == "attempt"
+        assert about["router.attempt"] == number
+        assert about["gen_ai.operation.name"] == "chat"
+
+
+def test_a_gates_verdict_is_an_event_of_its_attempt(exchange: Callable[..., Exchange]) -> None:
+    ruling = Ruling(escalate=True, gate="sound", reason="refusal/refusal_text", score=0.125)
+    attempt = Attempt(exchange(envelope=None), 1, "code", "code-9b", cascade="frugal", tier=0, ruling=ruling)
+    span = span_of_attempt(attempt_row_of(attempt), verdict_row_of(attempt), ORIGIN)
+    about = told(span)
+    assert (about["router.cascade"], about["router.tier"], about["router.verdict"]) == (
+        "frugal",
+        0,
+        "escalate",
+    )
+    (event,) = span.events
+    assert event.name == "gen_ai.evaluation.result"
+    assert event.timestamp == START_NS + 1_500_000_000
+    said = dict(event.attributes or {})
+    assert "router.record" not in said
+    assert said["gen_ai.evaluation.name"] == "sound"
+    assert said["gen_ai.evaluation.score.value"] == 0.125
+    assert said["gen_ai.evaluation.score.label"] == "escalate"
+    assert said["gen_ai.evaluation.explanation"] == "refusal/refusal_text"
+    assert said["router.evaluation.id"] == "gate/7f2c/1"
+
+
+def test_an_attempt_without_a_trace_is_in_that_of_its_exchange(
+    outcome: Make, exchange: Callable[..., Exchange]
+) -> None:
+    call = exchange(envelope=None, status=0, flags=("DR",))
+    span = span_of_attempt(attempt_row_of(Attempt(call, 1, "code", "code-9b")), None, ORIGIN)
+    assert span.parent == route(outcome(envelope=Envelope())).context
+    assert span.status.status_code is StatusCode.ERROR
+    assert told(span)["error.type"] == "DR"
 
 
 def test_an_observed_exchange_tells_in_every_span_who_answered_and_what_would_have(outcome: Make) -> None:

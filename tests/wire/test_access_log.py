@@ -24,7 +24,7 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Envelope, Exchange, Usage
+from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
 from extproc.wire import access_log
 
 # Every flag of Envoy 1.40's %RESPONSE_FLAGS% that its gRPC access log has a field for, in the
@@ -38,7 +38,8 @@ def message(entries: Iterable[HTTPAccessLogEntry]) -> bytes:
 
 
 def exchange(entry: HTTPAccessLogEntry) -> Exchange:
-    (only,) = access_log.exchanges(message([entry]))
+    (only,) = access_log.entries(message([entry]))
+    assert isinstance(only, Exchange)
     return only
 
 
@@ -197,16 +198,37 @@ def test_metadata_of_other_filters_is_no_envelope() -> None:
 )
 def test_only_finished_exchanges_count(kind: AccessLogType, finished: bool) -> None:
     entry = HTTPAccessLogEntry(common_properties=AccessLogCommon(access_log_type=kind))
-    assert len(list(access_log.exchanges(message([entry])))) == finished
+    assert len(list(access_log.entries(message([entry])))) == finished
 
 
 def test_a_message_has_its_exchanges_in_order() -> None:
     entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in "abc"]
-    assert [each.request_id for each in access_log.exchanges(message(entries))] == ["a", "b", "c"]
+    told = [each for each in access_log.entries(message(entries)) if isinstance(each, Exchange)]
+    assert [each.request_id for each in told] == ["a", "b", "c"]
+
+
+def test_an_entry_of_a_hop_becomes_an_attempt() -> None:
+    hop = {"model": "coder", "sent": "qwen3-coder", "provider": "vllm", "version": "v1"}
+    common = AccessLogCommon(metadata=metadata("router.hop", hop))
+    common.custom_tags["place"] = b"2"
+    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id="r-1"))
+    (attempt,) = access_log.entries(message([entry]))
+    assert isinstance(attempt, Attempt)
+    assert (attempt.number, attempt.model, attempt.upstream_model) == (2, "coder", "qwen3-coder")
+    assert (attempt.provider, attempt.version, attempt.call.request_id) == ("vllm", "v1", "r-1")
+
+
+@pytest.mark.parametrize("place", ["", "-", "x", "-1", "1.5", "²", "9" * 30])
+def test_a_place_that_is_none_is_attempt_0(place: str) -> None:
+    common = AccessLogCommon(metadata=metadata("router.hop", {}))
+    common.custom_tags["place"] = place.encode()
+    (attempt,) = access_log.entries(message([HTTPAccessLogEntry(common_properties=common)]))
+    assert isinstance(attempt, Attempt)
+    assert (attempt.number, attempt.model) == (0, "")
 
 
 def test_a_message_without_entries_has_no_exchanges() -> None:
-    assert list(access_log.exchanges(b"")) == []
+    assert list(access_log.entries(b"")) == []
 
 
 int32 = st.integers(-(2**31), 2**31 - 1)
@@ -229,7 +251,7 @@ entries = st.builds(
         time_to_last_downstream_tx_byte=durations,
         duration=durations,
         metadata=st.builds(
-            Metadata, filter_metadata=st.dictionaries(st.sampled_from(["router", "x"]), structs)
+            Metadata, filter_metadata=st.dictionaries(st.sampled_from(["router", "router.hop", "x"]), structs)
         ),
     ),
     request=st.builds(HTTPRequestProperties, path=st.binary(max_size=5), request_body_bytes=uint64),
@@ -238,11 +260,12 @@ entries = st.builds(
 
 
 @given(entries)
-def test_whatever_an_entry_says_gives_an_exchange_that_can_be_recorded(entry: HTTPAccessLogEntry) -> None:
-    assert msgspec.json.encode(exchange(entry))
+def test_whatever_an_entry_says_gives_what_can_be_recorded(entry: HTTPAccessLogEntry) -> None:
+    (told,) = access_log.entries(message([entry]))
+    assert msgspec.json.encode(told)
 
 
 @given(st.binary(max_size=80))
 def test_any_bytes_give_exchanges_or_a_decode_error(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
-        assert all(isinstance(each, Exchange) for each in access_log.exchanges(data))
+        assert all(isinstance(each, Exchange | Attempt) for each in access_log.entries(data))

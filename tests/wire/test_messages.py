@@ -22,7 +22,6 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
     ProtocolConfiguration,
-    Unread,
 )
 from extproc.errors import ProtocolError
 from extproc.vocabulary import Envelope, RequestHead
@@ -124,7 +123,8 @@ def test_a_body_is_its_bytes() -> None:
     "phase", ["response_headers", "response_body", "request_trailers", "response_trailers"]
 )
 def test_another_phase_is_named_in_the_error(phase: str) -> None:
-    message = ProcessingRequest(**{phase: Unread()})  # type: ignore[arg-type]
+    message = ProcessingRequest()
+    getattr(message, phase).SetInParent()
     with pytest.raises(ProtocolError, match=phase):
         messages.decode(message.SerializeToString(), NO_METADATA)
 

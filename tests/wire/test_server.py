@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from extproc._pb.access_log_pb2 import StreamAccessLogsMessage
 from extproc.errors import OperatorError
 from extproc.health import Components
-from extproc.vocabulary import Exchange
+from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.server import COMPONENT, Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
@@ -26,6 +26,9 @@ DEADLINE_S = 60.0  # only ever reached by what hangs
 
 class NoSink:
     def accept(self, exchange: Exchange) -> None:
+        """Nobody asks."""
+
+    def attempted(self, attempt: Attempt) -> None:
         """Nobody asks."""
 
 

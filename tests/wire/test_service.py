@@ -11,15 +11,18 @@ import grpc
 import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from extproc._pb.access_log_pb2 import (
+    AccessLogCommon,
     HTTPAccessLogEntry,
     HTTPRequestProperties,
+    Metadata,
     StreamAccessLogsMessage,
 )
 from extproc._pb.ext_proc_pb2 import MessageResponse, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import Denied, Unauthorized, UnknownVersion
-from extproc.vocabulary import Exchange
+from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
 
@@ -194,7 +197,7 @@ async def test_an_answer_that_cannot_be_written_lets_the_request_go_on(
 
 
 @pytest.mark.parametrize(
-    "message", [b"\xff", b"", ProcessingRequest(response_headers=Unread()).SerializeToString()]
+    "message", [b"\xff", b"", ProcessingRequest(response_trailers=Unread()).SerializeToString()]
 )
 async def test_a_message_that_does_not_fit_ends_the_stream_in_peace(
     channel: grpc.aio.Channel, failures: list[str], caplog: pytest.LogCaptureFixture, message: bytes
@@ -276,8 +279,8 @@ async def test_feedback_goes_to_the_desk_and_where_that_fails_envoy_is_left_to_s
     processor = ExternalProcessor(decider, version=lambda: "v1", count_failure=failures.append, feedback=desk)
     async with serving(processor.handler()) as channel:
         stream = Stream(channel, FEEDBACK)
-        await stream.send_head("/v1/router/feedback", {"authorization": "good"})
-        if desk is not None:
+        if desk is not None:  # without one the stream has ended before anything is sent
+            await stream.send_head("/v1/router/feedback", {"authorization": "good"})
             assert await stream.receive() == ProcessingResponse(request_headers=MessageResponse())
             await stream.send_body(b"e1")
         if desk is not None and desk.error is None:
@@ -339,6 +342,9 @@ class Sink:
             raise RuntimeError("a sink that breaks its contract")
         self.accepted.append(exchange.request_id)
 
+    def attempted(self, attempt: Attempt) -> None:
+        self.accepted.append(f"{attempt.call.request_id}, attempt {attempt.number}")
+
 
 def log_message(*request_ids: str) -> bytes:
     entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in request_ids]
@@ -364,6 +370,20 @@ async def test_every_entry_reaches_the_sink_in_order(failures: list[str]) -> Non
     assert sink.accepted == ["a", "b", "c"]
     assert code is grpc.StatusCode.OK
     assert not failures
+
+
+async def test_attempts_of_hops_reach_the_sink_too(failures: list[str]) -> None:
+    hop = Struct()
+    hop.update({"model": "small"})
+    common = AccessLogCommon(
+        metadata=Metadata(filter_metadata={"router.hop": hop}), custom_tags={"place": b"1"}
+    )
+    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id="a"))
+    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[entry])
+    sink = Sink()
+    first = StreamAccessLogsMessage(http_logs=logs).SerializeToString()
+    await send_log(sink, failures, first, log_message("a"))
+    assert sink.accepted == ["a, attempt 1", "a"]
 
 
 async def test_a_message_that_cannot_be_read_costs_only_itself(

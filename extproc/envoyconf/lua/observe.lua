@@ -1,6 +1,6 @@
--- What the record of an exchange needs and only Envoy sees: which API was asked under which path,
--- and of the answer its token usage, its first token, how it ended, whether that was a refusal, and what
--- it calls itself.
+-- What the record of an exchange needs and only Envoy sees: which API was asked under which path, or
+-- in a hop which model, and of the answer its token usage, its first token, how it ended, whether that
+-- was a refusal, and what it calls itself.
 --
 -- Changes nothing, holds nothing back. (Envoy's own filters would not do: in 1.40 sse_to_metadata
 -- crashes on an event whose data is a JSON scalar, and json_to_metadata holds the answer and makes a
@@ -38,13 +38,20 @@ local STATUS = '"object"%s*:%s*"response"%s*,%s*"created_at"%s*:%s*[%d.]+%s*,%s*
 local DETAILS = '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"'
 
 function envoy_on_request(handle)
-  -- The route's own word: this is the fail-open route, whatever is decided later.
-  local api = handle:filterContext():get("api")
-  if api == nil then return end
+  local context, headers = handle:filterContext(), handle:headers()
+  -- The route's own word: this is the fail-open route, whatever is decided later; or that of a hop.
+  local api, model = context:get("api"), context:get("model")
+  if api == nil and model == nil then return end
   local request = handle:streamInfo():dynamicMetadata()
-  request:set("router.request", "api", api)
+  if api then request:set("router.request", "api", api) end
   -- The path as the client sent it; routes may rewrite it for the provider.
-  request:set("router.request", "path", string.match(handle:headers():get(":path") or "", "^[^?]*"))
+  request:set("router.request", "path", string.match(headers:get(":path") or "", "^[^?]*"))
+  if model == nil then return end
+  for _, key in ipairs({"model", "sent", "provider", "cascade", "tier"}) do
+    local value = context:get(key)
+    if value then request:set("router.hop", key, value) end
+  end
+  request:set("router.hop", "version", headers:get("x-router-config") or "")
 end
 
 local function put(handle, key, value)
@@ -188,6 +195,10 @@ end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
+  if handle:filterContext():get("model") then
+    -- The provider's, whatever a gate makes of it.
+    handle:streamInfo():dynamicMetadata():set("router.hop", "status", headers:get(":status"))
+  end
   local coding = headers:get("content-encoding")
   if coding ~= nil and coding ~= "identity" then return end
   local kind = string.lower(headers:get("content-type") or "")

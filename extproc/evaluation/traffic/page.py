@@ -217,13 +217,16 @@ def _costs(report: TrafficReport) -> str:
 
 
 def _cascades(report: TrafficReport) -> str:
-    head = ["cascade", "requests", "attempts each", "escalated", "paid for three", "cost $", "wasted $"]
+    head = [
+        *("cascade", "requests", "attempts each", "escalated", "paid for three"),
+        *("cost $", "wasted $", "saved $"),
+    ]
     rows = [
         [
             _cell(part.cascade or "(retries)"), _cell(f"{part.requests:,}"),
             _cell(f"{part.attempts_each:.2f}"), _rate(part.escalated), _rate(part.thrashed),
             _cell(dollars(part.cost_usd)),
-            _cell(dollars(part.wasted_cost_usd)),
+            _cell(dollars(part.wasted_cost_usd)), _cell(dollars(part.saved_usd)),
         ]
         for part in report.cascades
     ]  # fmt: skip

@@ -113,22 +113,32 @@ FROM (
 GROUP BY route, answered_by
 ORDER BY route, answered_by"""
 
+# What was saved is told against asking the reference model at once.
 CASCADES = f"""\
-SELECT cascade,
+SELECT a.cascade AS cascade,
     count() AS requests,
-    sum(asked) AS attempts,
-    countIf(asked > 1) AS escalated,
-    countIf(asked > 2) AS thrashed,
-    sum(cost) AS total_cost,
-    sum(wasted) AS wasted_cost,
-    sum(tokens) AS total_tokens
+    sum(a.asked) AS attempts,
+    countIf(a.asked > 1) AS escalated,
+    countIf(a.asked > 2) AS thrashed,
+    sum(a.cost) AS total_cost,
+    sum(a.wasted) AS wasted_cost,
+    sum(a.tokens) AS total_tokens,
+    any(e.compared) AS compared,
+    any(e.saved) AS saved
 FROM (
     SELECT cascade, request_id, count() AS asked, sum(cost_usd) AS cost, sum(wasted_cost_usd) AS wasted,
         sum(wasted_tokens) AS tokens
     FROM attempts
     WHERE {_IN_WINDOW}
     GROUP BY cascade, request_id
-)
+) AS a
+LEFT JOIN (
+    SELECT cascade, countIf({_BOTH_KNOWN}) AS compared,
+        sumIf(reference_cost_usd - cost_usd, {_BOTH_KNOWN}) AS saved
+    FROM exchanges
+    WHERE {_CALLS} AND cascade != ''
+    GROUP BY cascade
+) AS e ON a.cascade = e.cascade
 GROUP BY cascade
 ORDER BY cascade"""
 

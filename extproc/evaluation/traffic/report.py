@@ -101,6 +101,7 @@ class CascadeReport(msgspec.Struct, frozen=True):
     cost_usd: float | None
     wasted_cost_usd: float | None
     wasted_tokens: int | None
+    saved_usd: float | None  # against the reference model at once; null where nothing could be compared
 
 
 class ShadowReport(msgspec.Struct, frozen=True):
@@ -383,6 +384,7 @@ def _cascade(row: Mapping[str, Any]) -> CascadeReport:
         cost_usd=row["total_cost"],
         wasted_cost_usd=row["wasted_cost"],
         wasted_tokens=row["total_tokens"],
+        saved_usd=row["saved"] if int(row["compared"] or 0) else None,
     )
 
 

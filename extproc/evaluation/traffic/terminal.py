@@ -191,11 +191,14 @@ def _cascades(report: TrafficReport) -> str:
         [
             part.cascade or "(retries)", str(part.requests), f"{part.attempts_each:.2f}",
             share(part.escalated), share(part.thrashed), dollars(part.cost_usd),
-            dollars(part.wasted_cost_usd), "",
+            dollars(part.wasted_cost_usd), dollars(part.saved_usd), "",
         ]
         for part in report.cascades
     ]  # fmt: skip
-    head = ["cascade", "requests", "attempts each", "escalated", "paid for three", "cost $", "wasted $", ""]
+    head = [
+        *("cascade", "requests", "attempts each", "escalated", "paid for three"),
+        *("cost $", "wasted $", "saved $", ""),
+    ]
     return table(head, rows) if rows else ""
 
 

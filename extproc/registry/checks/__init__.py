@@ -5,6 +5,7 @@ One module per section; each check raises ``RegistryError`` with the line and wh
 
 from collections.abc import Mapping
 
+from extproc.registry.checks.cascades import check_cascades
 from extproc.registry.checks.models import (
     check_default,
     check_models,
@@ -27,6 +28,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     check_default(registry, source)
     check_passthrough(registry, source)
     check_reference(registry, source)
+    check_cascades(registry, source)
     check_routes(registry, examples, source)
     check_trusted_headers(registry, source)
     check_rules(registry, source)

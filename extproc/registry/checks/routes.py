@@ -28,10 +28,12 @@ def check_routes(registry: Registry, examples: Mapping[str, tuple[str, ...]], so
         _check_candidates(registry, name, source)
         _check_fallback(registry, name, source)
         _check_headers(name, route, source)
-        if not examples[name]:
+        if not examples[name] and name not in [rule.route for rule in registry.rules]:
             raise source.error(
-                f"the route `{name}` is empty (expected `examples` or an `examples_file`)", "routes", name
-            )
+                f"the route `{name}` is empty (expected `examples` or an `examples_file`, or a rule that "
+                "names it)",
+                "routes", name,
+            )  # fmt: skip
         for i, text in enumerate(examples[name]):
             other = written.setdefault(text, name)
             if other != name:

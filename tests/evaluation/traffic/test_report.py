@@ -208,7 +208,13 @@ def test_a_cascade_tells_what_was_escalated_and_wasted(store: Store, put: Put) -
             wasted_cost_usd=wasted, wasted_tokens=None if wasted is None else 7,
         )  # fmt: skip
 
-    put([exchange(n) for n in range(4)])
+    costs = [(0.3, 1.0), (0.2, 1.0), (0.1, 1.0), (0.1, None)]
+    put(
+        [
+            exchange(n, cascade="cheap", cost_usd=cost, reference_cost_usd=reference)
+            for n, (cost, reference) in enumerate(costs)
+        ]
+    )
     put([attempt(n, 1, 0.1 if n < 2 else None) for n in range(4)])
     put([attempt(0, 2, 0.1), attempt(0, 3), attempt(1, 2)])
     (cascade,) = told(store).cascades
@@ -216,6 +222,14 @@ def test_a_cascade_tells_what_was_escalated_and_wasted(store: Store, put: Put) -
     assert (cascade.escalated.value, cascade.thrashed.value) == (0.5, 0.25)
     assert (cascade.cost_usd, cascade.wasted_cost_usd) == (pytest.approx(0.7), pytest.approx(0.3))
     assert cascade.wasted_tokens == 21
+    assert cascade.saved_usd == pytest.approx(0.7 + 0.8 + 0.9)
+
+
+def test_what_no_reference_is_known_for_saved_nothing_that_is_known(store: Store, put: Put) -> None:
+    put([exchange(1, cascade="cheap", cost_usd=0.1)])
+    put([AttemptRow(time=BEGIN, request_id="r1", attempt=1, cascade="cheap", cost_usd=0.1)])
+    put([AttemptRow(time=BEGIN, request_id="r2", attempt=number) for number in (1, 2)])
+    assert [(part.cascade, part.saved_usd) for part in told(store).cascades] == [("", None), ("cheap", None)]
 
 
 def test_shadows_and_observed_traffic_tell_what_would_have_been(store: Store, put: Put) -> None:

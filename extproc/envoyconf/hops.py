@@ -1,0 +1,158 @@
+"""A hop: the internal listener behind one call of a chain.
+
+It names its own model in the body and sends the request to the model's own cluster, with that
+provider's key, path and host. As a tier of a cascade it keeps that tier's time, and its gate judges
+the answer before anything of it goes on.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.listener.v3 import (
+    Filter,
+    FilterChain,
+    Listener,
+    ListenerInternalListenerConfig,
+)
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    Route,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.envoyconf.actions import API_ROOT, action, exactly, header
+from extproc.envoyconf.chains import Call, hop_calls
+from extproc.envoyconf.filters import ROUTER, gate
+from extproc.envoyconf.observing import LUA, hop_observed, hop_observer, script, told
+from extproc.envoyconf.outcomes import attempt_log
+from extproc.envoyconf.replies import hop_replies
+from extproc.envoyconf.site import Names
+from extproc.registry.cascades import Tier
+from extproc.registry.schema import Registry, cluster_name
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
+from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+
+# What the decision and the outer router noted for the hops, and is not for providers.
+_BOOKKEEPING = [
+    CLUSTER_HEADER,
+    ROUTE_HEADER,
+    SPAN_HEADER,
+    VERSION_KEY,
+    BEGAN_HEADER,
+    "x-envoy-attempt-count",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-internal",
+]
+SERVED_BY = "x-router-served-by"  # on answers: the model of the chain that gave it
+_MANAGER = "envoy.filters.network.http_connection_manager"
+# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
+_EDITS = 64 * 1024
+
+
+def hops(registry: Registry, names: Names) -> list[Listener]:
+    """One internal listener per model of any chain, and per tier of any cascade that is used.
+
+    Its routes always stand in it: a request that was decided by one version of the registry must
+    not meet a hop of the next, so a hop that changes is another hop.
+    """
+    return [_hop(registry, call, names) for call in hop_calls(registry)]
+
+
+def _hop(registry: Registry, call: Call, names: Names) -> Listener:
+    manager = HttpConnectionManager(
+        stat_prefix=call.hop,
+        route_config=_routes(registry, call, names),
+        http_filters=[
+            *([gate(registry, call.cascade, call.tier)] if call.judged and call.tier is not None else []),
+            HttpFilter(name=LUA, typed_config=Any.pack(script("hop"))),
+            hop_observer(),
+            HttpFilter(name=ROUTER, typed_config=Any.pack(Router(suppress_envoy_headers=True))),
+        ],
+        generate_request_id=False,
+        access_log=[attempt_log()],
+        local_reply_config=hop_replies(registry),
+    )
+    return Listener(
+        name=names[call.hop],
+        internal_listener=ListenerInternalListenerConfig(),
+        filter_chains=[FilterChain(filters=[Filter(name=_MANAGER, typed_config=Any.pack(manager))])],
+    )
+
+
+def _routes(registry: Registry, call: Call, names: Names) -> RouteConfiguration:
+    return RouteConfiguration(
+        name=call.hop,
+        virtual_hosts=[
+            VirtualHost(
+                name=call.hop,
+                domains=["*"],
+                routes=list(_ways_to_name(registry, call, names)),
+                request_headers_to_remove=_BOOKKEEPING,
+                # A provider does not say who is asked next.
+                response_headers_to_remove=[ESCALATE_HEADER],
+                response_headers_to_add=[header(SERVED_BY, call.model)],
+            )
+        ],
+    )
+
+
+def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Route]:
+    """The body names this model already, as the decision's own; else the name's bytes are replaced."""
+    model = registry.models[call.model]
+    sent = model.name or call.model
+    tier = _tier(registry, call)
+
+    def route(kind: str, header: HeaderMatcher, **context: str) -> Route:
+        to = action(
+            registry,
+            model,
+            matched=f"{API_ROOT}/",
+            cluster=names[cluster_name(call.model)],
+            policy=tier,
+        )
+        if call.judged and tier is not None and tier.timeout_s and to.retry_policy is not None:
+            # What is held back must not wait for a provider that has begun and goes silent.
+            to.retry_policy.per_try_idle_timeout = timedelta(seconds=tier.timeout_s)
+        return Route(
+            name=kind,
+            match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
+            route=to,
+            # The decision's edits may have made it longer than a client's may be.
+            request_body_buffer_limit=registry.envoy.max_body_bytes + _EDITS,
+            typed_per_filter_config={
+                **hop_observed(call.model, sent, model.provider, **_place(call)),
+                **told(LUA, **context, **_time(registry, call)),
+            },
+        )
+
+    yield route("named", exactly(CLUSTER_HEADER, cluster_name(call.model)))
+    yield route("renamed", HeaderMatcher(name=SPAN_HEADER, present_match=True), model=json.dumps(sent))
+
+
+def _tier(registry: Registry, call: Call) -> Tier | None:
+    return None if call.tier is None else registry.cascades[call.cascade].tiers[call.tier]
+
+
+def _place(call: Call) -> dict[str, str]:
+    """Of a cascade's call: where it stands, for the record."""
+    place = {"cascade": call.cascade} if call.cascade else {}
+    return place if call.tier is None else {**place, "tier": str(call.tier)}
+
+
+def _time(registry: Registry, call: Call) -> dict[str, str]:
+    """What the hop may make of the time that all calls share: milliseconds, as texts."""
+    deadline = registry.cascades[call.cascade].deadline_s if call.cascade else None
+    if deadline is None:
+        return {}
+    tier = _tier(registry, call)
+    own = {"timeout": str(round(tier.timeout_s * 1000))} if tier and tier.timeout_s else {}
+    return {"deadline": str(round(deadline * 1000)), **own}

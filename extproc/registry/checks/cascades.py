@@ -1,0 +1,104 @@
+"""Checks of ``cascades`` and ``gates``, and of the routes that name one."""
+
+import re
+from collections.abc import Mapping
+
+import re2
+
+from extproc.registry.cascades import CASCADE_NAME, Cascade
+from extproc.registry.checks.words import known_model, unknown
+from extproc.registry.gate_artefact import CalibratedGate
+from extproc.registry.gates import GATE_NAME, Gate
+from extproc.registry.judges import compile_judge
+from extproc.registry.schema import Registry
+from extproc.registry.section import many
+from extproc.registry.source import Source
+
+# Of a route: what its cascade says instead, for each tier.
+_TIERS_OWN = ("fallback", "retry", "timeout_s")
+
+
+def check_cascades(registry: Registry, source: Source) -> None:
+    """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
+    for name, gate in registry.gates.items():
+        _check_gate(name, gate, source)
+    for name, cascade in registry.cascades.items():
+        if re.fullmatch(CASCADE_NAME, name) is None:
+            raise source.error(
+                f"{name!r} is no cascade name (expected letters, digits and ._-, at most 64)",
+                "cascades",
+                name,
+            )
+        _check_tiers(registry, name, cascade, source)
+    for name in registry.routes:
+        if registry.routes[name].cascade:
+            _check_use(registry, name, source)
+
+
+def _check_gate(name: str, gate: Gate, source: Source) -> None:
+    if re.fullmatch(GATE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no gate name (expected letters, digits and ._-, at most 64)", "gates", name
+        )
+    if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
+        raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
+    try:
+        compile_judge(gate)
+    except re2.error as error:
+        raise source.error(
+            f"self_report: {error} (expected RE2 syntax)", "gates", name, "self_report", "pattern"
+        ) from error
+
+
+def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
+    models = [tier.model for tier in cascade.tiers]
+    for i, tier in enumerate(cascade.tiers):
+        at = ("cascades", name, "tiers", i)
+        known_model(registry, tier.model, source, *at, "model")
+        if tier.gate and tier.gate not in registry.gates:
+            raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
+        if tier.model in models[:i]:
+            raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
+        if tier.expected is not None and not tier.gate:
+            raise source.error("`expected` is for a tier with a gate", *at, "expected")
+        if tier.expected is not None and tier.expected.least > tier.expected.most:
+            raise source.error("expected.least is more than expected.most", *at, "expected")
+        if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
+            raise source.error(
+                f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
+                f"{cascade.deadline_s:g} (expected at most that)",
+                *at, "timeout_s",
+            )  # fmt: skip
+
+
+def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGate], source: Source) -> None:
+    """A gate knows the answers of the model it was fitted on, and no others. Raises ``RegistryError``."""
+    for name, cascade in registry.cascades.items():
+        for i, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            if known is not None and known.manifest.small != tier.model:
+                raise source.error(
+                    f"the gate `{tier.gate}` was fitted on answers of `{known.manifest.small}`, not of "
+                    f"`{tier.model}` (expected a gate fitted on its own)",
+                    "cascades", name, "tiers", i, "gate",
+                )  # fmt: skip
+
+
+def _check_use(registry: Registry, name: str, source: Source) -> None:
+    route = registry.routes[name]
+    if route.cascade not in registry.cascades:
+        raise source.error(unknown("cascade", route.cascade, registry.cascades), "routes", name, "cascade")
+    for key in _TIERS_OWN:
+        if getattr(route, key):
+            raise source.error(
+                f"`{key}` of `{name}` does not go with its cascade (expected it in the tiers of "
+                f"`{route.cascade}`)",
+                "routes", name, key,
+            )  # fmt: skip
+    models = [tier.model for tier in registry.cascades[route.cascade].tiers]
+    for i, model in enumerate(many(route.candidates)):
+        if model not in models:
+            raise source.error(
+                f"`{model}` is in no tier of `{route.cascade}` (expected of: {', '.join(models)})",
+                "routes", name, "candidates", i,
+            )  # fmt: skip

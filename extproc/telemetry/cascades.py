@@ -1,0 +1,144 @@
+"""The instruments of cascades: who answered after how many calls, what gates said and cost, an alarm.
+
+The alarm is for a gate that no longer does what it was calibrated for: the share of answers that it
+refused, of the last ones that this process heard of, has left the band that the registry expects by
+more than chance explains. Each process knows its own share of the traffic.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from extproc.registry.cascades import Band
+from extproc.registry.gate_artefact import CalibratedGate
+from extproc.registry.schema import Registry
+from extproc.telemetry import names
+from extproc.telemetry.rows import AttemptRow, ExchangeRow
+
+_Place = tuple[str, int]  # a cascade and a tier of it
+Bands = Mapping[_Place, Band]
+
+_WINDOW: Final = 500  # verdicts of a tier
+_LEAST: Final = 100  # fewer tell nothing
+_CHANCE: Final = 3.0  # standard errors of a share at the band's edge
+_SPREAD: Final = 0.05  # around the share that a gate was fitted to refuse
+_MANY: Final = 3  # calls for one request: it paid for three
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What a tier's gate did lately."""
+
+    share: float  # of its last answers, refused
+    verdicts: int
+
+    def is_outside(self, band: Band) -> bool:
+        """Whether the share has left ``band`` by more than chance explains."""
+        if self.verdicts < _LEAST:
+            return False
+        return (
+            self.share < band.least - _error(band.least, self.verdicts)
+            or self.share > band.most + _error(band.most, self.verdicts)
+        )  # fmt: skip
+
+
+def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})) -> Bands:
+    """What is expected of the gates of the registry's tiers: its own word, else what they were fitted to."""
+    found: dict[_Place, Band] = {}
+    for name, cascade in registry.cascades.items():
+        for number, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            if tier.expected is not None:
+                found[name, number] = tier.expected
+            elif known is not None:
+                share = known.manifest.escalation
+                found[name, number] = Band(least=max(0.0, share - _SPREAD), most=min(1.0, share + _SPREAD))
+    return found
+
+
+class Cascades:
+    """Counts what cascades did. Safe to call from any thread; nothing here raises or waits."""
+
+    def __init__(self, meter: Meter) -> None:
+        count = meter.create_counter
+        self._exchanges = count(
+            names.CASCADE_EXCHANGES,
+            description="Exchanges of cascades by the tier that answered and the calls made; 3 is 3 or more.",
+        )
+        self._verdicts = count(names.CASCADE_VERDICTS, description="Verdicts of gates.")
+        self._wasted = count(
+            names.CASCADE_WASTED,
+            description="US dollars for answers that a gate refused, by whose they were.",
+        )
+        self._cost = count(names.CASCADE_COST, description="US dollars for all calls of cascades.")
+        self._reference = count(
+            names.CASCADE_REFERENCE_COST,
+            description="US dollars for the answers alone at the reference model; less the cost: saved.",
+        )
+        for name, description, observe in (
+            (names.ESCALATION_SHARE, "Share of a tier's last answers that its gate refused.", self._shares),
+            (names.ESCALATION_ALARM, "1: that share has left the band that is expected.", self._alarms),
+        ):
+            meter.create_observable_gauge(name, [observe], description=description)
+        self._lock = threading.Lock()
+        self._last: dict[_Place, deque[bool]] = {}
+        self._bands: Bands = {}
+
+    def expect(self, bands: Bands) -> None:
+        """What the registry that is served from now on expects."""
+        self._bands = bands
+
+    def accept(self, row: ExchangeRow) -> None:
+        """Count one finished exchange, if it was a cascade's."""
+        if not row.cascade:
+            return
+        labels = {names.ROUTER_CASCADE: row.cascade}
+        calls = str(min(row.attempts or 1, _MANY))
+        self._exchanges.add(1, labels | {names.ROUTER_TIER: _tier(row.tier), names.ROUTER_CALLS: calls})
+        if row.cost_usd is not None and row.reference_cost_usd is not None:
+            self._cost.add(row.cost_usd, labels)
+            self._reference.add(row.reference_cost_usd, labels)
+
+    def attempted(self, row: AttemptRow) -> None:
+        """Count the verdict on one attempt, if there was one."""
+        if not row.verdict or row.tier is None:
+            return
+        labels = {names.ROUTER_CASCADE: row.cascade, names.ROUTER_TIER: _tier(row.tier)}
+        told = {names.ROUTER_VERDICT: row.verdict, names.ROUTER_VERDICT_REASON: row.verdict_reason}
+        self._verdicts.add(1, labels | told)
+        if row.wasted_cost_usd is not None:
+            self._wasted.add(row.wasted_cost_usd, labels)
+        with self._lock:
+            last = self._last.setdefault((row.cascade, row.tier), deque(maxlen=_WINDOW))
+            last.append(row.verdict == "escalate")
+
+    def _shares(self, _: CallbackOptions) -> Iterator[Observation]:
+        for place, judged in self._judged():
+            yield Observation(judged.share, _labels(place))
+
+    def _alarms(self, _: CallbackOptions) -> Iterator[Observation]:
+        for place, judged in self._judged():
+            band = self._bands.get(place)
+            if band is not None:
+                yield Observation(int(judged.is_outside(band)), _labels(place))
+
+    def _judged(self) -> list[tuple[_Place, Judged]]:
+        with self._lock:
+            return [(place, Judged(sum(last) / len(last), len(last))) for place, last in self._last.items()]
+
+
+def _labels(place: _Place) -> dict[str, str]:
+    return {names.ROUTER_CASCADE: place[0], names.ROUTER_TIER: str(place[1])}
+
+
+def _tier(tier: int | None) -> str:
+    return "last resort" if tier is None else str(tier)
+
+
+def _error(share: float, verdicts: int) -> float:
+    return _CHANCE * math.sqrt(share * (1.0 - share) / verdicts)

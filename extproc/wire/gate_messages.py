@@ -1,0 +1,89 @@
+"""Envoy's ext_proc messages <-> the events and effects of a gate."""
+
+from google.protobuf.message import DecodeError
+
+from extproc._pb.ext_proc_pb2 import (
+    HttpHeaders,
+    ImmediateResponse,
+    MessageResponse,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from extproc.errors import ProtocolError
+from extproc.vocabulary import Ruling
+from extproc.wire import messages, observed
+from extproc.wire.exchange import Body, Head
+from extproc.wire.gates import ESCALATE_HEADER, GATE_NAMESPACE
+from extproc.wire.gating import AnswerHead, AnswerPart, Effect, Event, Proceed, Reject, Release, Wait
+
+_REJECTED = 503  # to the outer router, which asks the next one: no client sees it
+
+
+def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
+    """What one message of Envoy tells a gate.
+
+    Raises:
+        ProtocolError: it is no message, or one that a gate has no use for.
+    """
+    try:
+        request = ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise ProtocolError("a message cannot be decoded") from error
+    match request.WhichOneof("request"):
+        case "request_headers":
+            return Head(messages.request_head(request.request_headers, stream))
+        case "request_body":
+            return Body(request.request_body.body)
+        case "response_headers":
+            return _answer_head(request.response_headers)
+        case "response_body":
+            return AnswerPart(request.response_body.body, request.response_body.end_of_stream)
+        case "response_trailers":
+            return AnswerPart(b"", ended=True)
+        case other:
+            raise ProtocolError(f"{other or 'an unknown message'} came to a gate")
+
+
+def encode(event: Event, effect: Effect) -> bytes | None:
+    """Envoy's message for ``effect``, which answers ``event``; None: nothing is answered yet."""
+    match effect:
+        case Wait():
+            return None
+        case Proceed() if isinstance(event, Head):
+            return _PROCEED_HEAD
+        case Proceed():
+            return _PROCEED_BODY
+        case Release(ruling):
+            return _release(ruling)
+        case Reject(ruling):
+            return _reject(ruling)
+
+
+_PROCEED_HEAD = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
+_PROCEED_BODY = ProcessingResponse(request_body=MessageResponse()).SerializeToString()
+
+
+def _answer_head(message: HttpHeaders) -> AnswerHead:
+    pseudo, headers = messages.headers_of(message)
+    status = pseudo.get(":status", "")
+    return AnswerHead(int(status) if status.isdecimal() else 0, headers, message.end_of_stream)
+
+
+def _release(ruling: Ruling | None) -> bytes:
+    response = ProcessingResponse(response_headers=MessageResponse())
+    if ruling is not None:
+        _attach(response, ruling)
+    return response.SerializeToString()
+
+
+def _reject(ruling: Ruling) -> bytes:
+    immediate = ImmediateResponse(details="router_escalated")
+    immediate.status.code = _REJECTED
+    messages.set_header(immediate.headers, ESCALATE_HEADER, "1")
+    response = ProcessingResponse(immediate_response=immediate)
+    _attach(response, ruling)
+    return response.SerializeToString()
+
+
+def _attach(response: ProcessingResponse, ruling: Ruling) -> None:
+    observed.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)

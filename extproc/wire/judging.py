@@ -1,0 +1,103 @@
+"""Judging answers as they come: between a gate's machine, which knows bytes, and what judges texts."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from extproc import apis
+from extproc.cascade import answers, asking
+from extproc.cascade.answers import AnswerReader
+from extproc.cascade.vocabulary import Asked, Verdict
+from extproc.registry.tiers import JudgedTier
+from extproc.vocabulary import RequestHead, Ruling
+from extproc.wire.gates import BEGAN_HEADER
+from extproc.wire.gating import Watch, Watched
+from extproc.wire.messages import VERSION_KEY
+
+_KEPT = 16  # versions of a registry; an exchange ends long before that many changes
+_SLACK_S = 0.001  # what is left of a deadline that has passed: nothing, but a time
+
+
+class Gatekeepers:
+    """The judged tiers of a registry's last versions: an answer is judged by those it was decided by."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """``now`` gives the time of day, in seconds since the epoch."""
+        self._now = now
+        self._versions: dict[str, Mapping[str, JudgedTier]] = {}
+
+    def learn(self, version: str, tiers: Mapping[str, JudgedTier]) -> None:
+        """Take over the tiers of a version, which is the newest from now on. Safe from any thread."""
+        kept = {known: listed for known, listed in self._versions.items() if known != version}
+        self._versions = dict([*kept.items(), (version, tiers)][-_KEPT:])
+
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        """See ``gating.Gatekeeper``. Of a version that is not known here nothing is judged."""
+        policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
+        api = apis.api_of(head.method, head.path)
+        if policy is None or api is None:
+            return None
+        return Watched(_Reading(asking.read(api, body), policy), self._seconds(policy, head))
+
+    def _tiers(self, version: str) -> Mapping[str, JudgedTier]:
+        # A static Envoy does not say which version it holds.
+        listed = self._versions.get(version) if version else next(reversed(self._versions.values()), None)
+        return listed or {}
+
+    def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
+        """The tier's own time or, where that is less, what is left of what all tiers share."""
+        limits = [] if policy.timeout_s is None else [policy.timeout_s]
+        began = head.headers.get(BEGAN_HEADER, "")
+        if policy.deadline_s is not None and began.isdecimal():
+            limits.append(max(_SLACK_S, int(began) / 1000 + policy.deadline_s - self._now()))
+        return min(limits, default=None)
+
+
+class _Reading(Watch):
+    """One answer: a document that is judged whole, or a stream that is judged so far."""
+
+    def __init__(self, asked: Asked, tier: JudgedTier) -> None:
+        self._asked = asked
+        self._tier = tier
+        self._status = 200
+        self._document = bytearray()
+        self._stream: AnswerReader | None = None
+
+    def begins(self, status: int, content_type: str) -> bool:
+        self._status = status
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            self._stream = AnswerReader(self._asked.api, status)
+            return self._tier.stream != "off"
+        return kind == "application/json" or kind.endswith("+json")
+
+    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+        if self._stream is None:
+            self._document += data
+            if not ended:
+                return None
+            answer = answers.read(self._asked.api, bytes(self._document), self._status)
+        else:
+            self._stream.feed(data)
+            if not (ended or self._is_enough(self._stream)):
+                return None
+            answer = self._stream.answer()
+        return self._ruling(self._tier.judge.judge(self._asked, answer))
+
+    def late(self) -> Ruling:
+        return Ruling(escalate=True, gate=self._tier.gate, reason="late")
+
+    def _is_enough(self, stream: AnswerReader) -> bool:
+        if self._tier.stream != "prefix":
+            return False
+        return (
+            stream.events >= self._tier.prefix_events or len(stream.answer().text) >= self._tier.prefix_chars
+        )
+
+    def _ruling(self, verdict: Verdict) -> Ruling:
+        """Only what is rejected goes on; of a beginning that says nothing the rest is awaited by nobody."""
+        return Ruling(
+            escalate=verdict.keep is False,
+            gate=self._tier.gate,
+            reason="/".join(part for part in (verdict.gate, verdict.reason) if part),
+            score=verdict.score,
+        )

@@ -1,0 +1,198 @@
+"""Answers as bytes, judged: whole documents, streams by their beginning, and how long that may take."""
+
+import json
+from typing import Any
+
+import pytest
+
+from extproc.registry.cascades import Cascade, Tier
+from extproc.registry.gates import Gate, Length, SelfReport
+from extproc.registry.schema import Registry, Route
+from extproc.registry.tiers import judged_tiers
+from extproc.registry.upstreams import Model
+from extproc.vocabulary import RequestHead, Ruling
+from extproc.wire.gating import Watch, Watched
+from extproc.wire.judging import Gatekeepers
+from tests.registry.test_gate_artefact import gate as calibrated
+
+ASK = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
+CHAT = "/v1/chat/completions"
+NOW = 1_000_000.0
+
+
+def registry(gate: Gate | None = None, deadline_s: float | None = None, **tier: Any) -> Registry:
+    first = Tier(model="a", gate="g", **tier)
+    return Registry(
+        models={name: Model(base_url="http://127.0.0.1:1") for name in "ab"},
+        default="b",
+        routes={"r": Route(candidates=["a"], cascade="x")},
+        cascades={"x": Cascade(tiers=[first, Tier(model="b")], deadline_s=deadline_s)},
+        gates={
+            "g": gate
+            or Gate(finish=True, self_report=SelfReport("not sure"), prefix_chars=12, prefix_events=5)
+        },
+    )
+
+
+def keepers(*made: Registry) -> Gatekeepers:
+    found = Gatekeepers(now=lambda: NOW)
+    for number, each in enumerate(made, 1):
+        found.learn(f"v{number}", judged_tiers(each))
+    return found
+
+
+def watched(found: Gatekeepers, tier: str = "x/0", path: str = CHAT, **headers: str) -> Watched | None:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return found.watch(tier, RequestHead(method="POST", path=path, headers=named), ASK)
+
+
+def watch(made: Registry) -> Watch:
+    found = watched(keepers(made))
+    assert found is not None
+    return found.watch
+
+
+def document(text: str, finish: str = "stop") -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
+
+
+def event(text: str, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "ruling"),
+    [
+        (document("Paris."), Ruling(False, "g")),
+        (document("I am not sure."), Ruling(True, "g", "self_report/self_report")),
+        (document("Pa", "length"), Ruling(True, "g", "finish/truncated")),
+        (b"<html>", Ruling(True, "g", "finish/failed")),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_document_is_judged_when_it_is_whole(body: bytes, ruling: Ruling, size: int) -> None:
+    judge = watch(registry())
+    assert judge.begins(200, "application/json; charset=utf-8")
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    assert [judge.sees(piece, False) for piece in pieces] == [None] * len(pieces)
+    assert judge.sees(b"", True) == ruling
+
+
+def test_a_stream_is_judged_by_its_beginning() -> None:
+    judge = watch(registry())
+    assert judge.begins(200, "text/event-stream")
+    assert judge.sees(event("I am"), False) is None
+    assert judge.sees(event(" not sure at all"), False) == Ruling(True, "g", "self_report/self_report")
+    judge = watch(registry())
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(event("Paris, of course."), False) == Ruling(False, "g")
+
+
+def test_events_without_text_are_a_beginning_too() -> None:
+    judge = watch(registry())
+    judge.begins(200, "text/event-stream")
+    assert [judge.sees(event(""), False) for _ in range(5)] == [None] * 4 + [Ruling(False, "g")]
+
+
+def test_a_stream_that_is_held_is_judged_at_its_end() -> None:
+    judge = watch(registry(stream="hold"))
+    judge.begins(200, "text/event-stream")
+    for _ in range(9):
+        assert judge.sees(event("Paris, of course. "), False) is None
+    assert judge.sees(event("I am not sure.", "stop"), True) == Ruling(True, "g", "self_report/self_report")
+
+
+def test_a_short_stream_is_judged_at_its_end() -> None:
+    judge = watch(registry(Gate(length=Length(min_chars=9))))
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(event("Paris"), False) is None
+    ruling = judge.sees(event("", "stop") + b"data: [DONE]\n\n", True)
+    assert ruling is not None
+    assert (ruling.escalate, ruling.reason.startswith("length/")) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream", "judged"),
+    [
+        ("text/event-stream", "off", False),
+        ("Text/Event-Stream; charset=utf-8", "prefix", True),
+        ("application/json", "off", True),
+        ("application/problem+json", "prefix", True),
+        ("audio/mpeg", "prefix", False),
+        ("", "prefix", False),
+    ],
+)
+def test_what_kinds_of_answers_are_judged(kind: str, stream: str, judged: bool) -> None:
+    assert watch(registry(stream=stream)).begins(200, kind) is judged
+
+
+def test_only_what_has_a_gate_is_judged() -> None:
+    found = keepers(registry())
+    assert watched(found, "x/1") is None
+    assert watched(found, "y/0") is None
+    assert watched(found, path="/v1/files") is None
+    assert watched(Gatekeepers()) is None
+
+
+def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
+    found = keepers(registry(), registry(Gate(length=Length(max_chars=3))))
+    assert watched(found, x_router_config="v3") is None
+    reasons = []
+    for headers in ({"x_router_config": "v1"}, {"x_router_config": "v2"}, {}):
+        made = watched(found, **headers)
+        assert made is not None
+        made.watch.begins(200, "application/json")
+        ruling = made.watch.sees(document("I am not sure"), True)
+        assert ruling is not None
+        reasons.append(ruling.reason.partition("/")[0])
+    assert reasons == ["self_report", "length", "length"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "began", "seconds"),
+    [
+        ({}, "999000000", None),
+        ({"timeout_s": 3.0}, "", 3.0),
+        ({"deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "", None),
+        ({"deadline_s": 10.0}, "soon", None),
+        ({"timeout_s": 3.0, "deadline_s": 10.0}, "999998000", 3.0),
+        ({"timeout_s": 9.0, "deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "0", 0.001),
+    ],
+)
+def test_a_verdict_must_come_in_the_tiers_time_and_in_what_is_left_of_all(
+    limits: dict[str, float], began: str, seconds: float | None
+) -> None:
+    found = watched(keepers(registry(**limits)), x_router_began=began)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.seconds == pytest.approx(seconds) if seconds else found.seconds is None
+    assert found.watch.late() == Ruling(True, "g", "late")
+
+
+def test_old_versions_are_forgotten() -> None:
+    found = keepers(*[registry()] * 20)
+    assert watched(found, x_router_config="v4") is None
+    assert watched(found, x_router_config="v5") is not None
+
+
+def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
+    made = registry()
+    found = Gatekeepers()
+    found.learn("v1", judged_tiers(made, {"g": calibrated()}))
+    threshold = calibrated().manifest.threshold
+    held = watched(found)
+    assert held is not None
+    held.watch.begins(200, "application/json")
+    ruling = held.watch.sees(document("Paris."), True)
+    assert ruling is not None
+    assert ruling.score is not None
+    assert ruling.escalate == (ruling.score < threshold)
+    assert ruling.reason == ("score/low_score" if ruling.escalate else "")
+    begun = watched(found)
+    assert begun is not None
+    begun.watch.begins(200, "text/event-stream")
+    # Of a beginning it says nothing: only the checks do.
+    assert begun.watch.sees(event("Paris, of course."), False) == Ruling(False, "g")
