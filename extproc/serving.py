@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from extproc.egress.asking import Egress
 from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.compiling import Compiler
 from extproc.embedding.files import locate
@@ -118,6 +119,7 @@ async def serve(settings: Settings) -> None:
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
                 gatekeeper=gates,
+                adviser=Egress(registry.envoy.egress, time.monotonic),
                 terms=snapshots.terms,
                 feedback=FeedbackDesk(token.admit, keep, metrics.heard),
             ),

@@ -370,6 +370,18 @@ class Exchange(msgspec.Struct, frozen=True):
     tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
 
 
+EGRESS_HEADER = "x-router-egress"  # on calls that a gate makes through Envoy: whom it asks
+
+
+class Second(msgspec.Struct, frozen=True):
+    """What became of a gate's call for a second answer: it is paid for like any other."""
+
+    model: str  # the registry's public name
+    outcome: str  # answered, timeout, budget, failed, or unasked
+    input: int | None = None  # tokens; None: not known, as of a call that was given up
+    output: int | None = None
+
+
 class Ruling(msgspec.Struct, frozen=True):
     """What a gate says of an answer. It travels in the hop's dynamic metadata to the record."""
 
@@ -377,6 +389,7 @@ class Ruling(msgspec.Struct, frozen=True):
     gate: str = ""
     reason: str = ""
     score: float | None = None  # the probability that the answer is good, where that is calibrated
+    second: Second | None = None  # None: no second answer was wanted
 
 
 class Attempt(msgspec.Struct, frozen=True):

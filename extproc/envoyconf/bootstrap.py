@@ -20,6 +20,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.chains import chain_clusters
 from extproc.envoyconf.clusters import sidecar_cluster, upstream_clusters
+from extproc.envoyconf.egress import egress
 from extproc.envoyconf.hops import hops
 from extproc.envoyconf.listener import listener
 from extproc.envoyconf.messages import address, extension, plain
@@ -54,7 +55,7 @@ def resources(registry: Registry, version: str, site: Site, names: Names) -> Res
     """
     routes = route_configuration(registry, version, names)
     return Resources(
-        listeners=[listener(registry, routes, site), *hops(registry, names)],
+        listeners=[listener(registry, routes, site), *hops(registry, names), *egress(registry, names)],
         routes=routes,
         clusters=[*upstream_clusters(registry, site, names), *chain_clusters(registry, names)],
         sidecar=sidecar_cluster(many(registry.envoy.sidecar)),

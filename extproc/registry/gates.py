@@ -1,10 +1,10 @@
 """The registry's gates: what an answer must pass for a tier of a cascade to keep it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from extproc.registry.section import Count, Fraction, Positive, Section
+from extproc.registry.section import Count, Fraction, Positive, Seconds, Section
 
 GATE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -34,6 +34,24 @@ class SelfReport(Section, frozen=True):
     pattern: Annotated[str, Meta(min_length=1, max_length=1024)]  # RE2 syntax, searched in the text
 
 
+class Second(Section, frozen=True):
+    """Another answer to the same request, asked for once all checks have passed; it costs its tokens.
+
+    It comes through Envoy's ``envoy.egress``. A stream that is judged by its beginning has none.
+    """
+
+    model: str
+    # Least agreement of both answers, 0 to 1, for the first to be kept. An artefact that was fitted on
+    # second answers takes the agreement into its score instead.
+    min_agreement: Fraction = 0.5
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None  # None: the request's own
+    deadline_s: Seconds = 10.0  # within the tier's own time, too
+    budget: Annotated[float, Meta(gt=0.0)] | None = None  # calls a second, of each sidecar; None: any number
+    # No second answer came (late, over budget, failed, or it does not speak the API): the first is judged
+    # alone, or not kept.
+    on_error: Literal["keep", "escalate"] = "keep"
+
+
 class Gate(Section, frozen=True):
     """Checks that an answer must pass, each off until it is named. They run in this order."""
 
@@ -47,5 +65,6 @@ class Gate(Section, frozen=True):
     self_report: SelfReport | None = None
     artefact: str = ""  # a directory from `extproc gate fit`, relative to the registry file
     threshold: Fraction | None = None  # least P(good) of an answer that is kept; None: the artefact's
+    second: Second | None = None
     prefix_chars: Positive = 400  # a stream is judged by its beginning: as many characters of text,
     prefix_events: Positive = 100  # or as many events, whichever comes first

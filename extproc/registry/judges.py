@@ -14,14 +14,18 @@ def compile_judge(gate: Gate, calibrated: CalibratedGate | None = None) -> Judge
     Raises ``re2.error`` on a bad ``self_report``.
     """
     checks = tuple(_checks(gate))
+    agreement = gate.second.min_agreement if gate.second else None
     if calibrated is None:
-        return Judge(checks)
+        return Judge(checks, min_agreement=agreement)
     manifest = calibrated.manifest
+    paired = calibrated.goodness.paired is not None
+    threshold_paired = manifest.threshold_paired if gate.threshold is None else gate.threshold
     return Judge(
         checks,
         calibrated.goodness,
         manifest.threshold if gate.threshold is None else gate.threshold,
-        manifest.threshold_paired if gate.threshold is None else gate.threshold,
+        threshold_paired if paired else None,
+        min_agreement=None if paired else agreement,
     )
 
 

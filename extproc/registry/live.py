@@ -132,6 +132,7 @@ def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:
     """What a process takes from the registry once, when it starts, and is different by now."""
     taken = {
         "encoder": (first.encoder, now.encoder),
+        "envoy.egress": (first.envoy.egress, now.envoy.egress),
         "envoy.max_body_bytes": (first.envoy.max_body_bytes, now.envoy.max_body_bytes),
         "envoy.sidecar": (first.envoy.sidecar, now.envoy.sidecar),
         "telemetry": (first.telemetry, now.telemetry),

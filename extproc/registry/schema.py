@@ -151,6 +151,8 @@ class Envoy(Section, frozen=True):
     admin: str = "127.0.0.1:9901"
     # Where Envoy finds each `extproc serve`: unix:/PATH or HOST:PORT.
     sidecar: OneOrMany = "unix:/tmp/extproc.sock"
+    # Where gates ask for second answers, if any gate does: unix:/PATH, or a port of loopback.
+    egress: str = "unix:/tmp/extproc-egress.sock"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent

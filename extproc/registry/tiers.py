@@ -8,8 +8,19 @@ import msgspec
 
 from extproc.cascade.judging import Judge
 from extproc.registry.gate_artefact import CalibratedGate
+from extproc.registry.gates import Second
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
+from extproc.vocabulary import Api
+
+
+class Consulted(msgspec.Struct, frozen=True):
+    """Who is asked for a second answer, and on which terms."""
+
+    model: str  # by its public name
+    sent: str  # what its provider calls it
+    speaks: tuple[Api, ...]
+    terms: Second
 
 
 class JudgedTier(msgspec.Struct, frozen=True):
@@ -22,6 +33,7 @@ class JudgedTier(msgspec.Struct, frozen=True):
     prefix_events: int
     timeout_s: float | None = None  # of the tier
     deadline_s: float | None = None  # of the whole request
+    second: Consulted | None = None
 
 
 def tier_name(cascade: str, tier: int) -> str:
@@ -43,8 +55,28 @@ def judged_tiers(
             prefix_events=registry.gates[tier.gate].prefix_events,
             timeout_s=tier.timeout_s,
             deadline_s=cascade.deadline_s,
+            second=_consulted(registry, registry.gates[tier.gate].second),
         )
         for name, cascade in registry.cascades.items()
         for number, tier in enumerate(cascade.tiers)
         if tier.gate
     }
+
+
+def second_models(registry: Registry) -> list[str]:
+    """The models that gates of cascades which some route uses ask for second answers, each once."""
+    used = {route.cascade for route in registry.routes.values() if route.cascade}
+    gates = [
+        registry.gates[tier.gate]
+        for name, cascade in registry.cascades.items()
+        for tier in cascade.tiers
+        if name in used and tier.gate in registry.gates
+    ]
+    return list(dict.fromkeys(gate.second.model for gate in gates if gate.second))
+
+
+def _consulted(registry: Registry, second: Second | None) -> Consulted | None:
+    if second is None:
+        return None
+    model = registry.models[second.model]
+    return Consulted(second.model, model.name or second.model, model.speaks, second)

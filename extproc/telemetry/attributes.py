@@ -95,6 +95,11 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "verdict_score": Attribute(names.ROUTER_VERDICT_SCORE),
     "wasted_tokens": Attribute(names.ROUTER_WASTED_TOKENS),
     "wasted_cost_usd": Attribute(names.ROUTER_WASTED_COST_USD),
+    "second_model": Attribute(names.ROUTER_SECOND_MODEL),
+    "second_outcome": Attribute(names.ROUTER_SECOND_OUTCOME),
+    "second_input_tokens": Attribute(names.ROUTER_SECOND_INPUT_TOKENS),
+    "second_output_tokens": Attribute(names.ROUTER_SECOND_OUTPUT_TOKENS),
+    "second_cost_usd": Attribute(names.ROUTER_SECOND_COST_USD),
     # Of an evaluation.
     "evaluation_id": Attribute(names.ROUTER_EVALUATION_ID),
     "name": Attribute(names.GEN_AI_EVALUATION_NAME),

@@ -56,9 +56,15 @@ def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = Mapp
             if tier.expected is not None:
                 found[name, number] = tier.expected
             elif known is not None:
-                share = known.manifest.escalation
+                share = _fitted_share(registry, tier.gate, known)
                 found[name, number] = Band(least=max(0.0, share - _SPREAD), most=min(1.0, share + _SPREAD))
     return found
+
+
+def _fitted_share(registry: Registry, gate: str, known: CalibratedGate) -> float:
+    """What a calibrated gate should refuse, with or without second answers."""
+    paired = known.manifest.escalation_paired
+    return known.manifest.escalation if paired is None or not registry.gates[gate].second else paired
 
 
 class Cascades:

@@ -53,7 +53,12 @@ class PriceList(msgspec.Struct, frozen=True):
         )
 
     def of_attempt(self, row: AttemptRow) -> AttemptRow:
-        """``row`` with what it cost; all of it was wasted when the gate did not accept the answer."""
+        """``row`` with what it cost; all of it was wasted when the gate did not accept the answer.
+
+        The second answer that a gate asked for has its cost apart.
+        """
+        second = self.cost(row.second_model, row.second_input_tokens, row.second_output_tokens)
+        row = msgspec.structs.replace(row, second_cost_usd=second)
         cost = self.cost(row.model, row.input_tokens, row.output_tokens)
         if row.verdict != "escalate":
             return msgspec.structs.replace(row, cost_usd=cost)

@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from extproc.apis import api_of
 from extproc.errors import BadRequest, Denied, UnknownModel
 from extproc.telemetry import names
-from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, Usage
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, Second, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -49,6 +49,7 @@ _MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
 }
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
+_NO_SECOND = Second(model="", outcome="")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -147,6 +148,12 @@ class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
     verdict_score: float | None = None  # probability that the answer is good, when calibrated
     wasted_tokens: int | None = None  # paid for, and never shown to the client
     wasted_cost_usd: float | None = None
+    # The second answer that its gate asked another model for: no attempt, but paid for by the exchange.
+    second_model: str = ""  # empty: none was wanted
+    second_outcome: str = ""  # answered, timeout, budget, failed, or unasked
+    second_input_tokens: int | None = None
+    second_output_tokens: int | None = None
+    second_cost_usd: float | None = None
 
 
 class EvaluationRow(Row, frozen=True, kw_only=True, tag="evaluation"):
@@ -262,6 +269,7 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
     call = attempt.call
     api = call.api or api_of(call.method, call.path) or ""
     usage = call.usage or _NOTHING_SEEN
+    second = (attempt.ruling.second if attempt.ruling else None) or _NO_SECOND
     return AttemptRow(
         time=datetime.fromtimestamp(call.started_at, UTC),
         request_id=call.request_id,
@@ -272,6 +280,10 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         verdict=_verdict(attempt.ruling) if attempt.ruling else "",
         verdict_reason=attempt.ruling.reason if attempt.ruling else "",
         verdict_score=attempt.ruling.score if attempt.ruling else None,
+        second_model=second.model,
+        second_outcome=second.outcome,
+        second_input_tokens=second.input,
+        second_output_tokens=second.output,
         api=api,
         model=attempt.model,
         upstream_model=attempt.upstream_model,

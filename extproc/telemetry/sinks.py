@@ -101,15 +101,16 @@ def with_attempts(row: ExchangeRow, attempts: Sequence[AttemptRow]) -> ExchangeR
 
     What it would have cost elsewhere stays that of the one answer that the client got. An attempt
     that told no usage, as one that failed at once, counts nothing; where none told any, it is unknown.
+    Second answers that gates asked for were paid for too.
     """
     return replace(
         row,
-        input_tokens=_total(each.input_tokens for each in attempts),
-        output_tokens=_total(each.output_tokens for each in attempts),
+        input_tokens=_total(n for each in attempts for n in (each.input_tokens, each.second_input_tokens)),
+        output_tokens=_total(n for each in attempts for n in (each.output_tokens, each.second_output_tokens)),
         cached_tokens=_total(each.cached_tokens for each in attempts),
         cache_write_tokens=_total(each.cache_write_tokens for each in attempts),
         reasoning_tokens=_total(each.reasoning_tokens for each in attempts),
-        cost_usd=_sum(each.cost_usd for each in attempts),
+        cost_usd=_sum(cost for each in attempts for cost in (each.cost_usd, each.second_cost_usd)),
     )
 
 

@@ -14,7 +14,17 @@ from extproc.vocabulary import Ruling
 from extproc.wire import messages, observed
 from extproc.wire.exchange import Body, Head
 from extproc.wire.gates import ESCALATE_HEADER, GATE_NAMESPACE
-from extproc.wire.gating import AnswerHead, AnswerPart, Effect, Event, Proceed, Reject, Release, Wait
+from extproc.wire.gating import (
+    AnswerHead,
+    AnswerPart,
+    Consult,
+    Effect,
+    Event,
+    Proceed,
+    Reject,
+    Release,
+    Wait,
+)
 
 _REJECTED = 503  # to the outer router, which asks the next one: no client sees it
 
@@ -47,7 +57,7 @@ def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
 def encode(event: Event, effect: Effect) -> bytes | None:
     """Envoy's message for ``effect``, which answers ``event``; None: nothing is answered yet."""
     match effect:
-        case Wait():
+        case Wait() | Consult():
             return None
         case Proceed() if isinstance(event, Head):
             return _PROCEED_HEAD

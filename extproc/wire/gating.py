@@ -10,6 +10,11 @@ Holding ──AnswerPart──> Holding                 Wait
   ├──refused──> Done                            Reject: the provider is cut off, the next tier asked
   └──TimeUp──> Done                             Reject
 
+Where the judge wants another model's opinion first:
+
+Holding ──AnswerPart──> Holding                 Consult
+  └──Advised──> Done                            Release or Reject
+
 Released is an answer by a reply to its head alone, and the end of the stream: Envoy keeps what it
 sent until that is replied to, and lets it go on when nobody will. So a release costs no copy of the
 body, what comes after it never passes through the sidecar, and a sidecar that dies while it holds an
@@ -21,6 +26,7 @@ from typing import Protocol
 
 import msgspec
 
+from extproc.cascade.consulting import Advice, Consultation
 from extproc.errors import ProtocolError
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.exchange import Body, Head
@@ -36,8 +42,12 @@ class Watch(Protocol):
         """Whether the answer is to be judged at all; False lets it pass."""
         ...
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+    def sees(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
         """The next bytes of its body; None asks for more, but not when it has ended."""
+        ...
+
+    def hears(self, advice: Advice) -> Ruling:
+        """What came of the consultation that it wanted."""
         ...
 
     def late(self) -> Ruling:
@@ -78,11 +88,17 @@ class AnswerPart(msgspec.Struct, frozen=True):
     ended: bool = False
 
 
+class Advised(msgspec.Struct, frozen=True):
+    """What came of a consultation."""
+
+    advice: Advice
+
+
 class TimeUp(msgspec.Struct, frozen=True):
     """It took longer than it may."""
 
 
-Event = Head | Body | AnswerHead | AnswerPart | TimeUp
+Event = Head | Body | AnswerHead | AnswerPart | Advised | TimeUp
 
 
 # --- Effects -------------------------------------------------------------------------------------
@@ -94,6 +110,12 @@ class Proceed(msgspec.Struct, frozen=True):
 
 class Wait(msgspec.Struct, frozen=True):
     """Answer nothing yet."""
+
+
+class Consult(msgspec.Struct, frozen=True):
+    """Ask another model, and tell what it said; the answer is held meanwhile."""
+
+    consultation: Consultation
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -108,7 +130,7 @@ class Reject(msgspec.Struct, frozen=True):
     ruling: Ruling
 
 
-Effect = Proceed | Wait | Release | Reject
+Effect = Proceed | Wait | Consult | Release | Reject
 
 
 class GateExchange:
@@ -149,6 +171,8 @@ class GateExchange:
                 return self._on_answer(event)
             case AnswerPart() if self._holding and self._watched is not None:
                 return self._on_part(self._watched.watch, event)
+            case Advised() if self._holding and self._watched is not None:
+                return self._rule(self._watched.watch.hears(event.advice))
             case TimeUp() if self._holding and self._watched is not None:
                 return self._end(Reject(self._watched.watch.late()))
         raise ProtocolError(f"{type(event).__name__} came to a gate that does not expect it")
@@ -171,12 +195,17 @@ class GateExchange:
 
     def _on_part(self, watch: Watch, event: AnswerPart) -> Effect:
         self._held += len(event.data)
-        ruling = watch.sees(event.data, event.ended)
-        if ruling is not None:
-            return self._end(Reject(ruling) if ruling.escalate else Release(ruling))
+        found = watch.sees(event.data, event.ended)
+        if isinstance(found, Consultation):
+            return Consult(found)
+        if found is not None:
+            return self._rule(found)
         if event.ended or self._held > self._held_limit:
             return self._end(Release(None))
         return Wait()
+
+    def _rule(self, ruling: Ruling) -> Effect:
+        return self._end(Reject(ruling) if ruling.escalate else Release(ruling))
 
     def _end(self, effect: Effect) -> Effect:
         self.done = True

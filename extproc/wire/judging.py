@@ -3,17 +3,22 @@
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from extproc import apis
-from extproc.cascade import answers, asking
+from extproc.cascade import answers, asking, consulting
 from extproc.cascade.answers import AnswerReader
-from extproc.cascade.vocabulary import Asked, Verdict
-from extproc.registry.tiers import JudgedTier
-from extproc.vocabulary import RequestHead, Ruling
+from extproc.cascade.consulting import Advice, Consultation, Trouble
+from extproc.cascade.judging import said
+from extproc.cascade.vocabulary import Answer, Asked, Verdict
+from extproc.registry.tiers import Consulted, JudgedTier
+from extproc.vocabulary import RequestHead, Ruling, Second
 from extproc.wire.gates import BEGAN_HEADER
 from extproc.wire.gating import Watch, Watched
 from extproc.wire.messages import VERSION_KEY
 
 _KEPT = 16  # versions of a registry; an exchange ends long before that many changes
+_TOLD_ON = ("x-request-id", "traceparent", "tracestate")  # of the request, to whoever is consulted
 _SLACK_S = 0.001  # what is left of a deadline that has passed: nothing, but a time
 
 
@@ -36,7 +41,8 @@ class Gatekeepers:
         api = apis.api_of(head.method, head.path)
         if policy is None or api is None:
             return None
-        return Watched(_Reading(asking.read(api, body), policy), self._seconds(policy, head))
+        asked = _Asked(asking.read(api, body), head, body)
+        return Watched(_Reading(asked, policy), self._seconds(policy, head))
 
     def _tiers(self, version: str) -> Mapping[str, JudgedTier]:
         # A static Envoy does not say which version it holds.
@@ -52,15 +58,25 @@ class Gatekeepers:
         return min(limits, default=None)
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """The request whose answer is judged."""
+
+    read: Asked
+    head: RequestHead
+    body: bytes
+
+
 class _Reading(Watch):
     """One answer: a document that is judged whole, or a stream that is judged so far."""
 
-    def __init__(self, asked: Asked, tier: JudgedTier) -> None:
-        self._asked = asked
+    def __init__(self, asked: _Asked, tier: JudgedTier) -> None:
+        self._request = asked
+        self._asked = asked.read
         self._tier = tier
         self._status = 200
         self._document = bytearray()
         self._stream: AnswerReader | None = None
+        self._judged: tuple[Answer, Verdict] | None = None  # while a second answer is awaited
 
     def begins(self, status: int, content_type: str) -> bool:
         self._status = status
@@ -70,7 +86,7 @@ class _Reading(Watch):
             return self._tier.stream != "off"
         return kind == "application/json" or kind.endswith("+json")
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+    def sees(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
         if self._stream is None:
             self._document += data
             if not ended:
@@ -81,7 +97,29 @@ class _Reading(Watch):
             if not (ended or self._is_enough(self._stream)):
                 return None
             answer = self._stream.answer()
-        return self._ruling(self._tier.judge.judge(self._asked, answer))
+        verdict = self._tier.judge.judge(self._asked, answer)
+        second = self._tier.second
+        if second is None or not self._tier.judge.would_hear(verdict):
+            return self._ruling(verdict)
+        wanted = self._consultation(second)
+        if wanted is None:
+            return self._without(verdict, second, Second(second.model, "unasked"))
+        self._judged = (answer, verdict)
+        return wanted
+
+    def hears(self, advice: Advice) -> Ruling:
+        second = self._tier.second
+        assert second is not None
+        assert self._judged is not None  # it is told only what it has asked for
+        answer, verdict = self._judged
+        if advice.trouble:
+            return self._without(verdict, second, Second(second.model, advice.trouble))
+        read, written = consulting.usage(self._asked.api, advice.body)
+        other = answers.read(self._asked.api, advice.body, advice.status)
+        if other.failed or not other.complete or not said(other):
+            return self._without(verdict, second, Second(second.model, Trouble.FAILED, read, written))
+        verdict = self._tier.judge.judge(self._asked, answer, other)
+        return self._ruling(verdict, Second(second.model, "answered", read, written))
 
     def late(self) -> Ruling:
         return Ruling(escalate=True, gate=self._tier.gate, reason="late")
@@ -93,11 +131,34 @@ class _Reading(Watch):
             stream.events >= self._tier.prefix_events or len(stream.answer().text) >= self._tier.prefix_chars
         )
 
-    def _ruling(self, verdict: Verdict) -> Ruling:
+    def _consultation(self, second: Consulted) -> Consultation | None:
+        """None: it does not speak the request's API, or the request cannot be put to it."""
+        head, terms = self._request.head, second.terms
+        body = consulting.asked_of(second.sent, self._request.body, terms.temperature)
+        if self._asked.api not in second.speaks or body is None:
+            return None
+        return Consultation(
+            model=second.model,
+            path=head.path.partition("?")[0],
+            headers={name: head.headers[name] for name in _TOLD_ON if name in head.headers},
+            body=body,
+            deadline_s=terms.deadline_s,
+            purse=self._tier.gate,
+            per_second=terms.budget,
+        )
+
+    def _without(self, verdict: Verdict, second: Consulted, became: Second) -> Ruling:
+        """There is no second answer."""
+        if verdict.keep and second.terms.on_error == "escalate":
+            verdict = Verdict(False, verdict.score, "second", became.outcome)
+        return self._ruling(verdict, became)
+
+    def _ruling(self, verdict: Verdict, second: Second | None = None) -> Ruling:
         """Only what is rejected goes on; of a beginning that says nothing the rest is awaited by nobody."""
         return Ruling(
             escalate=verdict.keep is False,
             gate=self._tier.gate,
             reason="/".join(part for part in (verdict.gate, verdict.reason) if part),
             score=verdict.score,
+            second=second,
         )

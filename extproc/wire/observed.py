@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.vocabulary import Ruling, Usage
+from extproc.vocabulary import Ruling, Second, Usage
 from extproc.wire.gates import GATE_NAMESPACE
 
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
@@ -99,6 +99,7 @@ def ruling(metadata: Mapping[str, Struct]) -> Ruling | None:
         gate=_text(fields, "gate"),
         reason=_text(fields, "reason"),
         score=score if math.isfinite(score) else None,
+        second=_second(fields["second"].struct_value.fields) if "second" in fields else None,
     )
 
 
@@ -110,6 +111,22 @@ def write_ruling(told: Ruling, struct: Struct) -> None:
     fields["reason"].string_value = told.reason
     if told.score is not None:
         fields["score"].number_value = told.score
+    if told.second is not None:
+        second = fields["second"].struct_value.fields
+        second["model"].string_value = told.second.model
+        second["outcome"].string_value = told.second.outcome
+        for name, count in (("input", told.second.input), ("output", told.second.output)):
+            if count is not None:
+                second[name].number_value = count
+
+
+def _second(fields: Mapping[str, Value]) -> Second:
+    return Second(
+        model=_text(fields, "model"),
+        outcome=_text(fields, "outcome"),
+        input=_count(fields["input"]) if "input" in fields else None,
+        output=_count(fields["output"]) if "output" in fields else None,
+    )
 
 
 def place(number: int) -> str:

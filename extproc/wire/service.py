@@ -69,6 +69,7 @@ class ExternalProcessor:
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
         gatekeeper: Gatekeeper | None = None,
+        adviser: gate_service.Adviser | None = None,
         terms: Callable[[str], Terms] = lambda version: Terms(),
         feedback: feedback.Desk | None = None,
     ) -> None:
@@ -77,12 +78,14 @@ class ExternalProcessor:
         ``count_failure`` is called with ``decide`` or ``feedback`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
-        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
+        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass. ``adviser`` asks
+        other models for it; without one nobody is asked.
         ``terms`` gives what a version of the registry says of every request.
         Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
         """
         self._decider = decider
         self._gatekeeper = gatekeeper
+        self._adviser = adviser
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
@@ -125,7 +128,7 @@ class ExternalProcessor:
         if stream.tier:
             if self._gatekeeper is not None:
                 gate = GateExchange(stream.tier, self._gatekeeper)
-                await gate_service.converse(context, stream, gate, self._count_failure)
+                await gate_service.converse(context, stream, gate, self._count_failure, self._adviser)
             return
         version = stream.config_version or self._version()
         exchange = DecideExchange(

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from extproc.cascade.consulting import Advice, Consultation
 from extproc.envoyconf import binary, bootstrap
 from extproc.errors import ClientError
 from extproc.health import Components
@@ -35,6 +36,7 @@ from extproc.vocabulary import (
     RequestHead,
     Stage,
 )
+from extproc.wire.gate_service import Adviser
 from extproc.wire.gating import Gatekeeper, Watched
 from extproc.wire.health import Health
 from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
@@ -113,13 +115,14 @@ class Sidecar:
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
         self.attempts: list[Attempt] = []
         self.gatekeeper: Gatekeeper | None = None
+        self.adviser: Adviser | None = None
         self.failures: list[str] = []
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
         """Listens; ``handlers`` replace ext_proc."""
         processor = ExternalProcessor(
-            self, version=lambda: "v1", count_failure=self.failures.append, gatekeeper=self
+            self, version=lambda: "v1", count_failure=self.failures.append, gatekeeper=self, adviser=self
         )
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
@@ -146,6 +149,11 @@ class Sidecar:
     def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
         """The seam of gates."""
         return self.gatekeeper.watch(tier, head, body) if self.gatekeeper else None
+
+    async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+        """The seam of gates that ask other models."""
+        assert self.adviser is not None
+        return await self.adviser.ask(consultation, within_s)
 
     def accept(self, exchange: Exchange) -> None:
         """The seam of the access log."""

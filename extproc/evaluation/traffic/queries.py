@@ -126,8 +126,8 @@ SELECT a.cascade AS cascade,
     any(e.compared) AS compared,
     any(e.saved) AS saved
 FROM (
-    SELECT cascade, request_id, count() AS asked, sum(cost_usd) AS cost, sum(wasted_cost_usd) AS wasted,
-        sum(wasted_tokens) AS tokens
+    SELECT cascade, request_id, count() AS asked, sum(cost_usd + ifNull(second_cost_usd, 0)) AS cost,
+        sum(wasted_cost_usd) AS wasted, sum(wasted_tokens) AS tokens
     FROM attempts
     WHERE {_IN_WINDOW}
     GROUP BY cascade, request_id

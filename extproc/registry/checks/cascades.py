@@ -6,13 +6,14 @@ from collections.abc import Mapping
 import re2
 
 from extproc.registry.cascades import CASCADE_NAME, Cascade
-from extproc.registry.checks.words import known_model, unknown
+from extproc.registry.checks.words import is_address, known_model, unknown
 from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gates import GATE_NAME, Gate
+from extproc.registry.gates import GATE_NAME, Gate, Second
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.source import Source
+from extproc.vocabulary import Api
 
 # Of a route: what its cascade says instead, for each tier.
 _TIERS_OWN = ("fallback", "retry", "timeout_s")
@@ -20,8 +21,11 @@ _TIERS_OWN = ("fallback", "retry", "timeout_s")
 
 def check_cascades(registry: Registry, source: Source) -> None:
     """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
+    _check_egress(registry, source)
     for name, gate in registry.gates.items():
         _check_gate(name, gate, source)
+        if gate.second is not None:
+            _check_second(registry, name, gate.second, source)
     for name, cascade in registry.cascades.items():
         if re.fullmatch(CASCADE_NAME, name) is None:
             raise source.error(
@@ -50,6 +54,38 @@ def _check_gate(name: str, gate: Gate, source: Source) -> None:
         ) from error
 
 
+def _check_second(registry: Registry, gate: str, second: Second, source: Source) -> None:
+    at = ("gates", gate, "second", "model")
+    known_model(registry, second.model, source, *at)
+    model = registry.models[second.model]
+    if Api.OPENAI_CHAT not in model.speaks:
+        raise source.error(
+            f"the gate `{gate}` cannot ask `{second.model}` (expected a model that speaks openai.chat)", *at
+        )
+    if model.auth == "passthrough":
+        raise source.error(
+            f"the gate `{gate}` cannot ask `{second.model}`, whose key is the client's own (expected a model "
+            "with a key of its own, or none)",
+            *at,
+        )
+
+
+def _check_egress(registry: Registry, source: Source) -> None:
+    """Whoever reaches it spends the providers' keys. Raises ``RegistryError``."""
+    address = registry.envoy.egress
+    if address.startswith("unix:/") or (is_address(address) and _is_loopback(address)):
+        return
+    raise source.error(
+        f"envoy.egress: {address!r} may be reached from elsewhere (expected unix:/PATH or 127.0.0.1:PORT)",
+        "envoy", "egress",
+    )  # fmt: skip
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("127.0.0.1", "::1")
+
+
 def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
     models = [tier.model for tier in cascade.tiers]
     for i, tier in enumerate(cascade.tiers):
@@ -76,6 +112,13 @@ def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGa
     for name, cascade in registry.cascades.items():
         for i, tier in enumerate(cascade.tiers):
             known = calibrated.get(tier.gate)
+            second = registry.gates[tier.gate].second if known is not None else None
+            if known is not None and second is not None and known.manifest.second not in ("", second.model):
+                raise source.error(
+                    f"the gate `{tier.gate}` was fitted on second answers of `{known.manifest.second}`, "
+                    f"not of `{second.model}` (expected the model that it was fitted on)",
+                    "gates", tier.gate, "second", "model",
+                )  # fmt: skip
             if known is not None and known.manifest.small != tier.model:
                 raise source.error(
                     f"the gate `{tier.gate}` was fitted on answers of `{known.manifest.small}`, not of "

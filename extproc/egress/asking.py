@@ -1,0 +1,56 @@
+"""Asking other models through Envoy's egress listener: within a deadline, a budget and a size."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from extproc.cascade.consulting import Advice, Consultation, Trouble
+from extproc.egress import http
+from extproc.egress.budget import Bucket
+from extproc.vocabulary import EGRESS_HEADER
+
+log = logging.getLogger(__name__)
+
+ANSWER_LIMIT = 8 * 1024 * 1024  # bytes
+
+
+class Egress:
+    """Makes the calls that gates want. One per process, on its event loop."""
+
+    def __init__(self, address: str, clock: Callable[[], float], answer_limit: int = ANSWER_LIMIT) -> None:
+        """``address`` is Envoy's ``envoy.egress``; ``clock`` counts seconds from anywhere."""
+        self._address = address
+        self._clock = clock
+        self._answer_limit = answer_limit
+        self._purses: dict[str, Bucket] = {}
+
+    async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+        """See ``wire.gate_service.Adviser``."""
+        if not self._affords(consultation):
+            return Advice(trouble=Trouble.BUDGET)
+        seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
+        headers = {
+            **consultation.headers,
+            "content-type": "application/json",
+            EGRESS_HEADER: consultation.model,
+        }
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await http.post(
+                    self._address, consultation.path, headers, consultation.body, self._answer_limit
+                )
+        except TimeoutError:
+            return Advice(trouble=Trouble.TIMEOUT)
+        except (OSError, EOFError, http.BadAnswer) as error:
+            log.warning("the model %s could not be asked for a gate: %s", consultation.model, error)
+            return Advice(trouble=Trouble.FAILED)
+        if answer.status != 200:
+            return Advice(trouble=Trouble.FAILED)
+        return Advice(answer.status, answer.body)
+
+    def _affords(self, consultation: Consultation) -> bool:
+        if consultation.per_second is None:
+            return True
+        now = self._clock()
+        purse = self._purses.setdefault(consultation.purse, Bucket(consultation.per_second, now))
+        return purse.take(consultation.per_second, now)
