@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from extproc.cascade.judging import Judge
-from extproc.cascade.vocabulary import Answer, Asked, Verdict
+from extproc.cascade.vocabulary import Answer, Asked, ToolCall, Verdict
 from extproc.vocabulary import Api
 
 ASKED = Asked(api=Api.OPENAI_CHAT, text="Where?")
@@ -64,3 +64,31 @@ def test_a_second_answer_may_speak_for_the_first() -> None:
 
 def test_a_second_answer_is_left_out_where_the_scorer_knows_none() -> None:
     assert Judge((), ByLength(), 0.5).judge(ASKED, Answer(text="4"), Answer(text="4")).keep is False
+
+
+ANSWER, SAME, OTHER = Answer(text="It is 42"), Answer(text="42, surely"), Answer(text="It is 43")
+AGREEING = Judge(CHECKS[1:], min_agreement=0.5)
+
+
+def test_an_answer_that_another_one_contradicts_is_rejected() -> None:
+    assert AGREEING.judge(ASKED, ANSWER, SAME) == Verdict(True)
+    assert AGREEING.judge(ASKED, ANSWER, OTHER) == Verdict(False, gate="agreement", reason="disagrees")
+    assert AGREEING.judge(ASKED, ANSWER) == Verdict(True)
+    assert Judge(()).judge(ASKED, ANSWER, OTHER) == Verdict(True)
+
+
+def test_of_answers_that_only_call_tools_the_calls_are_compared() -> None:
+    def calling(arguments: str) -> Answer:
+        return Answer(tool_calls=(ToolCall("find", arguments),))
+
+    assert AGREEING.judge(ASKED, calling('{"id": 1}'), calling('{"id": 1}')).keep
+    assert not AGREEING.judge(ASKED, calling('{"id": 1}'), calling('{"id": 2}')).keep
+
+
+def test_a_second_answer_is_wanted_only_where_it_could_change_the_verdict() -> None:
+    rejected, doubted = Verdict(False, gate="manners"), Verdict(False, 0.1, "score", "low_score")
+    paired = Judge((), ByLength(), 0.5, threshold_paired=0.5)
+    judges = (Judge(()), Judge((), ByLength(), 0.5), AGREEING, paired)
+    assert [judge.would_hear(Verdict(True)) for judge in judges] == [False, False, True, True]
+    assert [judge.would_hear(doubted) for judge in judges] == [False, False, False, True]
+    assert not any(judge.would_hear(verdict) for judge in judges for verdict in (rejected, Verdict(None)))

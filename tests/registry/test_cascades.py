@@ -70,6 +70,11 @@ def test_a_route_may_begin_at_any_tier_unless_it_says_where(tmp_path: Path) -> N
         ("timeout_s: 9", "expected: {least: 0.5, most: 0.4}", 11, "expected.least is more than expected.most"),
         ("{model: mid}", "{model: mid, expected: {most: 0.4}}", 12, "`expected` is for a tier with a gate"),
         ("max_requests: 8", "max_requests: 0", 2, ">= 1"),
+        ("{finish: true}", "{second: {model: big}}", 7, "there is no model `big` (expected one of: small, mid, large)"),
+        ("{finish: true}", "{second: {model: mid, budget: 0}}", 7, "> 0.0"),
+        ("{finish: true}", "{second: {model: mid, on_error: drop}}", 7, "invalid enum value 'drop'"),
+        ("default: large", "envoy: {egress: '0.0.0.0:8'}\ndefault: large", 5, "(expected unix:/PATH or 127.0.0.1:PORT)"),
+        ("default: large", "envoy: {egress: 'unix:x'}\ndefault: large", 5, "(expected unix:/PATH or 127.0.0.1:PORT)"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_by_its_line(tmp_path: Path, old: str, new: str, line: int, problem: str) -> None:
@@ -96,3 +101,34 @@ def test_a_calibrated_gate_is_for_the_model_it_was_fitted_on(tmp_path: Path) -> 
     artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=other))
     line, problem = mistake(tmp_path, text)
     assert (line, "fitted on answers of `another`, not of `small`" in problem) == (11, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("apis: [openai.completions]", "(expected a model that speaks openai.chat)"),
+        (
+            "auth: passthrough",
+            "whose key is the client's own (expected a model with a key of its own, or none)",
+        ),
+    ],
+)
+def test_a_gate_asks_only_whom_it_can(tmp_path: Path, model: str, problem: str) -> None:
+    text = GOOD.replace("{finish: true}", "{second: {model: mid}}").replace(
+        '127.0.0.1:2",', f'127.0.0.1:2", {model},'
+    )
+    line, told = mistake(tmp_path, text)
+    assert (line, problem in told) == (7, True), told
+
+
+def test_a_gate_fitted_on_second_answers_asks_the_same_model(tmp_path: Path) -> None:
+    text = GOOD.replace("{finish: true}", "{artefact: learnt, second: {model: mid}}")
+    fitted = gate()
+    for second in ("", "mid"):
+        manifest = msgspec.structs.replace(fitted.manifest, second=second)
+        artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=manifest))
+        assert judged_tiers(load(write(tmp_path, text)).registry)["frugal/0"].second is not None
+    manifest = msgspec.structs.replace(fitted.manifest, second="large")
+    artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=manifest))
+    line, problem = mistake(tmp_path, text)
+    assert (line, "fitted on second answers of `large`, not of `mid`" in problem) == (7, True)

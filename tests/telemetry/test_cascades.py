@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.registry.cascades import Band, Cascade, Tier
+from extproc.registry.gates import Gate, Second
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Model, Price
 from extproc.telemetry.cascades import Judged, bands_of
@@ -118,3 +120,18 @@ def test_bands_are_those_of_the_registry() -> None:
     told = bands_of(made, {"g": calibrated})
     assert told["x", 0] == Band(most=0.3)
     assert told["x", 1] == Band(least=max(0.0, share - 0.05), most=min(1.0, share + 0.05))
+
+
+@pytest.mark.parametrize(("second", "share"), [(None, 0.3), (Second(model="b"), 0.6)])
+def test_a_gate_that_asks_for_second_answers_refuses_as_it_was_fitted_with_them(
+    second: Second | None, share: float
+) -> None:
+    fitted = gate()
+    fitted = replace(fitted, manifest=replace(fitted.manifest, escalation_paired=0.6))
+    made = Registry(
+        models={"b": Model(base_url="http://127.0.0.1:1")},
+        default="b",
+        cascades={"x": Cascade(tiers=[Tier(model="b", gate="g")])},
+        gates={"g": Gate(second=second)},
+    )
+    assert bands_of(made, {"g": fitted}) == {("x", 0): Band(least=share - 0.05, most=share + 0.05)}

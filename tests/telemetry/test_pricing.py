@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -68,6 +69,17 @@ def test_an_attempt_whose_answer_was_not_shown_is_wasted(verdict: str, wasted: t
     )  # fmt: skip
     assert row.cost_usd == pytest.approx(0.1)
     assert (row.wasted_tokens, row.wasted_cost_usd) == wasted
+
+
+@pytest.mark.parametrize(("tokens", "cost"), [((1_000_000, 0), 0.1), ((None, None), None)])
+def test_the_second_answer_of_a_gate_is_paid_apart(tokens: tuple[Any, Any], cost: float | None) -> None:
+    row = PRICES.of_attempt(
+        AttemptRow(
+            time=NOON, request_id="r", attempt=1, model="large", input_tokens=0, output_tokens=1_000_000,
+            second_model="small", second_input_tokens=tokens[0], second_output_tokens=tokens[1],
+        )
+    )  # fmt: skip
+    assert (row.cost_usd, row.second_cost_usd) == (9.0, cost)
 
 
 def test_a_shadow_has_its_own_cost() -> None:

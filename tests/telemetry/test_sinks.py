@@ -2,13 +2,14 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.registry.schema import Telemetry
 from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList, Prices
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
-from extproc.vocabulary import Attempt, Exchange, Usage
+from extproc.vocabulary import Attempt, Exchange, Ruling, Second, Usage
 
 Make = Callable[..., Exchange]
 
@@ -153,6 +154,23 @@ def test_an_exchange_costs_what_all_its_attempts_did_and_is_compared_by_its_answ
     assert (row.input_tokens, row.output_tokens, row.cached_tokens) == (2_000_000, 1_500_000, 9)
     assert (row.cost_usd, row.reference_cost_usd) == (2.0 + 30.0, 30.0)
     assert row.reasoning_tokens is None
+
+
+def test_second_answers_of_gates_are_paid_for_by_the_exchange(exchange: Make) -> None:
+    usage = Usage(input=1_000_000, output=500_000)
+    known = Ruling(True, "g", second=Second("large", "answered", 100_000, 50_000))
+    lost = Ruling(False, "g", second=Second("large", "timeout"))
+    tried = [attempt(exchange, number, "code", usage) for number in (1, 2)]
+    judged = tuple(replace(each, ruling=said) for each, said in zip(tried, (known, lost), strict=True))
+    sink = Keeping()
+    fanout = Fanout([sink], lambda version: PRICED)
+    for each in judged:
+        fanout.attempted(each)
+    fanout.accept(exchange(usage=usage, served_by="code", tried=judged))
+    told = [(row.second_model, row.second_outcome, row.second_cost_usd) for row in sink.attempts]
+    assert told == [("large", "answered", 2.0), ("large", "timeout", None)]
+    row = sink.kept[0].row
+    assert (row.input_tokens, row.output_tokens, row.cost_usd) == (2_100_000, 1_050_000, 2.0 + 2.0 + 2.0)
 
 
 def test_what_no_attempt_told_is_unknown_of_the_exchange_too(exchange: Make) -> None:

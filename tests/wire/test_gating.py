@@ -3,13 +3,16 @@
 import pytest
 
 from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
+from extproc.cascade.consulting import Advice, Consultation, Trouble
 from extproc.errors import ProtocolError
-from extproc.vocabulary import RequestHead, Ruling
+from extproc.vocabulary import RequestHead, Ruling, Second
 from extproc.wire import gate_messages, observed
 from extproc.wire.exchange import Body, Head
 from extproc.wire.gating import (
+    Advised,
     AnswerHead,
     AnswerPart,
+    Consult,
     Effect,
     Event,
     GateExchange,
@@ -197,7 +200,36 @@ def test_effects_become_messages_for_envoy() -> None:
     assert (header.header.key, header.header.raw_value) == ("x-router-escalate", b"1")
 
 
-@pytest.mark.parametrize("ruling", [GOOD, BAD, LATE])
+SECONDS = (
+    Ruling(False, "words", second=Second("large", "answered", 7, 0)),
+    Ruling(True, "words", "second/timeout", second=Second("large", "timeout")),
+)
+
+
+def test_an_answer_is_held_while_another_model_is_asked() -> None:
+    wanted = Consultation(model="large", path="/", body=b"{}", deadline_s=1.0, purse="words")
+
+    class Asking(Watch):
+        def sees(self, data: bytes, ended: bool) -> Ruling | None:
+            return wanted if ended else None  # type: ignore[return-value]
+
+        def hears(self, advice: Advice) -> Ruling:
+            return BAD if advice.trouble else GOOD
+
+    for advice, effect in (
+        (Advice(200, b"{}"), Release(GOOD)),
+        (Advice(trouble=Trouble.TIMEOUT), Reject(BAD)),
+    ):
+        machine = gate(Asking())
+        effects(machine, HEAD, BODY, OK)
+        assert machine.receive(AnswerPart(b"", ended=True)) == Consult(wanted)
+        assert gate_messages.encode(AnswerPart(b""), Consult(wanted)) is None
+        assert not machine.done
+        assert machine.receive(Advised(advice)) == effect
+        assert machine.done
+
+
+@pytest.mark.parametrize("ruling", [GOOD, BAD, LATE, *SECONDS])
 def test_a_ruling_comes_back_out_of_the_metadata_as_it_went_in(ruling: Ruling) -> None:
     effect: Effect = Reject(ruling) if ruling.escalate else Release(ruling)
     fields = reply(AnswerPart(b""), effect).dynamic_metadata.fields

@@ -1,16 +1,19 @@
 """Answers as bytes, judged: whole documents, streams by their beginning, and how long that may take."""
 
 import json
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from extproc.cascade.consulting import Advice, Consultation
 from extproc.registry.cascades import Cascade, Tier
-from extproc.registry.gates import Gate, Length, SelfReport
+from extproc.registry.gates import Gate, Length, Second, SelfReport
 from extproc.registry.schema import Registry, Route
 from extproc.registry.tiers import judged_tiers
 from extproc.registry.upstreams import Model
 from extproc.vocabulary import RequestHead, Ruling
+from extproc.vocabulary import Second as Told
 from extproc.wire.gating import Watch, Watched
 from extproc.wire.judging import Gatekeepers
 from tests.registry.test_gate_artefact import gate as calibrated
@@ -145,7 +148,7 @@ def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
         assert made is not None
         made.watch.begins(200, "application/json")
         ruling = made.watch.sees(document("I am not sure"), True)
-        assert ruling is not None
+        assert isinstance(ruling, Ruling)
         reasons.append(ruling.reason.partition("/")[0])
     assert reasons == ["self_report", "length", "length"]
 
@@ -196,3 +199,57 @@ def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
     begun.watch.begins(200, "text/event-stream")
     # Of a beginning it says nothing: only the checks do.
     assert begun.watch.sees(event("Paris, of course."), False) == Ruling(False, "g")
+
+
+def asking(gate: Gate, calibrations: Any = MappingProxyType({}), body: bytes = ASK) -> Watch:
+    found = Gatekeepers()
+    found.learn("v1", judged_tiers(registry(gate, stream="hold"), calibrations))
+    headers = {"x-request-id": "r", "content-type": "application/json"}
+    held = found.watch("x/0", RequestHead(method="POST", path=f"{CHAT}?a=b", headers=headers), body)
+    assert held is not None
+    held.watch.begins(200, "application/json")
+    return held.watch
+
+
+def test_another_model_is_asked_once_the_checks_have_passed() -> None:
+    gate = Gate(finish=True, second=Second(model="b", deadline_s=3.0, budget=2.0))
+    assert asking(gate).sees(document("4", "length"), True) == Ruling(True, "g", "finish/truncated")
+    assert asking(gate).sees(document("4"), True) == Consultation(
+        model="b",
+        path=CHAT,
+        headers={"x-request-id": "r"},
+        body=b'{"model":"b","messages":[{"role":"user","content":"hi"}],"stream":false}',
+        deadline_s=3.0,
+        purse="g",
+        per_second=2.0,
+    )
+
+
+def test_a_request_that_cannot_be_put_to_another_model_is_judged_without() -> None:
+    found = asking(Gate(second=Second(model="b")), body=b"\x1f\x8b").sees(document("4"), True)
+    assert found == Ruling(False, "g", second=Told("b", "unasked"))
+
+
+def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
+    def judged(text: str, other: str) -> Ruling:
+        watch = asking(Gate(second=Second(model="b")), {"g": calibrated()})
+        assert isinstance(watch.sees(document(text), True), Consultation)
+        return watch.hears(Advice(200, document(other)))
+
+    agreed, disagreed = judged("6 * 7 = 43", "43"), judged("6 * 7 = 43", "42")
+    assert (agreed.escalate, disagreed.escalate, disagreed.reason) == (False, True, "score/low_score")
+    assert agreed.score is not None
+    assert disagreed.score is not None
+    assert agreed.score > calibrated().manifest.threshold > disagreed.score
+
+
+def test_a_fitted_gate_that_knows_of_no_second_answers_wants_both() -> None:
+    def first(text: str) -> Ruling | Consultation | None:
+        return asking(Gate(second=Second(model="b")), {"g": calibrated(paired=False)}).sees(
+            document(text), True
+        )
+
+    assert isinstance(first("6 * 7 = 42"), Consultation)
+    doubted = first("6 * 7 = 43")
+    assert isinstance(doubted, Ruling)
+    assert doubted.reason == "score/low_score"
