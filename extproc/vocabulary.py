@@ -374,12 +374,13 @@ EGRESS_HEADER = "x-router-egress"  # on calls that a gate makes through Envoy: w
 
 
 class Second(msgspec.Struct, frozen=True):
-    """What became of a gate's call for a second answer: it is paid for like any other."""
+    """What became of a gate's call to another model, for its answer or its opinion: it is paid for too."""
 
     model: str  # the registry's public name
     outcome: str  # answered, timeout, budget, failed, or unasked
     input: int | None = None  # tokens; None: not known, as of a call that was given up
     output: int | None = None
+    score: float | None = None  # a verifier's word for how good the answer is, 0 to 1
 
 
 class Ruling(msgspec.Struct, frozen=True):
@@ -389,7 +390,7 @@ class Ruling(msgspec.Struct, frozen=True):
     gate: str = ""
     reason: str = ""
     score: float | None = None  # the probability that the answer is good, where that is calibrated
-    second: Second | None = None  # None: no second answer was wanted
+    second: Second | None = None  # None: nobody was to be asked
 
 
 class Attempt(msgspec.Struct, frozen=True):

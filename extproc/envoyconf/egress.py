@@ -21,7 +21,7 @@ from extproc.envoyconf.filters import ROUTER
 from extproc.envoyconf.messages import address
 from extproc.envoyconf.site import Names
 from extproc.registry.schema import Registry, cluster_name
-from extproc.registry.tiers import second_models
+from extproc.registry.tiers import consulted_models
 from extproc.vocabulary import EGRESS_HEADER, Api
 
 _NAME = "egress"
@@ -31,7 +31,7 @@ _IDLE = timedelta(seconds=60)
 
 def egress(registry: Registry, names: Names) -> Iterator[Listener]:
     """The listener at ``envoy.egress``; none where no gate asks anybody."""
-    asked = second_models(registry)
+    asked = consulted_models(registry)
     if not asked:
         return
     manager = HttpConnectionManager(

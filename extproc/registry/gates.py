@@ -34,22 +34,34 @@ class SelfReport(Section, frozen=True):
     pattern: Annotated[str, Meta(min_length=1, max_length=1024)]  # RE2 syntax, searched in the text
 
 
-class Second(Section, frozen=True):
-    """Another answer to the same request, asked for once all checks have passed; it costs its tokens.
+class Consulting(Section, frozen=True):
+    """Another model that is asked about an answer once all checks have passed; it costs its tokens.
 
-    It comes through Envoy's ``envoy.egress``. A stream that is judged by its beginning has none.
+    It is asked through Envoy's ``envoy.egress``. A stream that is judged by its beginning has none.
     """
 
     model: str
+    deadline_s: Seconds = 10.0  # within the tier's own time, too
+    budget: Annotated[float, Meta(gt=0.0)] | None = None  # calls a second, of each sidecar; None: any number
+    # It said nothing (late, over budget, failed, or it does not speak the API): the answer is judged
+    # without, or not kept.
+    on_error: Literal["keep", "escalate"] = "keep"
+
+
+class Second(Consulting, frozen=True):
+    """Another answer to the same request."""
+
     # Least agreement of both answers, 0 to 1, for the first to be kept. An artefact that was fitted on
     # second answers takes the agreement into its score instead.
     min_agreement: Fraction = 0.5
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None  # None: the request's own
-    deadline_s: Seconds = 10.0  # within the tier's own time, too
-    budget: Annotated[float, Meta(gt=0.0)] | None = None  # calls a second, of each sidecar; None: any number
-    # No second answer came (late, over budget, failed, or it does not speak the API): the first is judged
-    # alone, or not kept.
-    on_error: Literal["keep", "escalate"] = "keep"
+
+
+class Verifier(Consulting, frozen=True):
+    """A model that says how good the answer is: a number from 0 to 1."""
+
+    min_score: Fraction = 0.5
+    prompt: str = ""  # what it is told to do, in place of our own words
 
 
 class Gate(Section, frozen=True):
@@ -66,5 +78,11 @@ class Gate(Section, frozen=True):
     artefact: str = ""  # a directory from `extproc gate fit`, relative to the registry file
     threshold: Fraction | None = None  # least P(good) of an answer that is kept; None: the artefact's
     second: Second | None = None
+    verifier: Verifier | None = None  # not beside a second answer
     prefix_chars: Positive = 400  # a stream is judged by its beginning: as many characters of text,
     prefix_events: Positive = 100  # or as many events, whichever comes first
+
+    @property
+    def consulting(self) -> Second | Verifier | None:
+        """Whom it asks, if anybody."""
+        return self.second or self.verifier

@@ -8,19 +8,19 @@ import msgspec
 
 from extproc.cascade.judging import Judge
 from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gates import Second
+from extproc.registry.gates import Second, Verifier
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 
 
 class Consulted(msgspec.Struct, frozen=True):
-    """Who is asked for a second answer, and on which terms."""
+    """Who is asked for a second opinion, and on which terms."""
 
     model: str  # by its public name
     sent: str  # what its provider calls it
     speaks: tuple[Api, ...]
-    terms: Second
+    terms: Second | Verifier
 
 
 class JudgedTier(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ def judged_tiers(
             prefix_events=registry.gates[tier.gate].prefix_events,
             timeout_s=tier.timeout_s,
             deadline_s=cascade.deadline_s,
-            second=_consulted(registry, registry.gates[tier.gate].second),
+            second=_consulted(registry, registry.gates[tier.gate].consulting),
         )
         for name, cascade in registry.cascades.items()
         for number, tier in enumerate(cascade.tiers)
@@ -63,8 +63,8 @@ def judged_tiers(
     }
 
 
-def second_models(registry: Registry) -> list[str]:
-    """The models that gates of cascades which some route uses ask for second answers, each once."""
+def consulted_models(registry: Registry) -> list[str]:
+    """The models that gates of cascades which some route uses ask for second opinions, each once."""
     used = {route.cascade for route in registry.routes.values() if route.cascade}
     gates = [
         registry.gates[tier.gate]
@@ -72,11 +72,11 @@ def second_models(registry: Registry) -> list[str]:
         for tier in cascade.tiers
         if name in used and tier.gate in registry.gates
     ]
-    return list(dict.fromkeys(gate.second.model for gate in gates if gate.second))
+    return list(dict.fromkeys(gate.consulting.model for gate in gates if gate.consulting))
 
 
-def _consulted(registry: Registry, second: Second | None) -> Consulted | None:
-    if second is None:
+def _consulted(registry: Registry, terms: Second | Verifier | None) -> Consulted | None:
+    if terms is None:
         return None
-    model = registry.models[second.model]
-    return Consulted(second.model, model.name or second.model, model.speaks, second)
+    model = registry.models[terms.model]
+    return Consulted(terms.model, model.name or terms.model, model.speaks, terms)

@@ -97,6 +97,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "wasted_cost_usd": Attribute(names.ROUTER_WASTED_COST_USD),
     "second_model": Attribute(names.ROUTER_SECOND_MODEL),
     "second_outcome": Attribute(names.ROUTER_SECOND_OUTCOME),
+    "second_score": Attribute(names.ROUTER_SECOND_SCORE),
     "second_input_tokens": Attribute(names.ROUTER_SECOND_INPUT_TOKENS),
     "second_output_tokens": Attribute(names.ROUTER_SECOND_OUTPUT_TOKENS),
     "second_cost_usd": Attribute(names.ROUTER_SECOND_COST_USD),

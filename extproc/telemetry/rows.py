@@ -148,9 +148,10 @@ class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
     verdict_score: float | None = None  # probability that the answer is good, when calibrated
     wasted_tokens: int | None = None  # paid for, and never shown to the client
     wasted_cost_usd: float | None = None
-    # The second answer that its gate asked another model for: no attempt, but paid for by the exchange.
-    second_model: str = ""  # empty: none was wanted
+    # Whom its gate asked for a second answer, or to verify: no attempt, but the exchange pays for it.
+    second_model: str = ""  # empty: nobody was to be asked
     second_outcome: str = ""  # answered, timeout, budget, failed, or unasked
+    second_score: float | None = None  # a verifier's
     second_input_tokens: int | None = None
     second_output_tokens: int | None = None
     second_cost_usd: float | None = None
@@ -282,6 +283,7 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         verdict_score=attempt.ruling.score if attempt.ruling else None,
         second_model=second.model,
         second_outcome=second.outcome,
+        second_score=second.score,
         second_input_tokens=second.input,
         second_output_tokens=second.output,
         api=api,

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from extproc import apis
-from extproc.cascade import answers, asking, consulting
+from extproc.cascade import answers, asking, consulting, verifying
 from extproc.cascade.answers import AnswerReader
 from extproc.cascade.consulting import Advice, Consultation, Trouble
 from extproc.cascade.judging import said
 from extproc.cascade.vocabulary import Answer, Asked, Verdict
+from extproc.registry.gates import Second as SecondTerms
+from extproc.registry.gates import Verifier
 from extproc.registry.tiers import Consulted, JudgedTier
-from extproc.vocabulary import RequestHead, Ruling, Second
+from extproc.vocabulary import Api, RequestHead, Ruling, Second
 from extproc.wire.gates import BEGAN_HEADER
 from extproc.wire.gating import Watch, Watched
 from extproc.wire.messages import VERSION_KEY
@@ -99,9 +101,9 @@ class _Reading(Watch):
             answer = self._stream.answer()
         verdict = self._tier.judge.judge(self._asked, answer)
         second = self._tier.second
-        if second is None or not self._tier.judge.would_hear(verdict):
+        if second is None or not self._would_hear(verdict, second.terms):
             return self._ruling(verdict)
-        wanted = self._consultation(second)
+        wanted = self._consultation(answer, second)
         if wanted is None:
             return self._without(verdict, second, Second(second.model, "unasked"))
         self._judged = (answer, verdict)
@@ -114,6 +116,8 @@ class _Reading(Watch):
         answer, verdict = self._judged
         if advice.trouble:
             return self._without(verdict, second, Second(second.model, advice.trouble))
+        if isinstance(second.terms, Verifier):
+            return self._verified(verdict, second, second.terms, advice)
         read, written = consulting.usage(self._asked.api, advice.body)
         other = answers.read(self._asked.api, advice.body, advice.status)
         if other.failed or not other.complete or not said(other):
@@ -131,15 +135,35 @@ class _Reading(Watch):
             stream.events >= self._tier.prefix_events or len(stream.answer().text) >= self._tier.prefix_chars
         )
 
-    def _consultation(self, second: Consulted) -> Consultation | None:
+    def _would_hear(self, verdict: Verdict, terms: SecondTerms | Verifier) -> bool:
+        if isinstance(terms, Verifier):
+            return verdict.keep is True
+        return self._tier.judge.would_hear(verdict)
+
+    def _verified(self, verdict: Verdict, second: Consulted, terms: Verifier, advice: Advice) -> Ruling:
+        read, written = consulting.usage(Api.OPENAI_CHAT, advice.body)
+        word = answers.read(Api.OPENAI_CHAT, advice.body, advice.status)
+        score = verifying.score(word.text)
+        if word.failed or score is None:
+            return self._without(verdict, second, Second(second.model, Trouble.FAILED, read, written))
+        if score < terms.min_score:
+            verdict = Verdict(False, verdict.score, "verifier", "low_score")
+        return self._ruling(verdict, Second(second.model, "answered", read, written, score))
+
+    def _consultation(self, answer: Answer, second: Consulted) -> Consultation | None:
         """None: it does not speak the request's API, or the request cannot be put to it."""
         head, terms = self._request.head, second.terms
-        body = consulting.asked_of(second.sent, self._request.body, terms.temperature)
-        if self._asked.api not in second.speaks or body is None:
-            return None
+        if isinstance(terms, Verifier):
+            path = verifying.PATH
+            body = verifying.request(second.sent, self._asked.text, said(answer), terms.prompt)
+        else:
+            asked = consulting.asked_of(second.sent, self._request.body, terms.temperature)
+            if self._asked.api not in second.speaks or asked is None:
+                return None
+            path, body = head.path.partition("?")[0], asked
         return Consultation(
             model=second.model,
-            path=head.path.partition("?")[0],
+            path=path,
             headers={name: head.headers[name] for name in _TOLD_ON if name in head.headers},
             body=body,
             deadline_s=terms.deadline_s,
@@ -148,7 +172,7 @@ class _Reading(Watch):
         )
 
     def _without(self, verdict: Verdict, second: Consulted, became: Second) -> Ruling:
-        """There is no second answer."""
+        """There is no second opinion."""
         if verdict.keep and second.terms.on_error == "escalate":
             verdict = Verdict(False, verdict.score, "second", became.outcome)
         return self._ruling(verdict, became)

@@ -93,12 +93,11 @@ def ruling(metadata: Mapping[str, Struct]) -> Ruling | None:
     if GATE_NAMESPACE not in metadata:
         return None
     fields = metadata[GATE_NAMESPACE].fields
-    score = fields["score"].number_value if "score" in fields else math.nan
     return Ruling(
         escalate=_text(fields, "verdict") == _ESCALATE,
         gate=_text(fields, "gate"),
         reason=_text(fields, "reason"),
-        score=score if math.isfinite(score) else None,
+        score=_score(fields),
         second=_second(fields["second"].struct_value.fields) if "second" in fields else None,
     )
 
@@ -115,9 +114,10 @@ def write_ruling(told: Ruling, struct: Struct) -> None:
         second = fields["second"].struct_value.fields
         second["model"].string_value = told.second.model
         second["outcome"].string_value = told.second.outcome
-        for name, count in (("input", told.second.input), ("output", told.second.output)):
-            if count is not None:
-                second[name].number_value = count
+        numbers = {"input": told.second.input, "output": told.second.output, "score": told.second.score}
+        for name, number in numbers.items():
+            if number is not None:
+                second[name].number_value = number
 
 
 def _second(fields: Mapping[str, Value]) -> Second:
@@ -126,7 +126,13 @@ def _second(fields: Mapping[str, Value]) -> Second:
         outcome=_text(fields, "outcome"),
         input=_count(fields["input"]) if "input" in fields else None,
         output=_count(fields["output"]) if "output" in fields else None,
+        score=_score(fields),
     )
+
+
+def _score(fields: Mapping[str, Value]) -> float | None:
+    score = fields["score"].number_value if "score" in fields else math.nan
+    return score if math.isfinite(score) else None
 
 
 def place(number: int) -> str:

@@ -202,6 +202,7 @@ def test_effects_become_messages_for_envoy() -> None:
 
 SECONDS = (
     Ruling(False, "words", second=Second("large", "answered", 7, 0)),
+    Ruling(False, "words", second=Second("large", "answered", 7, 1, 0.75)),
     Ruling(True, "words", "second/timeout", second=Second("large", "timeout")),
 )
 

@@ -8,7 +8,7 @@ import re2
 from extproc.registry.cascades import CASCADE_NAME, Cascade
 from extproc.registry.checks.words import is_address, known_model, unknown
 from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gates import GATE_NAME, Gate, Second
+from extproc.registry.gates import GATE_NAME, Gate
 from extproc.registry.judges import compile_judge
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -24,8 +24,14 @@ def check_cascades(registry: Registry, source: Source) -> None:
     _check_egress(registry, source)
     for name, gate in registry.gates.items():
         _check_gate(name, gate, source)
-        if gate.second is not None:
-            _check_second(registry, name, gate.second, source)
+        for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
+            if asked is not None:
+                _check_consulting(registry, name, key, asked.model, source)
+        if gate.second is not None and gate.verifier is not None:
+            raise source.error(
+                f"the gate `{name}` asks for a second answer and a verifier (expected one of them)",
+                "gates", name, "verifier",
+            )  # fmt: skip
     for name, cascade in registry.cascades.items():
         if re.fullmatch(CASCADE_NAME, name) is None:
             raise source.error(
@@ -54,17 +60,17 @@ def _check_gate(name: str, gate: Gate, source: Source) -> None:
         ) from error
 
 
-def _check_second(registry: Registry, gate: str, second: Second, source: Source) -> None:
-    at = ("gates", gate, "second", "model")
-    known_model(registry, second.model, source, *at)
-    model = registry.models[second.model]
+def _check_consulting(registry: Registry, gate: str, key: str, name: str, source: Source) -> None:
+    at = ("gates", gate, key, "model")
+    known_model(registry, name, source, *at)
+    model = registry.models[name]
     if Api.OPENAI_CHAT not in model.speaks:
         raise source.error(
-            f"the gate `{gate}` cannot ask `{second.model}` (expected a model that speaks openai.chat)", *at
+            f"the gate `{gate}` cannot ask `{name}` (expected a model that speaks openai.chat)", *at
         )
     if model.auth == "passthrough":
         raise source.error(
-            f"the gate `{gate}` cannot ask `{second.model}`, whose key is the client's own (expected a model "
+            f"the gate `{gate}` cannot ask `{name}`, whose key is the client's own (expected a model "
             "with a key of its own, or none)",
             *at,
         )
