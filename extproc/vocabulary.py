@@ -370,9 +370,6 @@ class Exchange(msgspec.Struct, frozen=True):
     tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
 
 
-EGRESS_HEADER = "x-router-egress"  # on calls that a gate makes through Envoy: whom it asks
-
-
 class Second(msgspec.Struct, frozen=True):
     """What became of a gate's call to another model, for its answer or its opinion: it is paid for too."""
 

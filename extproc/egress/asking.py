@@ -7,10 +7,10 @@ from collections.abc import Callable
 from extproc.cascade.consulting import Advice, Consultation, Trouble
 from extproc.egress import http
 from extproc.egress.budget import Bucket
-from extproc.vocabulary import EGRESS_HEADER
 
 log = logging.getLogger(__name__)
 
+EGRESS_HEADER = "x-router-egress"  # on each call, for Envoy alone: the model that is asked
 ANSWER_LIMIT = 8 * 1024 * 1024  # bytes
 
 
@@ -26,9 +26,11 @@ class Egress:
 
     async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
         """See ``wire.gate_service.Adviser``."""
+        seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
+        if seconds <= 0:
+            return Advice(trouble=Trouble.TIMEOUT)
         if not self._affords(consultation):
             return Advice(trouble=Trouble.BUDGET)
-        seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
         headers = {
             **consultation.headers,
             "content-type": "application/json",

@@ -43,7 +43,7 @@ async def post(address: str, path: str, headers: Mapping[str, str], body: bytes,
     except (asyncio.LimitOverrunError, ValueError) as error:
         raise BadAnswer(str(error)) from error
     finally:
-        writer.close()
+        writer.transport.abort()  # there is nothing more to say on it, whatever was left unsaid
 
 
 async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -16,13 +16,14 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.egress.asking import EGRESS_HEADER
 from extproc.envoyconf.actions import API_ROOT, LLM_METHOD, action, exactly, header
 from extproc.envoyconf.filters import ROUTER
 from extproc.envoyconf.messages import address
 from extproc.envoyconf.site import Names
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.tiers import consulted_models
-from extproc.vocabulary import EGRESS_HEADER, Api
+from extproc.vocabulary import Api
 
 _NAME = "egress"
 _MANAGER = "envoy.filters.network.http_connection_manager"

@@ -1,15 +1,14 @@
 """One request over a plain connection: how it is written, and what of answers is read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from extproc.egress.http import Answer, BadAnswer, post
-
-Post = Callable[[], Awaitable[Answer]]
+from tests.egress.serving import served
 
 
 @asynccontextmanager
@@ -17,19 +16,13 @@ async def server(answer: bytes, address: str = "") -> AsyncIterator[tuple[str, l
     """Its address; what it was sent."""
     got: list[bytes] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         got.append(head + await reader.readexactly(4))
         writer.write(answer)
-        writer.close()
 
-    if address:
-        running = await asyncio.start_unix_server(serve, address.removeprefix("unix:"))
-    else:
-        running = await asyncio.start_server(serve, "127.0.0.1", 0)
-        address = f"127.0.0.1:{running.sockets[0].getsockname()[1]}"
-    async with running:
-        yield address, got
+    async with served(handle, address) as found:
+        yield found, got
 
 
 async def asked(answer: bytes, limit: int = 20) -> Answer:
