@@ -292,6 +292,11 @@ def test_an_attempt_failed_by_its_answer_or_by_being_given_up(
     assert (row.error, row.status) == (error, status or None)
 
 
+def test_calls_that_only_retries_made_are_counted_and_belong_to_no_cascade(exchange: Make) -> None:
+    row = row_of(exchange(attempts=3))
+    assert (row.attempts, row.cascade, row.tier, row.served_by) == (3, "", None, "")
+
+
 def test_an_observed_exchange_names_who_answered_and_what_would_have(exchange: Make) -> None:
     row = row_of(
         exchange(
