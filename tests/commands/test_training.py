@@ -215,7 +215,7 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     assert report["models"]["seen"] is True
     assert report["models"]["choosing"]["strong"] == "large"
     assert main(["eval", *common]) != 0
-    assert "expected --data, --outcomes or both" in capsys.readouterr().err
+    assert "expected --data, --outcomes, --store, or several" in capsys.readouterr().err
     assert train(registry, "one") == 0
     assert not (registry.parent / "one" / "quality.json").exists()
 
