@@ -206,12 +206,25 @@ def told(figure: Figure) -> str:
 
 
 def refusals(directory: Path) -> Iterator[dict[str, str]]:
-    """Precision and recall on both halves; a row's half is that of the hash of its number."""
+    """Precision and recall on both halves; a row's half is that of the hash of its number.
+
+    Some patterns came from a set that was chosen on one half by the hash of the text, so that only what
+    is held out in both ways had no part in any. Models repeat themselves: texts that stand in the first half
+    too are no test.
+    """
     rows = rows_of(directory, "refusal_labels")
     held = np.array([hashlib.sha256(str(n).encode()).digest()[0] & 1 for n in range(len(rows))], bool)
     found = np.array([refuses(row["completion"]) for row in rows])
     kind = np.array([row["label"][0] for row in rows])
-    for name, half in (("patterns were chosen on", ~held), ("held out", held)):
+    texts = np.array([row["completion"] for row in rows])
+    other = np.array([hashlib.sha256(text.encode()).digest()[-1] & 1 for text in texts], bool)
+    parts = {
+        "patterns were chosen on": ~held,
+        "held out": held,
+        "held out in both ways": held & other,
+        "held out, texts that only stand there": held & ~np.isin(texts, texts[~held]),
+    }
+    for name, half in parts.items():
         full, none, partial = (half & (kind == label) for label in "213")
         hits, false = int((found & full).sum()), int((found & none).sum())
         precision, recall = wilson(hits, hits + false), wilson(hits, int(full.sum()))

@@ -28,12 +28,6 @@ def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("registry", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_example_registry_is_good(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", str(registry)]) == 0
-    assert ": good: " in capsys.readouterr().out
-
-
 def test_the_minimal_registry_has_three_routes_in_sixty_lines() -> None:
     text = (CONFIG / "minimal.yaml").read_text()
     assert len(text.splitlines()) <= 60

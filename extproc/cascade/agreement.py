@@ -16,10 +16,11 @@ _NAMED: Final = re.compile(
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _WORD: Final = re.compile(r"\w+")
 _SHORT: Final = 40  # characters of a final answer
+_END: Final = 512  # characters; a number before them is nothing that an answer ends on
 
 
 def final_answer(text: str) -> str:
-    """What ``text`` ends on, normalised: its last named answer, else its last number; or empty."""
+    """What ``text`` ends on, normalised: its last named answer, else the last number of its end; or empty."""
     text = text[-_READ:]
     named = _BOXED.findall(text) or _NAMED.findall(text)
     if named:
@@ -27,7 +28,7 @@ def final_answer(text: str) -> str:
         if numbers:
             return _plain(numbers[0])
         return " ".join(_WORD.findall(named[-1].lower()))[:_SHORT]
-    numbers = _NUMBER.findall(text)
+    numbers = _NUMBER.findall(text[-_END:])
     return _plain(numbers[-1]) if numbers else ""
 
 

@@ -29,6 +29,8 @@ NAMES: Final = (
     "final_fraction",  # or one with a fraction
     "final_worked_out",  # or the result of an equation
     "no_final",  # it ends on no number
+    "final_size",  # logarithm of the number that it ends on, without its sign
+    "final_once",  # that stands nowhere else in it
     "hedges",  # logarithm of the count of words of doubt or of turning back
     "distinct_words",  # share
     "refuses",
@@ -45,6 +47,8 @@ AGREEMENT: Final = "agreement"
 _READ: Final = 8192  # characters of either text
 _WORD: Final = re.compile(r"\w+")
 _NUMBER: Final = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_WHOLLY: Final = re.compile(r"-?\d+(?:\.\d+)?")
+_LARGEST: Final = 20.0  # logarithm
 _VALUE: Final = r"[$£€]?\d[\d,]*(?:\.\d+)?"
 _SIGN: Final = r"\s*[-+*/x×÷−]\s*"
 # Of two to eight numbers, such as 3 * 20 + 5 = $65; none that is itself the end of a longer one.
@@ -68,6 +72,7 @@ def features(asked: Asked, answer: Answer) -> NDArray[np.float64]:
     words = _WORD.findall(text.lower())
     right, wrong = sums(text)
     final = final_answer(answer.text)
+    value = float(final) if _WHOLLY.fullmatch(final) else None
     whole = not any("." in number for number in known)
     return np.array(
         [
@@ -86,6 +91,8 @@ def features(asked: Asked, answer: Answer) -> NDArray[np.float64]:
             float("." in final),
             float(any(_plain(result) == final for _, result in _SUM.findall(text))),
             float(not _NUMBER.search(final)),
+            min(np.log1p(abs(value)), _LARGEST) if value is not None else 0.0,
+            float(value is not None and used.count(final.lstrip("-")) <= 1),
             np.log1p(len(_HEDGE.findall(text))),
             _share(len(set(words)), len(words)),
             float(refusal.check(asked, answer) != ""),

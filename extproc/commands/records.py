@@ -93,7 +93,7 @@ def _schema(_: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     segments, options.segments = options.segments, []
     with store_of(options, writes=True) as store:
-        done = load_all(store, segments, options.registry)
+        done = load_all(store, segments, options.priced_by)
     print(
         f"{done.rows} new rows of {done.lines} lines in {done.files} files; {done.known} were known, "
         f"{done.bad} were no records"

@@ -41,7 +41,7 @@ def takes_segments(parser: argparse.ArgumentParser, nargs: str) -> None:
         "Envoy wrote by `envoy.access_log`",
     )  # fmt: skip
     parser.add_argument(
-        "--registry", action="append", default=[], type=Path, metavar="FILE",
+        "--registry", dest="priced_by", action="append", default=[], type=Path, metavar="FILE",
         help="for files that Envoy wrote: the registry with the prices of that time (of several, the "
         "newest last); without it what an exchange cost is not known",
     )  # fmt: skip
@@ -63,7 +63,7 @@ def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
         if writes or segments or not is_server(options.store):
             prepare(store)
         # A store that ends with the command is asked by nobody else.
-        load_all(store, segments, getattr(options, "registry", []), attributes=options.store is not None)
+        load_all(store, segments, getattr(options, "priced_by", []), attributes=options.store is not None)
         yield store
 
 

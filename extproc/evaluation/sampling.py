@@ -13,6 +13,7 @@ import numpy as np
 
 from extproc.errors import OperatorError
 from extproc.evaluation.datasets import lines_of
+from extproc.evaluation.recorded import text_of
 from extproc.registry.labelled import parse
 
 _BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores has a band of its own
@@ -25,11 +26,16 @@ class Record(msgspec.Struct, frozen=True):
     """What sampling reads of a record; see ``telemetry.rows``."""
 
     kind: str = "exchange"
-    text: str | None = None  # recorded only where an operator opted in
+    input_messages: str | None = None  # recorded only where an operator opted in
     route: str = ""
     stage: str = ""
     margin: float | None = None
     request_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """What was routed; empty where it was not recorded."""
+        return text_of(self.input_messages) if self.input_messages else ""
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -47,12 +53,12 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
     exchanges, found = 0, []
     for record in _records(paths):
         exchanges += 1
-        if record.text and record.text.strip() and record.stage != _PINNED:
+        if record.stage != _PINNED and record.text:
             found.append(record)
     if not found:
         raise OperatorError(
-            f"none of the {exchanges} exchanges recorded there carries the text that was routed (expected a "
-            "`text` in each row: recording prompts is an opt-in of the registry, and off by default)"
+            f"none of the {exchanges} exchanges recorded there carries the text that was routed (expected "
+            "`input_messages` in some: recording prompts is an opt-in, off by default, and keeps a sample)"
         )
     return found
 
@@ -67,7 +73,7 @@ def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
     requests: dict[Stratum, int] = {}
     seen: dict[str, Stratum] = {}
     for record in records:
-        text = record.text or ""
+        text = record.text
         stratum = seen.setdefault(text, _stratum(record))
         strata.setdefault(stratum, {}).setdefault(text, record)
         requests[stratum] = requests.get(stratum, 0) + 1
@@ -107,4 +113,4 @@ def _stratum(record: Record) -> Stratum:
 
 
 def _sampled(record: Record, weight: float) -> Sampled:
-    return Sampled(record.text or "", round(weight, 3), record.route, record.margin, record.request_id)
+    return Sampled(record.text, round(weight, 3), record.route, record.margin, record.request_id)

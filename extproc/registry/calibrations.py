@@ -32,7 +32,15 @@ def calibrations(gates: Mapping[str, Gate], source: Source, files: Files) -> Map
 def _calibrated(name: str, gate: Gate, source: Source, files: Files) -> CalibratedGate:
     at = ("gates", name, "artefact")
     directory = Path(source.file).parent / gate.artefact
-    files.read(directory / gate_artefact.MANIFEST, source.file, source.line(*at))
+    manifest = directory / gate_artefact.MANIFEST
+    if not manifest.exists():
+        files.watch(manifest)  # whoever follows the registry takes it once it is there
+        raise source.error(
+            f"artefact: {manifest} is not there (expected what `extproc gate fit --registry {source.file} "
+            f"--data ANSWERS --small MODEL --large MODEL --out {directory}` writes)",
+            *at,
+        )
+    files.read(manifest, source.file, source.line(*at))
     try:
         return gate_artefact.read(directory)
     except ArtefactUnusable as error:

@@ -49,8 +49,8 @@ def load(
 ) -> Loaded:
     """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
 
-    ``untrained`` leaves the artefact out: whoever makes it must not need it. ``artefact`` is a directory
-    to take in place of the registry's own.
+    ``untrained`` leaves artefacts out, those of gates too: whoever makes one must not need it. ``artefact``
+    is a directory to take in place of the registry's own.
 
     Raises ``RegistryError`` with the file, the line and what was expected.
     """

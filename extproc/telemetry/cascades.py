@@ -88,7 +88,8 @@ class Cascades:
         )
         for name, description, observe in (
             (names.ESCALATION_SHARE, "Share of a tier's last answers that its gate refused.", self._shares),
-            (names.ESCALATION_ALARM, "1: that share has left the band that is expected.", self._alarms),
+            (names.ESCALATION_EXPECTED, "The band that this share is expected in.", self._expected),
+            (names.ESCALATION_ALARM, "1: that share has left the band by more than chance.", self._alarms),
         ):
             meter.create_observable_gauge(name, [observe], description=description)
         self._lock = threading.Lock()
@@ -126,6 +127,11 @@ class Cascades:
     def _shares(self, _: CallbackOptions) -> Iterator[Observation]:
         for place, judged in self._judged():
             yield Observation(judged.share, _labels(place))
+
+    def _expected(self, _: CallbackOptions) -> Iterator[Observation]:
+        for place, band in self._bands.items():
+            for bound, share in (("least", band.least), ("most", band.most)):
+                yield Observation(share, _labels(place) | {names.BOUND: bound})
 
     def _alarms(self, _: CallbackOptions) -> Iterator[Observation]:
         for place, judged in self._judged():

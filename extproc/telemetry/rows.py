@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from opentelemetry.context import Context
@@ -198,12 +198,8 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     error = _error(exchange, envelope)
     refused = bool(envelope.error)
     api = envelope.api or exchange.api or api_of(exchange.method, exchange.path) or ""
-    usage = exchange.usage or _NOTHING_SEEN
     return ExchangeRow(
-        time=datetime.fromtimestamp(exchange.started_at, UTC),
-        request_id=exchange.request_id,
-        trace_id=_trace_id(exchange),
-        api=api,
+        **_answer(exchange, api),
         method=exchange.method,
         path=exchange.path[:_PATH_LIMIT],
         route=envelope.route,
@@ -227,29 +223,11 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         would_route=envelope.would_route,
         would_model=envelope.would_model,
         conversation_id=envelope.conversation_id,
-        status=exchange.status or None,
         error=error,
-        flags=exchange.flags,
         bypassed=bypassed,
         refused=refused,
         failed=bool(error) and not refused,
         stream=None if bypassed else envelope.stream,
-        cluster=exchange.cluster,
-        duration_ms=_milliseconds(exchange.duration),
-        first_byte_ms=_milliseconds(exchange.first_byte),
-        request_bytes=exchange.request_bytes,
-        response_bytes=exchange.response_bytes,
-        input_tokens=_input_tokens(api, usage),
-        output_tokens=usage.output,
-        cached_tokens=usage.cached,
-        cache_write_tokens=usage.cache_write,
-        reasoning_tokens=usage.reasoning,
-        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
-        finish_reason=usage.finish,
-        refusal=_refusal(usage),
-        response_id=usage.response_id,
-        response_model=usage.response_model,
-        time_to_first_token_ms=_first_token(exchange, usage),
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
         cascade=exchange.tried[-1].cascade if exchange.tried else "",
@@ -269,12 +247,9 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
     """Everything that is known of one attempt."""
     call = attempt.call
     api = call.api or api_of(call.method, call.path) or ""
-    usage = call.usage or _NOTHING_SEEN
     second = (attempt.ruling.second if attempt.ruling else None) or _NO_SECOND
     return AttemptRow(
-        time=datetime.fromtimestamp(call.started_at, UTC),
-        request_id=call.request_id,
-        trace_id=_trace_id(call),
+        **_answer(call, api),
         attempt=attempt.number,
         cascade=attempt.cascade,
         tier=attempt.tier,
@@ -286,28 +261,10 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         second_score=second.score,
         second_input_tokens=second.input,
         second_output_tokens=second.output,
-        api=api,
         model=attempt.model,
         upstream_model=attempt.upstream_model,
         provider=attempt.provider or names.OPERATIONS.get(api, ("", ""))[1],
-        cluster=call.cluster,
-        status=call.status or None,
         error=_attempt_error(call),
-        flags=call.flags,
-        duration_ms=_milliseconds(call.duration),
-        first_byte_ms=_milliseconds(call.first_byte),
-        request_bytes=call.request_bytes,
-        response_bytes=call.response_bytes,
-        input_tokens=_input_tokens(api, usage),
-        output_tokens=usage.output,
-        cached_tokens=usage.cached,
-        cache_write_tokens=usage.cache_write,
-        reasoning_tokens=usage.reasoning,
-        usage_source="unknown" if usage.input is None and usage.output is None else "answer",
-        finish_reason=usage.finish,
-        response_id=usage.response_id,
-        response_model=usage.response_model,
-        time_to_first_token_ms=_first_token(call, usage),
     )
 
 
@@ -330,6 +287,35 @@ def verdict_row_of(attempt: Attempt) -> EvaluationRow | None:
         attempt=attempt.number,
         model=attempt.model,
     )
+
+
+def _answer(exchange: Exchange, api: str) -> dict[str, Any]:
+    """The fields of an ``AnswerRow`` that Envoy and the answer itself tell, whoever was asked for whom."""
+    usage = exchange.usage or _NOTHING_SEEN
+    return {
+        "time": datetime.fromtimestamp(exchange.started_at, UTC),
+        "request_id": exchange.request_id,
+        "trace_id": _trace_id(exchange),
+        "api": api,
+        "cluster": exchange.cluster,
+        "status": exchange.status or None,
+        "flags": exchange.flags,
+        "duration_ms": _milliseconds(exchange.duration),
+        "first_byte_ms": _milliseconds(exchange.first_byte),
+        "request_bytes": exchange.request_bytes,
+        "response_bytes": exchange.response_bytes,
+        "input_tokens": _input_tokens(api, usage),
+        "output_tokens": usage.output,
+        "cached_tokens": usage.cached,
+        "cache_write_tokens": usage.cache_write,
+        "reasoning_tokens": usage.reasoning,
+        "usage_source": "unknown" if usage.input is None and usage.output is None else "answer",
+        "finish_reason": usage.finish,
+        "refusal": _refusal(usage),
+        "response_id": usage.response_id,
+        "response_model": usage.response_model,
+        "time_to_first_token_ms": _first_token(exchange, usage),
+    }
 
 
 def _verdict(ruling: Ruling) -> str:

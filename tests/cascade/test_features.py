@@ -29,6 +29,8 @@ def named(answer: Answer) -> dict[str, float]:
         ("There were 12, and now there are 6 left.", "6"),
         ("It takes 1/2 of it.", "1/2"),
         ("None at all.", ""),
+        ("There were 12 of them. " + "Nobody counted. " * 40, ""),
+        ("Answer: 12. " + "Nobody counted. " * 40, "12"),
         ("", ""),
     ],
 )
@@ -80,6 +82,26 @@ def test_what_an_answer_makes_of_the_numbers_of_the_question_is_seen() -> None:
     assert bad["new_fractions"] == pytest.approx(1 / 4)
     assert bad["sums_wrong"] == pytest.approx(np.log(2))
     assert bad["hedges"] == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "once"),
+    [
+        ("12 - 6 = 6, so 6 are left.", np.log(7), 0.0),
+        ("Half of them, 6 in all.", np.log(7), 1.0),
+        ("5 - 7 = -2", np.log(3), 1.0),
+        ("#### " + "9" * 400, 20.0, 1.0),
+        ("The answer is infinity.", 0.0, 0.0),
+        ("It takes 1/2 of it.", 0.0, 0.0),
+        ("None at all.", 0.0, 0.0),
+    ],
+)
+def test_the_size_of_what_an_answer_ends_on_and_whether_it_came_up_before(
+    text: str, size: float, once: float
+) -> None:
+    found = named(Answer(text=text))
+    assert found["final_size"] == pytest.approx(size)
+    assert found["final_once"] == once
 
 
 def test_the_checks_are_features_too() -> None:

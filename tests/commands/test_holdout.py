@@ -106,7 +106,17 @@ def test_sample_draws_a_file_that_label_takes(
     records, drawn = tmp_path / "records.jsonl", tmp_path / "holdout.jsonl"
     records.write_text(
         "".join(
-            json.dumps({"kind": "exchange", "text": f"text {i}", "route": "code", "margin": i / 30}) + "\n"
+            json.dumps(
+                {
+                    "kind": "exchange",
+                    "input_messages": json.dumps(
+                        [{"role": "user", "parts": [{"type": "text", "content": f"text {i}"}]}]
+                    ),
+                    "route": "code",
+                    "margin": i / 30,
+                }
+            )
+            + "\n"
             for i in range(30)
         )
     )

@@ -1,6 +1,7 @@
 """`extproc train` from its options to a registry that serves what it wrote, with the real encoder."""
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,31 @@ def test_a_registry_that_asks_for_a_fast_path_is_taught_one_and_refused_without(
     assert about["rows"] >= 50
 
 
+def test_explain_shows_what_the_fast_path_does_with_a_request_of_that_id(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    floors = "thresholds: {margin: 0.5, similarity: 0.0}\n"
+    registry.write_text(REGISTRY + floors + "artefact: trained\nfast_path: {}\n")
+    assert train(registry, "trained", "--scorer", "linear") == 0
+    capsys.readouterr()
+
+    def told(*header: str) -> str:
+        assert main(["explain", "--registry", str(registry), *header, "a recipe with beans"]) == 0
+        return capsys.readouterr().out
+
+    sampled = next(name for name in map(str, range(1000)) if zlib.crc32(name.encode()) < 0.05 * 2**32)
+    spared = next(name for name in map(str, range(1000)) if zlib.crc32(name.encode()) >= 0.05 * 2**32)
+    by_words = told("--header", f"x-request-id={spared}")
+    assert "decided by  lexical: matched" in by_words
+    assert "\nnearest" not in by_words  # there is no embedding to be near to anything
+    for compared in (
+        told("--header", f"X-Request-Id={sampled}"),
+        told(),
+    ):  # one without an id is of the sample
+        assert "decided by  embedding: " in compared
+        assert "fast path   the same route by its words alone" in compared
+
+
 def test_outcomes_train_a_choice_that_serves_and_is_measured(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +215,7 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     assert report["models"]["seen"] is True
     assert report["models"]["choosing"]["strong"] == "large"
     assert main(["eval", *common]) != 0
-    assert "expected --data, --outcomes or both" in capsys.readouterr().err
+    assert "expected --data, --outcomes, --store, or several" in capsys.readouterr().err
     assert train(registry, "one") == 0
     assert not (registry.parent / "one" / "quality.json").exists()
 

@@ -4,9 +4,13 @@ Here their models are fakes on loopback. Hosted providers keep their names: only
 who vouches for them, is the test's.
 """
 
+import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from random import Random
+from string import ascii_lowercase
 from typing import Any
 
 import anthropic
@@ -19,6 +23,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from extproc.cli import main
+from extproc.demo.answers import Ask, reply
 from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.stack import Stack, running_stack
 from extproc.envoyconf import binary
@@ -29,6 +34,7 @@ from tests.envoyconf.serving import Front, fronts, write_authority
 CONFIG = Path(__file__).parents[2] / "config"
 HELLO: Any = [{"role": "user", "content": "Hi, how are you?"}]
 HARD: Any = [{"role": "user", "content": "Refactor this class to use dependency injection"}]
+DOUBTFUL = "Perhaps, maybe, probably"
 OPENAI_KEY, ANTHROPIC_KEY = "sk-openai-of-the-company", "sk-ant-of-the-company"
 
 
@@ -40,18 +46,58 @@ def keys() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples, and beside them the gate that one of them has its operator fit first."""
+    made = tmp_path_factory.mktemp("examples")
+    for path in CONFIG.glob("*.yaml"):
+        shutil.copy(path, made)
+    fit_gate(made)
+    return made
+
+
+def fit_gate(folder: Path) -> None:
+    """As config/cascade.yaml says, on answers of the fake: those that repeat doubts are bad."""
+    models = load(CONFIG / "cascade.yaml", untrained=True).registry.models
+    data, rows, random = folder / "answers.jsonl", [], Random(0)
+    for number in range(150):
+        words = random.sample(range(2, 12), k=number % 7 + 1)
+        about = " ".join("".join(random.choices(ascii_lowercase, k=letters)) for letters in words)
+        wrong = number % 3 == 0
+        prompt = f"{DOUBTFUL} {about}" if wrong else about
+        answers = {name: spoken(model.name, prompt) for name, model in models.items()}
+        rows.append({"prompt": prompt, "answers": answers, "scores": {"small": 1.0 - wrong, "large": 1.0}})
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ["--registry", str(CONFIG / "cascade.yaml"), "--data", str(data), "--out", str(folder / "gate")]
+    assert main(["gate", "fit", *told, "--small", "small", "--large", "large", "--quality", "0.99"]) == 0
+
+
+def spoken(model: str, question: str) -> str:
+    return reply(Ask(model=model, question=question, prompt_tokens=1)).text
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIG.glob("*.yaml")))
-def test_every_example_is_good(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", str(CONFIG / f"{name}.yaml")]) == 0
+def test_every_example_is_good(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(folder / f"{name}.yaml")]) == 0
     assert "good" in capsys.readouterr().out
+
+
+def test_the_cascade_asks_for_its_gate_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cascade.yaml"
+    shutil.copy(CONFIG / "cascade.yaml", path)
+    assert main(["validate", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert f"{path}:" in told
+    assert f"`extproc gate fit --registry {path} --data ANSWERS" in told
+    assert f"--out {tmp_path / 'gate'}` writes" in told
 
 
 @pytest.mark.parametrize("name", ["vllm", "hosted", "cascade"])
 def test_envoy_accepts_what_an_example_generates(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "envoy.yaml"
-    assert main(["envoy-config", "--registry", str(CONFIG / f"{name}.yaml"), "--output", str(config)]) == 0
+    assert main(["envoy-config", "--registry", str(folder / f"{name}.yaml"), "--output", str(config)]) == 0
     assert capsys.readouterr().err == ""
     assert OPENAI_KEY not in config.read_text()
     binary.validate(binary.find(), config)
@@ -279,7 +325,8 @@ class TestVllm:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cascade(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Company]:
     folder, document = tmp_path_factory.mktemp("cascade"), example("cascade")
-    models = load(CONFIG / "cascade.yaml").registry.models
+    fit_gate(folder)
+    models = load(CONFIG / "cascade.yaml", untrained=True).registry.models
     fakes = {name: FakeModel(model.name, apis=model.speaks) for name, model in models.items()}
     async with AsyncExitStack() as running:
         pool = await running.enter_async_context(Pool(fakes))
@@ -302,7 +349,24 @@ class TestCascade:
         assert events[-1].type == "response.completed"
         assert cascade.asked() == "small"
 
-    async def test_what_it_does_not_the_large_one_answers(self, cascade: Company) -> None:
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_what_is_probably_not_good_the_large_one_answers(
+        self, cascade: Company, stream: bool
+    ) -> None:
+        async def served(text: str) -> list[int]:
+            asked: Any = [{"role": "user", "content": text}]
+            got: Any = await cascade.openai.chat.completions.create(
+                model="auto", messages=asked, stream=stream
+            )
+            assert not stream or [part async for part in got]
+            numbers = [len(fake.journal) for fake in cascade.pool.values()]
+            cascade.forget()
+            return numbers
+
+        assert await served(f"{DOUBTFUL} a class") == [1, 1]
+        assert await served("Refactor all of a class") == [1, 0]
+
+    async def test_what_is_not_as_it_was_asked_for_the_large_one_answers(self, cascade: Company) -> None:
         wanted: Any = {"type": "json_object"}
         chat = await cascade.openai.chat.completions.create(
             model="auto", messages=HELLO, response_format=wanted

@@ -11,12 +11,27 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.registry.cascades import Band
 from extproc.registry.schema import Telemetry
 from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.rows import attempt_row_of
 from extproc.telemetry.sinks import Outcome, outcome_of
-from extproc.vocabulary import BodyPolicy, Decision, Envelope, Exchange, Reason, Stage, StageTimes, Usage
+from extproc.vocabulary import (
+    Attempt,
+    BodyPolicy,
+    Comparison,
+    Decision,
+    Envelope,
+    Exchange,
+    Offer,
+    Reason,
+    Ruling,
+    Stage,
+    StageTimes,
+    Usage,
+)
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}
@@ -37,6 +52,20 @@ def outcome(**fields: object) -> Outcome:
     return outcome_of(exchange, lambda version: PRICES, Telemetry())
 
 
+def cascade(metrics: Metrics) -> None:
+    """A request of one whose answer cost something and was refused, and what was expected of the gate."""
+    usage = Usage(input=1, output=2)
+    call = Exchange(
+        request_id="r", started_at=1.0, duration=1.0, first_byte=0.1, status=200, flags=(), method="POST",
+        path="/v1/chat/completions", cluster="c", request_bytes=1, response_bytes=1, envelope=None, usage=usage,
+    )  # fmt: skip
+    ruling = Ruling(escalate=True, gate="g", reason="refusal/refusal_text")
+    tried = Attempt(call, 1, "m", cascade="frugal", tier=0, ruling=ruling)
+    metrics.attempted(PRICES.of_attempt(attempt_row_of(tried)), None)
+    metrics.expect_escalation({("frugal", 0): Band(least=0.1, most=0.3)})
+    metrics.accept(outcome(usage=usage, tried=(tried,), attempts=3))
+
+
 @pytest.fixture(scope="module")
 def page() -> dict[str, set[str]]:
     """Every metric as the page prints it, with its labels."""
@@ -51,11 +80,14 @@ def page() -> dict[str, set[str]]:
     answered = Usage(input=1, output=2, first_token_at=1.5)
     metrics.accept(outcome(usage=answered))
     metrics.accept(outcome(envelope=Envelope(error="denied"), status=403))
+    cascade(metrics)
+    metrics.watch_fast_path(lambda: True)
     times = StageTimes(rules=1, queue=1, embed=1, score=1, total=1)
     metrics.decided(
         Decision(
             "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1", probability=0.9,
             margin=0.8, similarity=0.7, times=times,
+            offers=(Offer("m", 0.9, 0.1),), comparison=Comparison(agreed=True, weight=20.0),
         )
     )  # fmt: skip
     found: dict[str, set[str]] = defaultdict(set)

@@ -3,21 +3,35 @@
 import gzip
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from extproc.errors import DataError, OperatorError
 from extproc.evaluation.sampling import Record, even_shares, read_records, sample
+from extproc.telemetry.rows import EvaluationRow, row_of
+from extproc.vocabulary import Envelope, Exchange
+
+
+def said(text: str) -> str:
+    """As the conventions' ``gen_ai.input.messages``."""
+    return json.dumps([{"role": "user", "parts": [{"type": "text", "content": text}]}])
+
+
+def record(text: str, route: str, margin: float) -> Record:
+    return Record(input_messages=said(text), route=route, margin=margin)
 
 
 def traffic() -> list[Record]:
     """900 sure requests of one route, 20 doubtful ones of it, 30 of another, 40 that abstained."""
     kinds = [("code", 0.9, 900), ("code", 0.1, 20), ("greeting", 0.8, 30), ("", 0.05, 40)]
     return [
-        Record(text=f"{route or 'none'} {margin} {i}", route=route, margin=margin)
+        record(f"{route or 'none'} {margin} {i}", route, margin)
         for route, margin, count in kinds
         for i in range(count)
     ]
@@ -39,9 +53,7 @@ def test_weights_add_up_to_the_traffic() -> None:
 
 
 def test_a_text_that_came_often_is_drawn_once_and_weighs_more() -> None:
-    records = [Record(text="hi", route="greeting", margin=0.9)] * 50 + [
-        Record(text="fix", route="code", margin=0.9)
-    ]
+    records = [record("hi", "greeting", 0.9)] * 50 + [record("fix", "code", 0.9)]
     drawn = {row.text: row.weight for row in sample(records, 10, seed=0)}
     assert drawn == {"hi": 50.0, "fix": 1.0}
 
@@ -62,19 +74,43 @@ def test_shares_are_even_but_for_what_a_stratum_cannot_hold(sizes: list[int], to
         assert share == size or share >= max(shares) - 1
 
 
+def exchange(prompt: str, **decided: object) -> bytes:
+    """The record of an exchange, made and written as `serve` does it."""
+    envelope = Envelope(api="openai.chat", route="code", stage="embedding", margin=0.5, prompt=prompt)
+    made = Exchange(
+        request_id="7f2c", started_at=1.0, duration=1.0, first_byte=0.5, status=200, flags=(), method="POST",
+        path="/v1/chat/completions", cluster="c", request_bytes=1, response_bytes=1,
+        envelope=replace(envelope, **decided),
+    )  # fmt: skip
+    return msgspec.json.encode(row_of(made)) + b"\n"
+
+
 def test_records_are_read_as_serve_writes_them_but_for_pins_and_other_kinds(tmp_path: Path) -> None:
-    rows = [
-        {"kind": "exchange", "text": "fix it", "route": "code", "stage": "embedding", "margin": 0.5, "status": 200},
-        {"kind": "exchange", "text": "pinned", "stage": "pin", "margin": None},
-        {"kind": "exchange", "text": None, "route": "code"},
-        {"kind": "exchange", "route": "code"},
-        {"kind": "evaluation", "text": "no exchange"},
-    ]  # fmt: skip
+    opinion = EvaluationRow(
+        time=datetime(2026, 11, 25, tzinfo=UTC), request_id="7f2c", evaluation_id="e", name="feedback"
+    )
+    lines = b"".join(
+        [
+            exchange('fix "it"'),
+            exchange("pinned", stage="pin", margin=None),
+            exchange(""),
+            msgspec.json.encode(opinion) + b"\n",
+        ]
+    )
     plain, zipped = tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"
-    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     plain.write_bytes(lines)
     zipped.write_bytes(gzip.compress(lines))
-    assert [record.text for record in read_records([plain, zipped])] == ["fix it", "fix it"]
+    read = read_records([plain, zipped])
+    assert [(each.text, each.route, each.margin, each.request_id) for each in read] == [
+        ('fix "it"', "code", 0.5, "7f2c")
+    ] * 2
+
+
+def test_what_somebody_else_wrote_as_messages_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"kind": "exchange", "input_messages": "hi"}\n')
+    with pytest.raises(OperatorError, match="none of the 1 exchanges"):
+        read_records([path])
 
 
 def test_records_without_text_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -86,6 +122,6 @@ def test_records_without_text_are_refused_with_the_reason(tmp_path: Path) -> Non
 
 def test_a_damaged_record_is_told_by_line(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    path.write_text('{"kind": "exchange", "text": "a"}\n{"kind": "exch')
+    path.write_text('{"kind": "exchange", "route": "a"}\n{"kind": "exch')
     with pytest.raises(DataError, match=r"records.jsonl:2: not JSON"):
         read_records([path])

@@ -36,13 +36,24 @@ def test_an_artefact_is_found_beside_the_registry_and_is_part_of_its_version(tmp
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("artefact: nowhere", "cannot read .*gate.json"),
+        (
+            "artefact: nowhere",
+            "artefact: .*nowhere/gate.json is not there .*`extproc gate fit --registry .*`",
+        ),
         ("threshold: 0.5", "expected `artefact` to name a directory"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_line(tmp_path: Path, line: str, problem: str) -> None:
     with pytest.raises(RegistryError, match=rf"registry\.yaml:3: .*{problem}"):
         read(tmp_path, f"gates:\n  good:\n    {line}\n")
+
+
+def test_an_artefact_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    text = "gates:\n  good: {artefact: learnt}\n"
+    source, files = Source(str(tmp_path / "registry.yaml"), text), Files()
+    with pytest.raises(RegistryError):
+        calibrations(msgspec.convert(source.value["gates"], dict[str, Gate]), source, files)
+    assert list(files.prints) == [tmp_path / "learnt" / "gate.json"]
 
 
 def test_a_damaged_artefact_is_told_where_it_is_named(tmp_path: Path) -> None:

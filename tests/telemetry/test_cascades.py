@@ -87,6 +87,8 @@ def test_an_alarm_rings_while_the_gate_refuses_another_share_than_it_was_calibra
     metrics: Metrics,
 ) -> None:
     metrics.expect_escalation({("frugal", 0): Band(least=0.1, most=0.3)})
+    for bound, share in (("least", 0.1), ("most", 0.3)):
+        assert value(metrics, "router_cascade_escalation_expected", router_tier="0", bound=bound) == share
     name = "router_cascade_escalation_alarm"
 
     def judged(refused: int, kept: int) -> float | None:

@@ -257,6 +257,7 @@ def test_an_attempt_carries_whom_it_asked_and_what_came(exchange: Make) -> None:
         cluster="model-code",
         status=200,
         finish_reason="stop",
+        refusal=False,
         duration_ms=1500.0,
         first_byte_ms=125.0,
         request_bytes=120,
@@ -265,6 +266,12 @@ def test_an_attempt_carries_whom_it_asked_and_what_came(exchange: Make) -> None:
         output_tokens=4,
         usage_source="answer",
     )
+
+
+@pytest.mark.parametrize(("finish", "refusal"), [("refusal", True), ("content_filter", True), ("", None)])
+def test_an_attempt_says_whether_its_model_refused(exchange: Make, finish: str, refusal: bool | None) -> None:
+    call = exchange(envelope=None, usage=Usage(input=3, output=4, finish=finish))
+    assert attempt_row_of(Attempt(call, 1, "code")).refusal is refusal
 
 
 @pytest.mark.parametrize(
@@ -283,6 +290,11 @@ def test_an_attempt_failed_by_its_answer_or_by_being_given_up(
 ) -> None:
     row = attempt_row_of(Attempt(exchange(envelope=None, status=status, flags=flags), 1, "code"))
     assert (row.error, row.status) == (error, status or None)
+
+
+def test_calls_that_only_retries_made_are_counted_and_belong_to_no_cascade(exchange: Make) -> None:
+    row = row_of(exchange(attempts=3))
+    assert (row.attempts, row.cascade, row.tier, row.served_by) == (3, "", None, "")
 
 
 def test_an_observed_exchange_names_who_answered_and_what_would_have(exchange: Make) -> None:

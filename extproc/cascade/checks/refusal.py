@@ -23,12 +23,13 @@ def _compiled(pattern: str) -> "re2._Regexp":
     return re2.compile(pattern, options)
 
 
+_APOSTROPHES: Final = str.maketrans(dict.fromkeys("’‘ʼ`", "'"))
 _COMPILED: Final = tuple(map(_compiled, PATTERNS.values()))
 
 
 def refuses(text: str) -> bool:
     """Whether ``text`` opens as a refusal does, in any of the languages."""
-    opening = text[:OPENING].lower().replace("’", "'")
+    opening = text[:OPENING].lower().translate(_APOSTROPHES)
     return any(pattern.search(opening) for pattern in _COMPILED)
 
 

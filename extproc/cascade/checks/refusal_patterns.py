@@ -20,7 +20,10 @@ PATTERNS: Final[Mapping[str, str]] = {
     "en": (
         rf"\bi(?: really| simply| just| also)? ?{_CANNOT} (?:\w+ ){{0,3}}{_DO}"
         rf"|\b(?:sorry|apolog(?:y|ies|i[sz]e)|unfortunately|regret|afraid)\b[^.!?\n]{{0,60}}\bi ?{_CANNOT}"
+        r"|^\W*i (?:must|have to|need to) (?:\w+ly )?(?:decline|refuse)\b"
         r"|\bas an ai (?:\w+ )?developed by \w+, i (?:must|do|don't|am|can't|cannot)\b"
+        r"|\bas an? (?:ai|(?:large )?language model)[^.!?\n]{0,40},"
+        r" i(?: am|'m) (?:unable|not able|(?:programmed|designed|committed) to (?:follow|adhere|uphold))\b"
         r"|\bas an? (?:ai|language model|large language model)[^.!?\n]{0,40} i (?:don't|do not) have access to personal"
         r"|^(?:\W*)(?:first, )?it(?:'s| is) (?:not|never) (?:appropriate|ethical|acceptable|okay|ok)"
         r"(?:,? or (?:appropriate|ethical|fair|legal|acceptable))? to\b"
@@ -28,38 +31,44 @@ PATTERNS: Final[Mapping[str, str]] = {
         r"|\bit(?:'s| is) not (?:accurate|appropriate|fair|ethical) or (?:accurate|appropriate|fair|ethical) to\b"
         r"|^\W*(?:first, )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that [^.!?\n]{0,100}"
         r"\b(?:illegal|unethical|violence|never acceptable|not (?:an? )?(?:effective|acceptable|appropriate))\b"
-        r"|^\W*i (?:strongly condemn|(?:do not|don't|cannot|can't) (?:support|condone|believe in)\b)"
+        r"|^\W*i (?:strongly condemn|(?:do not|don't|cannot|can't) (?:support|condone|endorse|believe in)\b)"
         r"|^\W*(?:as an ai, )?i don't (?:have|hold) personal (?:opinions|beliefs)(?: or \w+)?. however,"
         r" it(?:'s| is) (?:important|not)"
-        r"|^[^.!?\n]{0,90}\b(?:is|are) (?:not only (?:illegal|unethical|dangerous)|never acceptable|not justified"
+        r"|^\W*there is no (?:\w+ )?reason why (?:[\w'-]+ ){1,5}should not (?:be allowed|hold|have)\b"
+        r"|^[^.!?\n]{0,90}\b(?:is|are|was|were) (?:not only (?:illegal|unethical|dangerous)|never acceptable|not justified"
         r"|not an? (?:healthy|appropriate|acceptable|ethical) )"
-        r"|\bagainst my (?:guidelines|programming|policy)"
+        r"|\b(?:against|violat(?:es|ing)) (?:my|our) (?:\w+ )?(?:guidelines|programming|polic(?:y|ies)|principles)"
     ),
     "de": (
         r"(?:tut mir (?:sehr )?leid|entschuldigung|leider)[^.!?\n]{0,60}"
         r"(?:kann|darf|werde|möchte)[^.!?\n]{0,60}(?:nicht|keine?)"
         r"|ich (?:kann|darf|werde) (?:dir |ihnen |euch )?(?:dabei |damit |hierbei |diese \w+ )?"
         r"(?:leider )?(?:nicht|keine?) [^.!?\n]{0,40}(?:helfen|unterstützen|beantworten|weiterhelfen|bereitstellen|geben)"
-        r"|ich bin nicht in der lage"
+        r"|ich bin nicht in der lage|^\W*(?:das|dies) muss ich [^.!?\n]{0,20}ablehnen"
+        r"|als (?:ki|künstliche intelligenz|sprachmodell)\b[^.!?\n]{0,60}(?:kann|darf) ich [^.!?\n]{0,40}(?:nicht|keine?)"
     ),
     "fr": (
         r"(?:désolée?|navrée?|malheureusement|excuse[rz]?)[^.!?\n]{0,60}je ne (?:peux|puis|suis|vais|saurais)"
         r"|je ne (?:peux|puis) (?:malheureusement )?pas (?:vous |t'|te |répondre|aider|fournir|accéder|satisfaire)"
-        r"|je ne suis pas en mesure"
+        r"|je ne suis pas en mesure|^\W*je (?:dois|suis obligée? de) (?:refuser|décliner)"
+        r"|en tant qu'(?:ia|intelligence artificielle|assistant)\b[^.!?\n]{0,60}je ne (?:peux|puis)"
     ),
     "es": (
         r"(?:lo siento|lamento|disculpa|perdón|desafortunadamente|lamentablemente)[^.!?\n]{0,60}"
         r"no (?:puedo|podré|me es posible|estoy)"
         r"|no puedo (?:ayudar|asistir|proporcionar|cumplir|responder|ofrecer|darte|darle)"
-        r"|no me es posible (?:ayudar|proporcionar)"
+        r"|no me es posible (?:ayudar|proporcionar)|^\W*debo (?:rechazar|negarme|declinar)"
+        r"|como (?:una )?(?:ia|inteligencia artificial|modelo de lenguaje)\b[^.!?\n]{0,60}no puedo"
     ),
     "it": (
         r"(?:mi dispiace|spiacente|purtroppo|mi scuso)[^.!?\n]{0,60}non (?:posso|sono in grado|mi è possibile)"
-        r"|non posso (?:aiutar|assister|fornir|risponder|soddisfar)"
+        r"|non posso (?:aiutar|assister|fornir|risponder|soddisfar)|^\W*devo (?:rifiutar|declinar)"
+        r"|(?:come|in quanto) (?:ia|intelligenza artificiale|modello linguistico)\b[^.!?\n]{0,60}non posso"
     ),
     "pt": (
         r"(?:desculp\w+|lamento|sinto muito|infelizmente)[^.!?\n]{0,60}não (?:posso|poderei|consigo|estou)"
-        r"|não posso (?:ajudar|fornecer|responder|atender|ajudá)"
+        r"|não posso (?:ajudar|fornecer|responder|atender|ajudá)|^\W*(?:devo|preciso|tenho de) (?:recusar|declinar)"
+        r"|como (?:uma )?(?:ia|inteligência artificial|modelo de linguagem)\b[^.!?\n]{0,60}não posso"
     ),
     "nl": (
         r"(?:sorry|het spijt me|helaas)[^.!?\n]{0,60}(?:kan|mag|zal)[^.!?\n]{0,40}(?:niet|geen)"
@@ -67,10 +76,10 @@ PATTERNS: Final[Mapping[str, str]] = {
     ),
     "pl": (
         r"(?:przykro mi|przepraszam|niestety)[^.!?\n]{0,60}nie (?:mogę|jestem w stanie)"
-        r"|nie mogę (?:ci |panu |pani )?(?:w tym )?(?:pomóc|udzielić|podać)"
+        r"|nie mogę (?:ci |państwu |panu |pani )?(?:w tym )?(?:pomóc|udzielić|podać|odpowiedzieć|spełnić)"
     ),
     "sv": (
-        r"(?:tyvärr|ledsen|beklagar|förlåt)[^.!?\n]{0,60}jag (?:kan|får) (?:inte|tyvärr)"
+        r"(?:tyvärr|ledsen|beklagar|förlåt)[^.!?\n]{0,60}(?:jag (?:kan|får) (?:inte|tyvärr)|(?:kan|får) jag (?:inte|tyvärr))"
         r"|jag kan inte (?:hjälpa|ge|svara)"
     ),
     "tr": r"(?:üzgünüm|maalesef|özür dilerim|kusura bakma)[^.!?\n]{0,80}(?:yardımcı olama|yapama|veremem|sağlayama)",
@@ -83,11 +92,11 @@ PATTERNS: Final[Mapping[str, str]] = {
     ),
     "zh": (
         r"(?:抱歉|对不起|對不起|很遗憾|很遺憾)[^。！？\n]{0,30}(?:不能|无法|無法|不便|不会|不會)"
-        r"|我(?:不能|无法|無法)(?:协助|協助|帮助|幫助|提供|回答|满足|滿足)"
+        r"|我(?:不能|无法|無法)(?:[为為向]您|[为為向]你)?(?:协助|協助|帮助|幫助|提供|回答|满足|滿足|讨论|討論)"
     ),
     "ja": (
         r"(?:申し訳|すみません|残念ながら|ごめんなさい)[^\n]{0,60}(?:できません|できかねます|いたしかねます|お答えでき|お手伝いでき)"
-        r"|(?:お手伝い|お答え|提供|協力|回答)(?:することは|は)?(?:できません|できかねます|いたしかねます)"
+        r"|(?:お手伝い|お答え|提供|協力|回答|対応)(?:することは|は)?(?:できません|できかねます|いたしかねます)"
     ),
     "ko": (
         r"(?:죄송|미안|유감|안타깝)[^\n]{0,60}(?:수 없|없습니다|어렵습니다|불가)"

@@ -135,7 +135,7 @@ def _told(figure: Figure) -> str:
 
 
 def _prices(registry: Path, *models: str) -> Mapping[str, Prices]:
-    known = load(registry).registry.models
+    known = load(registry, untrained=True).registry.models  # which may name what is only being made
     found = {}
     for name in filter(None, models):
         if name not in known:
