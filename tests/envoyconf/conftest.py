@@ -21,6 +21,7 @@ from yarl import URL
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.cascade.consulting import Advice, Consultation
 from extproc.envoyconf import binary, bootstrap
+from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
 from extproc.health import Components
 from extproc.registry.schema import Envoy, Registry, cluster_name
@@ -381,7 +382,7 @@ async def envoy_on(
 ) -> AsyncIterator[None]:
     """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
-    config.write_text(bootstrap.render(bootstrap.build(registry, directory)))
+    config.write_text(bootstrap.render(patient(bootstrap.build(registry, directory))))
     options = ["--disable-hot-restart", "--concurrency", str(workers), "--log-level", "warning"]
     options += ["--file-flush-interval-msec", "20"]  # of access logs; ten seconds are a long test
     with world.log.open("wb") as log:
@@ -397,6 +398,16 @@ async def envoy_on(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def patient(tree: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with time for a sidecar that shares its thread with the test and a busy machine."""
+    for cluster in tree["static_resources"]["clusters"]:
+        if cluster["name"] == SIDECAR_CLUSTER:
+            cluster["connect_timeout"] = "10s"
+            for check in cluster["health_checks"]:
+                check["timeout"] = "10s"
+    return tree
 
 
 async def _ready(world: World, admin: Path, process: asyncio.subprocess.Process) -> None:
