@@ -1,13 +1,12 @@
 """What a store can do, and opening the one that an operator named."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from extproc.errors import OperatorError
-
-Parameters = Mapping[str, str | int | float]
+from extproc.evaluation.store.parameters import Parameters
 
 
 class Store(Protocol):
@@ -28,12 +27,6 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of it."""
         ...
-
-
-def as_parameters(values: Parameters | None) -> dict[str, str]:
-    """Values as ClickHouse reads those of parameters: texts with its escapes."""
-    escapes = str.maketrans({"\\": "\\\\", "\n": "\\n", "\t": "\\t"})
-    return {name: str(value).translate(escapes) for name, value in (values or {}).items()}
 
 
 def is_server(where: str | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from extproc.errors import OperatorError
-from extproc.evaluation.store.connection import Parameters, as_parameters
+from extproc.evaluation.store.parameters import Parameters, as_parameters
 
 try:
     from chdb.session import Session

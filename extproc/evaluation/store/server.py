@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 import msgspec
 
 from extproc.errors import OperatorError
-from extproc.evaluation.store.connection import Parameters, as_parameters
+from extproc.evaluation.store.parameters import Parameters, as_parameters
 
 PASSWORD_VARIABLE = "CLICKHOUSE_PASSWORD"  # noqa: S105 - a name, not a password
 
