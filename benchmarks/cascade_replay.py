@@ -235,14 +235,14 @@ def compared(replay: Replay, answered: Sequence[Answered], rows: Sequence[AnyRow
         "aim": f"{replay.aim:.0%}",
         "rows": str(len(answered)),
         "escalated through Envoy": str(up.sum()),
-        "in process": str(replay.up.sum()),
+        "escalated in process": str(replay.up.sum()),
         "verdicts that differ": str(((up != replay.up) | ((verdicts == "escalate") != replay.up)).sum()),
         "P(good) differs by at most": f"{np.abs(scores - replay.likely).max():.0e}",
         "quality beside large": told(
             share_of(np.where(up, pair.large_score, pair.small_score), pair.large_score)
         ),
         "cost beside large": told(share_of(spent, pair.large_cost)),
-        "in process ": f"{in_process.mean() / pair.large_cost.mean():.3f}",
+        "cost in process": f"{in_process.mean() / pair.large_cost.mean():.3f}",
         "attempts recorded": str(attempts),
         "second answers recorded": str(seconds),
     }
