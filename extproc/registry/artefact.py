@@ -1,15 +1,8 @@
 """A trained head on disk: a directory of `weights.npz` and `manifest.json`.
 
-Written the same byte for byte from the same values, and read without pickle. The manifest is
-written last and carries the hash of the weights, so that half a directory is never taken for a
-whole one. A reader refuses whatever it was not made for, and says what it expected.
+How they are written and read, and what is refused: see `registry.bundle`.
 """
 
-import hashlib
-import io
-import os
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
+from extproc.registry.bundle import Arrays, Bundle
 from extproc.routing.calibration import Calibration
 from extproc.routing.fastpath import Words
 from extproc.routing.features import WIDTH
@@ -28,7 +22,6 @@ from extproc.routing.scorers import Centroids, Logistic, Prototypes
 MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
 FORMAT = 1  # raise it when a reader of the former one would misread the new
 
-Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal["centroid", "prototypes", "logistic", "trained"]
 
 
@@ -61,37 +54,36 @@ class Artefact(msgspec.Struct, frozen=True):
     words: Words | None = None  # of the fast path, where it was trained
 
 
+_FILES = Bundle(
+    manifest=MANIFEST,
+    weights=WEIGHTS,
+    kind=Manifest,
+    format=FORMAT,
+    command="extproc train",
+    no_manifest="no artefact's manifest",
+    no_weights="no artefact's",
+)
+
+
 def write(directory: Path, manifest: Manifest, meaning: Meaning, words: Words | None = None) -> None:
     """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
-    weights = npz(_arrays(meaning) | ({} if words is None else _word_arrays(words)))
-    whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MANIFEST).unlink(missing_ok=True)
-        replace(directory / WEIGHTS, weights)
-        replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
-    except OSError as error:
-        raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
+    _FILES.write(directory, manifest, _arrays(meaning) | ({} if words is None else _word_arrays(words)))
 
 
 def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     """The artefact for a registry of these routes. Raises ``ArtefactUnusable``."""
-    manifest = _manifest(directory)
+    manifest = _FILES.read_manifest(directory)
     if set(manifest.routes) != set(routes):
         raise ArtefactUnusable(
             f"{directory} was trained for the routes {', '.join(manifest.routes)}; expected "
             f"{', '.join(routes)}: train it anew"
         )
-    content = read_bytes(directory / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is damaged: expected the hash of {MANIFEST}")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            meaning = _meaning(manifest, dict(arrays))
-            words = _words(manifest, arrays) if manifest.fast_path else None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is no artefact's: {error}") from error
-    return Artefact(manifest, meaning, words)
+
+    def made(arrays: Arrays) -> Artefact:
+        words = _words(manifest, arrays) if manifest.fast_path else None
+        return Artefact(manifest, _meaning(manifest, arrays), words)
+
+    return _FILES.read_weights(directory, manifest, made)
 
 
 def check_encoder(artefact: Artefact, encoder: str) -> None:
@@ -101,41 +93,6 @@ def check_encoder(artefact: Artefact, encoder: str) -> None:
             f"the artefact was trained on vectors of {artefact.manifest.encoder}, and this encoder is "
             f"{encoder}: train it anew, or set encoder.device and encoder.precision to what it expects"
         )
-
-
-def _manifest(directory: Path) -> Manifest:
-    content = read_bytes(directory / MANIFEST)
-    try:
-        number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
-        if number != FORMAT:
-            raise ArtefactUnusable(f"{directory / MANIFEST} has format {number}; expected {FORMAT}")
-        return msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ArtefactUnusable(f"{directory / MANIFEST} is no artefact's manifest: {error}") from error
-
-
-def read_bytes(path: Path, command: str = "extproc train") -> bytes:
-    """The whole file. Raises ``ArtefactUnusable``, which says what writes it."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtefactUnusable(
-            f"{path} cannot be read ({error.strerror}): expected a directory written by `{command}`"
-        ) from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """As one step, so that no reader sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
-
-
-def npz(arrays: Arrays) -> bytes:
-    """The arrays as one file. Zip members carry numpy's constant date, so equal arrays give equal bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
-    return buffer.getvalue()
 
 
 def _arrays(meaning: Meaning) -> dict[str, NDArray[Any]]:

@@ -1,13 +1,9 @@
 """A calibrated gate on disk: `gate.npz` and `gate.json`.
 
-They follow the conventions of `registry.artefact`: the manifest is written last and holds the hash of
-the weights, the same values give the same bytes, and whatever does not fit is refused.
+How they are written and read, and what is refused: see `registry.bundle`.
 """
 
 import hashlib
-import io
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,10 @@ from numpy.typing import NDArray
 from extproc.cascade.features import AGREEMENT, NAMES
 from extproc.cascade.goodness import Goodness, Logit
 from extproc.errors import ArtefactUnusable
-from extproc.registry.artefact import npz, read_bytes, replace
+from extproc.registry.bundle import Arrays, Bundle
 
 MANIFEST, WEIGHTS = "gate.json", "gate.npz"
 FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads answers otherwise
-_COMMAND = "extproc gate fit"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,48 +53,32 @@ def prompt_key(prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
+_FILES = Bundle(
+    manifest=MANIFEST,
+    weights=WEIGHTS,
+    kind=Manifest,
+    format=FORMAT,
+    command="extproc gate fit",
+    no_manifest="no manifest of a gate",
+    no_weights="no calibrated gate",
+)
+
+
 def write(directory: Path, gate: CalibratedGate) -> None:
     """Write both files; older ones there are replaced. Raises ``ArtefactUnusable``."""
-    manifest = gate.manifest
-    weights = npz(_arrays(gate.goodness) | {"fitted": np.sort(gate.fitted)})
-    whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MANIFEST).unlink(missing_ok=True)
-        replace(directory / WEIGHTS, weights)
-        replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
-    except OSError as error:
-        raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
+    _FILES.write(directory, gate.manifest, _arrays(gate.goodness) | {"fitted": np.sort(gate.fitted)})
 
 
 def read(directory: Path) -> CalibratedGate:
     """The calibrated gate. Raises ``ArtefactUnusable``."""
-    manifest = _manifest(directory)
-    content = read_bytes(directory / WEIGHTS, _COMMAND)
-    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is damaged: expected the hash of {MANIFEST}")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = dict(arrays)
-            gate = CalibratedGate(manifest, _goodness(found), found["fitted"].astype(np.uint64))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is no calibrated gate: {error}") from error
-    return gate
-
-
-def _manifest(directory: Path) -> Manifest:
-    path = directory / MANIFEST
-    content = read_bytes(path, _COMMAND)
-    try:
-        number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
-        if number != FORMAT:
-            raise ArtefactUnusable(f"{path} has format {number}; expected {FORMAT}")
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ArtefactUnusable(f"{path} is no manifest of a gate: {error}") from error
+    manifest = _FILES.read_manifest(directory)
     if manifest.features != NAMES:
-        raise ArtefactUnusable(f"{path} was fitted on other features of answers: fit it anew")
-    return manifest
+        raise ArtefactUnusable(f"{directory / MANIFEST} was fitted on other features of answers: fit it anew")
+    return _FILES.read_weights(
+        directory,
+        manifest,
+        lambda arrays: CalibratedGate(manifest, _goodness(arrays), arrays["fitted"].astype(np.uint64)),
+    )
 
 
 def _arrays(goodness: Goodness) -> dict[str, NDArray[Any]]:
@@ -115,13 +94,13 @@ def _logit_arrays(name: str, logit: Logit) -> dict[str, NDArray[Any]]:
     }
 
 
-def _goodness(arrays: Mapping[str, NDArray[Any]]) -> Goodness:
+def _goodness(arrays: Arrays) -> Goodness:
     """Raises ValueError or KeyError where the arrays do not fit each other."""
     beside = _logit("paired", arrays, (*NAMES, AGREEMENT)) if "paired_weights" in arrays else None
     return Goodness(_logit("alone", arrays, NAMES), beside)
 
 
-def _logit(name: str, arrays: Mapping[str, NDArray[Any]], features: tuple[str, ...]) -> Logit:
+def _logit(name: str, arrays: Arrays, features: tuple[str, ...]) -> Logit:
     centre, scale, weights = (arrays[f"{name}_{part}"] for part in ("centre", "scale", "weights"))
     for array, length in ((centre, len(features)), (scale, len(features)), (weights, len(features) + 1)):
         if array.shape != (length,) or array.dtype != np.float64:

@@ -1,13 +1,8 @@
 """Predicted quality on disk: `quality.npz` and `quality.json`, beside the artefact's own two files.
 
-They follow the conventions of `registry.artefact`: the manifest is written last and holds the hash of
-the weights, the same values give the same bytes, and whatever does not fit is refused.
+How they are written and read, and what is refused: see `registry.bundle`.
 """
 
-import hashlib
-import io
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
-from extproc.registry.artefact import npz, read_bytes, replace
+from extproc.registry.bundle import Arrays, Bundle
 from extproc.routing.heads import Standard
 from extproc.routing.quality import FOLDED, Quality, Reading
 from extproc.routing.surface import NAMES
@@ -48,53 +43,38 @@ class Trained(msgspec.Struct, frozen=True):
     quality: Quality
 
 
+_FILES = Bundle(
+    manifest=MANIFEST,
+    weights=WEIGHTS,
+    kind=Manifest,
+    format=FORMAT,
+    command="extproc train --outcomes",
+    no_manifest="no manifest of quality",
+    no_weights="no predicted quality",
+)
+
+
 def write(directory: Path, manifest: Manifest, quality: Quality) -> None:
     """Write both files; older ones there are replaced. Raises ``ArtefactUnusable``."""
-    weights = npz(_arrays(quality))
-    whole = msgspec.structs.replace(manifest, weights_sha256=hashlib.sha256(weights).hexdigest())
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        remove(directory)
-        replace(directory / WEIGHTS, weights)
-        replace(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
-    except OSError as error:
-        raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
+    _FILES.write(directory, manifest, _arrays(quality))
 
 
 def remove(directory: Path) -> None:
     """An artefact trained without outcomes predicts no quality, whatever lay there before."""
-    (directory / MANIFEST).unlink(missing_ok=True)
-    (directory / WEIGHTS).unlink(missing_ok=True)
+    _FILES.remove(directory)
 
 
 def read(directory: Path, encoder: str) -> Trained:
     """Predicted quality for vectors of this encoder. Raises ``ArtefactUnusable``."""
-    manifest = _manifest(directory)
+    manifest = _FILES.read_manifest(directory)
     if manifest.encoder != encoder:
         raise ArtefactUnusable(
             f"{directory / MANIFEST} was trained on vectors of {manifest.encoder}; expected {encoder}: "
             "train both anew"
         )
-    content = read_bytes(directory / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is damaged: expected the hash of {MANIFEST}")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            quality = _quality(manifest, dict(arrays))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtefactUnusable(f"{directory / WEIGHTS} is no predicted quality: {error}") from error
-    return Trained(manifest, quality)
-
-
-def _manifest(directory: Path) -> Manifest:
-    content = read_bytes(directory / MANIFEST, "extproc train --outcomes")
-    try:
-        number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
-        if number != FORMAT:
-            raise ArtefactUnusable(f"{directory / MANIFEST} has format {number}; expected {FORMAT}")
-        return msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ArtefactUnusable(f"{directory / MANIFEST} is no manifest of quality: {error}") from error
+    return _FILES.read_weights(
+        directory, manifest, lambda arrays: Trained(manifest, _quality(manifest, arrays))
+    )
 
 
 def _arrays(quality: Quality) -> dict[str, NDArray[Any]]:
@@ -113,7 +93,7 @@ def _arrays(quality: Quality) -> dict[str, NDArray[Any]]:
     }
 
 
-def _quality(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Quality:
+def _quality(manifest: Manifest, arrays: Arrays) -> Quality:
     """Raises ValueError or KeyError where the arrays do not fit each other."""
     layers, models = len(arrays["layer_centre"]), len(manifest.models)
     width = layers + len(NAMES) + 2 * FOLDED
