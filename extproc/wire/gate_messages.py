@@ -1,12 +1,9 @@
 """Envoy's ext_proc messages <-> the events and effects of a gate."""
 
-from google.protobuf.message import DecodeError
-
 from extproc._pb.ext_proc_pb2 import (
     HttpHeaders,
     ImmediateResponse,
     MessageResponse,
-    ProcessingRequest,
     ProcessingResponse,
 )
 from extproc.errors import ProtocolError
@@ -35,10 +32,7 @@ def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
     Raises:
         ProtocolError: it is no message, or one that a gate has no use for.
     """
-    try:
-        request = ProcessingRequest.FromString(data)
-    except DecodeError as error:
-        raise ProtocolError("a message cannot be decoded") from error
+    request = messages.request_of(data)
     match request.WhichOneof("request"):
         case "request_headers":
             return Head(messages.request_head(request.request_headers, stream))

@@ -56,16 +56,21 @@ def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
     )
 
 
+def request_of(data: bytes) -> ProcessingRequest:
+    """One message of Envoy's. Raises ``ProtocolError`` when it is none."""
+    try:
+        return ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise ProtocolError("a message cannot be decoded") from error
+
+
 def decode(data: bytes, stream: StreamMetadata) -> Head | Body:
     """What one message of Envoy tells, on a stream with the metadata ``stream``.
 
     Raises:
         ProtocolError: it is no message, or one that the exchange has no use for.
     """
-    try:
-        request = ProcessingRequest.FromString(data)
-    except DecodeError as error:
-        raise ProtocolError("a message cannot be decoded") from error
+    request = request_of(data)
     match request.WhichOneof("request"):
         case "request_headers":
             return Head(request_head(request.request_headers, stream), buffered=_buffered(request))

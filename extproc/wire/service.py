@@ -232,8 +232,6 @@ class AccessLog:
                 some.append(entry)  # noqa: PERF402 - those before one that cannot be read are told
         except Exception:
             self._lose()
-            self._hand_on(self._attempts.join(some))
-            return False
         return self._hand_on(self._attempts.join(some)) and len(some) == _AT_ONCE
 
     def _release(self, request_ids: Iterable[str]) -> None:
