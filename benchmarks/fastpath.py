@@ -56,7 +56,7 @@ def main() -> None:
 def cells(data: Split, scorer: str) -> Sequence[str]:
     """One row of the table."""
     outcome = training.train(data.train, target_wrong=TARGET, seed=0, scorer=scorer, progress=_say)
-    learnt = fastpath.learn(data.train, outcome, seed=0, progress=_say)
+    learnt = fastpath.learn(data.train, outcome, progress=_say)
     held = training.measure(outcome.meaning, data.test)
     seen = fastpath.measure(learnt.words, outcome, data.test, held)
     decided = round(seen.coverage * seen.rows)

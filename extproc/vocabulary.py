@@ -217,6 +217,11 @@ class Comparison(msgspec.Struct, frozen=True):
     agreed: bool  # was the encoder's decision the same?
     weight: float  # of how many requests this is one that was embedded
 
+    @property
+    def result(self) -> str:
+        """As records and metrics say it."""
+        return "agreed" if self.agreed else "disagreed"
+
 
 class Choice(msgspec.Struct, frozen=True):
     """What one stage found. An unsettled choice (an abstention) lets later stages speak."""

@@ -128,7 +128,7 @@ def learn(
     held = measure(outcome.meaning, measured) if apart.any() else outcome.held
     learnt, about = None, {}
     if wishes.fast_path:
-        learnt = fastpath.learn(fitted, outcome, wishes.seed, progress)
+        learnt = fastpath.learn(fitted, outcome, progress)
         seen = fastpath.measure(learnt.words, outcome, measured, held) if apart.any() else learnt.held
         about = _about_the_fast_path(learnt.words, seen)
     head = outcome.meaning.head

@@ -12,8 +12,7 @@ import numpy as np
 
 from extproc.evaluation.fitting import fit_words
 from extproc.evaluation.metrics import ABSTAIN, Floats, Labels, Truths
-from extproc.evaluation.splits import groups_of
-from extproc.evaluation.training import Corpus, Held, Outcome, decisions, held_out, margins
+from extproc.evaluation.training import Corpus, Held, Outcome, decisions, margins
 from extproc.routing.calibration import best_temperature
 from extproc.routing.fastpath import Words
 from extproc.routing.scorers import Matrix, softmax
@@ -41,13 +40,12 @@ class Learnt(msgspec.Struct, frozen=True):
     held: Measured
 
 
-def learn(rows: Corpus, outcome: Outcome, seed: int, progress: Progress) -> Learnt:
+def learn(rows: Corpus, outcome: Outcome, progress: Progress) -> Learnt:
     """Fit on the rows that ``outcome`` was trained on; a lead above 1 where the words are never enough."""
-    sparse, routes = rows.inputs.words, len(rows.routes)
-    assert sparse is not None
+    routes = len(rows.routes)
     logits = np.zeros((len(rows.labels), routes), np.float32)
     scored = np.zeros(len(rows.labels), bool)
-    for turn in held_out(rows, groups_of(sparse), seed):
+    for turn in outcome.turns:
         progress(f"fast path: {len(turn.fitted)} rows")
         part, seen = rows.take(turn.fitted).inputs.words, rows.take(turn.out).inputs.words
         assert part is not None

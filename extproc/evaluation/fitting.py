@@ -12,7 +12,6 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
 from extproc.evaluation.metrics import Labels
-from extproc.routing.calibration import best_temperature
 from extproc.routing.features import WIDTH, Sparse
 from extproc.routing.heads import Head, Inputs, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 from extproc.routing.scorers import Fit, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
@@ -174,11 +173,6 @@ def _take_words(words: Sparse, rows: NDArray[np.intp]) -> Sparse:
         starts=np.cumsum([0, *map(len, parts)]).astype(np.intp),
         words=words.words[rows],
     )
-
-
-def temperature_of(logits: Matrix, labels: Labels) -> float:
-    """The temperature that suits these logits; 1 where there is nothing to fit it on."""
-    return best_temperature(logits, labels) if len(labels) else 1.0
 
 
 def _perceptron(dense: Matrix, labels: Labels, routes: int, seed: int) -> Perceptron:

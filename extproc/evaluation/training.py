@@ -61,6 +61,13 @@ class Held(msgspec.Struct, frozen=True):
         return inside
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """Rows that a head is fitted on, and rows that it is then to score."""
+
+    fitted: NDArray[np.intp]
+    out: NDArray[np.intp]
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """Trained, with what was found on the way."""
 
@@ -70,6 +77,7 @@ class Outcome(msgspec.Struct, frozen=True):
     selected: Selected  # floors, and what they do to held-out rows
     tried: Mapping[str, tuple[float, float]]  # accuracy and log loss of each scorer on held-out rows
     held: Held  # of the scorer chosen
+    turns: Sequence[Turn]  # what was fitted, and then scored, for ``held``
     isotonic: bool
 
 
@@ -90,12 +98,12 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     Raises ``OperatorError`` where a route has no rows.
     """
     _check(rows)
-    groups = groups_of(_words(rows))
     inside = int((rows.labels != ABSTAIN).sum())
     names = [name for name in (*SCORERS, BLEND) if not (inside >= HELD_ONCE and name in SMALL)]
     if scorer != "auto":
         names = [scorer]
-    held_rows, fits = _cross_fit(rows, groups, names, seed, progress)
+    turns = held_out(rows, groups_of(_words(rows)), seed)
+    held_rows, fits = _cross_fit(rows, turns, names, seed, progress)
     tried = {name: _figures(held) for name, held in held_rows.items()}
     chosen = min(tried, key=lambda name: tried[name][1])
     held = held_rows[chosen]
@@ -114,6 +122,7 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
         selected=selected,
         tried=tried,
         held=held,
+        turns=turns,
         isotonic=isotonic,
     )
 
@@ -160,13 +169,6 @@ def _check(rows: Corpus) -> None:
             raise OperatorError(f"there is no row of the route `{route}` to train on (expected 5 or more)")
 
 
-class Turn(msgspec.Struct, frozen=True):
-    """Rows that a head is fitted on, and rows that it is then to score."""
-
-    fitted: NDArray[np.intp]
-    out: NDArray[np.intp]
-
-
 def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
     """Once a fifth of the rows where they are many, else each fifth in turn; those in ``Held`` are all of
     these, in the order of the rows.
@@ -188,10 +190,9 @@ def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
 
 
 def _cross_fit(
-    rows: Corpus, groups: Labels, names: Sequence[str], seed: int, progress: Progress
+    rows: Corpus, turns: Sequence[Turn], names: Sequence[str], seed: int, progress: Progress
 ) -> tuple[dict[str, Held], dict[str, tuple[float, float]]]:
     """Held-out scores of each scorer, and the temperatures of the parts of a blend."""
-    turns = held_out(rows, groups, seed)
     logits: dict[str, Matrix] = {
         name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
     }

@@ -17,12 +17,12 @@ import numpy as np
 
 from extproc.routing.features import Sparse, lexical
 from extproc.routing.heads import Lexicon
+from extproc.routing.meaning import SHOWN
 from extproc.routing.scorers import Matrix, softmax
 from extproc.vocabulary import Candidate, Scores
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5  # candidates kept on a decision
 WINDOW = 1000  # comparisons that count
 # Standard errors by which agreement must be below the least before the fast path ends. It is asked
 # after every comparison, so that chance gets many tries.
@@ -45,8 +45,10 @@ class Words(msgspec.Struct, frozen=True):
 
     def read(self, text: str) -> Scores | None:
         """What the words say; None where they do not say enough. Similarities are not known."""
+        if self.lead > 1:  # none has such a one
+            return None
         words = lexical([text])
-        if not len(words.columns) or self.lead > 1:
+        if not len(words.columns):
             return None
         chances = self.probabilities(words)[0]
         best = np.argsort(-chances, kind="stable")[:SHOWN].tolist()

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from extproc.errors import Denied, UnknownModel
 from extproc.routing.choice import Forecasts, can_take, offer, pick
+from extproc.routing.fastpath import FastPath
 from extproc.routing.rules import Rule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
@@ -86,7 +87,7 @@ async def route_by_words(question: Question, snapshot: Snapshot) -> Choice | Non
     fast = snapshot.fast_path
     if fast is None or fast.watch.ended or fast.samples(question.request_id):
         return None
-    scores = _told_by_words(question, snapshot)
+    scores = _told_by_words(fast, question, snapshot)
     if scores is None:
         return None
     route = scores.candidates[0].route
@@ -95,13 +96,12 @@ async def route_by_words(question: Question, snapshot: Snapshot) -> Choice | Non
     return Choice(Stage.LEXICAL, reason, settled=True, route=route, model=model, scores=scores, offers=offers)
 
 
-def _told_by_words(question: Question, snapshot: Snapshot) -> Scores | None:
+def _told_by_words(fast: FastPath, question: Question, snapshot: Snapshot) -> Scores | None:
     """The scores of the fast path where it would decide by them.
 
     A route's own floor holds here too, and one with a bar needs the embedding to predict quality.
     """
-    fast = snapshot.fast_path
-    scores = fast.words.read(question.request.user_text) if fast is not None else None
+    scores = fast.words.read(question.request.user_text)
     if scores is None:
         return None
     policy = snapshot.routes[scores.candidates[0].route]
@@ -113,7 +113,7 @@ def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
     fast = snapshot.fast_path
     if fast is None or not fast.samples(question.request_id):
         return choice
-    scores = _told_by_words(question, snapshot)
+    scores = _told_by_words(fast, question, snapshot)
     if scores is None:
         return choice
     agreed = scores.candidates[0].route == choice.route

@@ -84,8 +84,7 @@ class Metrics:
             },
         )
         if decision.comparison is not None:
-            result = "agreed" if decision.comparison.agreed else "disagreed"
-            self._comparisons.add(1, {names.RESULT: result})
+            self._comparisons.add(1, {names.RESULT: decision.comparison.result})
         for step, labels in _STEPS:
             microseconds = getattr(decision.times, step)
             if microseconds is not None:

@@ -324,7 +324,7 @@ def _decided(known: Envelope, decision: Decision) -> Envelope:
             if offer.quality is not None
         ),
         version=decision.version,
-        lexical=_compared(decision),
+        lexical=decision.comparison.result if decision.comparison else "",
         weight=decision.comparison.weight if decision.comparison else None,
         tokens=decision.tokens,
         rules_us=decision.times.rules,
@@ -346,12 +346,6 @@ def _observed(decided: Envelope, served: Served) -> Envelope:
         upstream_model=served.upstream_model,
         provider=served.provider,
     )
-
-
-def _compared(decision: Decision) -> str:
-    if decision.comparison is None:
-        return ""
-    return "agreed" if decision.comparison.agreed else "disagreed"
 
 
 def _microseconds(seconds: float) -> int:

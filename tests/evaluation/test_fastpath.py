@@ -57,7 +57,7 @@ def test_rows_of_equal_lead_are_taken_or_left_together() -> None:
 def test_words_that_tell_routes_apart_decide_and_agree_on_rows_never_seen() -> None:
     rows, fresh = world(600, telling=0.7), world(400, telling=0.7, seed=1)
     outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
-    learnt = fastpath.learn(rows, outcome, seed=0, progress=quiet)
+    learnt = fastpath.learn(rows, outcome, progress=quiet)
     held = measure(outcome.meaning, fresh)
     seen = fastpath.measure(learnt.words, outcome, fresh, held)
     assert learnt.held.agreement >= fastpath.AGREEMENT
@@ -77,7 +77,7 @@ def test_words_that_tell_routes_apart_decide_and_agree_on_rows_never_seen() -> N
 def test_words_that_tell_nothing_never_decide() -> None:
     rows = world(300, telling=0.0)
     outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
-    learnt = fastpath.learn(rows, outcome, seed=0, progress=quiet)
+    learnt = fastpath.learn(rows, outcome, progress=quiet)
     assert learnt.held.coverage < 0.2
     assert sum(learnt.words.read(text) is not None for text in world(300, 0.0, seed=2).texts) < 60
 
@@ -85,7 +85,7 @@ def test_words_that_tell_nothing_never_decide() -> None:
 def test_a_text_that_the_whole_head_abstains_from_is_no_agreement() -> None:
     rows = world(400, telling=1.0)
     outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
-    learnt = fastpath.learn(rows, outcome, seed=0, progress=quiet)
+    learnt = fastpath.learn(rows, outcome, progress=quiet)
     far = Corpus(rows.texts, np.full(400, ABSTAIN, np.intp), world(400, 1.0, seed=7).inputs, ROUTES)
     strangers = np.roll(far.inputs.vectors, 5, axis=1)  # in a direction that no example has
     far = corpus(far.texts, far.labels, ROUTES, np.ascontiguousarray(strangers), WIDTH)
