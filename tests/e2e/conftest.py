@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool, Received
 from extproc.demo.stack import Stack, running_stack
 from extproc.registry.loading import load
@@ -47,6 +48,13 @@ class World:
         """Empty every journal."""
         for model in self.pool.values():
             model.journal.clear()
+
+    def as_at_first(self) -> "World":
+        """It, with empty journals and models that all behave."""
+        self.forget()
+        for model in self.pool.values():
+            model.behaviour = Behaviour()
+        return self
 
     def received(self) -> dict[str, list[Received]]:
         """What each model that was asked anything got, by public name."""

@@ -45,10 +45,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
 
 @pytest.fixture
 def world(shared: World) -> World:
-    shared.forget()
-    for model in shared.pool.values():
-        model.behaviour = Behaviour()
-    return shared
+    return shared.as_at_first()
 
 
 def sent_rightly(world: World, model: str, api: Api) -> None:

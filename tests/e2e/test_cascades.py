@@ -43,10 +43,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
 
 @pytest.fixture
 def world(shared: World) -> World:
-    shared.forget()
-    for model in shared.pool.values():
-        model.behaviour = Behaviour()
-    return shared
+    return shared.as_at_first()
 
 
 def told(world: World, kind: str, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -37,10 +37,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
 
 @pytest.fixture
 def world(shared: World) -> World:
-    shared.forget()
-    for model in shared.pool.values():
-        model.behaviour = Behaviour()
-    return shared
+    return shared.as_at_first()
 
 
 @pytest.mark.parametrize(

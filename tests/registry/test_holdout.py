@@ -1,12 +1,9 @@
 """A version decides only when it routes its holdout well enough, and says what it does not."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from extproc.errors import HoldoutFailed, RegistryError
 from extproc.registry.compiling import compile_snapshot
@@ -15,6 +12,7 @@ from extproc.registry.holdout import Passed, examine
 from extproc.registry.loading import Loaded, load
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Embedding
+from tests.evaluation.conftest import WordCounts
 
 CODE, CHAT = "[fix my python code, write python code]", "[hello dear friend, good morning friend]"
 ROWS = """\
@@ -24,19 +22,6 @@ ROWS = """\
 {"text": "hello friend", "route": "chat"}
 {"text": "password: x", "route": null}
 """
-
-
-class WordCounts:
-    """An encoder of which each word is a direction of its own, nearly."""
-
-    name = "word-counts"
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = np.full((len(texts), 64), 1e-3, np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for word in text.split():
-                row[zlib.crc32(word.encode()) % 64] += 1
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def embed(texts: Sequence[str]) -> list[Embedding]:
