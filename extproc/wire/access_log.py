@@ -1,7 +1,4 @@
-"""Envoy's access log messages -> ``Exchange`` and ``Attempt``.
-
-Whatever decodes as an entry gives one of them: those of hops are attempts.
-"""
+"""Envoy's access log messages -> ``Exchange`` and ``Attempt``. The entries of hops are attempts."""
 
 from collections.abc import Iterator
 
@@ -68,15 +65,19 @@ FLAGS = {
 }
 
 
-def entries(data: bytes) -> Iterator[Exchange | Attempt]:
-    """The finished exchanges and attempts that one message of Envoy's access log stream tells of.
+def finished(data: bytes) -> Iterator[HTTPAccessLogEntry]:
+    """The entries of one message of Envoy's access log stream that report a finished exchange or attempt.
 
     Raises:
         google.protobuf.message.DecodeError: it is no such message.
     """
-    for entry in StreamAccessLogsMessage.FromString(data).http_logs.log_entry:
-        if entry.common_properties.access_log_type not in _UNFINISHED:
-            yield _attempt(entry) or _exchange(entry)
+    entries = StreamAccessLogsMessage.FromString(data).http_logs.log_entry
+    return (each for each in entries if each.common_properties.access_log_type not in _UNFINISHED)
+
+
+def observed_in(entry: HTTPAccessLogEntry) -> Exchange | Attempt:
+    """The exchange or the attempt that one entry reports."""
+    return _attempt(entry) or _exchange(entry)
 
 
 def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:

@@ -1,10 +1,10 @@
 """Which attempts belong to which exchange.
 
-Envoy tells of both on one stream, since both logs have the same configuration and a request stays
-on one of its threads: so the process that hears of an exchange hears of its attempts too, and almost
-always before. A hop whose request was cut off may tell a little later, so an exchange that lacks an
-attempt is held back for a moment. Only a connection that was lost in between tears them apart; then
-each is still told, and joins by the request's id in the store.
+Envoy reports both on one stream, since both logs have the same configuration and a request stays on
+one of its threads. So each stream has an ``Attempts`` of its own. An exchange's attempts almost always
+come before it. A hop whose request was cut off may report a little later, so an exchange that lacks an
+attempt is held back for a moment. Only a connection that is lost in between separates them: each is
+then recorded by itself, and the store joins them by the request's id.
 """
 
 from collections.abc import Iterable, Iterator

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from extproc._pb.access_log_pb2 import StreamAccessLogsResponse
+from extproc._pb.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
 from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question, Terms
 from extproc.wire import access_log, feedback, gate_service, messages
@@ -189,13 +190,15 @@ class ExternalProcessor:
 class AccessLog:
     """Hands every finished exchange that Envoy reports to a sink, and every attempt of its hops.
 
-    Envoy keeps one such stream open for as long as it runs and never waits for an answer.
+    Each of Envoy's threads keeps one such stream open for as long as it runs, and never waits for an answer.
     """
 
     def __init__(self, sink: ExchangeSink, *, count_failure: Callable[[str], None]) -> None:
-        """``count_failure`` is called with ``access_log`` for a message that could not be used."""
+        """``count_failure`` is called with ``access_log`` for each entry that is lost.
+
+        A message that cannot be decoded counts once: nobody knows how many entries it had.
+        """
         self._sink = sink
-        self._attempts = Attempts()
         self._count_failure = count_failure
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -204,53 +207,78 @@ class AccessLog:
         return grpc.method_handlers_generic_handler(ACCESS_LOG_SERVICE, {"StreamAccessLogs": method})
 
     async def _stream(self, _: object, context: _Context) -> bytes:
+        stream = _LogStream(self._sink, self._count_failure)
         try:
             while (data := await context.read()) is not grpc.aio.EOF:
-                await self._take(data)
+                await stream.take(data)
         finally:
-            self._release(self._attempts.held)
+            stream.end()
         return StreamAccessLogsResponse().SerializeToString()
 
-    async def _take(self, data: bytes) -> None:
-        before, entries = self._attempts.held, access_log.entries(data)
+
+class _LogStream:
+    """One access log stream, with the exchanges and attempts that wait for each other on it."""
+
+    def __init__(self, sink: ExchangeSink, count_failure: Callable[[str], None]) -> None:
+        self._sink = sink
+        self._count_failure = count_failure
+        self._attempts = Attempts()
+        self._logged = False  # one traceback a message: a message may hold thousands of entries
+
+    async def take(self, data: bytes) -> None:
+        """Hand the entries of one message to the sink, in slices: decisions wait for this loop too."""
+        self._logged = False
         try:
-            while self._tell(entries):  # noqa: ASYNC110 - the others' turn
-                await asyncio.sleep(0)  # a message may hold thousands, and decisions wait for this loop too
+            entries = access_log.finished(data)
+        except DecodeError:
+            self._lose("message")
+            return
+        before = self._attempts.held
+        try:
+            while self._take_some(entries):  # noqa: ASYNC110 - lets other tasks run
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
-            while self._tell(entries):
-                pass  # the server stops; what it was told is recorded all the same
+            while self._take_some(entries):
+                pass  # the server stops; what it received is recorded all the same
             raise
         late = self._attempts.held - before
         if late:
             asyncio.get_running_loop().call_later(_ATTEMPTS_LATE_S, self._release, late)
 
-    def _tell(self, entries: Iterator[Exchange | Attempt]) -> bool:
-        """Hand some of a message to the sink; returns whether there may be more."""
-        some: list[Exchange | Attempt] = []
-        try:
-            for entry in islice(entries, _AT_ONCE):
-                some.append(entry)  # noqa: PERF402 - those before one that cannot be read are told
-        except Exception:
-            self._lose()
-        return self._hand_on(self._attempts.join(some)) and len(some) == _AT_ONCE
+    def end(self) -> None:
+        """Hand on the exchanges that still wait for attempts: no more attempts come on this stream."""
+        self._release(self._attempts.held)
+
+    def _take_some(self, entries: Iterator[HTTPAccessLogEntry]) -> bool:
+        """Hand some entries to the sink; returns whether there may be more."""
+        some = list(islice(entries, _AT_ONCE))
+        self._hand_on(self._attempts.join(self._observed(some)))
+        return len(some) == _AT_ONCE
 
     def _release(self, request_ids: Iterable[str]) -> None:
         self._hand_on(self._attempts.release(request_ids))
 
-    def _hand_on(self, told: Iterator[Exchange | Attempt]) -> bool:
-        """To the sink; returns whether that took all of it."""
-        try:
-            for each in told:
+    def _observed(self, entries: Iterable[HTTPAccessLogEntry]) -> Iterator[Exchange | Attempt]:
+        for entry in entries:
+            try:
+                observed = access_log.observed_in(entry)
+            except Exception:
+                self._lose("entry")
+            else:
+                yield observed
+
+    def _hand_on(self, observed: Iterable[Exchange | Attempt]) -> None:
+        for each in observed:
+            try:
                 if isinstance(each, Attempt):
                     self._sink.attempted(each)
                 else:
                     self._sink.accept(each)
-        except Exception:
-            self._lose()
-            return False
-        return True
+            except Exception:
+                self._lose("entry")
 
-    def _lose(self) -> None:
-        # The next message is no worse for it, so the stream stays open.
-        log.exception("an access log message is lost")
+    def _lose(self, what: str) -> None:
         self._count_failure("access_log")
+        if not self._logged:
+            log.exception("an access log %s is lost; more losses of this message are only counted", what)
+            self._logged = True

@@ -37,8 +37,12 @@ def message(entries: Iterable[HTTPAccessLogEntry]) -> bytes:
     return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
 
 
+def entries_of(data: bytes) -> list[Exchange | Attempt]:
+    return [access_log.observed_in(entry) for entry in access_log.finished(data)]
+
+
 def exchange(entry: HTTPAccessLogEntry) -> Exchange:
-    (only,) = access_log.entries(message([entry]))
+    (only,) = entries_of(message([entry]))
     assert isinstance(only, Exchange)
     return only
 
@@ -198,12 +202,12 @@ def test_metadata_of_other_filters_is_no_envelope() -> None:
 )
 def test_only_finished_exchanges_count(kind: AccessLogType, finished: bool) -> None:
     entry = HTTPAccessLogEntry(common_properties=AccessLogCommon(access_log_type=kind))
-    assert len(list(access_log.entries(message([entry])))) == finished
+    assert len(entries_of(message([entry]))) == finished
 
 
 def test_a_message_has_its_exchanges_in_order() -> None:
     entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in "abc"]
-    told = [each for each in access_log.entries(message(entries)) if isinstance(each, Exchange)]
+    told = [each for each in entries_of(message(entries)) if isinstance(each, Exchange)]
     assert [each.request_id for each in told] == ["a", "b", "c"]
 
 
@@ -212,7 +216,7 @@ def test_an_entry_of_a_hop_becomes_an_attempt() -> None:
     common = AccessLogCommon(metadata=metadata("router.hop", hop))
     common.custom_tags["place"] = b"2"
     entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id="r-1"))
-    (attempt,) = access_log.entries(message([entry]))
+    (attempt,) = entries_of(message([entry]))
     assert isinstance(attempt, Attempt)
     assert (attempt.number, attempt.model, attempt.upstream_model) == (2, "coder", "qwen3-coder")
     assert (attempt.provider, attempt.version, attempt.call.request_id) == ("vllm", "v1", "r-1")
@@ -222,13 +226,13 @@ def test_an_entry_of_a_hop_becomes_an_attempt() -> None:
 def test_a_place_that_is_none_is_attempt_0(place: str) -> None:
     common = AccessLogCommon(metadata=metadata("router.hop", {}))
     common.custom_tags["place"] = place.encode()
-    (attempt,) = access_log.entries(message([HTTPAccessLogEntry(common_properties=common)]))
+    (attempt,) = entries_of(message([HTTPAccessLogEntry(common_properties=common)]))
     assert isinstance(attempt, Attempt)
     assert (attempt.number, attempt.model) == (0, "")
 
 
 def test_a_message_without_entries_has_no_exchanges() -> None:
-    assert list(access_log.entries(b"")) == []
+    assert entries_of(b"") == []
 
 
 int32 = st.integers(-(2**31), 2**31 - 1)
@@ -261,11 +265,11 @@ entries = st.builds(
 
 @given(entries)
 def test_whatever_an_entry_says_gives_what_can_be_recorded(entry: HTTPAccessLogEntry) -> None:
-    (told,) = access_log.entries(message([entry]))
+    (told,) = entries_of(message([entry]))
     assert msgspec.json.encode(told)
 
 
 @given(st.binary(max_size=80))
 def test_any_bytes_give_exchanges_or_a_decode_error(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
-        assert all(isinstance(each, Exchange | Attempt) for each in access_log.entries(data))
+        assert all(isinstance(each, Exchange | Attempt) for each in entries_of(data))

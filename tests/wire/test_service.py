@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -23,6 +23,7 @@ from extproc._pb.access_log_pb2 import (
 from extproc._pb.ext_proc_pb2 import MessageResponse, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import Denied, Unauthorized, UnknownVersion
 from extproc.vocabulary import Attempt, Exchange
+from extproc.wire import access_log, service
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
 
@@ -330,17 +331,22 @@ async def test_it_is_finished_when_the_last_exchange_is(
 # --- The access log -----------------------------------------------------------------------------
 
 
+MANY = [str(number) for number in range(1000)]
+
+
 class Sink:
-    """Keeps what it is given; fails on the exchange named ``refuses``."""
+    """Keeps what it is given; fails on the exchanges that ``refuses`` names."""
 
     def __init__(self) -> None:
         self.accepted: list[str] = []
-        self.refuses = ""
+        self.exchanges: dict[str, Exchange] = {}
+        self.refuses: set[str] = set()
 
     def accept(self, exchange: Exchange) -> None:
-        if exchange.request_id == self.refuses:
+        if exchange.request_id in self.refuses:
             raise RuntimeError("a sink that breaks its contract")
         self.accepted.append(exchange.request_id)
+        self.exchanges[exchange.request_id] = exchange
 
     def attempted(self, attempt: Attempt) -> None:
         self.accepted.append(f"{attempt.call.request_id}, attempt {attempt.number}")
@@ -352,9 +358,22 @@ def log_message(*request_ids: str) -> bytes:
     return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
 
 
+def log_entry(request_id: str, common: AccessLogCommon) -> bytes:
+    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id=request_id))
+    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[entry])
+    return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
+
+
+def hop(model: str, place: str) -> AccessLogCommon:
+    asked = Struct()
+    asked.update({"model": model})
+    return AccessLogCommon(
+        metadata=Metadata(filter_metadata={"router.hop": asked}), custom_tags={"place": place.encode()}
+    )
+
+
 async def send_log(sink: Sink, failures: list[str], *messages: bytes) -> grpc.StatusCode:
-    access_log = AccessLog(sink, count_failure=failures.append)
-    async with serving(access_log.handler()) as channel:
+    async with serving(AccessLog(sink, count_failure=failures.append).handler()) as channel:
         call: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
         for message in messages:
             await call.write(message)
@@ -373,16 +392,8 @@ async def test_every_entry_reaches_the_sink_in_order(failures: list[str]) -> Non
 
 
 async def test_attempts_of_hops_reach_the_sink_too(failures: list[str]) -> None:
-    hop = Struct()
-    hop.update({"model": "small"})
-    common = AccessLogCommon(
-        metadata=Metadata(filter_metadata={"router.hop": hop}), custom_tags={"place": b"1"}
-    )
-    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id="a"))
-    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[entry])
     sink = Sink()
-    first = StreamAccessLogsMessage(http_logs=logs).SerializeToString()
-    await send_log(sink, failures, first, log_message("a"))
+    await send_log(sink, failures, log_entry("a", hop("small", place="1")), log_message("a"))
     assert sink.accepted == ["a, attempt 1", "a"]
 
 
@@ -398,10 +409,67 @@ async def test_a_message_that_cannot_be_read_costs_only_itself(
 
 async def test_a_sink_that_raises_does_not_end_the_stream(failures: list[str]) -> None:
     sink = Sink()
-    sink.refuses = "a"
+    sink.refuses = {"a"}
     await send_log(sink, failures, log_message("a"), log_message("b"))
     assert sink.accepted == ["b"]
     assert failures == ["access_log"]
+
+
+async def test_an_entry_that_cannot_be_recorded_costs_only_itself(
+    failures: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink()
+    sink.refuses = {"3", "4", "500"}
+    await send_log(sink, failures, log_message(*MANY))
+    assert sink.accepted == [name for name in MANY if name not in sink.refuses]
+    assert failures == ["access_log"] * 3
+    assert len(caplog.records) == 1  # and not a traceback for each
+
+
+async def test_an_entry_that_cannot_be_read_costs_only_itself(
+    failures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = access_log.observed_in
+
+    def observed_in(entry: HTTPAccessLogEntry) -> Exchange | Attempt:
+        if entry.request.request_id == "3":
+            raise RuntimeError("a defect")
+        return read(entry)
+
+    monkeypatch.setattr(access_log, "observed_in", observed_in)
+    sink = Sink()
+    await send_log(sink, failures, log_message(*MANY))
+    assert sink.accepted == [name for name in MANY if name != "3"]
+    assert failures == ["access_log"]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_end_of_one_stream_leaves_what_another_still_waits_for(
+    failures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each Envoy, and each of its threads, has a stream of its own."""
+    monkeypatch.setattr(service, "_ATTEMPTS_LATE_S", 3600.0)
+    sink = Sink()
+    waits = log_entry("a", AccessLogCommon(upstream_cluster="chain-small", upstream_request_attempt_count=1))
+    async with serving(AccessLog(sink, count_failure=failures.append).handler()) as channel:
+        first: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
+        await first.write(waits)
+        await first.write(log_message("b"))
+        await until(lambda: sink.accepted == ["b"])
+        second: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
+        await second.done_writing()
+        await second
+        assert sink.accepted == ["b"]
+        await first.write(log_entry("a", hop("small", place="1")))
+        await first.done_writing()
+        await first
+    assert sink.accepted == ["b", "a, attempt 1", "a"]
+    assert [each.number for each in sink.exchanges["a"].tried] == [1]
 
 
 class Pausing(Sink):
@@ -431,9 +499,6 @@ class OneMessage:
     async def read(self) -> Any:
         message, self._message = self._message, None
         return grpc.aio.EOF if message is None else message
-
-
-MANY = [str(number) for number in range(1000)]
 
 
 async def test_decisions_have_their_turn_while_a_long_message_is_read(failures: list[str]) -> None:
