@@ -1,6 +1,9 @@
 """What tests of several packages need."""
 
+import asyncio
+import io
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -26,3 +29,23 @@ def encoder_files() -> EncoderFiles:
         return locate()
     except EncoderMissing as missing:
         pytest.fail(f"{missing}, or `make setup`", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
+    """After a time-out, show where every asyncio task waits: the thread's stack shows the event loop only."""
+    report = yield
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        report.sections.append(("asyncio tasks", _task_stacks()))
+    return report
+
+
+def _task_stacks() -> str:
+    try:
+        tasks = asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop())
+    except RuntimeError:  # the test was no coroutine
+        return "none"
+    text = io.StringIO()
+    for task in tasks:
+        task.print_stack(file=text)
+    return text.getvalue()
