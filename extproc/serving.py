@@ -21,18 +21,17 @@ from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
+from extproc.registry.releases import Release, Releases, release_of
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
-from extproc.registry.tiers import judged_tiers
 from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.snapshot import Snapshot
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.cascades import bands_of
 from extproc.telemetry.feedback import FeedbackDesk, Keep
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.records import open_records
 from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
@@ -78,14 +77,10 @@ async def serve(settings: Settings) -> None:
         )
         closing.callback(admin.close)
 
-        files, prices = locate(settings.encoder_dir), Prices()
-        token, gates = FeedbackToken(os.environ), Gatekeepers()
+        files, token = locate(settings.encoder_dir), FeedbackToken(os.environ)
         encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
         compiler = Compiler(encoder, files.directory)
-        compiling = partial(
-            _compile, compiler=compiler, prices=prices, token=token, gates=gates, metrics=metrics
-        )
-        snapshots = await live.begin(compiling)
+        releases = await live.begin(partial(_compile, compiler=compiler, token=token, metrics=metrics))
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -97,7 +92,7 @@ async def serve(settings: Settings) -> None:
             waiting=lambda: embedder.depth,
         )  # fmt: skip
         metrics.watch_registry(lambda: live.version)
-        metrics.watch_fast_path(lambda: snapshots.newest.fast_path_open)
+        metrics.watch_fast_path(lambda: releases.newest.snapshot.fast_path_open)
 
         # From here on the registry may change; Envoy says for each request by which version it routes.
         def changed(state: State) -> None:
@@ -108,9 +103,9 @@ async def serve(settings: Settings) -> None:
         closing.callback(following.cancel)
 
         told, keep = _sinks(settings, registry, metrics, closing)
-        sinks = Fanout(told, prices.of, registry.telemetry)
-        pipeline = Pipeline(embedder, snapshots.of, time.perf_counter)
-        decider = _Metered(pipeline, metrics, snapshots.terms)
+        sinks = Fanout(told, partial(_prices, releases), registry.telemetry)
+        pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter)
+        decider = _Metered(pipeline, metrics, releases.terms)
         server = Server(
             Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
             ExternalProcessor(
@@ -118,14 +113,14 @@ async def serve(settings: Settings) -> None:
                 version=lambda: live.version,
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
-                gatekeeper=gates,
+                gatekeeper=Gatekeepers(releases.tiers),
                 adviser=Egress(registry.envoy.egress, time.monotonic),
-                terms=snapshots.terms,
+                terms=releases.terms,
                 feedback=FeedbackDesk(token.admit, keep, metrics.heard),
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
-            versions=lambda: snapshots.versions,
+            versions=lambda: releases.versions,
             refused=lambda: live.refused,
         )
         await server.start()
@@ -152,23 +147,20 @@ class _Metered:
 
 
 def _compile(
-    loaded: Loaded,
-    serving: Snapshot | None,
-    compiler: Compiler,
-    prices: Prices,
-    token: FeedbackToken,
-    gates: Gatekeepers,
-    metrics: Metrics,
-) -> Snapshot:
-    """What decides by a version of the registry, and all else that changes with it. Blocks."""
-    snapshot, passed = compiler.compiled(loaded, serving)
+    loaded: Loaded, serving: Release | None, compiler: Compiler, token: FeedbackToken, metrics: Metrics
+) -> Release:
+    """All that a version of the registry means for serving. Blocks."""
+    snapshot, passed = compiler.compiled(loaded, serving.snapshot if serving else None)
     if passed is not None:
         log.info("registry %s passes its holdout: %s", loaded.version, passed)
-    prices.learn(loaded.version, PriceList.of(loaded.registry))
     token.learn(loaded.registry.feedback, loaded.path.parent)
-    gates.learn(loaded.version, judged_tiers(loaded.registry, loaded.gates))
     metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
-    return snapshot
+    return release_of(loaded, snapshot)
+
+
+def _prices(releases: Releases, version: str) -> PriceList:
+    """Those of ``version``; of the newest where that is not here, as after a restart."""
+    return PriceList.of_release(releases.of(version) or releases.newest)
 
 
 def _sinks(

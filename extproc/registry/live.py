@@ -11,13 +11,13 @@ import msgspec
 from extproc.errors import HoldoutFailed, RouterError
 from extproc.registry.files import Files
 from extproc.registry.loading import Loaded, load
+from extproc.registry.releases import Release, Releases
 from extproc.registry.schema import Registry
 from extproc.registry.watching import Watch
-from extproc.routing.snapshot import Snapshot, Snapshots
 
 log = logging.getLogger(__name__)
 
-Compile = Callable[[Loaded, Snapshot | None], Snapshot]
+Compile = Callable[[Loaded, Release | None], Release]
 """Makes a version ready to decide, given the one that does now. Raises ``RouterError`` to refuse it."""
 
 _TIDY_S = 60.0  # how often versions that nobody needs are looked for
@@ -77,14 +77,14 @@ class LiveRegistry:
         """Read the files again, changed or not; the signal handler for SIGHUP."""
         self._watch.tell()
 
-    async def begin(self, compiled: Compile) -> Snapshots:
+    async def begin(self, compiled: Compile) -> Releases:
         """What decides, from ``first`` on. ``compiled`` runs on a thread, one call at a time.
 
         Raises what ``compiled`` does: there is no other version that could go on.
         """
         self._compiled = compiled
-        self._snapshots = Snapshots(await asyncio.to_thread(compiled, self.first, None), self._clock)
-        return self._snapshots
+        self._releases = Releases(await asyncio.to_thread(compiled, self.first, None), self._clock)
+        return self._releases
 
     async def follow(self, changed: Callable[[State], None], count: Callable[[Result], None]) -> None:
         """Reload on every change, and forget versions that nobody needs.
@@ -95,7 +95,7 @@ class LiveRegistry:
             if await self._watch.changed(within_s=_TIDY_S):
                 count(await self._reload())
                 changed(self._state)
-            if dropped := self._snapshots.drop_unused():
+            if dropped := self._releases.drop_unused():
                 log.info("registry versions dropped", extra={"versions": ", ".join(dropped)})
                 changed(self._state)
 
@@ -116,10 +116,10 @@ class LiveRegistry:
 
     async def _load(self, files: Files) -> Result:
         loaded = await asyncio.to_thread(load, self.first.path, files)
-        unchanged = loaded.version == self._snapshots.newest.version
+        unchanged = loaded.version == self._releases.newest.version
         if not unchanged:
-            newest = self._snapshots.newest
-            self._snapshots.add(await asyncio.to_thread(self._compiled, loaded, newest))
+            newest = self._releases.newest
+            self._releases.add(await asyncio.to_thread(self._compiled, loaded, newest))
         self._state = State(loaded.version, restart_for=_fixed_keys(self.first.registry, loaded.registry))
         log.info("registry %s decides", loaded.version, extra={"state": str(self._state)})
         return Result.UNCHANGED if unchanged else Result.LOADED

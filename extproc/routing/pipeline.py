@@ -29,7 +29,7 @@ class Pipeline:
     def __init__(
         self, embedder: Embedder, snapshot_of: Callable[[str], Snapshot | None], clock: Callable[[], float]
     ) -> None:
-        """``snapshot_of`` gives the snapshot for what Envoy holds (see ``Snapshots.of``).
+        """``snapshot_of`` gives the snapshot for what Envoy holds (see ``Releases.snapshot``).
 
         ``clock`` counts seconds from anywhere.
         """

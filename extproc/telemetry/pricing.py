@@ -9,6 +9,7 @@ from typing import Self
 
 import msgspec
 
+from extproc.registry.releases import Release, prices_of
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Price
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
@@ -25,8 +26,12 @@ class PriceList(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, registry: Registry) -> Self:
         """What the models of ``registry`` cost."""
-        prices = {name: model.price for name, model in registry.models.items() if model.price is not None}
-        return cls(prices, registry.reference)
+        return cls(prices_of(registry), registry.reference)
+
+    @classmethod
+    def of_release(cls, release: Release) -> Self:
+        """What the models of ``release`` cost."""
+        return cls(release.prices, release.reference)
 
     def cost(self, model: str, input_tokens: int | None, output_tokens: int | None) -> float | None:
         """US dollars for these tokens of ``model``, or None when a price or a count is not known.
@@ -71,24 +76,3 @@ class PriceList(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             row, cost_usd=self.cost(row.model, row.input_tokens, row.output_tokens)
         )
-
-
-_KEPT = 16  # versions; an exchange ends long before that many changes
-
-
-class Prices:
-    """The price lists of a registry's last versions: an exchange costs what it did when it was decided."""
-
-    def __init__(self) -> None:
-        self._lists: dict[str, PriceList] = {}
-        self._newest = PriceList({})
-
-    def learn(self, version: str, prices: PriceList) -> None:
-        """Take over the prices of a version, which is the newest from now on. Safe from any thread."""
-        self._newest = prices
-        kept = {known: listed for known, listed in self._lists.items() if known != version}
-        self._lists = dict([*kept.items(), (version, prices)][-_KEPT:])
-
-    def of(self, version: str) -> PriceList:
-        """The prices of ``version``; the newest where that is not known."""
-        return self._lists.get(version, self._newest)

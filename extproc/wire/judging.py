@@ -19,23 +19,22 @@ from extproc.wire.gates import BEGAN_HEADER
 from extproc.wire.gating import Watch, Watched
 from extproc.wire.messages import VERSION_KEY
 
-_KEPT = 16  # versions of a registry; an exchange ends long before that many changes
 _TOLD_ON = ("x-request-id", "traceparent", "tracestate")  # of the request, to whoever is consulted
 _SLACK_S = 0.001  # what is left of a deadline that has passed: nothing, but a time
 
 
 class Gatekeepers:
-    """The judged tiers of a registry's last versions: an answer is judged by those it was decided by."""
+    """Judges the answer of a tier as the version of the registry says by which it was decided."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        """``now`` gives the time of day, in seconds since the epoch."""
+    def __init__(
+        self, tiers: Callable[[str], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
+    ) -> None:
+        """``tiers`` gives those of a version, of the newest for an Envoy that does not say which it holds.
+
+        ``now`` gives the time of day, in seconds since the epoch.
+        """
+        self._tiers = tiers
         self._now = now
-        self._versions: dict[str, Mapping[str, JudgedTier]] = {}
-
-    def learn(self, version: str, tiers: Mapping[str, JudgedTier]) -> None:
-        """Take over the tiers of a version, which is the newest from now on. Safe from any thread."""
-        kept = {known: listed for known, listed in self._versions.items() if known != version}
-        self._versions = dict([*kept.items(), (version, tiers)][-_KEPT:])
 
     def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
         """See ``gating.Gatekeeper``. Of a version that is not known here nothing is judged."""
@@ -45,11 +44,6 @@ class Gatekeepers:
             return None
         asked = _Asked(asking.read(api, body), head, body)
         return Watched(_Reading(asked, policy), self._seconds(policy, head))
-
-    def _tiers(self, version: str) -> Mapping[str, JudgedTier]:
-        # A static Envoy does not say which version it holds.
-        listed = self._versions.get(version) if version else next(reversed(self._versions.values()), None)
-        return listed or {}
 
     def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
         """The tier's own time or, where that is less, what is left of what all tiers share."""

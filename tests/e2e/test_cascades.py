@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from extproc.cli import main
 from extproc.demo.behaviour import Behaviour
+from extproc.registry.loading import load
 from extproc.vocabulary import Api
 from tests.e2e.clients import ask, heard, of_all_apis
 from tests.e2e.conftest import World, chat, world_in
@@ -143,6 +145,51 @@ async def test_what_cascades_did_is_counted(world: World) -> None:
         'router_cascade_escalation_share{router_cascade="frugal",router_tier="0"}',
     ):
         assert sample in text
+
+
+async def test_an_envoy_that_holds_an_old_version_keeps_its_gates_and_prices(world: World) -> None:
+    """More versions than a store that counts them would keep: it is use that keeps a version."""
+    first = (await world.post(chat(EASY))).headers["x-router-version"]
+    await world.stack.stop_writer()
+    registry = world.stack.registry
+    text = registry.read_text()
+    tree = yaml.safe_load(text)
+    tree["gates"]["sure"] = {"finish": True}
+    try:
+        for number in range(1, 21):
+            for model in tree["models"].values():
+                model["price"] = {"input": 1000.0 * number, "output": 1000.0 * number}
+            await reloaded(world, yaml.safe_dump(tree, sort_keys=False))
+        answer = await world.post(chat(HARD))
+        assert answer.headers["x-router-version"] == first
+        assert answer.headers["x-router-served-by"] == "mid"
+        (record,) = await world.records([answer.headers["x-request-id"]])
+        refused, kept = told(world, "attempt", record)
+        assert (refused["verdict"], kept["verdict"]) == ("escalate", "accept")
+        price = yaml.safe_load(text)["models"]["code"]["price"]
+        tokens = refused["input_tokens"] * price["input"] + refused["output_tokens"] * price["output"]
+        assert refused["cost_usd"] == pytest.approx(tokens / 1e6)
+        assert record["cost_usd"] == pytest.approx(refused["cost_usd"] + kept["cost_usd"])
+    finally:
+        await reloaded(world, text)
+        await world.stack.start_writer()
+
+
+async def reloaded(world: World, text: str) -> None:
+    """Replace the registry, and wait until the sidecar decides by it."""
+    aside = world.stack.registry.with_suffix(".aside")
+    aside.write_text(text)
+    aside.replace(world.stack.registry)
+    version = load(world.stack.registry).version
+    world.stack.sidecar.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(60):
+        while version != await decides_by(world):
+            await asyncio.sleep(0.01)
+
+
+async def decides_by(world: World) -> str:
+    async with world.http.get(f"{world.stack.sidecar_admin_url}/readyz") as page:
+        return str((await page.json())["registry_version"])
 
 
 async def test_a_sidecar_killed_under_a_cascading_load_fails_no_client(world: World) -> None:

@@ -10,7 +10,8 @@ import pytest
 from extproc.errors import EncoderFailed, HoldoutFailed, RegistryError
 from extproc.registry.live import LiveRegistry, Result, State
 from extproc.registry.loading import Loaded, load
-from extproc.routing.snapshot import Snapshot, Snapshots
+from extproc.registry.releases import Release, Releases, release_of
+from extproc.routing.snapshot import Snapshot
 
 GOOD = "models:\n  a: {base_url: 'http://h:1'}\ndefault: a\n"
 OTHER = GOOD.replace("h:1", "h:2")
@@ -26,17 +27,18 @@ class World:
         self.states: list[State] = []
         self.failure: Exception | None = None
         self.compared: list[str | None] = []  # the version that served when each was compiled
-        self.snapshots: Snapshots
+        self.releases: Releases
         self.live = LiveRegistry(path, clock=lambda: 0.0)
 
-    def compiled(self, loaded: Loaded, serving: Snapshot | None) -> Snapshot:
+    def compiled(self, loaded: Loaded, serving: Release | None) -> Release:
         self.compared.append(serving.version if serving else None)
         if self.failure is not None:
             raise self.failure
-        return Snapshot(
+        snapshot = Snapshot(
             version=loaded.version, targets={}, routes={}, defaults={}, deny_rules=(), route_rules=(),
             meaning=None, budget_s=1.0,
         )  # fmt: skip
+        return release_of(loaded, snapshot)
 
     async def put(self, text: str) -> State:
         """Replace the registry; returns how things stand once that was noticed."""
@@ -59,7 +61,7 @@ async def running(tmp_path: Path, text: str = GOOD) -> AsyncIterator[World]:
     path = tmp_path / "r.yaml"
     path.write_text(text)
     world = World(path)
-    world.snapshots = await world.live.begin(world.compiled)
+    world.releases = await world.live.begin(world.compiled)
     following = asyncio.create_task(
         world.live.follow(changed=world.states.append, count=world.results.append)
     )
@@ -74,7 +76,7 @@ async def test_a_new_version_decides_beside_the_old(tmp_path: Path) -> None:
         first = world.live.version
         state = await world.put(OTHER)
         assert state == State(load(world.path).version)
-        assert world.snapshots.versions == (first, state.version)
+        assert world.releases.versions == (first, state.version)
         assert world.live.version == state.version
         assert world.results == [Result.LOADED]
 
@@ -83,7 +85,7 @@ async def test_a_mistake_keeps_the_last_good_version_and_is_told_by_line(tmp_pat
     async with running(tmp_path) as world:
         first = world.live.version
         state = await world.put(GOOD + "defualt: a\n")
-        assert (state.version, world.snapshots.versions) == (first, (first,))
+        assert (state.version, world.releases.versions) == (first, (first,))
         assert f"{world.path}:4: unknown key `defualt`" in str(state)
         assert world.results == [Result.REFUSED]
         assert (await world.put(GOOD)).problem == ""
@@ -115,7 +117,7 @@ async def test_what_fails_its_holdout_is_refused_under_its_version_until_the_fil
         world.failure = HoldoutFailed("r.yaml", 3, "holdout: 1 of 2 rows right")
         state = await world.put(OTHER)
         assert world.live.refused == {load(world.path).version: "r.yaml:3: holdout: 1 of 2 rows right"}
-        assert (state.version, world.snapshots.versions) == (first, (first,))
+        assert (state.version, world.releases.versions) == (first, (first,))
         assert world.results == [Result.REFUSED]
         assert world.compared == [None, first]
         world.failure = None

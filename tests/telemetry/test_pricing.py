@@ -6,7 +6,7 @@ import pytest
 
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Price
-from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -98,15 +98,3 @@ def registry(**changes: object) -> Registry:
 def test_the_prices_are_those_of_the_registry() -> None:
     assert PriceList.of(registry()) == PriceList({"small": Price(input=0.1, output=0.3)})
     assert PriceList.of(registry(reference="small")).reference == "small"
-
-
-def test_a_version_keeps_its_prices_while_it_may_be_in_flight_and_no_longer() -> None:
-    prices = Prices()
-    assert prices.of("v1") == PriceList({})
-    for number in range(100):
-        prices.learn(f"v{number}", PriceList({}, reference=str(number)))
-    assert prices.of("v90").reference == "90"
-    assert prices.of("v1").reference == "99"  # long gone: the newest is as good a guess as any
-    assert prices.of("").reference == "99"
-    prices.learn("v90", PriceList({}, reference="again"))
-    assert prices.of("v90").reference == prices.of("").reference == "again"

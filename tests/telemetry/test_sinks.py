@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from extproc.registry.schema import Telemetry
 from extproc.registry.upstreams import Price
-from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
 from extproc.vocabulary import Attempt, Exchange, Ruling, Second, Usage
@@ -56,12 +56,13 @@ def test_every_sink_gets_every_outcome_though_one_is_broken(
 
 
 def test_all_sinks_get_the_same_row_made_once_and_priced(exchange: Make) -> None:
-    prices = Prices()
-    prices.learn("v0", PriceList({"code": Price(input=9.0, output=9.0)}))
-    prices.learn("v1", PriceList({"code": Price(input=1.0, output=2.0)}, reference="code"))
-    prices.learn("v2", PriceList({}))
+    prices = {
+        "v0": PriceList({"code": Price(input=9.0, output=9.0)}),
+        "v1": PriceList({"code": Price(input=1.0, output=2.0)}, reference="code"),
+        "v2": PriceList({}),
+    }
     first, last = Keeping(), Keeping()
-    Fanout([first, last], prices.of).accept(exchange(usage=Usage(input=1_000_000, output=0)))
+    Fanout([first, last], prices.__getitem__).accept(exchange(usage=Usage(input=1_000_000, output=0)))
     assert first.kept[0].row is last.kept[0].row
     row = first.kept[0].row  # decided by v1, however many versions came since
     assert (row.cost_usd, row.reference_cost_usd) == (1.0, 1.0)
@@ -130,11 +131,9 @@ def attempt(exchange: Make, number: int, model: str, usage: Usage | None, **chan
 
 
 def test_an_attempt_is_told_to_every_sink_at_the_prices_of_its_version(exchange: Make) -> None:
-    prices = Prices()
-    prices.learn("v1", PRICED)
-    prices.learn("v2", PriceList({}))
+    prices = {"v1": PRICED, "v2": PriceList({})}
     sink = Keeping()
-    Fanout([Broken(), sink], prices.of).attempted(
+    Fanout([Broken(), sink], prices.__getitem__).attempted(
         attempt(exchange, 1, "code", Usage(input=1_000_000, output=500_000))
     )
     (row,) = sink.attempts

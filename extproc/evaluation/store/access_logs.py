@@ -16,7 +16,7 @@ import msgspec
 from extproc.errors import OperatorError
 from extproc.registry.loading import load
 from extproc.registry.schema import Telemetry
-from extproc.telemetry.pricing import PriceList, Prices
+from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import ExchangeRow
 from extproc.telemetry.sinks import outcome_of
 from extproc.wire import access_log_file
@@ -37,12 +37,13 @@ class Pricing(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, registries: list[Path]) -> "Pricing":
         """From registry files, the newest last. Raises ``OperatorError`` when one cannot be used."""
-        known, telemetry = Prices(), Telemetry()
+        known: dict[str, PriceList] = {}
+        newest, telemetry = PriceList({}), Telemetry()
         for path in registries:
             loaded = load(path)
-            known.learn(loaded.version, PriceList.of(loaded.registry))
+            newest = known[loaded.version] = PriceList.of(loaded.registry)
             telemetry = loaded.registry.telemetry
-        return cls(known.of, telemetry)
+        return cls(lambda version: known.get(version, newest), telemetry)
 
 
 class Reading(msgspec.Struct):

@@ -1,0 +1,123 @@
+"""Releases: all that each version of the registry means for serving, and how long a version is kept.
+
+Envoy says by which version it routes a request, and every part of the sidecar (the decision, the gates,
+the prices of a record) takes that version from this one store. So no part can forget a version that
+another one still uses.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from extproc.registry.loading import Loaded
+from extproc.registry.schema import Registry
+from extproc.registry.tiers import JudgedTier, judged_tiers
+from extproc.registry.upstreams import Price
+from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import Terms
+
+
+class Release(msgspec.Struct, frozen=True):
+    """One version of the registry, ready to serve."""
+
+    snapshot: Snapshot
+    tiers: Mapping[str, JudgedTier] = {}  # by ``tier_name``; those that have a gate
+    prices: Mapping[str, Price] = {}  # by public name; those that have one
+    reference: str = ""  # the model that savings refer to; empty: there is none
+
+    @property
+    def version(self) -> str:
+        """The registry's version."""
+        return self.snapshot.version
+
+
+def release_of(loaded: Loaded, snapshot: Snapshot) -> Release:
+    """The release of a version whose ``snapshot`` is compiled."""
+    return Release(
+        snapshot=snapshot,
+        tiers=judged_tiers(loaded.registry, loaded.gates),
+        prices=prices_of(loaded.registry),
+        reference=loaded.registry.reference,
+    )
+
+
+def prices_of(registry: Registry) -> Mapping[str, Price]:
+    """What the models of ``registry`` cost, by public name; without those that have no price."""
+    return {name: model.price for name, model in registry.models.items() if model.price is not None}
+
+
+# Longer than a request may take to upload its body, by the version that its head met.
+_KEPT_S = 600.0
+_LEAST = 2  # versions that are kept in any case
+
+
+class Releases:
+    """The versions that can serve: the newest, and older ones for as long as an Envoy names them.
+
+    Changed on the event loop's thread; ``newest`` and ``versions`` may be read from any.
+    """
+
+    def __init__(self, first: Release, clock: Callable[[], float]) -> None:
+        """``clock`` counts seconds from anywhere."""
+        self._clock = clock
+        self._newest = first
+        self._held: Mapping[str, Release] = {first.version: first}
+        self._used = {first.version: clock()}  # when each was last the newest, or asked for
+
+    @property
+    def newest(self) -> Release:
+        """The version that was added last."""
+        return self._newest
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that can serve, the newest last."""
+        return tuple(self._held)
+
+    def of(self, version: str) -> Release | None:
+        """The release for an Envoy that holds ``version``; None when that is not here.
+
+        An Envoy that does not say which version it holds gets the newest.
+        """
+        if not version:
+            return self._newest
+        found = self._held.get(version)
+        if found is not None:
+            self._used[version] = self._clock()
+        return found
+
+    def snapshot(self, version: str) -> Snapshot | None:
+        """What decides for an Envoy that holds ``version``; see ``of``."""
+        found = self.of(version)
+        return None if found is None else found.snapshot
+
+    def tiers(self, version: str) -> Mapping[str, JudgedTier]:
+        """The tiers whose answers are judged; none of a version that is not here."""
+        found = self.of(version)
+        return {} if found is None else found.tiers
+
+    def terms(self, version: str) -> Terms:
+        """What ``version`` says of every request.
+
+        Of one that is not here only the mode of the newest is believed: whoever observes must not
+        have requests refused because Envoy is a version ahead.
+        """
+        found = self._held.get(version)
+        return Terms(mode=self._newest.snapshot.terms.mode) if found is None else found.snapshot.terms
+
+    def add(self, release: Release) -> None:
+        """Make ``release`` the newest. One of a version that is held already takes its place."""
+        now = self._clock()
+        self._used |= {self._newest.version: now, release.version: now}
+        others = {version: held for version, held in self._held.items() if version != release.version}
+        self._newest, self._held = release, {**others, release.version: release}
+
+    def drop_unused(self) -> tuple[str, ...]:
+        """Forget what was superseded, and not asked for, ten minutes ago. Returns those versions."""
+        oldest = self._clock() - _KEPT_S
+        dropped = tuple(v for v in self.versions[:-_LEAST] if self._used[v] < oldest)
+        if dropped:
+            self._held = {version: held for version, held in self._held.items() if version not in dropped}
+            for version in dropped:
+                del self._used[version]
+        return dropped
