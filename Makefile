@@ -8,7 +8,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PHOENIX := .cache/phoenix
-export EXTPROC_ENCODER_DIR ?= $(CURDIR)/.cache/encoder
 
 # The first Python that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
@@ -20,7 +19,7 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Virtual environment, pinned dependencies, encoder
-	@$(BIN)/extproc model fetch --dir $(EXTPROC_ENCODER_DIR)
+	@$(BIN)/extproc model fetch
 
 $(INSTALLED): deploy/requirements-dev.txt pyproject.toml $(wildcard protos/*)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=..."; exit 1; }

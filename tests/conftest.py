@@ -4,17 +4,12 @@ import asyncio
 import io
 import os
 from collections.abc import Generator
-from pathlib import Path
 
 import hypothesis
 import pytest
 
 from extproc.embedding.files import EncoderFiles, locate
 from extproc.errors import EncoderMissing
-
-# Where `make setup` puts the encoder, so that pytest run by hand finds it too. The processes
-# that tests start inherit it.
-os.environ.setdefault("EXTPROC_ENCODER_DIR", str(Path(__file__).parents[1] / ".cache" / "encoder"))
 
 # The same examples in every run, however long each takes: a run is green or red by what changed.
 # HYPOTHESIS_PROFILE=default looks for new ones.

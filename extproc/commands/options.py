@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ENCODER_HELP = (
-    "the encoder's files (default: $EXTPROC_ENCODER_DIR, else a directory of the user's cache, "
-    "~/.cache/envoy-semantic-router)"
+    "the encoder's files (default: $EXTPROC_ENCODER_DIR; else, in a checkout, its .cache/encoder; "
+    "else ~/.cache/envoy-semantic-router)"
 )
 
 

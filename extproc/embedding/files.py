@@ -34,6 +34,8 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
 MEND = "run `extproc model fetch`"
 
+_SOURCE = Path(__file__).parents[2]
+
 
 class FileRecord(msgspec.Struct, frozen=True):
     """One file as it was when the manifest was written."""
@@ -78,13 +80,18 @@ def graph_name(precision: Precision) -> str:
     return f"{precision}.onnx"
 
 
-def default_directory(environ: Mapping[str, str]) -> Path:
-    """``EXTPROC_ENCODER_DIR``, else the model's place in the user's cache.
+def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Path:
+    """Where every command looks for the encoder, and where ``extproc model fetch`` puts it.
 
-    Raises ``EncoderMissing`` when there is neither.
+    ``EXTPROC_ENCODER_DIR`` if it is set. Else ``.cache/encoder`` of the checkout, where the code runs
+    from one: two checkouts never share files, and ``make clean`` removes them. Else a directory of the
+    user's cache. ``source`` is the directory that holds the ``extproc`` package. Raises
+    ``EncoderMissing`` for a user without a home directory.
     """
     if chosen := environ.get("EXTPROC_ENCODER_DIR"):
         return Path(chosen)
+    if (source / "pyproject.toml").is_file():  # not so in site-packages
+        return source / ".cache" / "encoder"
     try:
         cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError as error:  # a user without a home, as in some containers

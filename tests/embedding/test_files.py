@@ -98,6 +98,13 @@ def test_an_intact_directory_verifies_also_after_it_was_moved(directory: Path, t
     verify(locate(moved))
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A source tree that holds the package."""
+    (tmp_path / "pyproject.toml").touch()
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -106,19 +113,29 @@ def test_an_intact_directory_verifies_also_after_it_was_moved(directory: Path, t
         ({"EXTPROC_ENCODER_DIR": "", "XDG_CACHE_HOME": "/c"}, "/c/envoy-semantic-router/all-MiniLM-L6-v2"),
     ],
 )
-def test_the_environment_chooses_the_directory(environ: dict[str, str], expected: str) -> None:
-    assert default_directory(environ) == Path(expected)
+def test_the_environment_chooses_the_directory_of_an_installed_package(
+    environ: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    assert default_directory(environ, tmp_path) == Path(expected)
 
 
-def test_without_an_environment_it_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_environment_it_is_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     expected = "/home/someone/.cache/envoy-semantic-router/all-MiniLM-L6-v2"
-    assert default_directory({}) == Path(expected)
+    assert default_directory({}, tmp_path) == Path(expected)
 
 
-def test_a_user_without_a_home_is_told_what_to_set() -> None:
+def test_a_checkout_has_its_own_directory_unless_the_environment_names_another(checkout: Path) -> None:
+    assert default_directory({"XDG_CACHE_HOME": "/c", "HOME": "/h"}, checkout) == checkout / ".cache/encoder"
+    assert default_directory({}, checkout) == checkout / ".cache/encoder"
+    assert default_directory({"EXTPROC_ENCODER_DIR": "/models/e"}, checkout) == Path("/models/e")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(EncoderMissing, match="set EXTPROC_ENCODER_DIR"):
-        default_directory({"XDG_CACHE_HOME": "~nobody-of-this-name/.cache"})
+        default_directory({"XDG_CACHE_HOME": "~nobody-of-this-name/.cache"}, tmp_path)
 
 
 def test_locate_without_a_directory_asks_the_environment(
