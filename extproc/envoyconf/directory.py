@@ -1,16 +1,19 @@
 """The directory of Envoy's filesystem xDS: every file is replaced as a whole, none is changed in place.
 
-Envoy notices a rename, and nothing else.
+Envoy notices a rename, and nothing else. The directory may be away for a while, or its disk full: that
+raises ``NotYet``, and the writer tries again.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from extproc.errors import OperatorError
+from extproc.errors import NotYet, OperatorError
 
 STATUS = "status.json"
+_PART = ".part"
 
 
 class Directory:
@@ -21,38 +24,61 @@ class Directory:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in path.glob(f".*{_PART}"):  # by a writer that was killed
+                left.unlink(missing_ok=True)
         except OSError as error:
             raise OperatorError(f"{path}: {error.strerror}") from error
 
     def texts(self) -> dict[str, str]:
-        """The text of every file that Envoy may read."""
-        return {
-            path.name: path.read_text()
-            for path in self.path.iterdir()
-            if path.suffix in (".json", ".yaml") and path.name != STATUS and not path.name.startswith(".")
-        }
+        """The text of every file that Envoy may read. Raises ``NotYet``."""
+        with _tried_again(self.path):
+            return {
+                path.name: path.read_text(errors="replace")
+                for path in self.path.iterdir()
+                if path.suffix in (".json", ".yaml") and path.name != STATUS and not path.name.startswith(".")
+            }
 
     def write(self, name: str, text: str) -> None:
-        """Replace one file. Raises ``OperatorError``."""
-        try:
-            descriptor, made = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.path)  # mode 0600
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            os.replace(made, self.path / name)
-        except OSError as error:
-            raise OperatorError(f"{self.path / name}: {error.strerror}") from error
+        """Replace one file. Raises ``NotYet``, and then the file is as before."""
+        with _tried_again(self.path / name):
+            descriptor, made = tempfile.mkstemp(prefix=".", suffix=_PART, dir=self.path)  # mode 0600
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(text)
+                os.replace(made, self.path / name)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(made)
+                raise
 
     def write_all(self, texts: Mapping[str, str]) -> None:
-        """Replace files in this order; one that says the same already is left alone."""
+        """Replace files in this order; one that says the same already is left alone. Raises ``NotYet``."""
         present = self.texts()
         for name, text in texts.items():
             if present.get(name) != text:
                 self.write(name, text)
 
     def remove(self, name: str) -> None:
-        """Remove one file, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        """Remove one file, if it is there. Raises ``NotYet``."""
+        with _tried_again(self.path / name):
+            (self.path / name).unlink(missing_ok=True)
 
-    def tell(self, text: str) -> None:
-        """Replace the status file, which is for operators and not for Envoy."""
-        self.write(STATUS, text)
+    def report(self, text: str) -> None:
+        """Replace the status file, which is for operators and not for Envoy. Raises ``NotYet``.
+
+        On a full disk there is no room for a second file. The present one is then changed in place.
+        """
+        try:
+            self.write(STATUS, text)
+        except NotYet:
+            with _tried_again(self.path / STATUS), (self.path / STATUS).open("r+") as file:
+                file.write(text)
+                file.truncate()
+
+
+@contextlib.contextmanager
+def _tried_again(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotYet(f"{path}: {error.strerror}") from error

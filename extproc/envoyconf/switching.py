@@ -93,12 +93,12 @@ class Switch:
         return xds.held(self._directory.texts())
 
     async def to(self, new: Generation, sidecars: Sequence[str], *, examined: bool = False) -> Switched:
-        """Make Envoy hold ``new``, beside what it holds; the files are as before when that fails.
+        """Make Envoy hold ``new``, beside what it holds; the files are as before when Envoy refuses it.
 
         Without a running Envoy only the files are written. A version that is to be ``examined`` is
         written in place of another only once a sidecar has taken it, whether an Envoy runs or not.
         Raises ``EnvoyRefused``, ``VersionRefused``, and ``NotYet`` when a sidecar does not have the
-        version or a cluster is not active in time.
+        version or a cluster is not active in time, or when a file cannot be written.
         """
         before = self._directory.texts()
         old = xds.held(before)
@@ -132,8 +132,13 @@ class Switch:
         return Switched(running, skipped, restart)
 
     def drop(self, names: Collection[str]) -> None:
-        """Take away clusters and hops of these names, the hops first, and keys that no cluster names."""
+        """Take away clusters and hops of these names, the hops first, and keys that no cluster names.
+
+        Raises ``NotYet`` when a file cannot be written, or when the files are gone.
+        """
         held = self.held()
+        if not held.version:
+            raise NotYet(f"{self._directory.path}: Envoy's files are gone; they are written again")
         for name, resources in ((LISTENERS, held.listeners), (CLUSTERS, held.clusters)):
             kept = [resource for ours, resource in resources.items() if ours not in names]
             self._directory.write(name, xds.response(held.version, kept))
@@ -218,6 +223,10 @@ class Switch:
             await self._sleep(self._waits.poll)
 
     def _put_back(self, names: Iterable[str], before: Mapping[str, str]) -> None:
+        """Restore the files as far as the disk lets us; the next try begins from what there is."""
         for name in names:
             if name in before:
-                self._directory.write(name, before[name])
+                try:
+                    self._directory.write(name, before[name])
+                except NotYet as error:
+                    log.warning("a file of Envoy's could not be put back: %s", error)

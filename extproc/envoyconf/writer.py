@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 # A request may take this long to arrive whole, and goes by the routes that its head met.
 KEPT_S = REQUEST_IN.total_seconds() + 30.0
-_RETRY_S = 10.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 10.0  # each wait is twice the one before
 _CANDIDATE = ".candidate.yaml"
+_DEFECT = "a defect of ours; the log has it"
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -61,14 +62,14 @@ class Status(msgspec.Struct, frozen=True):
 
     pid: int  # of the writer that wrote this
     version: str = ""  # that Envoy's files are of
-    problem: str = ""  # why they are not of what the registry's files are now; empty: they are
+    problem: str = ""  # why Envoy's files are not as they should be; empty: they are
     envoy_running: bool = False  # did an Envoy take them?
     restart_envoy: bool = False  # bootstrap.yaml has changed since that Envoy started
     sidecars_skipped: tuple[str, ...] = ()  # nobody answered there at the last switch
     old: int = 0  # clusters and hops kept for requests that are still on their way
     switched: int = 0
     refused: int = 0  # mistakes in the registry, and what Envoy or a sidecar does not accept
-    postponed: int = 0  # what was not ready in time, and is tried again
+    postponed: int = 0  # what was not ready in time or could not be written, and is tried again
 
 
 class Writer:
@@ -94,9 +95,11 @@ class Writer:
         self._watch = Watch({self._path: None})
         self._switch: Switch | None = None  # the latest
         self._superseded: dict[str, float] = {}  # when each old cluster and hop became one
-        self._retry_at: float | None = None
+        self._retry_at: float | None = None  # None: nothing has failed that may succeed later
+        self._retry_s = _FIRST_RETRY_S
         self._counts: Counter[str] = Counter()
         self._status = Status(os.getpid())
+        self._reported = True  # is it in its file?
 
     @property
     def status(self) -> Status:
@@ -108,18 +111,16 @@ class Writer:
         self._watch.tell()
 
     async def once(self) -> Status:
-        """Write what the registry says now. Raises ``OperatorError``, and then nothing has changed."""
-        self._retry_at = None
+        """Write what the registry says now. Raises ``OperatorError``, and then Envoy keeps what it has."""
         try:
             switched = await self._bring()
         except RouterError as error:
             postponed = isinstance(error, NotYet | Unreachable)
-            self._retry_at = self._clock() + _RETRY_S if postponed else None
             self._counts["postponed" if postponed else "refused"] += 1
-            self._tell(problem=str(error))
+            self._report(problem=str(error))
             raise error if isinstance(error, OperatorError) else NotYet(str(error)) from error
         self._counts["switched"] += 1
-        self._tell(
+        self._report(
             problem="",
             envoy_running=switched.running,
             # To be on the safe side said for as long as this process runs: Envoy may be restarted unseen.
@@ -129,27 +130,64 @@ class Writer:
         return self._status
 
     async def follow(self) -> None:
-        """Keep the files at what the registry says, until cancelled. What goes wrong is told, not raised."""
-        await self._try()
-        while True:
-            due = min((at for at in (self._retry_at, self._drop_at()) if at is not None), default=None)
-            within_s = None if due is None else max(0.0, due - self._clock())
-            if await self._watch.changed(within_s) or self._is_past(self._retry_at):
-                await self._try()
-            elif self._is_past(self._drop_at()):
-                self._drop()
+        """Keep the files at what the registry says, until cancelled.
 
-    async def _try(self) -> None:
+        Nothing that goes wrong ends it. What may succeed later is tried again, with increasing waits.
+        """
+        due = True
+        while True:
+            succeeded = (await self._try_switch() if due else True) and self._try_drop()
+            self._plan_retry(succeeded and self._reported)
+            due = await self._watch.changed(self._within_s()) or self._is_past(self._retry_at)
+
+    async def _try_switch(self) -> bool:
+        """Returns False when trying again may help, although the registry does not change."""
         try:
             status = await self.once()
+        except NotYet as error:
+            log.error("Envoy keeps version %s, and this is tried again: %s", self._kept(), error)
+            return False
         except OperatorError as error:
-            log.error("Envoy keeps version %s: %s", self._status.version or "(none)", error)
+            log.error("Envoy keeps version %s: %s", self._kept(), error)
         except Exception:
             self._counts["refused"] += 1
-            self._tell(problem="a defect of ours; the log has it")
-            log.exception("Envoy keeps version %s", self._status.version)
+            self._report(problem=_DEFECT)
+            log.exception("Envoy keeps version %s", self._kept())
         else:
             log.info("Envoy's files are of version %s", status.version, extra=msgspec.to_builtins(status))
+        return True
+
+    def _try_drop(self) -> bool:
+        """Drop what is due, if anything is; returns whether that needs no other try."""
+        if not self._is_past(self._drop_at()):
+            return True
+        try:
+            self._drop()
+        except NotYet as error:
+            self._counts["postponed"] += 1
+            self._report(problem=str(error))
+            log.error("what only older versions had is not dropped, and this is tried again: %s", error)
+            return False
+        except Exception:
+            self._report(problem=_DEFECT)
+            log.exception("what only older versions had is not dropped, and this is tried again")
+            return False
+        return True
+
+    def _plan_retry(self, succeeded: bool) -> None:
+        if succeeded:
+            self._retry_at, self._retry_s = None, _FIRST_RETRY_S
+            return
+        self._retry_at = self._clock() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+
+    def _within_s(self) -> float | None:
+        """How long to wait for a change: until a retry or, when none is planned, until a drop is due."""
+        due = self._drop_at() if self._retry_at is None else self._retry_at
+        return None if due is None else max(0.0, due - self._clock())
+
+    def _kept(self) -> str:
+        return self._status.version or "(none)"
 
     async def _bring(self) -> Switched:
         files = Files()
@@ -190,7 +228,7 @@ class Writer:
         for name in dropped:
             del self._superseded[name]
         log.info("what only older versions had is dropped", extra={"names": ", ".join(dropped)})
-        self._tell()
+        self._report()
 
     def _drop_at(self) -> float | None:
         return min(self._superseded.values()) + self._kept_s if self._superseded else None
@@ -198,11 +236,17 @@ class Writer:
     def _is_past(self, at: float | None) -> bool:
         return at is not None and self._clock() >= at
 
-    def _tell(self, **changes: object) -> None:
+    def _report(self, **changes: object) -> None:
+        """Bring the status up to date, and its file as far as that can be written."""
         self._status = msgspec.structs.replace(
-            self._status,
-            version=xds.held(self._directory.texts()).version,
-            old=len(self._superseded),
-            **{**self._counts, **changes},
+            self._status, old=len(self._superseded), **{**self._counts, **changes}
         )
-        self._directory.tell(msgspec.json.format(msgspec.json.encode(self._status)).decode() + "\n")
+        try:
+            version = xds.held(self._directory.texts()).version
+            self._status = msgspec.structs.replace(self._status, version=version)
+            self._directory.report(msgspec.json.format(msgspec.json.encode(self._status)).decode() + "\n")
+        except NotYet as error:
+            log.error("the status is not written: %s", error, extra={"problem": self._status.problem})
+            self._reported = False
+        else:
+            self._reported = True

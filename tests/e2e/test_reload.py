@@ -251,6 +251,21 @@ async def test_what_only_old_versions_had_goes_without_a_request_that_misses_it(
         assert world.nearly_all_decided
 
 
+async def test_the_writer_goes_on_when_its_directory_was_away_and_envoy_follows(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        stack = world.stack
+        async with world.load():
+            aside = stack.xds.rename(stack.xds.with_name("aside"))
+            version = world.put(Config(poet="poet"))
+            await world.until(lambda: "this is tried again" in stack.writer_log.read_text())
+            aside.rename(stack.xds)
+            await world.reached(version)
+        assert stack.writer.returncode is None
+        await world.until(lambda: (world.status()["version"], world.status()["problem"]) == (version, ""))
+        assert list(stack.xds.glob(".*.part")) == []
+        assert world.nearly_all_decided
+
+
 async def test_the_version_that_decided_is_on_the_record(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         async with world.load():

@@ -1,11 +1,14 @@
 """Files that Envoy follows: replaced as a whole, readable by their owner alone."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from extproc.envoyconf.directory import Directory
-from extproc.errors import OperatorError
+from extproc.errors import NotYet, OperatorError
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_what_says_the_same_is_left_alone(directory: Directory) -> None:
 
 
 def test_the_status_is_no_file_of_envoys(directory: Directory) -> None:
-    directory.tell("{}")
+    directory.report("{}")
     assert directory.texts() == {}
     assert (directory.path / "status.json").read_text() == "{}"
 
@@ -54,5 +57,51 @@ def test_what_cannot_be_written_is_told(directory: Directory, tmp_path: Path) ->
     with pytest.raises(OperatorError, match="file"):
         Directory(tmp_path / "file")
     (directory.path / "cds.json").mkdir()
-    with pytest.raises(OperatorError, match=r"cds\.json"):
+    with pytest.raises(NotYet, match=r"cds\.json"):
         directory.write("cds.json", "one")
+
+
+def test_a_failed_write_leaves_nothing_behind(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.write("cds.json", "one")
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(NotYet, match="No space left on device"):
+        directory.write("cds.json", "two")
+    assert [path.name for path in directory.path.iterdir()] == ["cds.json"]
+    assert directory.texts() == {"cds.json": "one"}
+
+
+def test_what_a_killed_writer_left_behind_is_removed_at_the_start(directory: Directory) -> None:
+    (directory.path / ".tmpabc.part").write_text("half a file")
+    Directory(directory.path)
+    assert list(directory.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ['{"problem": "the disk is full, and this is longer"}', "{}"])
+def test_the_status_is_changed_in_place_when_there_is_no_room_for_a_second_file(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    directory.report('{"problem": ""}')
+    monkeypatch.setattr(os, "replace", no_space)
+    directory.report(text)
+    assert (directory.path / "status.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        Directory.texts,
+        lambda directory: directory.write("cds.json", "one"),
+        lambda directory: directory.write_all({"cds.json": "one"}),
+        lambda directory: directory.report("{}"),
+    ],
+)
+def test_a_directory_that_is_away_is_waited_for(
+    directory: Directory, use: Callable[[Directory], object]
+) -> None:
+    directory.path.rmdir()
+    with pytest.raises(NotYet, match="No such file or directory"):
+        use(directory)
+
+
+def no_space(source: str, destination: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

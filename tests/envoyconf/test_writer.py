@@ -1,9 +1,13 @@
 """The writer without an Envoy: what it writes, tells, keeps, drops and tries again."""
 
 import asyncio
+import contextlib
+import errno
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,11 @@ class World:
         async with asyncio.timeout(30):
             while not holds():
                 await asyncio.sleep(0.02)
+
+    async def until_retried(self, holds: Callable[[], bool]) -> None:
+        """``until``, with a clock that has come to the next retry."""
+        self.now += 10.0
+        await self.until(holds)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -197,6 +206,126 @@ async def test_what_was_postponed_is_tried_again(world: World) -> None:
         world.key.write_text("sk-a")
         world.writer.reload()
         await world.until(lambda: world.told("status.json")["switched"] == 1)
+
+
+Full = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(params=["real", "injected"])
+def full(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Full]:
+    """Makes the disk of ``xds`` full: a small file system of its own where we may mount one, or an error."""
+    xds = tmp_path / "xds"
+    if request.param == "injected":
+        yield lambda: no_space(xds, monkeypatch)
+        return
+    xds.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "tmpfs", str(xds)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield lambda: filled(xds)
+    finally:
+        subprocess.run(["umount", "--lazy", str(xds)], check=True)
+
+
+@contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1024))
+    yield
+    (disk / "filler").unlink()
+
+
+@contextmanager
+def no_space(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    replace = os.replace
+
+    def refuse(source: Any, destination: Any) -> None:
+        if Path(destination).parent == disk:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, destination)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        yield
+
+
+async def test_a_full_disk_is_reported_and_what_it_did_not_take_is_written_once_there_is_room(
+    full: Full, world: World
+) -> None:
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["switched"] == 1)
+        with full():
+            world.put(OTHER)
+            await world.until(lambda: world.told("status.json")["postponed"] >= 1)
+            assert "No space left on device" in world.told("status.json")["problem"]
+            assert world.told("status.json")["version"] == load_version(GOOD, world)
+            assert list(world.xds.glob(".*.part")) == []
+        await world.until_retried(lambda: world.told("status.json")["switched"] == 2)
+    assert world.told("status.json")["problem"] == ""
+    assert world.told("rds.json")["version_info"] == load_version(OTHER, world)
+    assert list(world.xds.glob(".*.part")) == []
+
+
+async def test_old_clusters_that_a_full_disk_keeps_are_dropped_once_there_is_room(
+    full: Full, world: World
+) -> None:
+    await world.writer.once()
+    world.put(OTHER)
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["old"] == 1)
+        with full():
+            world.now = 100.5
+            world.writer.reload()
+            await world.until(lambda: world.writer.status.postponed >= 1)
+            assert "No space left on device" in world.told("status.json")["problem"]
+            assert world.clusters == 2
+        await world.until_retried(lambda: world.told("status.json")["old"] == 0)
+    assert (world.clusters, world.told("status.json")["problem"]) == (1, "")
+
+
+@pytest.mark.parametrize("due_s", [0.0, 100.5])
+async def test_a_directory_that_is_away_is_waited_for_also_while_old_clusters_are_to_be_dropped(
+    world: World, due_s: float
+) -> None:
+    await world.writer.once()
+    world.put(OTHER)
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["old"] == 1)
+        aside = world.xds.rename(world.xds.with_name("aside"))
+        world.now = due_s
+        world.writer.reload()
+        await world.until(lambda: "No such file or directory" in world.writer.status.problem)
+        aside.rename(world.xds)
+        await world.until_retried(lambda: world.told("status.json")["problem"] == "")
+        await world.until(lambda: world.told("status.json")["old"] == (1 if due_s == 0.0 else 0))
+
+
+async def test_a_directory_that_comes_back_empty_is_filled_again(world: World) -> None:
+    await world.writer.once()
+    async with world.following():
+        await world.until(lambda: world.told("status.json")["switched"] == 2)
+        world.xds.rename(world.xds.with_name("aside"))
+        world.writer.reload()
+        await world.until(lambda: "No such file or directory" in world.writer.status.problem)
+        world.xds.mkdir(mode=0o700)
+        await world.until_retried(lambda: (world.xds / "status.json").exists())
+    assert world.clusters == 1
+
+
+async def test_retries_come_at_increasing_intervals_up_to_a_limit_and_start_anew_after_a_success(
+    world: World,
+) -> None:
+    world.key.unlink()
+    waits = []
+    for _ in range(6):
+        world.writer._plan_retry(await world.writer._try_switch())
+        waits.append(world.writer._within_s())
+    assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    world.key.write_text("sk-a")
+    world.writer._plan_retry(await world.writer._try_switch())
+    assert world.writer._within_s() is None
 
 
 async def test_a_writer_that_starts_anew_knows_the_old_clusters_from_the_files(
