@@ -3,7 +3,7 @@
 RouterError
 ├── ClientError            the client gets the API's own error, nothing is forwarded
 │   ├── BadRequest         400: not what the API requires
-│   ├── Denied             403: a deny rule of the registry
+│   ├── Denied             400, or 403 by the registry's choice: a deny rule matched
 │   ├── UnknownModel       404: the registry routes only names it knows
 │   ├── Unauthorized       401: feedback without the registry's token
 │   ├── NoFeedback         404: feedback, of which the registry wants none
@@ -42,7 +42,7 @@ class RouterError(Exception):
 class ClientError(RouterError):
     """The request cannot be served as sent. ``status`` is the HTTP status of the answer."""
 
-    status: ClassVar[int]
+    status: int
     code: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -59,15 +59,20 @@ class BadRequest(ClientError):
 
 
 class Denied(ClientError):
-    """A deny rule of the registry matched."""
+    """A deny rule of the registry matched.
 
-    status = 403
+    The answer is what the API's own provider gives for a violation of its content policy: clients
+    take a 403 for a wrong key, and some of them retry it.
+    """
+
+    status = 400
     label = "denied"
-    code = "request_denied"
+    code = "content_policy_violation"
 
-    def __init__(self, message: str, *, rule: str) -> None:
+    def __init__(self, message: str, *, rule: str, status: int = 400) -> None:
         super().__init__(message)
         self.rule = rule
+        self.status = status
 
 
 class UnknownModel(ClientError):

@@ -48,6 +48,7 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
         quality=loaded.quality.quality if loaded.quality else None,
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
+        deny_status=registry.deny_status,
         ask_usage=registry.stream_usage == "ask",
         rollout=Rollout(registry.mode, share_of(registry.rollout)),
         rollout_key=registry.rollout_key.lower(),

@@ -82,7 +82,7 @@ class Rule(Section, frozen=True):
 
     name: str
     when: When
-    deny: str = ""  # the message the client gets with its 403
+    deny: str = ""  # the message of the error that the client gets
     route: str = ""
     model: str = ""
 
@@ -182,6 +182,7 @@ class Registry(Section, frozen=True):
     rules: list[Rule] = []
     reference: str = ""  # the model that savings are told against; empty: none are told
     unknown_models: Literal["route", "reject"] = "route"
+    deny_status: Literal[400, 403] = 400  # of the answer when a deny rule matches
     trusted_headers: list[str] = []  # request headers that Envoy sets, so rules may use them
     scorer: Scorer = Scorer()
     artefact: str = (

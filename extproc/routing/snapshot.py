@@ -44,6 +44,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     fast_path: FastPath | None = None  # only where ``meaning`` is
     quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
+    deny_status: int = 400  # of the answer to a request that a deny rule refuses
     ask_usage: bool = False  # of streams that tell it only when asked
     rollout: Rollout = Rollout()  # of decisions for no route
     rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out

@@ -47,7 +47,7 @@ async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse what a deny rule names. Raises ``Denied``."""
     rule = first_that_holds(snapshot.deny_rules, question)
     if rule is not None:
-        raise Denied(rule.deny, rule=rule.name)
+        raise Denied(rule.deny, rule=rule.name, status=snapshot.deny_status)
     return None
 
 

@@ -230,7 +230,9 @@ def answered(status: int, body: bytes) -> httpx2.Response:
     ],
 )
 def test_an_error_has_openais_shape(api: Api, status: int, kind: str) -> None:
-    body = apis.error_body(api, status=status, message='No "x" é', code="request_denied", param="model")
+    body = apis.error_body(
+        api, status=status, message='No "x" é', code="content_policy_violation", param="model"
+    )
     transport = httpx2.MockTransport(lambda _: answered(status, body))
     with (
         openai.OpenAI(api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport)) as client,
@@ -241,7 +243,7 @@ def test_an_error_has_openais_shape(api: Api, status: int, kind: str) -> None:
     assert (error.status_code, error.type, error.code, error.param) == (
         status,
         kind,
-        "request_denied",
+        "content_policy_violation",
         "model",
     )
     assert json.loads(body)["error"]["message"] == 'No "x" é'

@@ -79,7 +79,7 @@ def page() -> dict[str, set[str]]:
     metrics.heard("accepted")
     answered = Usage(input=1, output=2, first_token_at=1.5)
     metrics.accept(outcome(usage=answered))
-    metrics.accept(outcome(envelope=Envelope(error="denied"), status=403))
+    metrics.accept(outcome(envelope=Envelope(error="denied"), status=400))
     cascade(metrics)
     metrics.watch_fast_path(lambda: True)
     times = StageTimes(rules=1, queue=1, embed=1, score=1, total=1)

@@ -139,7 +139,7 @@ async def test_an_answer_is_recorded_once_with_the_providers_usage_and_the_true_
 async def test_refused_requests_are_recorded_once(lossless: Lossless, tmp_path: Path) -> None:
     bodies = {
         "bad_request": (400, b"not json"),
-        "denied": (403, msgspec.json.encode(chat("pay with 4111 1111 1111 1111"))),
+        "denied": (400, msgspec.json.encode(chat("pay with 4111 1111 1111 1111"))),
     }
     for error, (status, body) in bodies.items():
         answer = await lossless.world.post(body)

@@ -141,12 +141,12 @@ async def test_an_image_rule_decides_and_five_megabytes_pass_unchanged(world: An
 
 
 async def test_a_deny_rule_refuses_in_the_apis_own_shape_even_a_pinned_model(world: Any) -> None:
-    with pytest.raises(openai.PermissionDeniedError) as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         await world.openai.chat.completions.create(
             model="small", messages=[{"role": "user", "content": "my card is 4111 1111 1111 1111"}]
         )
     assert "Card numbers may not be sent to a model." in refused.value.message
-    assert refused.value.code == "request_denied"
+    assert refused.value.code == "content_policy_violation"
     assert world.received() == {}
 
 

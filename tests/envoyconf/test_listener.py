@@ -120,7 +120,7 @@ async def test_a_refusals_decision_is_logged_too(world: World) -> None:
     world.sidecar.refusal = Denied("not here", rule="no-secrets")
     answer = await world.ask()
     entry = await world.logged()
-    assert (entry.request_id, entry.status, entry.cluster) == (answer.headers["x-request-id"], 403, "")
+    assert (entry.request_id, entry.status, entry.cluster) == (answer.headers["x-request-id"], 400, "")
     assert entry.envelope is not None
     assert (entry.envelope.error, entry.envelope.rule) == ("denied", "no-secrets")
 

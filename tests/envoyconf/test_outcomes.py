@@ -145,7 +145,7 @@ async def test_a_refused_request(logged: Logged) -> None:
     logged.world.sidecar.refusal = Denied("Not that.", rule="no-keys")
     got = await logged.world.ask()
     told = await logged.alike(got.headers["x-request-id"])
-    assert (told.status, told.cluster, told.attempts) == (403, "", 0)
+    assert (told.status, told.cluster, told.attempts) == (400, "", 0)
     assert told.envelope is not None
     assert told.envelope.error == "denied"
 

@@ -41,6 +41,7 @@ rules:
 decision_ms: 50
 unknown_models: reject
 stream_usage: ask
+deny_status: 403
 """
 
 
@@ -104,6 +105,7 @@ def test_the_registrys_own_settings_reach_the_snapshot(snapshot: Snapshot) -> No
     assert snapshot.budget_s == 0.05
     assert snapshot.unknown_models_rejected
     assert snapshot.ask_usage
+    assert snapshot.deny_status == 403
 
 
 def test_without_routes_there_is_nothing_to_embed(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("regex:", "regexp:", 8, "unknown key `regexp` (did you mean `regex`?"),
         ("price: {input: 1", "price: {inputs: 1", 3, "unknown key `inputs`"),
         ("default: large\n", "", 1, "missing key `default`"),
+        ("default: large", "default: large\ndeny_status: 401", 5, "401"),
         ("default: large", "default: huge", 4, "there is no model `huge` (expected one of: small, large)"),
         ("candidates: small\n", "candidates: smal\n", 15, "there is no model `smal`"),
         ("candidates: [large]", "candidates: []", 18, "the route `work` has no candidates"),

@@ -228,7 +228,13 @@ async def test_a_deny_rule_comes_before_pins_and_routes() -> None:
     targets = {**snapshot().targets, "spam-1": Target("spam-1", "s", "c", CHAT)}
     with pytest.raises(Denied, match=r"No spam\.") as denied:
         await decide(question(model="spam-1", tools=("compile",)), snapshot(targets=targets))
-    assert denied.value.rule == "no-spam"
+    assert (denied.value.rule, denied.value.status) == ("no-spam", 400)
+
+
+async def test_a_denial_has_the_status_that_the_registry_chose() -> None:
+    with pytest.raises(Denied) as denied:
+        await decide(question(model="spam-1"), snapshot(deny_status=403))
+    assert denied.value.status == 403
 
 
 async def test_a_model_that_may_not_be_pinned_is_routed_like_any_other_name() -> None:

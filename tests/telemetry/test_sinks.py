@@ -76,7 +76,7 @@ def test_all_sinks_get_the_same_row_made_once_and_priced(exchange: Make) -> None
         {"stage": "default", "reason": "deadline"},
         {"attempts": 2},
         {"served_by": "large"},
-        {"error": "denied", "status": 403},
+        {"error": "denied", "status": 400},
         {"mode": "observe", "stage": "deny", "reason": "denied"},
         {"status": 500},
         {"envelope": None},

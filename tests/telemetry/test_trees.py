@@ -237,7 +237,7 @@ def test_a_client_that_left_is_no_error_but_its_flag_is_told(outcome: Make) -> N
 def test_a_denied_request_is_no_error_and_calls_nothing(outcome: Make) -> None:
     spans = tree(
         outcome(
-            status=403, error="denied", reason="denied", stage="deny", rule="no-spam", upstream_model="",
+            status=400, error="denied", reason="denied", stage="deny", rule="no-spam", upstream_model="",
             cluster="", probability=None, margin=None, embed_us=None, queue_us=None, total_us=20,
         )
     )  # fmt: skip

@@ -224,7 +224,8 @@ def test_a_decision_without_an_embedding_has_no_scores_in_its_envelope() -> None
     [
         (BadRequest("no", param="messages"), 400, None, "", ""),
         (UnknownModel("no", param="model"), 404, "model_not_found", "", ""),
-        (Denied("no", rule="secrets"), 403, "request_denied", "deny", "secrets"),
+        (Denied("no", rule="secrets"), 400, "content_policy_violation", "deny", "secrets"),
+        (Denied("no", rule="secrets", status=403), 403, "content_policy_violation", "deny", "secrets"),
     ],
 )
 def test_a_refusal_answers_in_the_shape_of_the_api(

@@ -93,7 +93,7 @@ async def test_a_refusal_reaches_the_client(channel: grpc.aio.Channel, decider: 
     stream = Stream(channel)
     response = await stream.exchange(ASK)
     assert response is not None
-    assert response.immediate_response.status.code == 403
+    assert response.immediate_response.status.code == 400
     assert b"not here" in response.immediate_response.body
     assert envelope(response)["rule"] == "secrets"
     assert envelope(response)["version"] == "v1"

@@ -32,7 +32,7 @@ FULL = ExchangeRow(
 )  # fmt: skip
 BARE = ExchangeRow(time=NOON, request_id="r2", bypassed=True, refused=False)
 REFUSED = ExchangeRow(
-    time=NOON, request_id="r3", api="openai.chat", status=403, error="denied", bypassed=False, refused=True
+    time=NOON, request_id="r3", api="openai.chat", status=400, error="denied", bypassed=False, refused=True
 )
 FAILED = ExchangeRow(
     time=NOON,

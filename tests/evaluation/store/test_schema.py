@@ -80,7 +80,7 @@ def test_a_refused_exchange_is_the_same_row_both_ways_too(
 ) -> None:
     envelope = msgspec.structs.replace(EXCHANGE.envelope or Envelope(), error="denied", upstream_model="")
     test_a_span_from_a_collector_and_a_record_from_a_segment_are_the_same_row(
-        store, segment, {"envelope": envelope, "status": 403, "flags": ()}
+        store, segment, {"envelope": envelope, "status": 400, "flags": ()}
     )
 
 

@@ -178,7 +178,7 @@ def test_what_is_no_llm_call_is_counted_nowhere(store: Store, put: Put) -> None:
 
 
 def test_refused_requests_are_no_errors(store: Store, put: Put) -> None:
-    put([exchange(1, refused=True, error="denied", status=403), exchange(2)])
+    put([exchange(1, refused=True, error="denied", status=400), exchange(2)])
     (part,) = told(store).slices
     assert (part.refused, part.errors.value) == (1, 0.0)
 
