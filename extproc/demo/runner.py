@@ -15,9 +15,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from extproc.demo import ports
+from extproc.demo.edits import edits
 from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.ports import Claim
-from extproc.demo.stack import Ports, running_stack
+from extproc.demo.stack import Ports, Stack, running_stack
 from extproc.errors import OperatorError
 from extproc.registry.loading import load
 from extproc.registry.schema import Registry
@@ -85,7 +86,16 @@ async def serve(registry_path: Path, run_dir: Path, environment: Mapping[str, st
             _report(f"records         {stack.records}")
             _report(f"ready {stack.url}")
             _report(_EXAMPLE.format(url=stack.url))
-            await stack.failed()
+            reporting = asyncio.create_task(_report_edits(stack))
+            try:
+                await stack.failed()
+            finally:
+                reporting.cancel()
+
+
+async def _report_edits(stack: Stack) -> None:
+    async for line in edits(stack):
+        _report(line)
 
 
 def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:

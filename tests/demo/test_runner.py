@@ -7,10 +7,12 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from extproc.demo import ports
 from extproc.demo.pool import Pool
@@ -139,9 +141,16 @@ Alive = Callable[[int], bool]
 class Run:
     """`python -m extproc.demo` in a process of its own, up to its curl example."""
 
-    def __init__(self, process: asyncio.subprocess.Process, lines: list[str]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, registry: Path, lines: list[str]) -> None:
         self.process = process
+        self.registry = registry
         self.lines = lines
+
+    async def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(60):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     def pid(self, name: str) -> int:
         """The process id that the progress lines give for ``name``."""
@@ -158,6 +167,20 @@ class Run:
 
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """A run of its own, for tests that end it."""
+    async with running(tmp_path) as run:
+        yield run
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_run(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run]:
+    """For tests that leave it running."""
+    async with running(tmp_path_factory.mktemp("shared")) as run:
+        yield run
+
+
+@asynccontextmanager
+async def running(tmp_path: Path) -> AsyncIterator[Run]:
     path, _ = one_model_registry(tmp_path)
     chosen = dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True))
     process = await asyncio.create_subprocess_exec(
@@ -173,7 +196,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
             lines.append(line)
             if lines[-1].endswith("}'"):
                 break
-    yield Run(process, lines)
+    yield Run(process, path, lines)
     if process.returncode is None:
         process.kill()
     await process.communicate()
@@ -187,7 +210,9 @@ async def nothing_left(run: Run, alive: Alive) -> bool:
     return True
 
 
-async def test_it_says_ready_once_and_its_example_works_when_pasted(run: Run) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_it_says_ready_once_and_its_example_works_when_pasted(shared_run: Run) -> None:
+    run = shared_run
     [ready] = [line for line in run.lines if line.startswith("ready ")]
     url = ready.removeprefix("ready ")
     position = run.lines.index(ready) + 1
@@ -202,6 +227,33 @@ async def test_it_says_ready_once_and_its_example_works_when_pasted(run: Run) ->
     ):
         assert answer.status == 200
         assert (await answer.json())["choices"][0]["message"]["content"].startswith("[small] You asked: ")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_edit_of_the_registry_is_reported_on_one_line(shared_run: Run) -> None:
+    run = shared_run
+    good = run.registry.read_text()
+    run.registry.write_text(f"{good}decision_ms: 201\n")
+    accepted = await run.line()
+    assert re.fullmatch(r"registry +accepted: version [0-9a-f]{12}", accepted)
+    version = accepted.rpartition(" ")[2]
+
+    run.registry.write_text(f"{good}decision_sm: 201\n")
+    line = len(good.splitlines()) + 1
+    rejected = await run.line()
+    assert re.fullmatch(
+        rf"registry +rejected: {re.escape(str(run.registry))}:{line}: unknown key `decision_sm` .*; "
+        rf"version {version} still serves",
+        rejected,
+    )
+
+    run.registry.write_text(f"{good}default: nobody\n")  # a second mistake is another line
+    assert f"rejected: {run.registry}:{line}: the key 'default' is already given" in await run.line()
+
+    run.registry.write_text(f"{good}decision_ms: 201\n")
+    assert await run.line() == accepted
+    run.registry.write_text(f"{good}decision_ms: 201\nencoder: {{precision: fp32}}\n")
+    assert (await run.line()).endswith("; restart to apply encoder")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
