@@ -259,7 +259,9 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "make Envoy's configuration from a registry",
         "Write a complete Envoy bootstrap: listener, ext_proc, fail-open route, one cluster per model. Run "
         "it with `envoy -c FILE`, or take its parts into an Envoy that already runs. With --xds, write what "
-        "changes into files of their own: run `envoy -c DIR/bootstrap.yaml --reject-unknown-dynamic-fields`.",
+        "changes into files of their own: run `envoy -c DIR/bootstrap.yaml --reject-unknown-dynamic-fields`. "
+        "Add `--component-log-level ext_proc:error`: else Envoy logs a warning for each request that it "
+        "sends on while no sidecar answers.",
     )
     takes_registry(config)
     config.add_argument(

@@ -234,6 +234,7 @@ class Stack:
             *(str(envoy), "-c", str(self.xds / BOOTSTRAP)),
             # A misspelt field would otherwise be taken for one that is not there.
             "--reject-unknown-dynamic-fields",
+            *binary.QUIET,
             # Hot restart would tie Envoys on one machine together by shared memory.
             "--disable-hot-restart",
             # Access logs in files would otherwise be ten seconds behind.

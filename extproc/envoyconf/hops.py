@@ -38,7 +38,7 @@ from extproc.envoyconf.replies import hop_replies
 from extproc.envoyconf.site import Names
 from extproc.registry.cascades import Tier
 from extproc.registry.schema import Registry, cluster_name
-from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
+from extproc.wire.gates import BEGAN_HEADER
 from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 # What the decision and the outer router noted for the hops, and is not for providers.
@@ -97,8 +97,6 @@ def _routes(registry: Registry, call: Call, names: Names) -> RouteConfiguration:
                 domains=["*"],
                 routes=list(_ways_to_name(registry, call, names)),
                 request_headers_to_remove=_BOOKKEEPING,
-                # A provider does not say who is asked next.
-                response_headers_to_remove=[ESCALATE_HEADER],
                 response_headers_to_add=[header(SERVED_BY, call.model)],
             )
         ],

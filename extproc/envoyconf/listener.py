@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     Http2ProtocolOptions,
     HttpProtocolOptions,
@@ -17,11 +16,10 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerPathWithEscapedSlashesAction,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.filters import http_filters
-from extproc.envoyconf.messages import address, extension
+from extproc.envoyconf.messages import ROUTER_PREFIX, address, extension, without_prefix
 from extproc.envoyconf.outcomes import outcome_logs
 from extproc.envoyconf.replies import local_replies
 from extproc.envoyconf.site import Site
@@ -78,9 +76,5 @@ def connection_manager(registry: Registry, routes: RouteConfiguration, site: Sit
 
 def _unforgeable() -> TypedExtensionConfig:
     """Removes, before anything reads them, headers by which a client could steer or pose."""
-    mutations = [_without_prefix("x-router-"), _without_prefix("x-envoy-"), Mutation(remove="x-request-id")]
+    mutations = [without_prefix(ROUTER_PREFIX), without_prefix("x-envoy-"), Mutation(remove="x-request-id")]
     return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=mutations))
-
-
-def _without_prefix(prefix: str) -> Mutation:
-    return Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))

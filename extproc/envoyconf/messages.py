@@ -9,9 +9,12 @@ import ipaddress
 import typing
 
 import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress, TypedExtensionConfig
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+ROUTER_PREFIX = "x-router-"  # of the headers that only the router may set
 _UNIX = "unix:"
 
 
@@ -31,6 +34,13 @@ def _spelled(value: typing.Any) -> typing.Any:
 def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:
     """A named extension and its configuration."""
     return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+
+
+def without_prefix(prefix: str) -> HeaderMutation:
+    """Removes every header whose name begins with ``prefix``."""
+    return HeaderMutation(
+        remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix))
+    )
 
 
 def address(text: str) -> Address:

@@ -1,7 +1,8 @@
-"""How Envoy speaks to a provider: protocol, TLS, and whose credentials it shows.
+"""How Envoy speaks to a provider: protocol, TLS, whose credentials it shows, which headers it believes.
 
 Credentials are the business of the cluster's own filters: whatever route leads to a provider, a
-request carries this provider's key or none, and no other attempt at the request ever has it.
+request carries this provider's key or none, and no other attempt at the request ever has it. For the
+same reason these filters remove ``x-router-*`` from every answer: only the router may set them.
 """
 
 import ipaddress
@@ -40,7 +41,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.messages import extension
+from extproc.envoyconf.messages import ROUTER_PREFIX, extension, without_prefix
 from extproc.envoyconf.site import Site
 from extproc.registry.upstreams import Auth, KeyHeader, Upstream
 
@@ -72,7 +73,7 @@ SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
 def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -> HttpProtocolOptions:
     """Protocol and credentials."""
     filters = [
-        _without_clients_own(upstream),
+        _cleaned(upstream),
         *([_injector(cluster, key, site)] if isinstance(upstream.auth, Auth) else []),
         _filter(_UPSTREAM_CODEC, UpstreamCodec()),
     ]
@@ -122,11 +123,15 @@ def _is_ip(name: str) -> bool:
     return True
 
 
-def _without_clients_own(upstream: Upstream) -> HttpFilter:
-    """Removes what a provider must not see of a client."""
+def _cleaned(upstream: Upstream) -> HttpFilter:
+    """Removes what a provider must not see of a client, and what a client must not believe of a provider."""
     kept = upstream.auth == "passthrough"
     removed = _NEVER_FORWARDED if kept else (*_CREDENTIALS, *_NEVER_FORWARDED)
-    mutations = Mutations(request_mutations=[HeaderMutation(remove=name) for name in removed])
+    mutations = Mutations(
+        request_mutations=[HeaderMutation(remove=name) for name in removed],
+        response_mutations=[without_prefix(ROUTER_PREFIX)],
+        response_trailers_mutations=[without_prefix(ROUTER_PREFIX)],
+    )
     return _filter(_HEADER_MUTATION, HeaderMutationFilter(mutations=mutations))
 
 

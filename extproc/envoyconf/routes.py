@@ -68,8 +68,6 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
                     *_undecided(registry, version, names),
                     *_passthrough(registry, names),
                 ],
-                # Removed first, so that a provider cannot pass its own off as the router's.
-                response_headers_to_remove=[_answer_header(key) for key in _ANSWERED],
                 response_headers_to_add=_answers() if registry.envoy.response_headers else [],
             )
         ],
@@ -130,8 +128,8 @@ def _chained(
         chained.request_headers_to_remove = []  # the hops need them
         chained.request_headers_to_add += _told_to_hops(version, calls)
         chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
-        if registry.envoy.response_headers:
-            chained.response_headers_to_remove.remove(SERVED_BY)
+        if not registry.envoy.response_headers:
+            chained.response_headers_to_remove.append(SERVED_BY)
         yield _repeatable(registry, chained)
 
 
@@ -183,7 +181,6 @@ def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Rout
             *(header(key, literal(value)) for key, value in added.items()),
         ],
         response_headers_to_add=[header(key, literal(value)) for key, value in answered.items()],
-        response_headers_to_remove=[SERVED_BY],  # a hop's to say, not a provider's
     )
 
 
@@ -198,7 +195,6 @@ def _passthrough(registry: Registry, names: Names) -> Iterator[Route]:
             name="passthrough",
             match=RouteMatch(prefix=prefix),
             route=action(registry, upstream, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER]),
-            response_headers_to_remove=[SERVED_BY],
         )
 
 

@@ -68,6 +68,14 @@ async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(own_world: Wor
     assert not [name for name in answer.headers if name.lower().startswith("x-router-")]
 
 
+async def test_requests_without_a_sidecar_do_not_fill_envoys_log(own_world: World) -> None:
+    world = own_world
+    await world.stack.stop_sidecar(signal.SIGKILL)
+    for _ in range(3):
+        assert (await world.post(chat(CODE))).status == 200
+    assert "[ext_proc]" not in world.stack.envoy_log.read_text()
+
+
 async def test_without_a_sidecar_what_clients_forge_still_chooses_nothing(own_world: World) -> None:
     world = own_world
     await world.stack.stop_sidecar(signal.SIGKILL)

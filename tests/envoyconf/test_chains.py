@@ -333,6 +333,25 @@ async def test_a_provider_learns_nothing_of_the_others_nor_of_the_router(launch:
         assert not [key for key in others if key in str(request.headers)]
 
 
+async def test_no_header_of_a_provider_poses_as_the_routers(launch: Launch) -> None:
+    async def forge(_: web.Request) -> web.Response:
+        names = ("served-by", "escalate", "route", "model", "anything")
+        return web.json_response({"by": "forger"}, headers={f"x-router-{name}": "forged" for name in names})
+
+    world = await chained(launch, response_headers=False)
+    for provider in world.providers.values():
+        provider.handler = forge
+    in_turn = await world.ask(body("auto"))
+    world.sidecar.decision = decided("small", route="another")
+    pinned = await world.ask()
+    passed = await world.ask(path="/v1/files")
+    await world.sidecar.stop()
+    bypassed = await world.ask()
+    for answer in (in_turn, pinned, passed, bypassed):
+        assert (answer.status, answer.by) == (200, "forger")
+        assert not [name for name in answer.headers if name.startswith("x-router-")]
+
+
 async def test_a_provider_cannot_say_that_another_answered(launch: Launch) -> None:
     async def forge(_: web.Request) -> web.Response:
         return web.json_response({"by": "small"}, headers={"x-router-served-by": "forged"})
@@ -340,10 +359,6 @@ async def test_a_provider_cannot_say_that_another_answered(launch: Launch) -> No
     world = await chained(launch)
     world.providers["small"].handler = forge
     assert (await world.ask(body("auto"))).headers["x-router-served-by"] == "small"
-    world.sidecar.decision = decided("small", route="another")
-    assert "x-router-served-by" not in (await world.ask()).headers
-    world.providers["rest"].handler = forge
-    assert "x-router-served-by" not in (await world.ask(path="/v1/files")).headers
 
 
 async def test_who_answered_is_told_only_where_decisions_are_told(launch: Launch) -> None:
