@@ -42,7 +42,12 @@ class Judge:
         self._min_agreement = min_agreement
 
     def judge(self, asked: Asked, answer: Answer, second: Answer | None = None) -> Verdict:
-        """The first rejection; of an answer that is not complete, nothing else can be said."""
+        """The first rejection; of an answer that is not complete, nothing else can be said.
+
+        An answer that failed, or that ended before it was whole, is rejected whatever the checks are.
+        """
+        if answer.failed:
+            return Verdict(False, gate="finish", reason="failed")
         for gate, check in self._checks:
             if reason := check(asked, answer):
                 return Verdict(False, gate=gate, reason=reason)

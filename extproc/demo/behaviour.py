@@ -21,6 +21,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     delay_between_writes_s: float = 0.0
     write_sizes: tuple[int, ...] = ()  # body bytes per write, repeated; empty: one write an event
     reset_after_writes: int | None = None  # body writes before a TCP reset; 0: not one byte of the body
+    end_after_writes: int | None = None  # body writes before the answer ends, as if it were whole
     omit_usage: bool = False
     delay_before_usage_s: float = 0.0  # before the last event of a stream that tells it
     gzip: bool = False  # compress where the request accepts it

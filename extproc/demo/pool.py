@@ -236,6 +236,7 @@ async def _send(
     encoding = {"content-encoding": "gzip"} if compress else {}
     response = web.StreamResponse(headers={"content-type": content_type, **headers, **encoding})
     writes, late = _writes(pieces, behaviour, compress)
+    writes = writes[: behaviour.end_after_writes]
     if not stream:
         response.content_length = sum(map(len, writes))
     if behaviour.early_headers:
@@ -251,6 +252,7 @@ async def _send(
             await _pause(behaviour.delay_before_usage_s)
         await response.prepare(http)  # sends the headers, once
         await response.write(piece)
+    await response.prepare(http)
     await response.write_eof()
     return response
 

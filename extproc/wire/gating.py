@@ -188,10 +188,13 @@ class GateExchange:
         return Proceed()
 
     def _on_answer(self, event: AnswerHead) -> Effect:
-        if event.ended or self._watched is None or not _readable(event):
+        if self._watched is None or not _readable(event):
             return self._end(Release(None))
-        self._holding = self._watched.watch.begins(event.status, event.headers.get("content-type", ""))
-        return Wait() if self._holding else self._end(Release(None))
+        watch = self._watched.watch
+        self._holding = watch.begins(event.status, event.headers.get("content-type", ""))
+        if not self._holding:
+            return self._end(Release(None))
+        return self._on_part(watch, AnswerPart(b"", ended=True)) if event.ended else Wait()
 
     def _on_part(self, watch: Watch, event: AnswerPart) -> Effect:
         self._held += len(event.data)

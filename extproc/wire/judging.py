@@ -92,7 +92,7 @@ class _Reading(Watch):
             self._stream.feed(data)
             if not (ended or self._is_enough(self._stream)):
                 return None
-            answer = self._stream.answer()
+            answer = self._stream.answer(ended=ended)
         verdict = self._tier.judge.judge(self._asked, answer)
         second = self._tier.second
         if second is None or not self._would_hear(verdict, second.terms):

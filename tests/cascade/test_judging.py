@@ -49,6 +49,12 @@ def test_of_a_beginning_only_the_bad_is_known() -> None:
     assert judge.judge(ASKED, Answer(text="In?", complete=False)).keep is False
 
 
+def test_what_failed_is_rejected_whatever_the_checks_are() -> None:
+    for judge in (Judge(()), Judge(CHECKS), Judge(CHECKS, ByLength(), 0.0)):
+        failed = judge.judge(ASKED, Answer(text="In Bern.", complete=False, failed=True))
+        assert failed == Verdict(False, gate="finish", reason="failed")
+
+
 def test_a_score_is_held_against_the_threshold() -> None:
     judge = Judge(CHECKS, ByLength(), 0.5)
     assert judge.judge(ASKED, Answer(text="Bern.")) == Verdict(True, 0.5)

@@ -21,15 +21,22 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EASY = "implement quicksort in python"
 HARD = "implement quicksort in python, the hard way"
+HELD = "a-model-whose-streams-are-held"
 # The fake models repeat the prompt after their name, so this is the first tier's answer to hard ones.
 DOUBT = r"\[demo-code-32b\].*the hard way"
 
 
 def cascading(registry: Any) -> None:
     of_all_apis(registry)
-    registry["gates"] = {"sure": {"finish": True, "self_report": {"pattern": DOUBT}, "prefix_chars": 80}}
+    registry["gates"] = {
+        "sure": {"finish": True, "self_report": {"pattern": DOUBT}, "prefix_chars": 80},
+        "something": {"length": {"min_chars": 1}},
+    }
     tiers = [{"model": "code", "gate": "sure"}, {"model": "mid", "gate": "sure"}, {"model": "large"}]
-    registry["cascades"] = {"frugal": {"tiers": tiers, "deadline_s": 60}}
+    held = [{"model": "code", "gate": "something", "stream": "hold"}, {"model": "mid"}]
+    registry["cascades"] = {"frugal": {"tiers": tiers, "deadline_s": 60}, "held": {"tiers": held}}
+    registry["rules"].append({"name": "held", "when": {"model": HELD}, "route": "held"})
+    registry["routes"]["held"] = {"cascade": "held", "candidates": ["code"]}
     registry["routes"]["code"] = {
         "cascade": "frugal",
         "candidates": ["code"],
@@ -131,6 +138,21 @@ async def test_tiers_that_fail_are_told_as_attempts_without_a_verdict(world: Wor
         (2, 200, ""),
     ]
     assert told(world, "evaluation", record) == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("written", [0, 2])
+@pytest.mark.parametrize("api", Api)
+async def test_an_answer_that_ends_in_the_middle_is_left_to_the_next(
+    world: World, api: Api, written: int, stream: bool
+) -> None:
+    sizes = () if stream else (40,)
+    world.pool["code"].behaviour = Behaviour(end_after_writes=written, write_sizes=sizes)
+    raw = await ask(world, api, EASY, model=HELD, stream=stream)
+    assert (await heard(raw, stream)).startswith("[demo-mid-70b] You asked:")
+    (record,) = await world.records([raw.headers["x-request-id"]])
+    first, _ = told(world, "attempt", record)
+    assert (first["verdict"], first["verdict_reason"]) == ("escalate", "finish/failed")
 
 
 async def test_what_cascades_did_is_counted(world: World) -> None:

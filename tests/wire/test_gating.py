@@ -101,8 +101,8 @@ def test_the_keeper_gets_the_tier_and_the_body() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        AnswerHead(200, {}, ended=True),
         AnswerHead(503, {}),
+        AnswerHead(503, {}, ended=True),
         AnswerHead(429, {}),
         AnswerHead(400, {"x-router-escalate": "1"}),
         AnswerHead(200, {"content-encoding": "gzip"}),
@@ -111,6 +111,12 @@ def test_the_keeper_gets_the_tier_and_the_body() -> None:
 def test_what_is_no_answer_or_cannot_be_read_passes(head: AnswerHead) -> None:
     machine = gate()
     assert effects(machine, HEAD, BODY, head)[-1] == Release(None)
+    assert machine.done
+
+
+def test_an_answer_without_a_body_is_judged_by_its_head() -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY, AnswerHead(200, {}, ended=True))[-1] == Release(GOOD)
     assert machine.done
 
 

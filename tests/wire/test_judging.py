@@ -115,6 +115,21 @@ def test_a_short_stream_is_judged_at_its_end() -> None:
     assert (ruling.escalate, ruling.reason.startswith("length/")) == (True, True)
 
 
+@pytest.mark.parametrize("stream", ["hold", "prefix"])
+@pytest.mark.parametrize("body", [b"", event("Paris"), event("Paris", "stop")[:-9]])
+def test_a_stream_that_ends_before_it_is_whole_is_refused_by_every_gate(stream: str, body: bytes) -> None:
+    judge = watch(registry(Gate(length=Length(min_chars=1)), stream=stream))
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(body, False) is None
+    assert judge.sees(b"", True) == Ruling(True, "g", "finish/failed")
+
+
+def test_a_document_that_is_cut_is_refused_by_every_gate() -> None:
+    judge = watch(registry(Gate(length=Length(max_chars=9))))
+    judge.begins(200, "application/json")
+    assert judge.sees(document("Paris.")[:-9], True) == Ruling(True, "g", "finish/failed")
+
+
 @pytest.mark.parametrize(
     ("kind", "stream", "judged"),
     [
