@@ -1,7 +1,7 @@
 """Deciding texts apart from traffic, by the stages that serve, to see what a snapshot makes of them.
 
 Nothing is modelled here: rules, scorer, floors and whatever else the registry asks for run as they
-do for traffic. Only the embeddings are made beforehand, in batches.
+do for traffic. Only the embeddings are made beforehand, in batches, and no fast path goes before them.
 """
 
 import time
@@ -25,7 +25,9 @@ async def rehearse(
 
     Raises ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
     """
-    patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S)
+    # The encoder decides every text, as it does in traffic where a request has no id. The fast path is
+    # left out because its watch counts traffic only, and belongs to the thread that serves.
+    patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S, fast_path=None)
     pipeline = Pipeline(_Remembered(embeddings), lambda _: patient, time.perf_counter)
     # A registry may speak one API alone, whichever that is; the route does not depend on it.
     api = Api.OPENAI_CHAT if Api.OPENAI_CHAT in snapshot.defaults else next(iter(snapshot.defaults))

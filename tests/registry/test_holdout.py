@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 from extproc.errors import HoldoutFailed, RegistryError
@@ -10,6 +12,9 @@ from extproc.registry.compiling import compile_snapshot
 from extproc.registry.files import Files
 from extproc.registry.holdout import Passed, examine
 from extproc.registry.loading import Loaded, load
+from extproc.routing.fastpath import LEAST, FastPath, Watch, Words
+from extproc.routing.features import WIDTH
+from extproc.routing.heads import Lexicon
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Embedding
 from tests.evaluation.conftest import WordCounts
@@ -96,6 +101,32 @@ def test_what_serves_is_measured_on_the_same_rows_only_where_that_matters(tmp_pa
         HoldoutFailed, match=r"1 of 4 rows right \(0.250, 4 by .*75.0 points worse, max_worse is 74"
     ):
         passed(written(tmp_path, wanted="min_accuracy: 0, max_worse: 74", **worse), serving)
+
+
+def test_the_check_leaves_the_fast_paths_of_both_versions_as_they_are(tmp_path: Path) -> None:
+    """The rows are chosen for being hard: that words alone would miss them says nothing of traffic."""
+    rows = '{"text": "hello friend", "route": "chat"}\n' * (2 * LEAST)
+    path = written(tmp_path, wanted="min_accuracy: 0, max_worse: 0", rows=rows)
+    loaded, snapshot = compiled(path)
+    assert loaded.holdout is not None
+    versions = [
+        msgspec.structs.replace(snapshot, version=version, fast_path=always_code())
+        for version in ("v1", "v2")
+    ]
+    assert examine(loaded.holdout, versions[1], versions[0], embed) == Passed(
+        len(loaded.holdout.rows), len(loaded.holdout.rows), len(loaded.holdout.rows)
+    )
+    assert [version.fast_path_open for version in versions] == [True, True]
+
+
+def always_code() -> FastPath:
+    """Takes every text for code, by any of its words."""
+    lexicon = Lexicon(
+        np.zeros(WIDTH, np.int32), np.ones(WIDTH, np.float32), np.array([[3, -3]], np.float32), 0.6
+    )
+    words = Words(("code", "chat"), lexicon, np.zeros(2, np.float32), 1.0, lead=0.5)
+    assert words.read("hello friend") is not None
+    return FastPath(words, sample=0.05, watch=Watch(0.98))
 
 
 def test_the_first_version_is_not_worse_than_any(tmp_path: Path) -> None:
