@@ -11,6 +11,7 @@ import msgspec
 from extproc.commands.options import command, takes_encoder, takes_registry
 from extproc.commands.storing import rows_of, takes_store
 from extproc.errors import OperatorError
+from extproc.extras import needed
 
 if TYPE_CHECKING:
     from extproc.evaluation.choosing import OutcomeReport
@@ -127,9 +128,7 @@ def _outcomes(candidate: "Candidate", read: "Reader[OutcomeRow]") -> "OutcomeRep
     try:
         from extproc.evaluation.outcome_report import evaluate_outcomes
     except ModuleNotFoundError as error:
-        raise OperatorError(
-            f"--outcomes needs {error.name}: pip install 'envoy-semantic-router[eval]'"
-        ) from error
+        raise OperatorError(needed("--outcomes", error, "eval")) from error
     return evaluate_outcomes(candidate, read)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from extproc.commands.options import command, takes_encoder, takes_registry
 from extproc.commands.storing import rows_of, takes_store
 from extproc.errors import OperatorError
+from extproc.extras import needed
 
 _SCORERS = ("auto", "centroid", "prototypes", "logistic", "linear", "lexical", "perceptron", "blend")
 
@@ -71,9 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     try:
         from extproc.evaluation.artefacts import Wishes, train_artefact
     except ModuleNotFoundError as error:
-        raise OperatorError(
-            f"training needs {error.name}: pip install 'envoy-semantic-router[eval]'"
-        ) from error
+        raise OperatorError(needed("training", error, "eval")) from error
     with rows_of(options) as (routes, outcomes):
         if routes is None:
             raise OperatorError("nothing to learn routes from (expected --data, or --store with labels)")

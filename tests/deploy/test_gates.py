@@ -76,8 +76,36 @@ def loaded(name: str) -> Any:
     return yaml.safe_load((DEPLOY / name).read_text())
 
 
+def steps_of_workflow() -> dict[str | None, Any]:
+    steps = loaded("github-actions-gate.yaml")["jobs"]["gate"]["steps"]
+    return {step.get("name"): step for step in steps}
+
+
+def test_the_workflow_installs_the_router_from_its_source(
+    repository: Path, checkout: Path, tmp_path: Path
+) -> None:
+    """The source is a checkout. Its dependencies are left out: they would need a package index."""
+    install = steps_of_workflow()["install"]
+    offline = {
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this one the wrong way round: 0 is no isolation
+        "PIP_TARGET": str(tmp_path / "site"),
+    }
+    done = run(install["run"], repository, **offline, EXTPROC_SOURCE=checkout.as_uri())
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "site").glob("envoy_semantic_router-*.dist-info"))
+
+
+def test_the_workflow_says_what_to_set_where_it_has_no_source(repository: Path) -> None:
+    install = steps_of_workflow()["install"]
+    done = run(install["run"], repository, EXTPROC_SOURCE="")
+    assert done.returncode != 0
+    assert "EXTPROC_SOURCE: is not set" in done.stderr
+
+
 def test_the_workflow_passes_a_good_change_and_stops_a_bad_one(repository: Path, tmp_path: Path) -> None:
-    steps = {step.get("name"): step for step in loaded("github-actions-gate.yaml")["jobs"]["gate"]["steps"]}
+    steps = steps_of_workflow()
     summary = tmp_path / "summary.md"
     base = run("git rev-parse HEAD", repository).stdout.strip()
     for spoiled, status, verdict in ((False, 0, "passed"), (True, 1, "failed")):
@@ -96,6 +124,13 @@ def test_the_hook_passes_a_good_change_and_stops_a_bad_one(repository: Path) -> 
     done = run(hook["entry"], repository)
     assert done.returncode == 1
     assert "**recall:code** is worse by 1.000" in done.stdout
+
+
+def test_the_hook_runs_the_command_that_the_environment_names(repository: Path, tmp_path: Path) -> None:
+    (hook,) = loaded("pre-commit-gate.yaml")["repos"][0]["hooks"]
+    assert (hook["language"], "additional_dependencies" in hook) == ("system", False)
+    done = run(hook["entry"], repository, PATH=os.environ["PATH"], EXTPROC=str(tmp_path / "other/extproc"))
+    assert f"{tmp_path}/other/extproc: No such file" in done.stderr
 
 
 def test_the_hook_leaves_no_copy_behind(repository: Path, tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ import msgspec
 
 from extproc.errors import OperatorError
 from extproc.evaluation.store.parameters import Parameters, as_parameters
+from extproc.extras import needed
 
 try:
     from chdb.session import Session
 except ImportError as missing:
-    raise OperatorError(
-        "the embedded store needs chDB: pip install 'envoy-semantic-router[eval]'"
-    ) from missing
+    raise OperatorError(needed("the embedded store", missing, "eval")) from missing
 
 # Integers of 64 bits are numbers to Python's JSON, and what is parsed must be what was printed.
 _SETTINGS = (
