@@ -19,6 +19,7 @@ from extproc.embedding.files import locate
 from extproc.embedding.session import open_encoder
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
+from extproc.registry.checks.words import plaintext_problem
 from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.releases import Release, Releases, release_of
@@ -40,6 +41,7 @@ from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.judging import Gatekeepers
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
+from extproc.wire.sockets import access_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, live.reload)
     registry = live.first.registry  # what is taken from it here counts until the next start
     listen = settings.listen or _only(many(registry.envoy.sidecar))
+    if problem := plaintext_problem(listen, registry.envoy.sidecar_plaintext):
+        raise OperatorError(f"--listen: {problem}")
     async with AsyncExitStack() as closing:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
         metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", "grpc")
@@ -107,7 +111,11 @@ async def serve(settings: Settings) -> None:
         pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter)
         decider = _Metered(pipeline, metrics, releases.terms)
         server = Server(
-            Options(address=listen, max_body_bytes=registry.envoy.max_body_bytes),
+            Options(
+                address=listen,
+                max_body_bytes=registry.envoy.max_body_bytes,
+                access=access_of(registry.envoy.socket_group),
+            ),
             ExternalProcessor(
                 decider,
                 version=lambda: live.version,

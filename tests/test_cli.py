@@ -205,6 +205,7 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
     [
         (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
         (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
+        (["serve", "--registry", DEMO, "--listen", "0.0.0.0:50051"], "--listen: 0.0.0.0:50051 is plaintext TCP"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
         (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
         (["envoy-config", "--registry", DEMO, "--watch"], "--watch goes with --xds DIR"),

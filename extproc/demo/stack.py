@@ -317,6 +317,7 @@ def _owned(stack: Stack) -> Iterator[None]:
     if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
         raise OperatorError(f"{socket} is too long for a unix socket: use a run directory higher up")
     stack.run_dir.mkdir(parents=True, exist_ok=True)
+    stack.run_dir.chmod(0o700)  # the sidecar refuses a directory where others could replace its socket
     with (stack.run_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,7 @@ from extproc.envoyconf.site import Names
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.tiers import consulted_models
 from extproc.vocabulary import Api
+from extproc.wire.sockets import socket_mode
 
 _NAME = "egress"
 _MANAGER = "envoy.filters.network.http_connection_manager"
@@ -55,7 +56,8 @@ def egress(registry: Registry, names: Names) -> Iterator[Listener]:
     )
     yield Listener(
         name=_NAME,
-        address=address(registry.envoy.egress),
+        # Envoy sets no group: the socket has that of its directory.
+        address=address(registry.envoy.egress, mode=socket_mode(shared=registry.envoy.socket_group != "")),
         filter_chains=[FilterChain(filters=[Filter(name=_MANAGER, typed_config=Any.pack(manager))])],
     )
 

@@ -43,10 +43,13 @@ def without_prefix(prefix: str) -> HeaderMutation:
     )
 
 
-def address(text: str) -> Address:
-    """``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``, as the registry writes them."""
+def address(text: str, *, mode: int = 0) -> Address:
+    """``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``, as the registry writes them.
+
+    ``mode`` is that of a socket on which Envoy listens.
+    """
     if text.startswith(_UNIX):
-        return Address(pipe=Pipe(path=text.removeprefix(_UNIX)))
+        return Address(pipe=Pipe(path=text.removeprefix(_UNIX), mode=mode))
     host, _, port = text.rpartition(":")
     return Address(socket_address=SocketAddress(address=host.strip("[]"), port_value=int(port)))
 

@@ -19,13 +19,16 @@ from extproc.envoyconf.site import Site
 from extproc.envoyconf.switching import Switch, Switched
 from extproc.envoyconf.xds import Generation
 from extproc.errors import EnvoyMissing, NotYet, OperatorError, RouterError
+from extproc.registry.checks.words import plaintext_problem
 from extproc.registry.files import Files
 from extproc.registry.keys import missing_keys
 from extproc.registry.loading import Loaded, load
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tiers import consulted_models
 from extproc.registry.watching import Watch
 from extproc.wire.asking import Answer, can_decide
+from extproc.wire.sockets import access_of, own_directory
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,10 @@ class Addresses(msgspec.Struct, frozen=True):
     sidecars: tuple[str, ...] = ()
 
     def put_into(self, registry: Registry) -> Registry:
-        """The registry with these addresses."""
+        """The registry with these addresses. Raises ``OperatorError``."""
+        for address in self.sidecars:
+            if problem := plaintext_problem(address, registry.envoy.sidecar_plaintext):
+                raise OperatorError(f"--sidecar: {problem}")
         envoy = msgspec.structs.replace(
             registry.envoy,
             listen=self.listen or registry.envoy.listen,
@@ -199,6 +205,8 @@ class Writer:
             raise NotYet(problem)
         registry = self._addresses.put_into(loaded.registry)
         new = await asyncio.to_thread(self._generated, registry, loaded)
+        if consulted_models(registry):
+            own_directory(registry.envoy.egress, access_of(registry.envoy.socket_group))
         switch = Switch(self._directory, Admin(registry.envoy.admin), self._ask, clock=self._clock)
         switched = await switch.to(new, many(registry.envoy.sidecar), examined=loaded.holdout is not None)
         self._switch = switch

@@ -150,9 +150,12 @@ class Envoy(Section, frozen=True):
     listen: str = "127.0.0.1:10000"
     admin: str = "127.0.0.1:9901"
     # Where Envoy finds each `extproc serve`: unix:/PATH or HOST:PORT.
-    sidecar: OneOrMany = "unix:/tmp/extproc.sock"
+    sidecar: OneOrMany = "unix:/run/extproc/sidecar.sock"
+    sidecar_plaintext: bool = False  # a HOST:PORT may be other than loopback: it is not encrypted
+    # By name or number: may reach the unix sockets beside their owner. Empty: nobody may.
+    socket_group: str | Count = ""
     # Where gates ask for second answers, if any gate does: unix:/PATH, or a port of loopback.
-    egress: str = "unix:/tmp/extproc-egress.sock"
+    egress: str = "unix:/run/extproc/egress.sock"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent

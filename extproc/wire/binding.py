@@ -9,24 +9,27 @@ import errno
 import os
 import socket
 import stat
+from pathlib import Path
 
 import grpc
 
 from extproc.errors import OperatorError
+from extproc.wire.sockets import OWNER_ONLY, UNIX, Access, own_directory, restrict
 
-_UNIX = "unix:"
 
-
-def bind(server: grpc.aio.Server, address: str) -> str:
+def bind(server: grpc.aio.Server, address: str, access: Access = OWNER_ONLY) -> str:
     """Bind ``server`` to ``host:port`` (port 0: a free one) or ``unix:PATH``; returns what was bound.
 
+    The directory of a socket is made where it is missing.
+
     Raises:
-        OperatorError: the address is malformed, taken, or not this machine's to use.
+        OperatorError: the address is malformed, taken, not this machine's to use, or a socket's where
+            somebody else could replace it.
     """
+    own_directory(address, access)
     try:
-        if address.startswith(_UNIX):
-            _try_path(address.removeprefix(_UNIX))
-            server.add_insecure_port(address)
+        if address.startswith(UNIX):
+            _bind_path(server, address, access)
             return address
         host, port = _host_and_port(address)
         _try_host(host, port)
@@ -67,6 +70,17 @@ def _try_host(host: str, port: int) -> None:
     # A name may have an address of a family that this machine does not speak.
     if len(failures) == len(found):
         raise failures[0]
+
+
+def _bind_path(server: grpc.aio.Server, address: str, access: Access) -> None:
+    path = address.removeprefix(UNIX)
+    _try_path(path)
+    umask = os.umask(0o177)  # so that nobody else connects before the mode is set
+    try:
+        server.add_insecure_port(address)
+    finally:
+        os.umask(umask)
+    restrict(Path(path), access)
 
 
 def _try_path(path: str) -> None:

@@ -12,6 +12,7 @@ from extproc.wire.access_log import BUFFER_BYTES
 from extproc.wire.binding import bind
 from extproc.wire.health import Health
 from extproc.wire.service import AccessLog, ExternalProcessor
+from extproc.wire.sockets import OWNER_ONLY, Access
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Options(msgspec.Struct, frozen=True):
 
     address: str  # host:port (port 0: a free one) or unix:PATH
     max_body_bytes: int  # the largest request body that Envoy sends
+    access: Access = OWNER_ONLY  # to a unix socket
     notice_s: float = 0.0  # unready is shown for this long before new exchanges are refused
     grace_s: float = 10.0  # open exchanges may take this long to finish when draining
 
@@ -64,7 +66,7 @@ class Server:
         Raises:
             errors.OperatorError: the address cannot be listened on.
         """
-        address = bind(self._server, self._options.address)
+        address = bind(self._server, self._options.address, self._options.access)
         await self._health.publish()
         await self._server.start()
         self._components.report(COMPONENT, ready=True, detail=address)

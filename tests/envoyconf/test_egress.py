@@ -95,6 +95,11 @@ def says(text: str) -> Handler:
     return answer
 
 
+async def test_nobody_but_its_owner_reaches_the_socket(world: World) -> None:
+    """Whoever does spends the providers' keys."""
+    assert (world.log.parent / "e").stat().st_mode & 0o777 == 0o600
+
+
 class Hanging:
     """A model that says nothing until it is let go."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from extproc.demo.ports import free
 from extproc.envoyconf.writer import Addresses, Writer
-from extproc.errors import EnvoyRefused, NotYet, RegistryError, VersionRefused
+from extproc.errors import EnvoyRefused, NotYet, OperatorError, RegistryError, VersionRefused
 from extproc.registry.loading import load
 from extproc.wire.asking import Answer
 
@@ -98,6 +98,14 @@ async def test_once_writes_what_the_registry_says(world: World) -> None:
     bootstrap = (world.xds / "bootstrap.yaml").read_text()
     assert "path: /s" in bootstrap
     assert f"port_value: {world.admin}" in bootstrap
+
+
+async def test_a_sidecar_that_others_can_reach_is_refused_as_in_the_registry(world: World) -> None:
+    writer = Writer(world.registry, world.xds, Addresses(sidecars=("10.0.0.1:1",)), ask=world.ask)
+    with pytest.raises(OperatorError, match=r"--sidecar: 10\.0\.0\.1:1 is plaintext TCP"):
+        await writer.once()
+    world.put(GOOD + "envoy: {sidecar_plaintext: true}\n")
+    assert (await writer.once()).problem == ""
 
 
 async def test_a_mistake_writes_nothing_and_is_told(world: World) -> None:

@@ -193,6 +193,12 @@ def test_a_registry_of_rules_alone_is_good(tmp_path: Path) -> None:
         ("[]", "envoy.sidecar: expected at least one address"),
         ("[unix:/a, unix:/a]", "envoy.sidecar: unix:/a is named twice"),
         ("['unix:/a', '127.0.0.1:1']", "envoy.sidecar: expected either unix:/PATHs or HOST:PORTs, not both"),
+        (
+            "[router.svc:50051]",
+            "envoy.sidecar: router.svc:50051 is plaintext TCP: whoever reaches it can read prompts and forge "
+            "records (expected unix:/PATH or a loopback address; `sidecar_plaintext: true` in the registry's "
+            "`envoy` allows it)",
+        ),
         ("[unix:/a, nowhere]", "envoy.sidecar: 'nowhere' is no address (expected HOST:PORT or unix:/PATH)"),
     ],
 )
@@ -202,5 +208,9 @@ def test_sidecars_are_distinct_addresses_of_one_kind(tmp_path: Path, sidecar: st
 
 
 def test_one_sidecar_or_several_are_good(tmp_path: Path) -> None:
-    for sidecar in ("unix:/a", "[unix:/a, unix:/b]", "['a.svc:1', '127.0.0.1:1']"):
+    for sidecar in ("unix:/a", "[unix:/a, unix:/b]", "['localhost:1', '127.0.0.1:1', '[::1]:1']"):
         load(write(tmp_path, GOOD + f"envoy: {{sidecar: {sidecar}}}\n"))
+
+
+def test_a_sidecar_that_others_can_reach_is_good_where_plaintext_is_allowed(tmp_path: Path) -> None:
+    load(write(tmp_path, GOOD + "envoy: {sidecar: ['a.svc:1', '10.0.0.1:1'], sidecar_plaintext: true}\n"))

@@ -1,5 +1,7 @@
 """Where the server can listen, and what the operator is told where it cannot."""
 
+import grp
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ import pytest
 
 from extproc.errors import OperatorError
 from extproc.wire.binding import bind
+from extproc.wire.sockets import Access, access_of
 
 
 @pytest.fixture
@@ -131,9 +134,74 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(server: grpc.aio.Server
     assert path.read_text() == "precious"
 
 
-def test_a_directory_that_is_missing_is_told(server: grpc.aio.Server, tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="No such file or directory"):
+@pytest.mark.parametrize("umask", [0o000, 0o027])
+def test_a_socket_and_its_directory_are_the_owners_alone_whatever_the_umask(
+    server: grpc.aio.Server, tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
         bind(server, f"unix:{tmp_path}/run/extproc.sock")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "run") == 0o700
+    assert mode(tmp_path / "run/extproc.sock") == 0o600
+
+
+def test_a_group_that_is_named_may_reach_the_socket_too(server: grpc.aio.Server, tmp_path: Path) -> None:
+    group = os.getgid()
+    bind(server, f"unix:{tmp_path}/run/extproc.sock", access_of(group))
+    assert mode(tmp_path / "run") == 0o2770
+    assert mode(tmp_path / "run/extproc.sock") == 0o660
+    assert (tmp_path / "run/extproc.sock").stat().st_gid == group
+
+
+@pytest.mark.parametrize("weak", [0o777, 0o1777, 0o770])
+def test_a_directory_where_others_could_replace_the_socket_is_refused(
+    server: grpc.aio.Server, tmp_path: Path, weak: int
+) -> None:
+    tmp_path.chmod(weak)
+    with pytest.raises(OperatorError, match=rf"{tmp_path} can be written to by others \(mode {weak:04o}\)"):
+        bind(server, f"unix:{tmp_path}/extproc.sock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_another_user_is_refused(
+    server: grpc.aio.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path.stat().st_uid or 12345
+    if os.geteuid() == 0:
+        os.chown(tmp_path, theirs, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: theirs + 1)
+    with pytest.raises(OperatorError, match=f"{tmp_path} belongs to user {theirs}"):
+        bind(server, f"unix:{tmp_path}/extproc.sock")
+
+
+def test_a_subdirectory_of_a_volume_that_is_open_to_everybody_is_good(
+    server: grpc.aio.Server, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    bind(server, f"unix:{tmp_path}/router/extproc.sock")
+    assert mode(tmp_path / "router") == 0o700
+
+
+def test_a_directory_that_cannot_be_made_is_reported(server: grpc.aio.Server, tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(OperatorError, match=r"cannot make .*/run/router for the socket: "):
+        bind(server, f"unix:{tmp_path}/run/router/extproc.sock")
+
+
+def test_a_group_is_known_by_name_or_number() -> None:
+    assert access_of("") == Access()
+    assert access_of(7) == access_of("7") == Access(7)
+    assert access_of(grp.getgrgid(0).gr_name) == Access(0)
+    with pytest.raises(OperatorError, match=r"envoy\.socket_group: there is no group 'nobody-has-this'"):
+        access_of("nobody-has-this")
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
 
 
 def test_a_path_too_long_for_a_socket_is_told(server: grpc.aio.Server, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
 from extproc.registry.checks.secrets import check_feedback
-from extproc.registry.checks.words import is_address
+from extproc.registry.checks.words import is_address, plaintext_problem
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.source import Source
@@ -42,10 +42,10 @@ def _check_envoy(registry: Registry, source: Source) -> None:
         address = getattr(registry.envoy, key)
         if not is_address(address):
             raise source.error(f"envoy.{key}: {address!r} is no address (expected HOST:PORT)", "envoy", key)
-    _check_sidecars(many(registry.envoy.sidecar), source)
+    _check_sidecars(many(registry.envoy.sidecar), registry.envoy.sidecar_plaintext, source)
 
 
-def _check_sidecars(addresses: list[str], source: Source) -> None:
+def _check_sidecars(addresses: list[str], plaintext: bool, source: Source) -> None:
     at = ("envoy", "sidecar")
     if not addresses:
         raise source.error("envoy.sidecar: expected at least one address", *at)
@@ -54,6 +54,8 @@ def _check_sidecars(addresses: list[str], source: Source) -> None:
             raise source.error(
                 f"envoy.sidecar: {address!r} is no address (expected HOST:PORT or unix:/PATH)", *at
             )
+        if problem := plaintext_problem(address, plaintext):
+            raise source.error(f"envoy.sidecar: {problem}", *at)
         if addresses.count(address) > 1:
             raise source.error(f"envoy.sidecar: {address} is named twice", *at)
     if len({address.startswith("unix:/") for address in addresses}) > 1:

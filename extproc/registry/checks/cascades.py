@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import re2
 
 from extproc.registry.cascades import CASCADE_NAME, Cascade
-from extproc.registry.checks.words import is_address, known_model, unknown
+from extproc.registry.checks.words import is_address, is_loopback, known_model, unknown
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gates import GATE_NAME, Gate
 from extproc.registry.judges import compile_judge
@@ -79,17 +79,12 @@ def _check_consulting(registry: Registry, gate: str, key: str, name: str, source
 def _check_egress(registry: Registry, source: Source) -> None:
     """Whoever reaches it spends the providers' keys. Raises ``RegistryError``."""
     address = registry.envoy.egress
-    if address.startswith("unix:/") or (is_address(address) and _is_loopback(address)):
+    if address.startswith("unix:/") or (is_address(address) and is_loopback(address)):
         return
     raise source.error(
         f"envoy.egress: {address!r} may be reached from elsewhere (expected unix:/PATH or 127.0.0.1:PORT)",
         "envoy", "egress",
     )  # fmt: skip
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    return host in ("127.0.0.1", "::1")
 
 
 def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:

@@ -43,6 +43,25 @@ def is_host(text: str) -> bool:
     return "%" not in text
 
 
+def is_loopback(address: str) -> bool:
+    """Whether ``HOST:PORT`` is reached from this machine, or this pod, alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def plaintext_problem(sidecar: str, allowed: bool) -> str:
+    """What is wrong with the address of a sidecar that others can reach; empty when nothing is."""
+    if allowed or sidecar.startswith("unix:") or is_loopback(sidecar):
+        return ""
+    return (
+        f"{sidecar} is plaintext TCP: whoever reaches it can read prompts and forge records (expected "
+        "unix:/PATH or a loopback address; `sidecar_plaintext: true` in the registry's `envoy` allows it)"
+    )
+
+
 def is_header_name(text: str) -> bool:
     """A field name as RFC 9110 has it, section 5.6.2."""
     return _HEADER_NAME.fullmatch(text) is not None

@@ -1,0 +1,101 @@
+"""Who may reach a unix socket, and the directory that it is in.
+
+Whoever may write to the directory can put a socket of their own in the place of ours, and so read prompts
+and decide. So the directory is made for the service alone, and one that others can write to is refused.
+"""
+
+import grp
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from extproc.errors import OperatorError
+
+UNIX = "unix:"
+
+
+class Access(msgspec.Struct, frozen=True):
+    """The owner may reach the socket, and so may a group, where one is named."""
+
+    group: int | None = None
+
+    @property
+    def directory_mode(self) -> int:
+        """Of a directory that is made. What the group's members make in it belongs to the group too."""
+        return 0o700 if self.group is None else 0o2770
+
+    @property
+    def socket_mode(self) -> int:
+        """Of the socket: connecting needs the right to write."""
+        return socket_mode(shared=self.group is not None)
+
+
+OWNER_ONLY = Access()
+
+
+def socket_mode(*, shared: bool) -> int:
+    """The mode of a socket, which a group may reach too when it is ``shared``."""
+    return 0o660 if shared else 0o600
+
+
+def access_of(group: str | int) -> Access:
+    """The access that ``envoy.socket_group`` gives; empty: the owner's alone. Raises ``OperatorError``."""
+    if group == "":
+        return OWNER_ONLY
+    if isinstance(group, int) or group.isdecimal():
+        return Access(int(group))
+    try:
+        return Access(grp.getgrnam(group).gr_gid)
+    except KeyError:
+        raise OperatorError(f"envoy.socket_group: there is no group {group!r} on this machine") from None
+
+
+def own_directory(address: str, access: Access = OWNER_ONLY) -> None:
+    """Make the directory of ``unix:PATH`` where it is missing; nothing for any other address.
+
+    Raises:
+        OperatorError: it cannot be made, or somebody else could replace a socket in it.
+    """
+    if not address.startswith(UNIX):
+        return
+    directory = Path(address.removeprefix(UNIX)).parent
+    try:
+        if not directory.exists():
+            _make(directory, access)
+        problem = _weakness(directory.stat(), access)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot make {directory} for the socket: {error.strerror} "
+            "(make it for the user of this process, or name a socket elsewhere)"
+        ) from error
+    if problem:
+        raise OperatorError(
+            f"{directory} {problem}, who could replace the socket (expected a directory of this process's "
+            f"own, with mode {access.directory_mode:04o}; one that is missing is made so)"
+        )
+
+
+def restrict(path: Path, access: Access) -> None:
+    """Give the socket at ``path`` its mode and group, whatever the umask. Raises ``OSError``."""
+    if access.group is not None:
+        os.chown(path, -1, access.group)
+    path.chmod(access.socket_mode)
+
+
+def _make(directory: Path, access: Access) -> None:
+    directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if access.group is not None:
+        os.chown(directory, -1, access.group)
+    directory.chmod(access.directory_mode)
+
+
+def _weakness(found: os.stat_result, access: Access) -> str:
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {found.st_uid}"
+    others = stat.S_IWOTH if found.st_gid == access.group else stat.S_IWOTH | stat.S_IWGRP
+    if found.st_mode & others:
+        return f"can be written to by others (mode {stat.S_IMODE(found.st_mode):04o})"
+    return ""
