@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 import extproc
 from extproc.apis import api_of
 from extproc.commands import evaluating, gates, holdout, records, reporting, training, validating
-from extproc.commands.options import ENCODER_HELP, command, takes_encoder, takes_registry
+from extproc.commands.options import (
+    ENCODER_HELP,
+    Parser,
+    command,
+    listen_address,
+    output_file,
+    sidecar_address,
+    takes_encoder,
+    takes_registry,
+    write_output,
+)
 from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
 
@@ -37,7 +47,7 @@ _CHAT_PATH = "/v1/chat/completions"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 1 with one line on stderr that says what to mend."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         return int(options.run(options))
     except (OperatorError, UnknownModel) as error:
@@ -116,7 +126,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(text)
         return 0
-    options.output.write_text(text)
+    write_output(options.output, text)
     return 0
 
 
@@ -154,8 +164,9 @@ def _model_fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_line() -> argparse.ArgumentParser:
+    """The parser of every command and option."""
+    parser: argparse.ArgumentParser = Parser(
         prog="extproc",
         description="Route LLM traffic by meaning: an ext_proc sidecar for Envoy.",
         epilog=_EPILOGUE,
@@ -197,10 +208,14 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     takes_registry(serve)
     takes_encoder(serve)
     serve.add_argument(
-        "--listen", metavar="ADDRESS", help="HOST:PORT or unix:/PATH (default: the registry's envoy.sidecar)"
+        "--listen",
+        type=sidecar_address,
+        metavar="ADDRESS",
+        help="HOST:PORT or unix:/PATH (default: the registry's envoy.sidecar)",
     )
     serve.add_argument(
         "--admin",
+        type=listen_address,
         metavar="HOST:PORT",
         default=f"127.0.0.1:{os.environ.get('ADMIN_PORT', '9902')}",
         help="where /metrics, /healthz and /readyz are served (default: %(default)s)",
@@ -266,7 +281,7 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     takes_registry(config)
     config.add_argument(
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="write it there instead of to stdout (paths inside stay absolute)",
     )
@@ -286,12 +301,14 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     for name, what in (("listen", "where clients find Envoy"), ("admin", "Envoy's admin interface")):
         config.add_argument(
             f"--{name}",
+            type=listen_address,
             metavar="HOST:PORT",
             help=f"with --xds: {what} (default: the registry's)",
         )
     config.add_argument(
         "--sidecar",
         action="append",
+        type=sidecar_address,
         default=[],
         metavar="ADDRESS",
         help="with --xds: where Envoy finds `extproc serve`; repeatable (default: the registry's)",

@@ -167,16 +167,27 @@ class OperatorError(RouterError):
 class RegistryError(OperatorError):
     """A registry that cannot be used.
 
-    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based.
+    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based, and None for a
+    file that cannot be read. Of several mistakes it is the first, and says how many ``more`` there are.
     """
 
     label = "registry_error"
 
-    def __init__(self, file: str, line: int, problem: str) -> None:
-        super().__init__(f"{file}:{line}: {problem}")
+    def __init__(
+        self, file: str, line: int | None, problem: str, more: "tuple[RegistryError, ...]" = ()
+    ) -> None:
+        at = file if line is None else f"{file}:{line}"
+        rest = f" (and {len(more)} more; `extproc validate` prints all)" if more else ""
+        super().__init__(f"{at}: {problem}{rest}")
         self.file = file
         self.line = line
         self.problem = problem
+        self.more = more
+
+    @property
+    def each(self) -> "tuple[RegistryError, ...]":
+        """Every mistake by itself, in the order of their lines."""
+        return (RegistryError(self.file, self.line, self.problem), *self.more)
 
 
 class HoldoutFailed(RegistryError):
@@ -188,13 +199,15 @@ class HoldoutFailed(RegistryError):
 class DataError(OperatorError):
     """A data set that cannot be used.
 
-    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based.
+    ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based, and None for a
+    file that cannot be read.
     """
 
     label = "data_error"
 
-    def __init__(self, file: str, line: int, problem: str) -> None:
-        super().__init__(f"{file}:{line}: {problem}")
+    def __init__(self, file: str, line: int | None, problem: str) -> None:
+        at = file if line is None else f"{file}:{line}"
+        super().__init__(f"{at}: {problem}")
 
 
 class ArtefactUnusable(OperatorError):

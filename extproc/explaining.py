@@ -12,12 +12,41 @@ from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.files import locate
 from extproc.embedding.session import open_encoder
 from extproc.errors import Denied
+from extproc.registry.cascades import Tier
 from extproc.registry.compiling import compile_snapshot
-from extproc.registry.loading import load
+from extproc.registry.loading import Loaded, load
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, Stage
+
+
+class ExplainedTier(msgspec.Struct, frozen=True):
+    """One model that a cascade may ask, and what its answer must pass for the client to get it."""
+
+    model: str
+    gate: str = ""  # empty: its answer is kept whatever it is
+    checks: tuple[str, ...] = ()  # of the gate
+    threshold: float | None = None  # least P(good), of a gate with an artefact
+    stream: str = ""  # how the gate judges streams
+    timeout_s: float | None = None
+
+    def __str__(self) -> str:
+        limit = "" if self.timeout_s is None else f", within {self.timeout_s:g} s"
+        if not self.gate:
+            return f"{self.model}{limit}: its answer is kept"
+        least = "" if self.threshold is None else f", P(good) at least {self.threshold:g}"
+        return (
+            f"{self.model}{limit}: gate {self.gate} ({', '.join(self.checks)}{least}; streams: {self.stream})"
+        )
+
+
+class ExplainedCascade(msgspec.Struct, frozen=True):
+    """The models that may be asked in turn, from the chosen one on."""
+
+    name: str
+    tiers: tuple[ExplainedTier, ...]
+    deadline_s: float | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -26,6 +55,7 @@ class Explanation(msgspec.Struct, frozen=True):
     outcome: Decision | Denied
     snapshot: Snapshot
     question: Question
+    cascade: ExplainedCascade | None = None
 
     def as_object(self) -> Mapping[str, Any]:
         """Plain JSON values; scores that were not made are null, and a refusal names no route or model."""
@@ -46,7 +76,11 @@ class Explanation(msgspec.Struct, frozen=True):
             }
         plain: dict[str, Any] = msgspec.to_builtins(self.outcome)
         source = key_of(self.question, self.snapshot.rollout_key).source
-        return plain | {"rollout": round(self._rollout.share * 100, 9), "rollout_key": source}
+        return plain | {
+            "rollout": round(self._rollout.share * 100, 9),
+            "rollout_key": source,
+            "cascade": msgspec.to_builtins(self.cascade),
+        }
 
     def as_text(self) -> str:
         """As an operator reads it: where it goes, who settled it, every score beside its floor."""
@@ -55,7 +89,11 @@ class Explanation(msgspec.Struct, frozen=True):
             told = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
             lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{told})")]
         else:
-            lines = [*_lines(self.outcome, self.snapshot), ("mode", self._mode(self.outcome))]
+            lines = [
+                *_lines(self.outcome, self.snapshot),
+                *_cascade_lines(self.cascade),
+                ("mode", self._mode(self.outcome)),
+            ]
         return "\n".join(f"{name:<12}{value}" for name, value in [*lines, ("version", self.snapshot.version)])
 
     @property
@@ -95,7 +133,41 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
         return Explanation(denied, snapshot, question)
     finally:
         await embedder.close()
-    return Explanation(outcome, snapshot, question)
+    return Explanation(outcome, snapshot, question, _cascade(outcome, loaded))
+
+
+def _cascade(decision: Decision, loaded: Loaded) -> ExplainedCascade | None:
+    """What Envoy may do with the decision; None where its route has no cascade."""
+    registry = loaded.registry
+    name = registry.routes[decision.route].cascade if decision.route else ""
+    if not name:
+        return None
+    cascade = registry.cascades[name]
+    first = next(i for i, tier in enumerate(cascade.tiers) if tier.model == decision.model)
+    tiers = tuple(_tier(tier, loaded, last=tier is cascade.tiers[-1]) for tier in cascade.tiers[first:])
+    return ExplainedCascade(name, tiers, cascade.deadline_s)
+
+
+def _tier(tier: Tier, loaded: Loaded, *, last: bool) -> ExplainedTier:
+    if not tier.gate or last:  # the last answer is never judged
+        return ExplainedTier(tier.model, timeout_s=tier.timeout_s)
+    gate, calibrated = loaded.registry.gates[tier.gate], loaded.gates.get(tier.gate)
+    threshold = gate.threshold
+    if threshold is None and calibrated is not None:
+        threshold = calibrated.manifest.threshold
+    return ExplainedTier(
+        tier.model, tier.gate, gate.checks, threshold, stream=tier.stream, timeout_s=tier.timeout_s
+    )
+
+
+def _cascade_lines(cascade: ExplainedCascade | None) -> list[tuple[str, str]]:
+    if cascade is None:
+        return []
+    limit = "" if cascade.deadline_s is None else f", all within {cascade.deadline_s:g} s"
+    return [
+        ("cascade", f"{cascade.name}: asked in turn until an answer passes{limit}"),
+        *(("", f"{number}. {tier}") for number, tier in enumerate(cascade.tiers, start=1)),
+    ]
 
 
 def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:

@@ -203,9 +203,8 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["serve", "--registry", "none.yaml"], "none.yaml:1: cannot read none.yaml: No such file"),
-        (["serve", "--registry", DEMO, "--admin", "9902"], "expected HOST:PORT"),
         (["serve", "--registry", DEMO, "--listen", "0.0.0.0:50051"], "--listen: 0.0.0.0:50051 is plaintext TCP"),
+        (["serve", "--registry", "none.yaml"], "extproc: none.yaml: cannot read it: No such file"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
         (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
         (["envoy-config", "--registry", DEMO, "--watch"], "--watch goes with --xds DIR"),
@@ -255,3 +254,38 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
         told = child.stderr.read().decode().splitlines()
         assert [line for line in told if not line.startswith("extproc: warning: ")] == []  # of absent keys
         assert child.wait() == 1
+
+
+CASCADE = """\
+models:
+  small: {base_url: 'http://h:1', price: {input: 1, output: 1}}
+  large: {base_url: 'http://h:2', price: {input: 9, output: 9}}
+default: large
+gates: {sane: {finish: true, length: {min_chars: 2}, refusal: true}}
+cascades:
+  frugal:
+    tiers: [{model: small, gate: sane, stream: hold, timeout_s: 30}, {model: large}]
+    deadline_s: 90
+rules: [{name: all, when: {path: '/v1/*'}, route: everyday}]
+routes: {everyday: {cascade: frugal}}
+"""
+
+
+def test_explain_shows_the_tiers_and_gates_of_a_cascade(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(CASCADE)
+    assert main(["explain", "--registry", str(path), "hello"]) == 0
+    assert (
+        "cascade     frugal: asked in turn until an answer passes, all within 90 s\n"
+        "            1. small, within 30 s: gate sane (finish, length, refusal; streams: hold)\n"
+        "            2. large: its answer is kept\n"
+    ) in capsys.readouterr().out
+    assert main(["explain", "--json", "--registry", str(path), "hello"]) == 0
+    cascade = json.loads(capsys.readouterr().out)["cascade"]
+    assert (cascade["name"], cascade["deadline_s"]) == ("frugal", 90.0)
+    assert [(tier["model"], tier["gate"], tier["checks"]) for tier in cascade["tiers"]] == [
+        ("small", "sane", ["finish", "length", "refusal"]),
+        ("large", "", []),
+    ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from extproc.commands.options import command, takes_encoder, takes_registry
+from extproc.commands.options import command, output_file, takes_encoder, takes_registry, write_output
 from extproc.commands.storing import rows_of, takes_store
 from extproc.errors import OperatorError
 from extproc.extras import needed
@@ -56,7 +56,7 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     told = evaluate.add_mutually_exclusive_group()
     told.add_argument("--json", action="store_true", help="print one JSON object")
     told.add_argument(
-        "--html", type=Path, metavar="FILE", help="write one self-contained page with the plots"
+        "--html", type=output_file, metavar="FILE", help="write one self-contained page with the plots"
     )
 
 
@@ -116,7 +116,7 @@ def _eval(options: argparse.Namespace) -> int:
         print(_as_json(report, outcomes))
         return 0
     if options.html is not None:
-        options.html.write_text(as_page(report, outcomes))
+        write_output(options.html, as_page(report, outcomes))
     told = [] if report is None else [as_text(report)]
     if outcomes is not None:
         told.append(outcomes_as_text(outcomes))

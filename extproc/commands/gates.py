@@ -1,6 +1,7 @@
 """`extproc gate`: calibrate a cascade's gate on labelled answers, and say what it is worth."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
@@ -98,9 +99,13 @@ def _fit(options: argparse.Namespace) -> int:
         seed=options.seed,
         force=options.force,
     )
-    worths = fit_gate(options.registry, options.data, options.out, wishes)
+    worths = fit_gate(options.registry, options.data, options.out, wishes, tell=_tell)
     print(msgspec.json.encode(worths).decode() if options.json else as_text(worths))
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _eval(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import msgspec
 
-from extproc.commands.options import command, takes_registry
+from extproc.commands.options import command, counted, output_file, takes_registry, write_output
 from extproc.errors import OperatorError
 
 _SHOWN = 1500  # characters of a text
@@ -30,8 +30,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "Draw rows from the records of `extproc serve`, as many doubtful ones as sure ones and of every "
         "route alike, and write on each how many requests it stands for. Needs records that carry the text.",
     )
-    sample.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="JSON lines, gzipped or not")
-    sample.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new file to label")
+    sample.add_argument(
+        "records",
+        nargs="+",
+        type=Path,
+        metavar="RECORDS",
+        help="JSON lines, gzipped or not, or a directory of segments",
+    )
+    sample.add_argument(
+        "--output", type=output_file, required=True, metavar="FILE", help="a new file to label"
+    )
     sample.add_argument(
         "--rows", type=_positive, default=200, metavar="N", help="how many (default: %(default)s)"
     )
@@ -64,8 +72,8 @@ def _sample(options: argparse.Namespace) -> int:
     if options.output.exists():
         raise OperatorError(f"{options.output} is there already (expected a new file, to lose no labels)")
     drawn = sample(read_records(options.records), options.rows, options.seed)
-    options.output.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in drawn))
-    print(f"{options.output}: {len(drawn)} rows to label with `extproc holdout label`")
+    write_output(options.output, "".join(msgspec.json.encode(row).decode() + "\n" for row in drawn))
+    print(f"{options.output}: {counted(len(drawn), 'row')} to label with `extproc holdout label`")
     return 0
 
 

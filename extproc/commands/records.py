@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from extproc.commands.options import command
+from extproc.commands.options import command, listen_address
 from extproc.commands.storing import load_all, store_of, takes_segments, takes_store
 from extproc.errors import OperatorError
 
@@ -53,7 +53,12 @@ def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     takes_segments(parser, "*")
     takes_store(parser, required=False)
     parser.add_argument(
-        "--admin", action="append", required=True, metavar="HOST:PORT", help="Envoy's admin interface"
+        "--admin",
+        action="append",
+        required=True,
+        type=listen_address,
+        metavar="HOST:PORT",
+        help="Envoy's admin interface",
     )
 
 

@@ -1,11 +1,10 @@
 """`extproc report`: is each route still good, and what did it cost?"""
 
 import argparse
-from pathlib import Path
 
 import msgspec
 
-from extproc.commands.options import command
+from extproc.commands.options import command, output_file, write_output
 from extproc.commands.storing import moment, store_of, takes_segments, takes_store
 
 
@@ -28,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--json", action="store_true", help="print one JSON object")
     told.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write one self-contained page with plots"
+        "--html", type=output_file, metavar="FILE", help="also write one self-contained page with plots"
     )
 
 
@@ -45,6 +44,6 @@ def _report(options: argparse.Namespace) -> int:
         print("no traffic is recorded there")
     else:
         if options.html is not None:
-            options.html.write_text(as_page(made))
+            write_output(options.html, as_page(made))
         print(as_text(made))
     return 0

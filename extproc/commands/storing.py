@@ -28,8 +28,8 @@ def takes_store(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--store",
         required=required,
         metavar="PATH | clickhouse://HOST:8123/DATABASE",
-        help="a directory of the embedded store (the `eval` extra), made when absent, or a ClickHouse server "
-        "(clickhouses:// with TLS; user and password in the address, or $CLICKHOUSE_PASSWORD)",
+        help="a directory of the embedded store (the `eval` extra), which an import makes, or a ClickHouse "
+        "server (clickhouses:// with TLS; user and password in the address, or $CLICKHOUSE_PASSWORD)",
     )
 
 
@@ -59,12 +59,22 @@ def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
     segments = getattr(options, "segments", [])
     if options.store is None and not segments:
         raise OperatorError("nothing to read (expected --store, or segments)")
+    if not (writes or segments or options.store is None or is_server(options.store)):
+        _check_is_there(Path(options.store))
     with open_store(options.store) as store:
         if writes or segments or not is_server(options.store):
             prepare(store)
         # A store that ends with the command is asked by nobody else.
         load_all(store, segments, getattr(options, "priced_by", []), attributes=options.store is not None)
         yield store
+
+
+def _check_is_there(store: Path) -> None:
+    """Opening a store makes one, and a mistyped path would be an empty one."""
+    if not (store / "metadata").is_dir():
+        raise OperatorError(
+            f"--store: there is no store at {store} (expected a directory that `extproc records import` made)"
+        )
 
 
 def load_all(

@@ -1,10 +1,12 @@
 """`extproc validate`: is a registry good, and does it route its holdout well enough?"""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extproc.commands.options import command, takes_encoder
+from extproc.commands.options import command, counted, takes_encoder
+from extproc.errors import RegistryError
 
 if TYPE_CHECKING:
     from extproc.registry.holdout import Passed
@@ -18,7 +20,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "validate",
         _validate,
         "check registries with the loader that serves",
-        "Read each registry as `serve` would. A mistake is told as FILE:LINE: what is wrong (what was "
+        "Read each registry as `serve` would. Every mistake is printed as FILE:LINE: what is wrong (what was "
         "expected), and the exit status is 1. A registry with a `holdout` is also compiled and must route it "
         "well enough, which needs the encoder.",
     )
@@ -27,18 +29,27 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _validate(options: argparse.Namespace) -> int:
+    return max(_checked(path, options.encoder_dir) for path in options.registries)
+
+
+def _checked(path: Path, encoder_dir: Path | None) -> int:
     from extproc.registry.loading import load
 
-    for path in options.registries:
+    try:
         loaded = load(path)
-        registry = loaded.registry
-        examples = sum(map(len, loaded.examples.values()))
-        passed = _examined(loaded, options.encoder_dir)
-        print(
-            f"{path}: good: {len(registry.models)} models, {len(registry.routes)} routes with {examples} "
-            f"examples, {len(registry.rules)} rules, default {registry.default}, version {loaded.version}"
-            + ("" if passed is None else f"; holdout: {passed}")
-        )
+        passed = _examined(loaded, encoder_dir)
+    except RegistryError as error:
+        for mistake in error.each:
+            print(f"extproc: {mistake}", file=sys.stderr)
+        return 1
+    registry = loaded.registry
+    examples = sum(map(len, loaded.examples.values()))
+    print(
+        f"{path}: good: {counted(len(registry.models), 'model')}, {counted(len(registry.routes), 'route')} "
+        f"with {counted(examples, 'example')}, {counted(len(registry.rules), 'rule')}, "
+        f"default {registry.default}, version {loaded.version}"
+        + ("" if passed is None else f"; holdout: {passed}")
+    )
     return 0
 
 

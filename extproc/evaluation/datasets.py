@@ -104,15 +104,16 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise DataError(str(path), number, f"not UTF-8: {error.reason}") from error
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(str(path), number + 1, f"cannot read it: {reason}") from error
+        reason = getattr(error, "strerror", None)
+        line = None if reason and not number else number + 1
+        raise DataError(str(path), line, f"cannot read it: {reason or error}") from error
 
 
 def _version(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise DataError(str(path), 1, f"cannot read it: {error.strerror}") from error
+        raise DataError(str(path), None, f"cannot read it: {error.strerror}") from error
 
 
 def _rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:

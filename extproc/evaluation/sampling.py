@@ -14,6 +14,7 @@ import numpy as np
 from extproc.errors import OperatorError
 from extproc.evaluation.datasets import lines_of
 from extproc.evaluation.recorded import text_of
+from extproc.evaluation.store.loading import segments_in
 from extproc.registry.labelled import parse
 
 _BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores has a band of its own
@@ -100,7 +101,7 @@ def even_shares(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def _records(paths: Iterable[Path]) -> Iterator[Record]:
-    for path in paths:
+    for path in segments_in(paths):
         for line, text in lines_of(path):
             record = parse(path, line, text, Record)
             if record.kind == "exchange":

@@ -40,6 +40,8 @@ class Files:
             content = path.read_bytes()
             text = content.decode()
         except OSError as error:
+            if str(path) == file:
+                raise RegistryError(file, None, f"cannot read it: {error.strerror}") from error
             raise RegistryError(file, line, f"cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise RegistryError(file, line, f"{path} is not UTF-8: {error.reason}") from error

@@ -83,6 +83,16 @@ class Gate(Section, frozen=True):
     prefix_events: Positive = 100  # or as many events, whichever comes first
 
     @property
+    def checks(self) -> tuple[str, ...]:
+        """The keys of what an answer must pass, in the order in which it is judged."""
+        settings = ("threshold", "prefix_chars", "prefix_events")
+        return tuple(
+            key
+            for key in self.__struct_fields__
+            if key not in settings and getattr(self, key) not in (False, None, "")
+        )
+
+    @property
     def consulting(self) -> Second | Verifier | None:
         """Whom it asks, if anybody."""
         return self.second or self.verifier

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from extproc.errors import ArtefactUnusable
+from extproc.errors import ArtefactUnusable, RegistryError
 from extproc.registry import artefact as artefacts
 from extproc.registry import holdout
 from extproc.registry import quality as qualities
@@ -22,10 +22,12 @@ from extproc.registry.gates import Gate
 from extproc.registry.holdout import Holdout
 from extproc.registry.schema import Registry, Route
 from extproc.registry.section import Section, many
+from extproc.registry.source import Path as Steps
 from extproc.registry.source import Source, plain, steps
 from extproc.registry.upstreams import Model
 
 S = TypeVar("S", bound=Section)
+_MISSING_FIELD = re.compile(r"Object missing required field `.*`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?(?P<path>\$.*)`)?$", re.DOTALL)
 
@@ -52,7 +54,7 @@ def load(
     ``untrained`` leaves artefacts out, those of gates too: whoever makes one must not need it. ``artefact``
     is a directory to take in place of the registry's own.
 
-    Raises ``RegistryError`` with the file, the line and what was expected.
+    Raises ``RegistryError`` with the file, the line and what was expected, of every mistake.
     """
     files = files or Files()
     source = Source(str(path), files.read(path, str(path), 1))
@@ -66,12 +68,19 @@ def load(
     check(registry, examples, source)
     if registry.feedback is not None and registry.feedback.token.file:
         files.watch(path.parent / registry.feedback.token.file)
-    held = holdout.read(source, registry, files)
     examples = {name: texts for name, texts in examples.items() if texts}
-    trained = None if untrained else _artefact(source, registry, tuple(examples), files)
-    quality = None if untrained else _quality(source, registry, trained, files)
-    gates = {} if untrained else calibrations(registry.gates, source, files)
-    check_calibrations(registry, gates, source)
+    held = trained = quality = None
+    gates: Mapping[str, CalibratedGate] = {}
+    with source.collecting():
+        held = holdout.read(source, registry, files)
+    if not untrained:
+        with source.collecting():
+            trained = _artefact(source, registry, tuple(examples), files)
+            quality = _quality(source, registry, trained, files)
+        with source.collecting():
+            gates = calibrations(registry.gates, source, files)
+            check_calibrations(registry, gates, source)
+    source.refuse()
     return Loaded(
         registry=registry,
         examples=examples,
@@ -151,7 +160,11 @@ def _more_examples(source: Source, name: str, route: Route, files: Files) -> lis
         return []
     path = Path(source.file).parent / route.examples_file
     line = source.line("routes", name, "examples_file")
-    lines = files.read(path, source.file, line).splitlines()
+    try:
+        lines = files.read(path, source.file, line).splitlines()
+    except RegistryError as error:
+        source.keep(error)
+        return []
     return [text.strip() for text in lines if text.strip()]
 
 
@@ -164,7 +177,20 @@ def _typed(source: Source) -> Registry:
     gates = _sections(source, value, "gates", Gate)
     for key in ("models", "routes", "cascades", "gates"):
         value[key] = {}
-    whole = _convert(source, value, Registry, ())
+    try:
+        whole = _convert(source, value, Registry, ())
+    except RegistryError as error:
+        source.keep(error)
+        raise source.mistakes() from error
+    sections: Mapping[str, Mapping[str, Section]] = {
+        "models": models,
+        "routes": routes,
+        "cascades": cascades,
+        "gates": gates,
+    }
+    if any(len(typed) < len(source.value.get(key, {})) for key, typed in sections.items()):
+        source.refuse()  # what names an entry that is left out would be taken for a mistake
+    source.settle()
     routes = {name: _beginning(route, cascades) for name, route in routes.items()}
     return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades, gates=gates)
 
@@ -181,23 +207,62 @@ def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) ->
     entries = value.get(key, {})
     if not isinstance(entries, dict):
         raise source.error(f"expected `{key}` to map names to {key}, got {_kind(entries)}", key)
-    return {name: _convert(source, entry, kind, (key, name)) for name, entry in entries.items()}
+    typed: dict[str, S] = {}
+    for name, entry in entries.items():
+        with source.collecting():
+            typed[name] = _convert(source, entry, kind, (key, name))
+    return typed
 
 
-def _convert(source: Source, value: Any, kind: type[S], at: tuple[str | int, ...]) -> S:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        parts = _AT.match(str(error))
-        assert parts is not None  # the pattern matches any text
-        path = (*at, *steps(parts["path"] or "$"))
-        problem = parts["problem"]
-        unknown = _UNKNOWN_FIELD.match(problem)
-        if unknown is not None:
-            known = _fields_at(kind, path[len(at) :])
-            raise source.error(_unknown_key(unknown["field"], known), *path, unknown["field"]) from error
-        where = ".".join(str(step) for step in path)
-        raise source.error(f"{where}: {plain(problem)}" if where else plain(problem), *path) from error
+def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
+    """The typed value, without keys that are mistakes, which the source keeps.
+
+    Raises ``RegistryError`` where it cannot be typed without them.
+    """
+    left_out: dict[Steps, RegistryError] = {}
+    while True:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            problem, path = _problem_and_path(error)
+            mistake, path = _mistake(source, problem, path, kind, at)
+        if _MISSING_FIELD.match(problem):
+            # For a key beside it that is left out: that may be misspelt, or its value wrong.
+            mistake = next((kept for key, kept in left_out.items() if key[:-1] == path), mistake)
+        if not path or not isinstance(path[-1], str) or path in left_out:
+            raise mistake
+        source.keep(mistake)
+        left_out[path] = mistake
+        value = _without(value, path)
+
+
+def _problem_and_path(error: msgspec.ValidationError) -> tuple[str, Steps]:
+    parts = _AT.match(str(error))
+    assert parts is not None  # the pattern matches any text
+    return parts["problem"], steps(parts["path"] or "$")
+
+
+def _mistake(
+    source: Source, problem: str, path: Steps, kind: type[Section], at: Steps
+) -> tuple[RegistryError, Steps]:
+    """What is wrong in words, and the path below ``at`` of the value that is."""
+    unknown = _UNKNOWN_FIELD.match(problem)
+    if unknown is not None:
+        key = (*path, unknown["field"])
+        return source.error(_unknown_key(unknown["field"], _fields_at(kind, path)), *at, *key), key
+    where = ".".join(str(step) for step in (*at, *path))
+    return source.error(f"{where}: {plain(problem)}" if where else plain(problem), *at, *path), path
+
+
+def _without(value: Any, path: Steps) -> Any:
+    """A copy of plain values without the one at ``path``, which ends with a key."""
+    step, *rest = path
+    copy = value.copy()
+    if rest:
+        copy[step] = _without(value[step], tuple(rest))
+    else:
+        del copy[step]
+    return copy
 
 
 def _fields_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:

@@ -4,6 +4,8 @@ PyYAML's loader forgets lines and lets a repeated key win in silence; a registry
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -21,6 +23,8 @@ class Source:
         """Raises ``RegistryError`` where the text is no YAML, repeats a key, or is not a mapping."""
         self.file = file
         self._lines: dict[Path, int] = {}
+        self._mistakes: list[RegistryError] = []
+        self._settled: frozenset[int | None] = frozenset()  # lines of values that have been left out
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -45,6 +49,45 @@ class Source:
     def error(self, problem: str, *path: str | int) -> RegistryError:
         """An error at the node at ``path``."""
         return RegistryError(self.file, self.line(*path), problem)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep a ``RegistryError`` of the block for ``refuse``, so that what stands behind it is checked too.
+
+        A check may rely on what an earlier one refused, and then fail to look it up: that is no
+        mistake of its own.
+        """
+        try:
+            yield
+        except RegistryError as error:
+            self.keep(error)
+        except KeyError:
+            if not self._mistakes:
+                raise
+
+    def keep(self, mistake: RegistryError) -> None:
+        """Keep a mistake for ``refuse``."""
+        if mistake.line not in self._settled:
+            self._mistakes.append(mistake)
+
+    def settle(self) -> None:
+        """From here on keep no second mistake of a line that has one: its value is left out."""
+        self._settled = frozenset(mistake.line for mistake in self._mistakes)
+
+    def is_mistaken(self, *path: str | int) -> bool:
+        """Whether a mistake was collected on the line of the node at ``path``."""
+        return path in self._lines and self._lines[path] in [mistake.line for mistake in self._mistakes]
+
+    def mistakes(self) -> RegistryError:
+        """All that were kept, by line. There is at least one."""
+        unique = {(mistake.line or 0, mistake.problem): mistake for mistake in self._mistakes}
+        first, *more = (unique[key] for key in sorted(unique))
+        return RegistryError(first.file, first.line, first.problem, tuple(more))
+
+    def refuse(self) -> None:
+        """Raises the ``RegistryError`` of all mistakes that were kept, if there are any."""
+        if self._mistakes:
+            raise self.mistakes()
 
     def _read(self, node: yaml.Node, path: Path) -> Any:
         self._lines.setdefault(path, node.start_mark.line + 1)

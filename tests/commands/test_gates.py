@@ -1,6 +1,7 @@
 """`extproc gate fit` and `extproc gate eval` on a small file."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,36 @@ def test_a_gate_is_fitted_and_told_of(
 ) -> None:
     out = ["--out", str(tmp_path / "gate"), "--small", "small", "--large", "large"]
     assert main(["gate", "fit", *arguments, *out]) == 0
-    told = capsys.readouterr().out
+    told, counts = capsys.readouterr()
+    found = re.fullmatch(
+        rf"90 rows in {tmp_path}/answers.jsonl, 90 of them with the answers and scores that are needed: "
+        r"(\d+) to fit on, (\d+) set apart to measure on\n",
+        counts,
+    )
+    assert found is not None, counts
+    assert int(found[1]) + int(found[2]) == 90
+    assert f"on {found[2]} prompts that fitted nothing" in told
     assert "AUROC of P(good)      1.000" in told
     assert main(["gate", "eval", *arguments, "--artefact", str(tmp_path / "gate"), "--json"]) == 0
     (worth,) = json.loads(capsys.readouterr().out)
     assert worth["quality"]["value"] >= 0.9
     assert worth["cost"]["value"] < 0.5
+
+
+def test_too_few_rows_are_counted_before_and_after_some_are_set_apart(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "answers.jsonl"
+    data.write_text("\n".join(data.read_text().splitlines()[:50]))
+    out = ["--out", str(tmp_path / "gate"), "--small", "small", "--large", "large"]
+    assert main(["gate", "fit", *arguments, *out]) == 1
+    told = capsys.readouterr().err
+    found = re.search(
+        r"50 prompts have .*; (\d+) of them are set apart to measure on; of the (\d+) to fit on", told
+    )
+    assert found is not None, told
+    assert int(found[1]) + int(found[2]) == 50
+    assert int(found[2]) < 40
 
 
 @pytest.mark.parametrize("share", ["0", "1", "many"])

@@ -135,3 +135,12 @@ def test_sample_says_that_text_is_an_opt_in(tmp_path: Path, capsys: pytest.Captu
     assert main(["holdout", "sample", str(records), "--output", str(tmp_path / "o.jsonl")]) == 1
     assert "recording prompts is an opt-in" in capsys.readouterr().err
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_sample_takes_a_directory_of_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = json.dumps([{"role": "user", "parts": [{"type": "text", "content": "hello"}]}])
+    (tmp_path / "records-20261130T000000.000000Z.jsonl").write_text(
+        json.dumps({"kind": "exchange", "input_messages": text, "route": "code", "margin": 0.5}) + "\n"
+    )
+    assert main(["holdout", "sample", str(tmp_path), "--output", str(tmp_path / "drawn")]) == 0
+    assert "1 row to label" in capsys.readouterr().out

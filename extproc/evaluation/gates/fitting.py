@@ -40,13 +40,17 @@ class Fitted(msgspec.Struct, frozen=True):
     escalation: float  # share of ``held_out`` below the threshold
 
 
-def fit(pair: Pair, target: Target, seed: int) -> tuple[Fitted, Fitted | None]:
-    """Alone, and beside the second model's answers where there is one. Raises ``OperatorError``."""
+def fit(pair: Pair, target: Target, seed: int, apart: int = 0) -> tuple[Fitted, Fitted | None]:
+    """Alone, and beside the second model's answers where there is one. Raises ``OperatorError``.
+
+    ``apart`` more prompts are not given, because they measure the fit: errors say so.
+    """
     good = pair.good
     if len(good) < FEWEST or good.all() or not good.any():
         raise OperatorError(
-            f"{len(good)} prompts have answers of {pair.small} and {pair.large} with scores, {good.sum()} of "
-            f"them good ones of {pair.small} (expected at least {FEWEST}, good ones and bad ones)"
+            f"{len(good) + apart} prompts have answers of {pair.small} and {pair.large} with scores; {apart} "
+            f"of them are set apart to measure on; of the {len(good)} to fit on {good.sum()} are good ones "
+            f"of {pair.small} (expected at least {FEWEST} to fit on, good ones and bad ones)"
         )
     folds = (pair.places(seed) * 1e9).astype(np.int64) % FOLDS
     alone = _fitted(pair.features, pair, folds, target)

@@ -1,6 +1,6 @@
 """`extproc gate fit` and `extproc gate eval`: from a file of answers to an artefact and its worth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,16 +26,22 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
 
 
-def fit_gate(registry: Path, data: Path, out: Path, wishes: Wishes) -> list[Worth]:
+def fit_gate(
+    registry: Path, data: Path, out: Path, wishes: Wishes, tell: Callable[[str], None] = lambda line: None
+) -> list[Worth]:
     """Fits, measures on the rows set apart, and writes the artefact. Raises ``OperatorError``.
 
     One entry without, and one with the second model, if there is one. A gate that costs more than going
-    straight to the large model is not written, unless forced.
+    straight to the large model is not written, unless forced. ``tell`` gets the numbers of rows.
     """
     rows = read_answers(data)
     prices = _prices(registry, wishes.small, wishes.large, wishes.second)
     pair = pair_of(rows, wishes.small, wishes.large, wishes.second, prices)
     gate, worths = calibrate(pair, wishes, sha256_of(rows))
+    tell(
+        f"{len(rows)} rows in {data}, {len(pair.prompts)} of them with the answers and scores that are "
+        f"needed: {gate.manifest.rows} to fit on, {worths[0].rows} set apart to measure on"
+    )
     if not worths[-1].pays and not wishes.force:
         raise OperatorError(
             f"this gate is not worth it: a request costs {worths[-1].cost.value:.2f} of what {wishes.large} "
@@ -51,7 +57,7 @@ def calibrate(pair: Pair, wishes: Wishes, data_sha256: str = "") -> tuple[Calibr
     """Fits on all prompts but ``test_share``, which say what it is worth. Raises ``OperatorError``."""
     apart = pair.places(wishes.seed) < wishes.test_share
     fitted, test = pair.take(~apart), pair.take(apart)
-    alone, beside = fit(fitted, wishes.target, wishes.seed)
+    alone, beside = fit(fitted, wishes.target, wishes.seed, apart=len(test.prompts))
     if not len(test.prompts):
         raise OperatorError("no rows are set apart to measure on (expected a larger --test-share)")
     likely = probabilities(alone.logit, test.features)

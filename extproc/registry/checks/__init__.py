@@ -1,9 +1,11 @@
 """Cross-checks: what the schema cannot say about a registry.
 
-One module per section; each check raises ``RegistryError`` with the line and what was expected.
+One module per section. Each check raises ``RegistryError`` with the line and what was expected, or has
+the source collect it and goes on.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from extproc.registry.checks.cascades import check_cascades
 from extproc.registry.checks.models import (
@@ -23,25 +25,33 @@ from extproc.registry.source import Source
 
 
 def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: Source) -> None:
-    """Everything that ties one part of the registry to another. Raises ``RegistryError``."""
-    check_models(registry, source)
-    check_default(registry, source)
-    check_passthrough(registry, source)
-    check_reference(registry, source)
-    check_cascades(registry, source)
-    check_routes(registry, examples, source)
-    check_trusted_headers(registry, source)
-    check_rules(registry, source)
-    check_rollout(registry, source)
-    check_feedback(registry, source)
-    _check_envoy(registry, source)
+    """Everything that ties one part of the registry to another; the source collects the mistakes."""
+    checks = (
+        check_models,
+        check_default,
+        check_passthrough,
+        check_reference,
+        check_cascades,
+        partial(check_routes, examples=examples),
+        check_trusted_headers,
+        check_rules,
+        check_rollout,
+        check_feedback,
+        _check_envoy,
+    )
+    for each in checks:
+        with source.collecting():
+            each(registry, source=source)
 
 
 def _check_envoy(registry: Registry, source: Source) -> None:
     for key in ("listen", "admin"):
         address = getattr(registry.envoy, key)
-        if not is_address(address):
-            raise source.error(f"envoy.{key}: {address!r} is no address (expected HOST:PORT)", "envoy", key)
+        with source.collecting():
+            if not is_address(address):
+                raise source.error(
+                    f"envoy.{key}: {address!r} is no address (expected HOST:PORT)", "envoy", key
+                )
     _check_sidecars(many(registry.envoy.sidecar), registry.envoy.sidecar_plaintext, source)
 
 

@@ -21,28 +21,38 @@ _TIERS_OWN = ("fallback", "retry", "timeout_s")
 
 def check_cascades(registry: Registry, source: Source) -> None:
     """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
-    _check_egress(registry, source)
+    with source.collecting():
+        _check_egress(registry, source)
     for name, gate in registry.gates.items():
-        _check_gate(name, gate, source)
-        for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
-            if asked is not None:
-                _check_consulting(registry, name, key, asked.model, source)
-        if gate.second is not None and gate.verifier is not None:
-            raise source.error(
-                f"the gate `{name}` asks for a second answer and a verifier (expected one of them)",
-                "gates", name, "verifier",
-            )  # fmt: skip
+        with source.collecting():
+            _check_gate(name, gate, source)
+            _check_consultings(registry, name, gate, source)
     for name, cascade in registry.cascades.items():
-        if re.fullmatch(CASCADE_NAME, name) is None:
-            raise source.error(
-                f"{name!r} is no cascade name (expected letters, digits and ._-, at most 64)",
-                "cascades",
-                name,
-            )
-        _check_tiers(registry, name, cascade, source)
-    for name in registry.routes:
-        if registry.routes[name].cascade:
-            _check_use(registry, name, source)
+        with source.collecting():
+            _check_cascade(registry, name, cascade, source)
+    for name, route in registry.routes.items():
+        with source.collecting():
+            if route.cascade:
+                _check_use(registry, name, source)
+
+
+def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source) -> None:
+    for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
+        if asked is not None:
+            _check_consulting(registry, name, key, asked.model, source)
+    if gate.second is not None and gate.verifier is not None:
+        raise source.error(
+            f"the gate `{name}` asks for a second answer and a verifier (expected one of them)",
+            "gates", name, "verifier",
+        )  # fmt: skip
+
+
+def _check_cascade(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
+    if re.fullmatch(CASCADE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no cascade name (expected letters, digits and ._-, at most 64)", "cascades", name
+        )
+    _check_tiers(registry, name, cascade, source)
 
 
 def _check_gate(name: str, gate: Gate, source: Source) -> None:
@@ -88,24 +98,28 @@ def _check_egress(registry: Registry, source: Source) -> None:
 
 
 def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
-    models = [tier.model for tier in cascade.tiers]
-    for i, tier in enumerate(cascade.tiers):
-        at = ("cascades", name, "tiers", i)
-        known_model(registry, tier.model, source, *at, "model")
-        if tier.gate and tier.gate not in registry.gates:
-            raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
-        if tier.model in models[:i]:
-            raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
-        if tier.expected is not None and not tier.gate:
-            raise source.error("`expected` is for a tier with a gate", *at, "expected")
-        if tier.expected is not None and tier.expected.least > tier.expected.most:
-            raise source.error("expected.least is more than expected.most", *at, "expected")
-        if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
-            raise source.error(
-                f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
-                f"{cascade.deadline_s:g} (expected at most that)",
-                *at, "timeout_s",
-            )  # fmt: skip
+    for i in range(len(cascade.tiers)):
+        with source.collecting():
+            _check_tier(registry, name, cascade, i, source)
+
+
+def _check_tier(registry: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+    tier, at = cascade.tiers[i], ("cascades", name, "tiers", i)
+    known_model(registry, tier.model, source, *at, "model")
+    if tier.gate and tier.gate not in registry.gates:
+        raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
+    if tier.model in [earlier.model for earlier in cascade.tiers[:i]]:
+        raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
+    if tier.expected is not None and not tier.gate:
+        raise source.error("`expected` is for a tier with a gate", *at, "expected")
+    if tier.expected is not None and tier.expected.least > tier.expected.most:
+        raise source.error("expected.least is more than expected.most", *at, "expected")
+    if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
+        raise source.error(
+            f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
+            f"{cascade.deadline_s:g} (expected at most that)",
+            *at, "timeout_s",
+        )  # fmt: skip
 
 
 def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGate], source: Source) -> None:

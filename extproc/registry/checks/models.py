@@ -6,7 +6,7 @@ from extproc.registry.checks.secrets import check_auth
 from extproc.registry.checks.words import is_address, is_host, known_model
 from extproc.registry.schema import Registry
 from extproc.registry.source import Source
-from extproc.registry.upstreams import MODEL_NAME, Auth, Upstream
+from extproc.registry.upstreams import MODEL_NAME, Auth, Model, Upstream
 from extproc.routing.stages import AUTO
 from extproc.vocabulary import Api
 
@@ -18,19 +18,23 @@ def check_models(registry: Registry, source: Source) -> None:
     if not registry.models:
         raise source.error("expected at least one model", "models")
     for name, model in registry.models.items():
-        if re.fullmatch(MODEL_NAME, name) is None:
-            raise source.error(
-                f"{name!r} is no model name (expected letters, digits and ._:/@-, at most 128)",
-                "models",
-                name,
-            )
-        if name == AUTO:
-            raise source.error(
-                f"`{AUTO}` is how clients ask to be routed: name the model otherwise", "models", name
-            )
-        if len(set(model.apis)) < len(model.apis):
-            raise source.error(f"models.{name}.apis: an API is named twice", "models", name, "apis")
-        _check_upstream(model, source, "models", name)
+        with source.collecting():
+            _check_model(name, model, source)
+        with source.collecting():
+            _check_upstream(model, source, "models", name)
+
+
+def _check_model(name: str, model: Model, source: Source) -> None:
+    if re.fullmatch(MODEL_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no model name (expected letters, digits and ._:/@-, at most 128)", "models", name
+        )
+    if name == AUTO:
+        raise source.error(
+            f"`{AUTO}` is how clients ask to be routed: name the model otherwise", "models", name
+        )
+    if len(set(model.apis)) < len(model.apis):
+        raise source.error(f"models.{name}.apis: an API is named twice", "models", name, "apis")
 
 
 def check_passthrough(registry: Registry, source: Source) -> None:

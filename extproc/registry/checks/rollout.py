@@ -10,10 +10,12 @@ _WITH_SIGN = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 
 def check_rollout(registry: Registry, source: Source) -> None:
     """Shares that are one, and headers that clients cannot send. Raises ``RegistryError``."""
-    _check_percent(registry.rollout, source, "rollout")
+    with source.collecting():
+        _check_percent(registry.rollout, source, "rollout")
     for name, route in registry.routes.items():
-        if route.rollout is not None:
-            _check_percent(route.rollout, source, "routes", name, "rollout")
+        with source.collecting():
+            if route.rollout is not None:
+                _check_percent(route.rollout, source, "routes", name, "rollout")
     trusted = {name.lower() for name in registry.trusted_headers}
     for key in ("rollout_key", "conversation_header"):
         header = getattr(registry, key)

@@ -17,34 +17,60 @@ _NOT_ADDED = frozenset(
 )  # fmt: skip
 
 
-def check_routes(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: Source) -> None:
+def check_routes(registry: Registry, source: Source, examples: Mapping[str, tuple[str, ...]]) -> None:
     """Names, candidates, examples, policies. Raises ``RegistryError``."""
-    written: dict[str, str] = {}
     for name, route in registry.routes.items():
-        if re.fullmatch(ROUTE_NAME, name) is None:
-            raise source.error(
-                f"{name!r} is no route name (expected letters, digits and ._-, at most 64)", "routes", name
-            )
-        _check_candidates(registry, name, source)
-        _check_fallback(registry, name, source)
-        _check_headers(name, route, source)
-        if not examples[name] and name not in [rule.route for rule in registry.rules]:
-            raise source.error(
-                f"the route `{name}` is empty (expected `examples` or an `examples_file`, or a rule that "
-                "names it)",
-                "routes", name,
-            )  # fmt: skip
-        for i, text in enumerate(examples[name]):
+        with source.collecting():
+            _check_name(name, source)
+        with source.collecting():
+            _check_candidates(registry, name, source)
+        with source.collecting():
+            _check_fallback(registry, name, source)
+        with source.collecting():
+            _check_headers(name, route, source)
+        with source.collecting():
+            _check_not_empty(registry, name, examples, source)
+    _check_examples(examples, source)
+
+
+def _check_name(name: str, source: Source) -> None:
+    if re.fullmatch(ROUTE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no route name (expected letters, digits and ._-, at most 64)", "routes", name
+        )
+
+
+def _check_not_empty(
+    registry: Registry, name: str, examples: Mapping[str, tuple[str, ...]], source: Source
+) -> None:
+    if any(source.is_mistaken("routes", name, key) for key in ("examples", "examples_file")):
+        return  # what it holds is not known
+    if not examples[name] and name not in [rule.route for rule in registry.rules]:
+        raise source.error(
+            f"the route `{name}` is empty (expected `examples` or an `examples_file`, or a rule that "
+            "names it)",
+            "routes", name,
+        )  # fmt: skip
+
+
+def _check_examples(examples: Mapping[str, tuple[str, ...]], source: Source) -> None:
+    """No text is an example of two routes."""
+    written: dict[str, str] = {}
+    for name, texts in examples.items():
+        for i, text in enumerate(texts):
             other = written.setdefault(text, name)
-            if other != name:
-                raise source.error(
-                    f"{text!r} is an example of both `{other}` and `{name}` (expected one route)",
-                    "routes", name, "examples", i,
-                )  # fmt: skip
+            with source.collecting():
+                if other != name:
+                    raise source.error(
+                        f"{text!r} is an example of both `{other}` and `{name}` (expected one route)",
+                        "routes", name, "examples", i,
+                    )  # fmt: skip
 
 
 def _check_candidates(registry: Registry, name: str, source: Source) -> None:
     candidates, at = many(registry.routes[name].candidates), ("routes", name, "candidates")
+    if not candidates and registry.routes[name].cascade:
+        return  # there is no such cascade: its tiers would be the candidates
     if not candidates:
         raise source.error(f"the route `{name}` has no candidates (expected at least one model)", *at)
     for i, model in enumerate(candidates):

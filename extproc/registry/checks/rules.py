@@ -13,13 +13,16 @@ def check_rules(registry: Registry, source: Source) -> None:
     """Names, actions, conditions. Raises ``RegistryError``."""
     names: set[str] = set()
     for i, rule in enumerate(registry.rules):
-        if rule.name in names:
-            raise source.error(
-                f"the rule name `{rule.name}` is taken (expected unique names)", "rules", i, "name"
-            )
+        with source.collecting():
+            if rule.name in names:
+                raise source.error(
+                    f"the rule name `{rule.name}` is taken (expected unique names)", "rules", i, "name"
+                )
         names.add(rule.name)
-        _check_action(registry, rule, source, i)
-        _check_when(registry, rule, source, i)
+        with source.collecting():
+            _check_action(registry, rule, source, i)
+        with source.collecting():
+            _check_when(registry, rule, source, i)
 
 
 def _check_action(registry: Registry, rule: Rule, source: Source, i: int) -> None:
@@ -64,14 +67,15 @@ def _check_when(registry: Registry, rule: Rule, source: Source, i: int) -> None:
 def check_trusted_headers(registry: Registry, source: Source) -> None:
     """Header names that Envoy does not remove. Raises ``RegistryError``."""
     for i, name in enumerate(registry.trusted_headers):
-        if not is_header_name(name):
-            raise source.error(f"{name!r} is no header name", "trusted_headers", i)
-        if name.lower().startswith("x-router-"):
-            raise source.error(
-                f"`{name}` is the router's own: Envoy removes x-router-* from every request",
-                "trusted_headers",
-                i,
-            )
+        with source.collecting():
+            if not is_header_name(name):
+                raise source.error(f"{name!r} is no header name", "trusted_headers", i)
+            if name.lower().startswith("x-router-"):
+                raise source.error(
+                    f"`{name}` is the router's own: Envoy removes x-router-* from every request",
+                    "trusted_headers",
+                    i,
+                )
 
 
 def _text(error: Exception) -> str:
