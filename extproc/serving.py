@@ -23,7 +23,7 @@ from extproc.registry.checks.words import plaintext_problem
 from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
 from extproc.registry.releases import Release, Releases, release_of
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Registry, Telemetry
 from extproc.registry.section import many
 from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
@@ -107,7 +107,7 @@ async def serve(settings: Settings) -> None:
         closing.callback(following.cancel)
 
         told, keep = _sinks(settings, registry, metrics, closing)
-        sinks = Fanout(told, partial(_prices, releases), registry.telemetry)
+        sinks = Fanout(told, partial(_prices, releases), partial(_telemetry, releases))
         pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter)
         decider = _Metered(pipeline, metrics, releases.terms)
         server = Server(
@@ -169,6 +169,11 @@ def _compile(
 def _prices(releases: Releases, version: str) -> PriceList:
     """Those of ``version``; of the newest where that is not here, as after a restart."""
     return PriceList.of_release(releases.of(version) or releases.newest)
+
+
+def _telemetry(releases: Releases, version: str) -> Telemetry:
+    """As ``_prices``."""
+    return (releases.of(version) or releases.newest).telemetry
 
 
 def _sinks(

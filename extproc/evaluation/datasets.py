@@ -105,8 +105,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(str(path), number, f"not UTF-8: {error.reason}") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None)
-        line = None if reason and not number else number + 1
-        raise DataError(str(path), line, f"cannot read it: {reason or error}") from error
+        at = None if reason and not number else number + 1
+        raise DataError(str(path), at, f"cannot read it: {reason or error}") from error
 
 
 def _version(path: Path) -> str:

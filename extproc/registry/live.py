@@ -135,6 +135,5 @@ def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:
         "envoy.egress": (first.envoy.egress, now.envoy.egress),
         "envoy.max_body_bytes": (first.envoy.max_body_bytes, now.envoy.max_body_bytes),
         "envoy.sidecar": (first.envoy.sidecar, now.envoy.sidecar),
-        "telemetry": (first.telemetry, now.telemetry),
     }
     return tuple(key for key, (then, later) in taken.items() if then != later)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from extproc.registry.loading import Loaded
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Registry, Telemetry
 from extproc.registry.tiers import JudgedTier, judged_tiers
 from extproc.registry.upstreams import Price
 from extproc.routing.snapshot import Snapshot
@@ -24,6 +24,7 @@ class Release(msgspec.Struct, frozen=True):
     tiers: Mapping[str, JudgedTier] = {}  # by ``tier_name``; those that have a gate
     prices: Mapping[str, Price] = {}  # by public name; those that have one
     reference: str = ""  # the model that savings refer to; empty: there is none
+    telemetry: Telemetry = Telemetry()  # which traces are kept
 
     @property
     def version(self) -> str:
@@ -38,6 +39,7 @@ def release_of(loaded: Loaded, snapshot: Snapshot) -> Release:
         tiers=judged_tiers(loaded.registry, loaded.gates),
         prices=prices_of(loaded.registry),
         reference=loaded.registry.reference,
+        telemetry=loaded.registry.telemetry,
     )
 
 

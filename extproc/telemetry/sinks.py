@@ -57,12 +57,12 @@ class Fanout:
         self,
         sinks: Sequence[OutcomeSink],
         prices: Callable[[str], PriceList] = lambda version: PriceList({}),
-        telemetry: Telemetry | None = None,
+        telemetry: Callable[[str], Telemetry] = lambda version: Telemetry(),
     ) -> None:
-        """``prices`` gives those of a registry's version; ``telemetry`` says which traces are kept."""
+        """Both give what a version of the registry says: its prices, and which traces are kept."""
         self._sinks = tuple(sinks)
         self._prices = prices
-        self._telemetry = telemetry or Telemetry()
+        self._telemetry = telemetry
 
     def accept(self, exchange: Exchange) -> None:
         """A sink that raises has its traceback logged."""
@@ -83,14 +83,16 @@ class Fanout:
                 log.exception("a telemetry sink failed", extra={"sink": type(sink).__name__})
 
 
-def outcome_of(exchange: Exchange, prices: Callable[[str], PriceList], telemetry: Telemetry) -> Outcome:
+def outcome_of(
+    exchange: Exchange, prices: Callable[[str], PriceList], telemetry: Callable[[str], Telemetry]
+) -> Outcome:
     """The row of ``exchange`` at the prices of its registry, and whether its trace is kept."""
     row = row_of(exchange)
-    listed = prices(row.version)
+    listed, wanted = prices(row.version), telemetry(row.version)
     row = listed.of_exchange(row)
     if exchange.tried:
         row = with_attempts(row, [listed.of_attempt(attempt_row_of(each)) for each in exchange.tried])
-    kept = is_notable(row, telemetry.low_margin) or in_share(row.trace_id, telemetry.trace_share)
+    kept = is_notable(row, wanted.low_margin) or in_share(row.trace_id, wanted.trace_share)
     if not kept and row.input_messages is not None:
         row = replace(row, input_messages=None)  # text is a sample, even where it is wanted
     return Outcome(exchange, row, kept)

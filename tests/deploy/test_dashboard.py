@@ -49,7 +49,7 @@ def outcome(**fields: object) -> Outcome:
         "envelope": Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1),
     }  # fmt: skip
     exchange = Exchange(**(known | fields))  # type: ignore[arg-type]
-    return outcome_of(exchange, lambda version: PRICES, Telemetry())
+    return outcome_of(exchange, lambda version: PRICES, lambda version: Telemetry())
 
 
 def cascade(metrics: Metrics) -> None:

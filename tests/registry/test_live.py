@@ -149,6 +149,8 @@ async def test_what_counts_from_the_next_start_only_is_said(tmp_path: Path) -> N
         assert state.restart_for == ("encoder", "envoy.max_body_bytes")
         assert "restart to apply encoder, envoy.max_body_bytes" in str(state)
         assert (await world.put(OTHER)).restart_for == ()
+        assert (await world.put(GOOD + "telemetry: {trace_share: 1}\n")).restart_for == ()
+        assert world.releases.newest.telemetry.trace_share == 1.0
 
 
 def test_a_mistake_at_the_start_is_an_error(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def outcome(exchange: Callable[..., Exchange]) -> Callable[..., Outcome]:
 
     def make(prices: PriceList | None = None, share: float = 0.0, **changes: Any) -> Outcome:
         listed = prices or PriceList({})
-        return outcome_of(exchange(**changes), lambda version: listed, Telemetry(trace_share=share))
+        telemetry = Telemetry(trace_share=share)
+        return outcome_of(exchange(**changes), lambda version: listed, lambda version: telemetry)
 
     return make

@@ -36,7 +36,7 @@ class Broken:
 
 def told(exchange: Exchange, telemetry: Telemetry) -> Outcome:
     sink = Keeping()
-    Fanout([sink], telemetry=telemetry).accept(exchange)
+    Fanout([sink], telemetry=lambda version: telemetry).accept(exchange)
     (outcome,) = sink.kept
     return outcome
 
@@ -178,3 +178,12 @@ def test_what_no_attempt_told_is_unknown_of_the_exchange_too(exchange: Make) -> 
     Fanout([sink], lambda version: PRICED).accept(exchange(status=503, tried=tried))
     row = sink.kept[0].row
     assert (row.input_tokens, row.output_tokens, row.cost_usd) == (None, None, None)
+
+
+def test_the_version_that_decided_says_which_traces_are_kept(exchange: Make) -> None:
+    by_version = {"old": Telemetry(trace_share=0.0, low_margin=0.0), "new": Telemetry(trace_share=1.0)}
+    sink = Keeping()
+    fanout = Fanout([sink], telemetry=by_version.__getitem__)
+    for version in by_version:
+        fanout.accept(exchange(version=version))
+    assert [outcome.kept for outcome in sink.kept] == [False, True]

@@ -92,7 +92,7 @@ def _row(number: int, line: bytes, pricing: Pricing, reading: Reading) -> Exchan
     """What a line tells, or None, with the reason in ``reading``."""
     row = None
     try:
-        row = outcome_of(access_log_file.exchange(line), pricing.prices, pricing.telemetry).row
+        row = outcome_of(access_log_file.exchange(line), pricing.prices, lambda _: pricing.telemetry).row
     except (ValueError, OverflowError) as problem:  # a time that is none, at worst
         if not line.endswith(b"\n"):
             reading.torn = True

@@ -161,7 +161,9 @@ _OF_THE_SPAN = (
 def _spans(exchange: Exchange) -> list[Any]:
     exporter = InMemorySpanExporter()
     sink = SpanSink(exporter, "minilm")
-    sink.accept(outcome_of(exchange, lambda version: PriceList({}), Telemetry(trace_share=1.0)))
+    sink.accept(
+        outcome_of(exchange, lambda version: PriceList({}), lambda version: Telemetry(trace_share=1.0))
+    )
     sink.close()
     return list(exporter.get_finished_spans())
 
