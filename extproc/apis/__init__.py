@@ -3,8 +3,8 @@
 What one API calls things is one ``_Dialect`` in ``_DIALECTS``; the rest of the router does not
 know which API a request came by.
 
-Everything here runs on the event loop, so the work per body is bounded: the worst hostile body of
-16 MiB takes about 0.15 s of one core in any API, an ordinary one of 5 MB 5 to 7 ms, one of 2 kB 0.02.
+Everything here runs on the event loop. The work per body is linear in its size: the worst hostile body of
+16 MiB takes about 0.4 s of one core in any API, an ordinary one of 5 MB 20 ms, one of 2 kB 0.03 ms.
 """
 
 from collections.abc import Callable, Iterable

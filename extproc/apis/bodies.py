@@ -2,10 +2,9 @@
 
 A body is decoded twice: once for the places of the top-level members that its API gives a meaning
 (nothing is built for the others), then each of these by itself. Knowing the places, a member can be
-edited without touching another byte, and one that is given twice is found: msgspec keeps the last
-of duplicates, a provider may read the first.
+edited without touching another byte. A body in which an object has a key twice is refused (``uniqueness``).
 
-All scanning is done by msgspec in C, and Python loops only run over objects that ``_OBJECT_LIMIT``
+All scanning is done in C, and Python loops only run over objects that ``_OBJECT_LIMIT``
 counts. Depth is bounded by the interpreter's recursion limit, which msgspec heeds (1,000 levels in
 Python 3.11).
 """
@@ -15,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
+from extproc.apis.places import places_in
+from extproc.apis.uniqueness import refuse_keys_given_twice
 from extproc.errors import BadRequest
 from extproc.vocabulary import Span
 
@@ -59,57 +59,25 @@ class Document:
         """Raises ``BadRequest`` for a body that no JSON decoder should be given."""
         _require_readable(body)
         self._body = body
-        self._address = _address(body)
+        self._place_of = places_in(body)
         self.spans: dict[str, Span] = {}  # by path: ``reasoning.effort``
 
     def members(self, shape: Shape) -> dict[str, Raw]:
-        """The members of the body itself. Raises ``BadRequest``, also when one is given twice."""
-        return self._members(shape, self._body, "", (0, len(self._body)))
+        """The members of the body itself. Raises ``BadRequest``, also when any object has a key twice."""
+        members = self._members(shape, self._body, "")
+        refuse_keys_given_twice(self._body, members.values())
+        return members
 
     def nested(self, shape: Shape, members: dict[str, Raw], field: str) -> dict[str, Raw]:
         """The members of the object that is the member ``field``; none when it is absent or null."""
         raw = members.get(field)
-        return {} if raw is None else self._members(shape, raw, field, self._span(raw))
+        return {} if raw is None else self._members(shape, raw, field)
 
-    def _members(self, shape: Shape, data: bytes | Raw, field: str, within: Span) -> dict[str, Raw]:
+    def _members(self, shape: Shape, data: bytes | Raw, field: str) -> dict[str, Raw]:
         members = shape.find(data, field)
-        spans = {name: self._span(raw) for name, raw in members.items()}
-        self._refuse_twice(shape, field, within[0], sorted(spans.values()))
         prefix = f"{field}." if field else ""
-        self.spans.update((prefix + name, span) for name, span in spans.items())
+        self.spans.update((prefix + name, self._place_of(raw)) for name, raw in members.items())
         return members
-
-    def _span(self, raw: Raw) -> Span:
-        """Where a value stands in the body it was decoded from: [start, end).
-
-        ``msgspec.Raw`` is a view into the decoder's input (see ``Raw.copy``), so the difference of
-        the two addresses is the offset. Searching for the value's bytes instead could find them in
-        a message, and scanning the body in Python would take seconds for a large one.
-        """
-        start = _address(raw) - self._address
-        end = start + len(raw)
-        if start < 0 or end > len(self._body):
-            # An edit in the wrong place would corrupt the request, so never go on from here.
-            raise RuntimeError("msgspec.Raw is not a view into the decoder's input")
-        return start, end
-
-    def _refuse_twice(self, shape: Shape, field: str, start: int, spans: Sequence[Span]) -> None:
-        """Refuses an object that has a member of ``shape`` twice.
-
-        ``spans`` are the members that msgspec kept, the last of each name. With each of them, key
-        and value, replaced by a member without a name, none of their names may be left. What stands
-        after the last cannot be one of them.
-        """
-        others: list[bytes] = []
-        for value_start, value_end in spans:
-            closing_quote = self._body.rfind(b'"', start, value_start)
-            opening_quote = self._body.rfind(b'"', start, closing_quote)  # no key of ours has one inside
-            others += (self._body[start:opening_quote], b'"":0')
-            start = value_end
-        twice = shape.find(b"".join((*others, b"}")), "") if others else {}
-        for name in twice:
-            param = _spelled((field, name))
-            raise BadRequest(f"'{param}' is given more than once; it must be given once.", param=param)
 
 
 def required(members: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[_T]) -> _T:
@@ -205,10 +173,6 @@ def _require_readable(body: bytes) -> None:
             raise BadRequest(f"The request body is not valid UTF-8 (byte {error.start}).") from error
     if body.count(b"{") > _OBJECT_LIMIT:
         raise BadRequest(f"The request body must hold at most {_OBJECT_LIMIT} opening braces.")
-
-
-def _address(buffer: bytes | Raw) -> int:
-    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
 
 
 # --- msgspec's findings in the client's words ---------------------------------------------------

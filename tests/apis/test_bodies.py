@@ -1,4 +1,4 @@
-"""What all JSON bodies share: places of members, members given twice, numbers."""
+"""What all JSON bodies share: places of members, numbers."""
 
 import json
 from random import Random
@@ -42,37 +42,6 @@ def test_the_spans_are_where_the_values_stand_at_the_top_and_one_level_down(
             f"model.{name}": inside[name] for name in ("model", "effort", "messages") if name in inside
         }
     assert {path: json.loads(body[slice(*span)]) for path, span in document.spans.items()} == expected
-
-
-@thorough
-@given(
-    st.dictionaries(keys, json_values),
-    st.sampled_from(["model", "effort", "messages"]),
-    json_values,
-    json_values,
-    styles,
-)
-def test_a_member_given_twice_is_refused_wherever_it_stands_and_however_it_is_spelled(
-    others: dict[str, Any], name: str, first: Any, second: Any, style: Random
-) -> None:
-    members = [*((key, value) for key, value in others.items() if key != name), (name, first), (name, second)]
-    style.shuffle(members)
-    twice = ",".join(f"{spelled(key, style)}:{spelled(value, style)}" for key, value in members)
-
-    with pytest.raises(BadRequest) as top:
-        Document(f"{{{twice}}}".encode()).members(SHAPE)
-    inside = Document(f'{{"x":{{}}, "model" :\t{{{twice}}}}}'.encode())
-    with pytest.raises(BadRequest) as nested:
-        inside.nested(SHAPE, inside.members(SHAPE), "model")
-
-    assert (top.value.param, nested.value.param) == (name, f"model.{name}")
-    assert top.value.message == f"'{name}' is given more than once; it must be given once."
-
-
-def test_members_without_a_meaning_may_be_given_twice() -> None:
-    assert list(Document(b'{"x": 1, "x": {"model": 2}, "model": 3, "y": [], "y": 0}').members(SHAPE)) == [
-        "model"
-    ]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_number_beyond_every_float_is_refused_where_it_is_read() -> None:
         b'{"model": null, "messages": [{"role": "user"}], "model": "b"}',
         b'{"messages": [{"role": "user"}], "model": "a", "mod\\u0065l": "b"}',
         b'{"\\u006dodel": "a", "messages": [{"role": "user"}], "model"\n:\t"b"}',
-        b'{"x": {"model": "z"}, "model": "a", "x": 1, "model": "b", "messages": [{"role": "user"}]}',
+        b'{"x": {"model": "z"}, "model": "a", "y": 1, "model": "b", "messages": [{"role": "user"}]}',
     ],
 )
 def test_two_models_are_refused_as_the_provider_might_read_the_other(body: bytes) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from extproc.vocabulary import Api
-from tests.e2e.clients import ask, of_all_apis
+from tests.e2e.clients import PATHS, ask, of_all_apis
 from tests.e2e.conftest import World, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -51,4 +51,23 @@ async def test_a_denied_request_gets_the_apis_own_content_policy_error(world: Wo
         "no-card-numbers",
         True,
     )
+    assert world.received() == {}
+
+
+# A rule that reads the last text finds nothing, and a provider may keep the first.
+TWO_TEXTS = {
+    Api.OPENAI_CHAT: b'{"model":"auto","messages":[{"role":"user","content":"4111 1111 1111 1111","con\\u0074ent":"x"}]}',
+    Api.OPENAI_COMPLETIONS: b'{"model":"auto","prompt":"4111 1111 1111 1111","prompt":"x"}',
+    Api.OPENAI_RESPONSES: b'{"model":"auto","input":[{"role":"user","content":[{"type":"input_text",'
+    b'"text":"4111 1111 1111 1111","text":"x"}]}]}',
+    Api.ANTHROPIC_MESSAGES: b'{"model":"auto","max_tokens":9,"messages":[{"role":"user","content":[{"type":"text",'
+    b'"text":"4111 1111 1111 1111","text":"x"}]}]}',
+}
+
+
+@pytest.mark.parametrize("api", Api)
+async def test_two_texts_under_one_key_are_not_forwarded(world: World, api: Api) -> None:
+    answer = await world.post(TWO_TEXTS[api], PATHS[api], anthropic_version="2023-06-01")
+    assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "more than once" in answer.json()["error"]["message"]
     assert world.received() == {}

@@ -155,7 +155,7 @@ async def test_only_the_models_name_changes_in_the_body(world: Any) -> None:
         b'{ "z":1, "messages" : [{"role":"user","content":"implement quicksort in python \\u00e9\xc3\xa9"}],'
         b'\n  "model":\t"auto" , "tools":[{"type":"function","function":{"name":"f","parameters":'
         b'{"type":"object","properties":{"model":{"type":"string"},"a":{"default":9007199254740993}}}}}],'
-        b'"x":1.0e2,"x":-0.0,"metadata":{"model":"auto"} }'
+        b'"x":1.0e2,"y":-0.0,"metadata":{"model":"auto"} }'
     )
     answer = await world.post(body)
     assert answer.status == 200

@@ -18,7 +18,7 @@ from tests.envoyconf.conftest import DEADLINE_S, JSON, Launch, World, decided, e
 # What a JSON parser would not give back as it was: order, spacing, escapes, doubles, big integers.
 DELICATE = (
     b'{ "z":9007199254740993,"model" : "auto","messages":[{"role":"user","content":"h\\u00e9 \xc3\xa9"}],'
-    b'\n"f":1.0,"e":1E400,"twice":1,"twice":2}'
+    b'\n"f":1.0,"e":1E400,"once":1,"twice":2}'
 )
 DEEP = b'{"a":' * 200 + b"1" + b"}" * 200
 PLAIN = b'{"temperature":1,"model":"auto","messages":[{"role":"user","content":"hi"}]}'
