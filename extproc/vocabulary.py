@@ -5,7 +5,7 @@ JSON the same way wherever they appear (records, ``explain --json``, tests). Thi
 imports nothing of ours, so that any layer may import it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -52,6 +52,14 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"  # a defect of ours; logged with its traceback
 
 
+class Scope(StrEnum):
+    """How much of a request's text a rule reads."""
+
+    LATEST_USER = "latest_user"  # the latest turn of the user
+    ALL_USER = "all_user"  # every turn of the user
+    EVERYTHING = "everything"  # all text that the model will read
+
+
 class Mode(StrEnum):
     """Whether what was decided is done."""
 
@@ -73,6 +81,9 @@ class RequestHead(msgspec.Struct, frozen=True):
     config_version: str = ""  # of the registry whose routes the asking Envoy holds; empty: it does not say
 
 
+Passage = tuple[str, ...]
+"""What one author wrote in a row, as the parts in which it came."""
+
 Span = tuple[int, int]
 """Where a JSON value stands in a body: the offsets [start, end) of its bytes."""
 
@@ -91,6 +102,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     spans: Mapping[str, Span]  # of the members that edits may concern, by path: ``reasoning.effort``
     user_text: str  # text parts of the latest user turn, joined by newlines; may be empty
     body_bytes: int
+    user_parts: Passage = ()  # the parts of ``user_text``; empty: it is one
+    user_turns: tuple[
+        Passage, ...
+    ] = ()  # all the user's turns, those in a row as one; empty: only the latest
     tools: tuple[str, ...] = ()  # names of the functions offered
     images: int = 0  # parts of the latest user turn that are not text, and of results of tools after it
     messages: int = 1
@@ -127,6 +142,9 @@ class Question(msgspec.Struct, frozen=True):
     request: ChatRequest
     head: RequestHead
     conversation_id: str = ""  # a hash; empty: nothing tells which conversation this is of
+    everything: Callable[[], tuple[Passage, ...]] | None = (
+        None  # reads ``Scope.EVERYTHING``; None: the user's
+    )
 
     @property
     def request_id(self) -> str:

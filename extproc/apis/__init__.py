@@ -14,6 +14,7 @@ import msgspec
 from extproc.apis import anthropic, openai, responses
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, edit
+from extproc.apis.passages import everything
 from extproc.apis.reasking import asks_again
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Span
 
@@ -24,6 +25,7 @@ __all__ = [
     "edit",
     "edits",
     "error_body",
+    "everything",
     "model_span",
     "parse",
     "with_policy",

@@ -8,9 +8,10 @@ from msgspec import UNSET, Raw, UnsetType
 from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, capped, given
+from extproc.apis.passages import in_runs
 from extproc.apis.reasking import earlier_turns
 from extproc.errors import BadRequest
-from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Effort
+from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Effort, Passage
 
 # gc=False: these hold no cycles, and untracked objects keep the garbage collector from running
 # in the middle of a large body.
@@ -52,10 +53,15 @@ class _Tool(msgspec.Struct, gc=False):
 class _Turn(msgspec.Struct, gc=False):
     """What one message comes to."""
 
-    text: str
+    parts: Passage
     media: int  # blocks that the model will look at: neither text nor a tool's result, also inside one
     chars: int
     results: bool = False  # does it bring what a tool gave back?
+
+    @property
+    def text(self) -> str:
+        """The turn's own text."""
+        return self.parts[0] if len(self.parts) == 1 else "\n".join(self.parts)
 
 
 _MESSAGES_API = Shape(
@@ -89,7 +95,7 @@ def parse_messages(body: bytes) -> ChatRequest:
         raise BadRequest("'max_tokens' is required.", param="max_tokens")
     turns = [_turn(number, message) for number, message in enumerate(messages)]
     users = [turn for turn, message in zip(turns, messages, strict=True) if message.role == "user"]
-    text, media = _asked(users)
+    asked = _asked(users)
     asks = messages[-1].role == "user" and not turns[-1].results
     system = bodies.optional(members, "system", _SYSTEM)
     tools = bodies.optional(members, "tools", _TOOLS) or []
@@ -102,10 +108,12 @@ def parse_messages(body: bytes) -> ChatRequest:
         api=Api.ANTHROPIC_MESSAGES,
         model=model,
         spans=document.spans,
-        user_text=text,
+        user_text=asked[0].text if asked else "",
         body_bytes=len(body),
+        user_parts=asked[0].parts if asked else (),
+        user_turns=in_runs((m.role == "user", turn.parts) for m, turn in zip(messages, turns, strict=True)),
         tools=tuple(filter(None, (tool.name or tool.type for tool in tools))),
-        images=media,
+        images=sum(turn.media for turn in asked),
         messages=len(messages),
         stream=bodies.flag(members, "stream"),
         prompt_chars=sum(turn.chars for turn in turns) + _chars(system) + len(members.get("tools", b"")),
@@ -114,16 +122,15 @@ def parse_messages(body: bytes) -> ChatRequest:
     )
 
 
-def _asked(turns: Sequence[_Turn]) -> tuple[str, int]:
-    """The text of the latest of the user's turns that has some, and the media from there on."""
-    latest = next((i for i in reversed(range(len(turns))) if turns[i].text), len(turns) - 1)
-    asked = turns[max(latest, 0) :]
-    return (asked[0].text if asked else ""), sum(turn.media for turn in asked)
+def _asked(turns: Sequence[_Turn]) -> Sequence[_Turn]:
+    """The latest of the user's turns that has text, and those from there on."""
+    latest = next((i for i in reversed(range(len(turns))) if turns[i].parts), len(turns) - 1)
+    return turns[max(latest, 0) :]
 
 
 def _turn(number: int, message: _Message) -> _Turn:
     if isinstance(message.content, str):
-        return _Turn(message.content, 0, len(message.content))
+        return _Turn((message.content,) if message.content else (), 0, len(message.content))
     texts, media, chars, results = [], 0, 0, False
     for place, block in enumerate(message.content):
         if block.type == "text":
@@ -139,7 +146,7 @@ def _turn(number: int, message: _Message) -> _Turn:
         else:
             media += 1
             chars += 0 if block.input is UNSET else len(block.input)
-    return _Turn("\n".join(filter(None, texts)), media, chars + sum(map(len, texts)), results)
+    return _Turn(tuple(filter(None, texts)), media, chars + sum(map(len, texts)), results)
 
 
 def _chars(content: _ResultContent) -> int:

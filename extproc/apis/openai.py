@@ -16,8 +16,9 @@ from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.conversation import of_chat
 from extproc.apis.edits import Edit, capped, given
+from extproc.apis.passages import in_runs
 from extproc.apis.reasking import earlier_turns
-from extproc.vocabulary import Api, BodyPolicy, ChatRequest
+from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Passage
 
 _TEXT_PARTS = frozenset({"text", "input_text"})  # the second is the responses API's word for it
 _CHARS_PER_TOKEN = 4  # of English; the usual rule of thumb
@@ -44,6 +45,20 @@ def chars(content: Content) -> int:
     if isinstance(content, str):
         return len(content)
     return sum(len(part.text) for part in content or () if part.text)
+
+
+def parts_of(content: Content) -> Passage:
+    """The text of any turn, by parts, of whatever kind these are."""
+    if isinstance(content, str):
+        return (content,) if content else ()
+    return tuple(part.text for part in content or () if part.text)
+
+
+def text_parts(content: Content) -> Passage:
+    """The text of the latest user turn, by parts that say that they are text."""
+    if isinstance(content, str):
+        return (content,) if content else ()
+    return tuple(part.text for part in content or () if part.type in _TEXT_PARTS and part.text)
 
 
 def text_and_media(content: Content) -> tuple[str, int]:
@@ -143,6 +158,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         spans=document.spans,
         user_text=text,
         body_bytes=len(body),
+        user_parts=text_parts(last),
+        user_turns=in_runs((m.role == "user", parts_of(m.content)) for m in messages),
         tools=named((*map(_chat_tool_name, tools), *(function.name for function in functions))),
         images=media,
         messages=len(messages),

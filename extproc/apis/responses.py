@@ -9,9 +9,19 @@ from extproc.apis import bodies
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.conversation import of_responses
 from extproc.apis.edits import Edit, capped
-from extproc.apis.openai import Content, Function, chars, json_size, named, text_and_media
+from extproc.apis.openai import (
+    Content,
+    Function,
+    chars,
+    json_size,
+    named,
+    parts_of,
+    text_and_media,
+    text_parts,
+)
+from extproc.apis.passages import in_runs
 from extproc.apis.reasking import earlier_turns
-from extproc.vocabulary import Api, BodyPolicy, ChatRequest
+from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Passage
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -44,6 +54,7 @@ class _Input(msgspec.Struct):
     count: int = 0
     tools: list[_Tool] = []  # offered between the turns
     before: list[Content] = []  # of the user's turns before the latest
+    turns: list[tuple[bool, Passage]] = []  # of every item: is it the user's, and its text if so
     asks: bool = False  # is the latest user turn the last item?
 
 
@@ -69,6 +80,7 @@ _TOOLS: msgspec.json.Decoder[list[_Tool] | None] = msgspec.json.Decoder(list[_To
 
 _MESSAGES = frozenset({"message", None})
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
+_NOT_THE_USERS: tuple[bool, Passage] = (False, ())
 _KNOWN_BY_NAME = frozenset({"function", "custom", "namespace"})
 
 
@@ -98,6 +110,8 @@ def parse_responses(body: bytes) -> ChatRequest:
         spans=document.spans,
         user_text=text,
         body_bytes=len(body),
+        user_parts=text_parts(asked.user),
+        user_turns=in_runs(asked.turns),
         tools=named(names),
         images=media,
         messages=asked.count,
@@ -121,11 +135,13 @@ def _read(given: str | list[_Item]) -> _Input:
     bodies.require_some(given, "input", "item")
     read = _Input(count=len(given))
     for number, item in enumerate(given):
+        read.turns.append(_NOT_THE_USERS)
         if item.type in _MESSAGES and item.content is not UNSET:
             content = bodies.decode(_CONTENT, item.content, "input", number, "content")
             read.chars += chars(content)
             if item.role == "user":
                 read.before.append(read.user)
+                read.turns[-1] = (True, parts_of(content))
                 read.user, read.asks = content, number == len(given) - 1
         elif item.type in _RESULTS and item.output is not UNSET:
             read.chars += chars(bodies.decode(_CONTENT, item.output, "input", number, "output"))

@@ -17,14 +17,14 @@ from extproc.registry.schema import (
 )
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
-from extproc.routing import rules
+from extproc.routing import folding, rules
 from extproc.routing.choice import Price, Target
 from extproc.routing.fastpath import FastPath, Watch
 from extproc.routing.meaning import Meaning, fit_meaning
 from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.vocabulary import Encoder, Served, Terms
+from extproc.vocabulary import Encoder, Scope, Served, Terms
 
 
 def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
@@ -34,6 +34,8 @@ def compile_snapshot(loaded: Loaded, encoder: Encoder) -> Snapshot:
     ``errors.ArtefactUnusable`` where the artefact was trained on another encoder's vectors.
     """
     registry = loaded.registry
+    if registry.rules:
+        folding.prepare()
     compiled = [_rule(rule) for rule in registry.rules]
     targets = {name: _target(name, model) for name, model in registry.models.items()}
     return Snapshot(
@@ -135,16 +137,17 @@ def _fit(registry: Registry) -> Fit:
 
 
 def _rule(rule: Rule) -> rules.Rule:
+    scope = rule.reads or (Scope.ALL_USER if rule.deny else Scope.LATEST_USER)
     return rules.Rule(
         name=rule.name,
-        conditions=tuple(_conditions(rule.when)),
+        conditions=tuple(_conditions(rule.when, scope)),
         deny=rule.deny,
         route=rule.route,
         model=rule.model,
     )
 
 
-def _conditions(when: When) -> Iterator[rules.Condition]:
+def _conditions(when: When, scope: Scope) -> Iterator[rules.Condition]:
     """The conditions given, cheapest first, so that a rule that fails does so early."""
     if when.path:
         yield rules.path_like(many(when.path))
@@ -155,12 +158,12 @@ def _conditions(when: When) -> Iterator[rules.Condition]:
     if when.images is not None:
         yield rules.media_present(when.images)
     if when.min_chars is not None or when.max_chars is not None:
-        yield rules.chars_between(when.min_chars, when.max_chars)
+        yield rules.chars_between(when.min_chars, when.max_chars, scope)
     if when.min_bytes is not None or when.max_bytes is not None:
         yield rules.bytes_between(when.min_bytes, when.max_bytes)
     if when.tool:
         yield rules.tool_like(many(when.tool))
     if when.keyword:
-        yield rules.keyword_in_text(many(when.keyword))
+        yield rules.keyword_in_text(many(when.keyword), scope)
     if when.regex:
-        yield rules.regex_in_text(when.regex)
+        yield rules.regex_in_text(when.regex, scope)

@@ -7,13 +7,13 @@ cross-checks them; ``registry.compiling`` compiles them into what serving uses.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from extproc.registry.cascades import Cascade, Retry
 from extproc.registry.gates import Gate
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
 from extproc.registry.upstreams import Auth, Model, Passthrough
-from extproc.vocabulary import Api, Effort, Mode
+from extproc.vocabulary import Api, Effort, Mode, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -67,9 +67,9 @@ class When(Section, frozen=True):
     path: OneOrMany = []  # shell pattern over the path without its query
     model: OneOrMany = []  # shell pattern over the model name the client sent
     tool: OneOrMany = []  # shell pattern over the names of the offered tools
-    keyword: OneOrMany = []  # whole words or phrases in the user text, any case
-    regex: str = ""  # RE2 syntax, searched in the user text
-    min_chars: Count | None = None  # of the user text
+    keyword: OneOrMany = []  # whole words or phrases in the text, any case
+    regex: str = ""  # RE2 syntax, searched in the text
+    min_chars: Count | None = None  # of the text
     max_chars: Count | None = None
     min_bytes: Count | None = None  # of the body
     max_bytes: Count | None = None
@@ -82,6 +82,8 @@ class Rule(Section, frozen=True):
 
     name: str
     when: When
+    # What keyword, regex, min_chars and max_chars read; None: `all_user` with deny, else `latest_user`.
+    reads: Scope | None = field(default=None, name="in")
     deny: str = ""  # the message of the error that the client gets
     route: str = ""
     model: str = ""

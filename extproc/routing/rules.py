@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import re2
 
-from extproc.vocabulary import Question
+from extproc.routing.reading import Reading
+from extproc.vocabulary import Question, Scope
 
-Condition = Callable[[Question], bool]
+Condition = Callable[[Reading], bool]
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -25,70 +26,86 @@ class Rule(msgspec.Struct, frozen=True):
     route: str = ""
     model: str = ""
 
-    def holds(self, question: Question) -> bool:
+    def holds(self, reading: Reading) -> bool:
         """Do all conditions hold?"""
-        return all(condition(question) for condition in self.conditions)
+        return all(condition(reading) for condition in self.conditions)
 
 
 def first_that_holds(rules: Iterable[Rule], question: Question) -> Rule | None:
     """The first rule, in the registry's order, that holds."""
-    return next((rule for rule in rules if rule.holds(question)), None)
+    reading = Reading(question)
+    return next((rule for rule in rules if rule.holds(reading)), None)
 
 
 def path_like(patterns: Sequence[str]) -> Condition:
     """The path without its query matches one of the shell patterns."""
     like = _any_like(patterns)
-    return lambda question: like(question.head.path.partition("?")[0])
+    return lambda reading: like(reading.question.head.path.partition("?")[0])
 
 
 def model_like(patterns: Sequence[str]) -> Condition:
     """The model name that the client sent matches one of the shell patterns."""
     like = _any_like(patterns)
-    return lambda question: like(question.request.model)
+    return lambda reading: like(reading.question.request.model)
 
 
 def tool_like(patterns: Sequence[str]) -> Condition:
     """The request offers a tool whose name matches one of the shell patterns."""
     like = _any_like(patterns)
-    return lambda question: any(like(tool) for tool in question.request.tools)
+    return lambda reading: any(like(tool) for tool in reading.question.request.tools)
 
 
 def header_in(name: str, values: Sequence[str]) -> Condition:
     """The request header has one of the values, exactly."""
     name, allowed = name.lower(), frozenset(values)
-    return lambda question: question.head.headers.get(name) in allowed
+    return lambda reading: reading.question.head.headers.get(name) in allowed
 
 
 def media_present(expected: bool) -> Condition:
     """The latest user turn carries (or does not carry) images or other media."""
-    return lambda question: (question.request.images > 0) is expected
+    return lambda reading: (reading.question.request.images > 0) is expected
 
 
-def chars_between(low: int | None, high: int | None) -> Condition:
-    """The user text has from ``low`` to ``high`` characters, both included."""
+def chars_between(low: int | None, high: int | None, scope: Scope = Scope.LATEST_USER) -> Condition:
+    """The text of ``scope`` has from ``low`` to ``high`` characters, both included."""
     between = _between(low, high)
-    return lambda question: between(len(question.request.user_text))
+    return lambda reading: between(reading.text(scope).chars)
 
 
 def bytes_between(low: int | None, high: int | None) -> Condition:
     """The body has from ``low`` to ``high`` bytes, both included."""
     between = _between(low, high)
-    return lambda question: between(question.request.body_bytes)
+    return lambda reading: between(reading.question.request.body_bytes)
 
 
-def keyword_in_text(keywords: Sequence[str]) -> Condition:
-    """One of the words or phrases stands in the user text, whole, in any case.
+def keyword_in_text(keywords: Sequence[str], scope: Scope = Scope.LATEST_USER) -> Condition:
+    """One of the words or phrases stands in the text of ``scope``, whole, in any case.
 
     RE2's ``\\b`` knows only ASCII letters, so the word boundary is spelled out for every script.
     """
     words = "|".join(re2.escape(keyword) for keyword in keywords)
-    return regex_in_text(rf"(?i)(?:^|[^\pL\pN_])(?:{words})(?:$|[^\pL\pN_])")
+    search = _search(rf"(?i)(?:^|[^\pL\pN_])(?:{words})(?:$|[^\pL\pN_])")
+    return lambda reading: search(reading.text(scope).whole)
 
 
-def regex_in_text(pattern: str) -> Condition:
-    """The RE2 pattern is found in the user text. Raises ``re2.error`` on a bad pattern."""
+def regex_in_text(pattern: str, scope: Scope = Scope.LATEST_USER) -> Condition:
+    """The RE2 pattern is found in the text of ``scope``. Raises ``re2.error`` on a bad pattern.
+
+    A pattern that may be anchored is searched in each passage by itself: its ``^`` means where any of
+    the turns begins.
+    """
+    search = _search(pattern)
+    if _MAY_BE_ANCHORED.search(pattern):
+        return lambda reading: any(map(search, reading.text(scope).forms))
+    return lambda reading: search(reading.text(scope).whole)
+
+
+_MAY_BE_ANCHORED = re.compile(r"[\^$]|\\[AzZ]")
+
+
+def _search(pattern: str) -> Callable[[str], bool]:
     search = re2.compile(pattern, _quiet()).search
-    return lambda question: search(question.request.user_text) is not None
+    return lambda text: search(text) is not None
 
 
 def _quiet() -> re2.Options:

@@ -16,6 +16,7 @@ Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -239,7 +240,8 @@ class DecideExchange:
             prompt=request.user_text[: self._prompt_chars],
             conversation_id=conversation_id(request, state.head, self._terms.conversation_header),
         )
-        question = Question(request, state.head, self._known.conversation_id)
+        read_all = partial(apis.everything, state.api, event.data)
+        question = Question(request, state.head, self._known.conversation_id, read_all)
         return AwaitingDecision(question, event.data, parsed), AskDecision(question)
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:

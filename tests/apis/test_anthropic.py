@@ -39,6 +39,8 @@ def test_a_plain_request_is_read_whole() -> None:
         spans={"model": (10, 16), "max_tokens": (32, 33), "messages": (47, 85), "stream": (97, 101)},
         user_text="Hello",
         body_bytes=len(body),
+        user_parts=("Hello",),
+        user_turns=(("Hello",),),
         stream=True,
         prompt_chars=5,
         max_tokens=9,

@@ -43,6 +43,8 @@ def test_a_plain_request_is_read_whole() -> None:
         spans={"model": (10, 16), "stream": (28, 32), "messages": (46, 84)},
         user_text="Hello",
         body_bytes=len(body),
+        user_parts=("Hello",),
+        user_turns=(("Hello",),),
         stream=True,
         prompt_chars=5,
     )

@@ -31,6 +31,7 @@ def test_a_plain_request_is_read_whole() -> None:
         spans={"model": (10, 16), "input": (27, 34), "stream": (46, 50), "max_output_tokens": (73, 74)},
         user_text="Hello",
         body_bytes=len(body),
+        user_parts=("Hello",),
         stream=True,
         prompt_chars=5,
         max_tokens=9,

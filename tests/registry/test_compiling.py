@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from extproc.registry.compiling import compile_snapshot
 from extproc.registry.loading import load
 from extproc.routing.choice import Price, Target
+from extproc.routing.reading import Reading
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Api
+from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 REGISTRY = """\
 models:
@@ -99,6 +100,27 @@ def test_each_api_has_its_default(snapshot: Snapshot) -> None:
 def test_rules_that_deny_come_apart_from_those_that_route(snapshot: Snapshot) -> None:
     assert [rule.name for rule in snapshot.deny_rules] == ["secrets"]
     assert [rule.name for rule in snapshot.route_rules] == ["long"]
+
+
+def test_a_rule_that_denies_reads_every_turn_of_the_user_unless_it_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        """
+models: {small: {base_url: "http://127.0.0.1:1"}}
+default: small
+rules:
+  - {name: denies, when: {keyword: word}, deny: "No."}
+  - {name: denies-latest, in: latest_user, when: {regex: word}, deny: "No."}
+  - {name: denies-everything, in: everything, when: {min_chars: 40}, deny: "No."}
+  - {name: routes, when: {keyword: word}, model: small}
+  - {name: routes-all, in: all_user, when: {keyword: word}, model: small}
+"""
+    )
+    compiled = compile_snapshot(load(path), Letters())
+    request = ChatRequest(Api.OPENAI_CHAT, "auto", {}, "x", 9, user_turns=(("word",), ("x",)))
+    reading = Reading(Question(request, RequestHead("POST", "/", {}), everything=lambda: (("y" * 40,),)))
+    holding = {rule.name for rule in (*compiled.deny_rules, *compiled.route_rules) if rule.holds(reading)}
+    assert holding == {"denies", "denies-everything", "routes-all"}
 
 
 def test_the_registrys_own_settings_reach_the_snapshot(snapshot: Snapshot) -> None:

@@ -92,6 +92,8 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("    route: chat", "    route: chit", 12, "there is no route `chit` (expected one of: chat, work)"),
         ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model; got none"),
         ("    deny: No", "    model: small\n    deny: No", 7, "got deny and model"),
+        ("    deny: No", "    in: user\n    deny: No", 9, "user"),
+        ("{header: {x-tier: free}, keyword: [hello, good day]}", "{header: {x-tier: free}}\n    in: all_user", 12, "rule `free-tier` reads no text (expected `in` beside keyword, regex, min_chars or max_chars)"),
         ("name: free-tier", "name: no-secrets", 10, "the rule name `no-secrets` is taken"),
         ("'password\\s*='", "'password('", 8, "expected RE2 syntax"),
         ("'password\\s*='", "'(?=x)'", 8, "expected RE2 syntax"),

@@ -1,6 +1,7 @@
 import pytest
 
 from extproc.routing import rules
+from extproc.routing.reading import Reading
 from extproc.routing.rules import Condition, Rule
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
@@ -44,15 +45,15 @@ def ask(
 def test_a_condition_holds_for_what_it_names_and_nothing_else(
     condition: Condition, holds: Question, does_not: Question
 ) -> None:
-    assert condition(holds)
-    assert not condition(does_not)
+    assert condition(Reading(holds))
+    assert not condition(Reading(does_not))
 
 
 def test_a_rule_holds_only_when_all_its_conditions_do() -> None:
     rule = Rule("r", (rules.model_like(["a"]), rules.media_present(True)), deny="no")
-    assert rule.holds(ask(model="a", images=1))
-    assert not rule.holds(ask(model="a"))
-    assert not rule.holds(ask(model="b", images=1))
+    assert rule.holds(Reading(ask(model="a", images=1)))
+    assert not rule.holds(Reading(ask(model="a")))
+    assert not rule.holds(Reading(ask(model="b", images=1)))
 
 
 def test_the_first_rule_that_holds_wins() -> None:
@@ -64,4 +65,4 @@ def test_the_first_rule_that_holds_wins() -> None:
 
 def test_no_pattern_is_slow_on_a_hostile_text() -> None:
     # A backtracking engine needs 2^40 steps here; RE2 answers at once, or this test never ends.
-    assert not rules.regex_in_text(r"(a+)+$")(ask("a" * 40 + "!"))
+    assert not rules.regex_in_text(r"(a+)+$")(Reading(ask("a" * 40 + "!")))

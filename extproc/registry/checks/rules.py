@@ -46,6 +46,12 @@ def _check_when(registry: Registry, rule: Rule, source: Source, i: int) -> None:
         low, high = getattr(when, least), getattr(when, most)
         if low is not None and high is not None and low > high:
             raise source.error(f"{least} {low} is more than {most} {high}", *at, least)
+    text = when.keyword or when.regex or when.min_chars is not None or when.max_chars is not None
+    if rule.reads is not None and not text:
+        raise source.error(
+            f"rule `{rule.name}` reads no text (expected `in` beside keyword, regex, min_chars or max_chars)",
+            "rules", i, "in",
+        )  # fmt: skip
     if when.regex:
         try:
             regex_in_text(when.regex)
