@@ -8,7 +8,8 @@ RouterError
 │   ├── Unauthorized       401: feedback without the registry's token
 │   ├── NoFeedback         404: feedback, of which the registry wants none
 │   ├── TooLarge           413: more than anybody has to say
-│   └── Unavailable        503: feedback that could not be kept, or not now
+│   ├── Unavailable        503: feedback that could not be kept, or not now
+│   └── TooBusy            503: a body that cannot be read now, where deny rules must read it
 ├── DecisionError          the client notices nothing: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         shed before it queued for the encoder
@@ -112,6 +113,14 @@ class Unavailable(ClientError):
     status = 503
     label = "unavailable"
     code = "unavailable"
+
+
+class TooBusy(ClientError):
+    """The bytes in flight are at their limit, and deny rules must read the body before it goes on."""
+
+    status = 503
+    label = Reason.BYTES_IN_FLIGHT.value
+    code = "overloaded"
 
 
 class DecisionError(RouterError):

@@ -19,6 +19,7 @@ from extproc.embedding.files import locate
 from extproc.embedding.session import open_encoder
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
+from extproc.offloading import Offload
 from extproc.registry.checks.words import plaintext_problem
 from extproc.registry.live import LiveRegistry, State
 from extproc.registry.loading import Loaded
@@ -38,6 +39,7 @@ from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
+from extproc.wire.admission import Admission, Limits
 from extproc.wire.judging import Gatekeepers
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
@@ -108,7 +110,10 @@ async def serve(settings: Settings) -> None:
 
         told, keep = _sinks(settings, registry, metrics, closing)
         sinks = Fanout(told, partial(_prices, releases), partial(_telemetry, releases))
-        pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter)
+        offload = Offload()
+        pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter, offload)
+        admission = Admission(_limits(registry))
+        metrics.watch_admission(lambda: admission.bytes_in_flight, lambda: admission.waiting)
         decider = _Metered(pipeline, metrics, releases.terms)
         server = Server(
             Options(
@@ -125,6 +130,9 @@ async def serve(settings: Settings) -> None:
                 adviser=Egress(registry.envoy.egress, time.monotonic),
                 terms=releases.terms,
                 feedback=FeedbackDesk(token.admit, keep, metrics.heard),
+                admission=admission,
+                count_unread=metrics.unread,
+                offload=offload,
             ),
             AccessLog(sinks, count_failure=metrics.failed),
             health,
@@ -174,6 +182,14 @@ def _prices(releases: Releases, version: str) -> PriceList:
 def _telemetry(releases: Releases, version: str) -> Telemetry:
     """As ``_prices``."""
     return (releases.of(version) or releases.newest).telemetry
+
+
+def _limits(registry: Registry) -> Limits:
+    return Limits(
+        bytes_in_flight=registry.envoy.max_bytes_in_flight,
+        largest_body=registry.envoy.max_body_bytes,
+        wait_s=registry.transfer_s,
+    )
 
 
 def _sinks(

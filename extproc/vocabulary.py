@@ -47,6 +47,7 @@ class Reason(StrEnum):
     NO_ROUTES = "no_routes"  # the registry has no routes to score
     DEADLINE = "deadline"  # the decision's time budget ran out
     OVERLOADED = "overloaded"  # shed before it queued for the encoder
+    BYTES_IN_FLIGHT = "bytes_in_flight"  # the sidecar was reading as many bodies as it may
     ENCODER_ERROR = "encoder_error"  # the encoder raised
     UNKNOWN_VERSION = "unknown_version"  # Envoy holds a registry that this process does not
     INTERNAL_ERROR = "internal_error"  # a defect of ours; logged with its traceback
@@ -166,6 +167,7 @@ class Terms(msgspec.Struct, frozen=True):
     mode: Mode = Mode.ACTIVE  # of what no route speaks for; observe: refusals too are only recorded
     conversation_header: str = ""  # lower case; a trusted one that says which conversation it is
     defaults: Mapping[Api, Served] = {}  # who answers when Envoy alone decides; empty: not known
+    denies: bool = False  # it has deny rules: the sidecar lets no body go on that it did not read
 
 
 class Embedding(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOptionHeaderAppendAction,
     SubstitutionFormatString,
 )
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer, BufferPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExtProcOverrides,
@@ -58,20 +59,25 @@ from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAM
 from extproc.wire.messages import CLUSTER_HEADER, ROLE_KEY, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
+_BUFFER = "envoy.filters.http.buffer"
+_ROOM = "envoy.filters.http.buffer.edits"
 FEEDBACK = "envoy.filters.http.ext_proc.feedback"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _TRANSFORM = "envoy.filters.http.transform"
 ROUTER = "envoy.filters.http.router"
 
 # The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
-# hangs; it leaves room for a busy machine and for moving a body of many megabytes.
-_MESSAGE_MARGIN_MS = 200
+# hangs; it leaves room for a busy machine and, by `Registry.transfer_s`, for the largest body.
+_MESSAGE_MARGIN_S = 0.2
 _GATE_MARGIN_S = 1.0
+# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
+EDITS = 64 * 1024
 # What the sidecar reads; it never sees a client's credentials.
 _FORWARDED = (
     ":method",
     ":path",
     "content-encoding",
+    "content-length",
     "content-type",
     "x-request-id",
     "traceparent",
@@ -82,9 +88,17 @@ _MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "conten
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
-    """The filter chain: what is observed, the decision, feedback, two steps of failing open, the router."""
+    """The filter chain: what is observed, the decision, feedback, two steps of failing open, the router.
+
+    The buffer filters come before the decision: the sidecar reserves room for a body when it gets the
+    head, and must not keep that for a client that is slow to upload. The first limits what a client may
+    send. The second finds the whole body there, and only raises that limit, for the decision's edits.
+    """
+    limit = registry.envoy.max_body_bytes
     return [
         observing.observer(),
+        _switchable(_BUFFER, _buffer(limit)),
+        _switchable(_ROOM, _buffer(limit + EDITS)),
         _switchable(_EXT_PROC, ext_proc(registry)),
         _switchable(FEEDBACK, _feedback()),
         _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
@@ -104,7 +118,7 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
             request_body_mode=ProcessingModeBodySendMode.BUFFERED,
             response_header_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
-        message_timeout=timedelta(milliseconds=registry.decision_ms + _MESSAGE_MARGIN_MS),
+        message_timeout=message_timeout(registry),
         forward_rules=HeaderForwardingRules(
             allowed_headers=_any_of(*_FORWARDED, *(name.lower() for name in registry.trusted_headers))
         ),
@@ -115,6 +129,11 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[NAMESPACE])
         ),
     )
+
+
+def message_timeout(registry: Registry) -> timedelta:
+    """How long Envoy waits for the reply to a head, or to a body, before it goes on without one."""
+    return timedelta(seconds=registry.decision_ms / 1000 + registry.transfer_s + _MESSAGE_MARGIN_S)
 
 
 def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
@@ -181,7 +200,7 @@ def _feedback() -> ExternalProcessor:
     )
 
 
-def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:
+def fail_open(api: Api, model: str, version: str, max_body_bytes: int) -> dict[str, Any]:
     """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
 
     The sidecar is told the ``version`` of the registry that this configuration was made from, so
@@ -193,11 +212,17 @@ def fail_open(api: Api, model: str, version: str) -> dict[str, Any]:
     """
     told = [HeaderValue(key=VERSION_KEY, value=version)] if version else []
     return {
+        _BUFFER: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes))),
+        _ROOM: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes + EDITS))),
         _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=told))),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
         **observing.observed(api),
     }
+
+
+def _buffer(limit: int) -> Buffer:
+    return Buffer(max_request_bytes=limit)
 
 
 def _as_json() -> HeaderMutationPerRoute:

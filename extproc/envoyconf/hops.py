@@ -31,7 +31,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.chains import Call, hop_calls
-from extproc.envoyconf.filters import ROUTER, gate
+from extproc.envoyconf.filters import EDITS, ROUTER, gate
 from extproc.envoyconf.observing import LUA, hop_observed, hop_observer, script, told
 from extproc.envoyconf.outcomes import attempt_log
 from extproc.envoyconf.replies import hop_replies
@@ -54,8 +54,6 @@ _BOOKKEEPING = [
 ]
 SERVED_BY = "x-router-served-by"  # on answers: the model of the chain that gave it
 _MANAGER = "envoy.filters.network.http_connection_manager"
-# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
-_EDITS = 64 * 1024
 
 
 def hops(registry: Registry, names: Names) -> list[Listener]:
@@ -125,7 +123,7 @@ def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Rout
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
             route=to,
             # The decision's edits may have made it longer than a client's may be.
-            request_body_buffer_limit=registry.envoy.max_body_bytes + _EDITS,
+            request_body_buffer_limit=registry.envoy.max_body_bytes + EDITS,
             typed_per_filter_config={
                 **hop_observed(call.model, sent, model.provider, **_place(call)),
                 **told(LUA, **context, **_time(registry, call)),

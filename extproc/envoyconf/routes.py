@@ -162,8 +162,9 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         to = action(registry, model, matched=path, cluster=names[cluster_name(name)])
         route = _to_model(f"fail-open-{api}", match, to)
         # This is the route while the body is awaited, decided or not.
-        route.request_body_buffer_limit = registry.envoy.max_body_bytes
-        route.typed_per_filter_config = fail_open(api, model.name or name, version)
+        limit = registry.envoy.max_body_bytes
+        route.request_body_buffer_limit = limit
+        route.typed_per_filter_config = fail_open(api, model.name or name, version, limit)
         yield route
 
 

@@ -62,6 +62,7 @@ def _terms(registry: Registry, targets: Mapping[str, Target]) -> Terms:
     defaults = {api: targets[name] for api, name in registry.defaults.items()}
     return Terms(
         mode=registry.mode,
+        denies=any(rule.deny for rule in registry.rules),
         conversation_header=registry.conversation_header.lower(),
         defaults={
             api: Served(target.model, target.upstream_model, target.provider)

@@ -134,6 +134,7 @@ def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:
         "encoder": (first.encoder, now.encoder),
         "envoy.egress": (first.envoy.egress, now.envoy.egress),
         "envoy.max_body_bytes": (first.envoy.max_body_bytes, now.envoy.max_body_bytes),
+        "envoy.max_bytes_in_flight": (first.envoy.max_bytes_in_flight, now.envoy.max_bytes_in_flight),
         "envoy.sidecar": (first.envoy.sidecar, now.envoy.sidecar),
     }
     return tuple(key for key, (then, later) in taken.items() if then != later)

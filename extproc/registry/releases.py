@@ -101,11 +101,11 @@ class Releases:
     def terms(self, version: str) -> Terms:
         """What ``version`` says of every request.
 
-        Of one that is not here only the mode of the newest is believed: whoever observes must not
-        have requests refused because Envoy is a version ahead.
+        Of one that is not here, the newest tells the mode (whoever observes must not have requests
+        refused because Envoy is a version ahead) and whether there are deny rules.
         """
-        found = self._held.get(version)
-        return Terms(mode=self._newest.snapshot.terms.mode) if found is None else found.snapshot.terms
+        found, newest = self._held.get(version), self._newest.snapshot.terms
+        return Terms(mode=newest.mode, denies=newest.denies) if found is None else found.snapshot.terms
 
     def add(self, release: Release) -> None:
         """Make ``release`` the newest. One of a version that is held already takes its place."""

@@ -159,6 +159,8 @@ class Envoy(Section, frozen=True):
     # Where gates ask for second answers, if any gate does: unix:/PATH, or a port of loopback.
     egress: str = "unix:/run/extproc/egress.sock"
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
+    # Of all bodies that a sidecar reads at a time; more wait, at most `Registry.transfer_s`.
+    max_bytes_in_flight: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
     # A file that Envoy writes outcomes to as well, relative to the registry file: unlike what it
@@ -172,6 +174,11 @@ class Holdout(Section, frozen=True):
     data: str  # JSON lines, as for `extproc eval`; relative to the registry file
     min_accuracy: Fraction  # of the rows, abstaining included
     max_worse: Points | None = None  # below the version that serves, on the same rows; None: any
+
+
+# A busy machine of two cores moves and reads bodies at five times this rate.
+_TRANSFER_BYTES_PER_S = 8 * 1024 * 1024
+_LEAST_TRANSFER_S = 0.25
 
 
 class Registry(Section, frozen=True):
@@ -207,6 +214,11 @@ class Registry(Section, frozen=True):
     telemetry: Telemetry = Telemetry()
     feedback: Feedback | None = None  # None: /v1/router/feedback is a 404
     envoy: Envoy = Envoy()
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds that the largest body may take on its way into the sidecar, or wait before it."""
+        return max(_LEAST_TRANSFER_S, self.envoy.max_body_bytes / _TRANSFER_BYTES_PER_S)
 
     @property
     def defaults(self) -> Mapping[Api, str]:

@@ -5,9 +5,19 @@ import logging
 from collections.abc import Callable, Sequence
 
 from extproc.errors import ClientError, DecisionError, UnknownVersion
+from extproc.offloading import Offload
 from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
-from extproc.routing.stages import ByMeaning, PipelineStage, deny, pin, route_by_rule, route_by_words, spoken
+from extproc.routing.stages import (
+    ByMeaning,
+    InstantStage,
+    WaitingStage,
+    deny,
+    pin,
+    route_by_rule,
+    route_by_words,
+    spoken,
+)
 from extproc.vocabulary import (
     BodyPolicy,
     Choice,
@@ -27,19 +37,24 @@ class Pipeline:
     """Decides. Stateless but for the embedder; one instance serves all requests."""
 
     def __init__(
-        self, embedder: Embedder, snapshot_of: Callable[[str], Snapshot | None], clock: Callable[[], float]
+        self,
+        embedder: Embedder,
+        snapshot_of: Callable[[str], Snapshot | None],
+        clock: Callable[[], float],
+        offload: Offload | None = None,
     ) -> None:
         """``snapshot_of`` gives the snapshot for what Envoy holds (see ``Releases.snapshot``).
 
-        ``clock`` counts seconds from anywhere.
+        ``clock`` counts seconds from anywhere. ``offload`` runs the rules over large bodies.
         """
         self._snapshot_of = snapshot_of
         self._clock = clock
+        self._offload = offload or Offload()
         # The order is the precedence: deny before pins before routes, and what costs
         # microseconds before what costs milliseconds. Only the latter wait, so only they need
         # the deadline's timer, which costs more than all rules together.
-        self._instant_stages: tuple[PipelineStage, ...] = (spoken, deny, pin, route_by_rule, route_by_words)
-        self._waiting_stages: tuple[PipelineStage, ...] = (ByMeaning(embedder),)
+        self._instant_stages: tuple[InstantStage, ...] = (spoken, deny, pin, route_by_rule, route_by_words)
+        self._waiting_stages: tuple[WaitingStage, ...] = (ByMeaning(embedder),)
 
     async def decide(self, question: Question) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
@@ -53,11 +68,13 @@ class Pipeline:
         started = self._clock()
         ruled = None
         try:
-            choice = await _ask(self._instant_stages, question, snapshot)
+            choice = await self._offload.run(
+                question.request.body_bytes, _ask, self._instant_stages, question, snapshot
+            )
             ruled = self._clock()
             if choice is None or not choice.settled:
                 async with asyncio.timeout(snapshot.budget_s):
-                    choice = await _ask(self._waiting_stages, question, snapshot) or choice
+                    choice = await _wait_for(self._waiting_stages, question, snapshot) or choice
         except ClientError:
             raise
         except DecisionError as error:
@@ -74,8 +91,18 @@ class Pipeline:
         return conclude(choice, question, snapshot, times)
 
 
-async def _ask(stages: Sequence[PipelineStage], question: Question, snapshot: Snapshot) -> Choice | None:
+def _ask(stages: Sequence[InstantStage], question: Question, snapshot: Snapshot) -> Choice | None:
     """The first settled choice, else the last one found: an abstention."""
+    choice = None
+    for stage in stages:
+        choice = stage(question, snapshot) or choice
+        if choice is not None and choice.settled:
+            break
+    return choice
+
+
+async def _wait_for(stages: Sequence[WaitingStage], question: Question, snapshot: Snapshot) -> Choice | None:
+    """The same of stages that wait."""
     choice = None
     for stage in stages:
         choice = await stage(question, snapshot) or choice

@@ -1,7 +1,8 @@
 """The stages of a decision, in the words of the pipeline's list.
 
-Each is asked in turn with what the earlier ones found. It answers a `Choice`, settled or not,
-or None when it has nothing to say; only `ByMeaning` ever waits.
+Each is asked in turn until one settles. It answers a `Choice`, settled or not, or None when it has
+nothing to say. Stages that never wait are plain functions, so that they can run in a thread; `ByMeaning`
+waits for the encoder.
 """
 
 from typing import Protocol
@@ -28,22 +29,30 @@ from extproc.vocabulary import (
 AUTO = "auto"  # the model name with which a client asks to be routed
 
 
-class PipelineStage(Protocol):
-    """One stage of the pipeline."""
+class InstantStage(Protocol):
+    """A stage that never waits. It may run in any thread."""
+
+    def __call__(self, question: Question, snapshot: Snapshot) -> Choice | None:
+        """What this stage finds. Raises ``ClientError`` to refuse and ``DecisionError`` to give up."""
+        ...
+
+
+class WaitingStage(Protocol):
+    """A stage that waits, on the event loop."""
 
     async def __call__(self, question: Question, snapshot: Snapshot) -> Choice | None:
         """What this stage finds. Raises ``ClientError`` to refuse and ``DecisionError`` to give up."""
         ...
 
 
-async def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
+def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse an API that no model of the registry speaks. Raises ``UnknownModel``."""
     if question.request.api not in snapshot.defaults:
         raise UnknownModel(f"No model here speaks {question.request.api}.", param="model")
     return None
 
 
-async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
+def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse what a deny rule names. Raises ``Denied``."""
     rule = first_that_holds(snapshot.deny_rules, question)
     if rule is not None:
@@ -51,7 +60,7 @@ async def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     return None
 
 
-async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
+def pin(question: Question, snapshot: Snapshot) -> Choice | None:
     """Honour a client that names a registry model.
 
     Raises ``UnknownModel`` where names must be known, and for a model that does not speak the API.
@@ -70,7 +79,7 @@ async def pin(question: Question, snapshot: Snapshot) -> Choice | None:
     return Choice(stage=Stage.PIN, reason=Reason.PINNED, settled=True, model=name)
 
 
-async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
+def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
     """Follow the first rule that names a route or a model."""
     rule = first_that_holds(snapshot.route_rules, question)
     if rule is None:
@@ -82,7 +91,7 @@ async def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None
     )
 
 
-async def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
+def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
     """Take the lexical fast path, where it is open, sure enough, and the request is not of its sample."""
     fast = snapshot.fast_path
     if fast is None or fast.watch.ended or fast.samples(question.request_id):

@@ -114,6 +114,10 @@ class Metrics:
             },
         )
 
+    def unread(self) -> None:
+        """Count one LLM call whose body was not read, because the bytes in flight were at their limit."""
+        self._unread.add(1)
+
     def reloaded(self, result: str) -> None:
         """Count one reload of the registry by what became of it."""
         self._reloads.add(1, {names.RESULT: result})
@@ -150,6 +154,15 @@ class Metrics:
             names.ENCODER_INFO, "Always 1; the labels tell which encoder runs.", lambda: [(1, labels)]
         )
         self._gauge(names.ENCODER_QUEUE, "Requests waiting for the encoder.", lambda: [(waiting(), {})])
+
+    def watch_admission(self, bytes_in_flight: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Show how many bytes of bodies are being read, and how many bodies wait. Call once."""
+        self._gauge(
+            names.BODY_BYTES_IN_FLIGHT,
+            "Bytes of request bodies being read.",
+            lambda: [(bytes_in_flight(), {})],
+        )
+        self._gauge(names.BODIES_WAITING, "Request bodies waiting to be read.", lambda: [(waiting(), {})])
 
     def watch_registry(self, version: Callable[[], str]) -> None:
         """Show which version of the registry decides. Call once; ``version`` may change its answer."""
@@ -205,6 +218,11 @@ class Metrics:
             description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
         )
         self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._unread = count(
+            names.BODIES_UNREAD,
+            description="LLM calls whose body was not read: the bytes in flight were at their limit.",
+        )
+        self._unread.add(0)
         self._feedback = count(names.FEEDBACK, description="Requests with feedback by what became of them.")
         self._reloads = count(
             names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."

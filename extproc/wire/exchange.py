@@ -2,12 +2,15 @@
 
 One instance lives as long as one ext_proc stream, which is one HTTP request:
 
-AwaitingHead ──Head──> AwaitingBody ──Body──> AwaitingDecision ──Decided──> Done   Route
-    │                      │                         ├───────────Refused──> Done   Refuse
-    │                      │                         └─────────Undecided──> Done   Proceed
-    │                      └──Body that cannot be read────────────────────> Done   Refuse
-    ├──Head of an LLM call without a body─────────────────────────────────> Done   Refuse
-    └──Head of anything else──────────────────────────────────────────────> Done   Proceed
+AwaitingHead ──Head──> AwaitingRoom ──Admitted──> AwaitingBody ──Body──> AwaitingDecision
+    │                      │                          │                    ├─────Decided──> Done   Route
+    │                      │                          │                    ├─────Refused──> Done   Refuse
+    │                      │                          │                    └───Undecided──> Done   Proceed
+    │                      │                          └──Body that cannot be read─────────> Done   Refuse
+    │                      └──Overloaded, deny rules must read the body───────────────────> Done   Refuse
+    │                      └──Overloaded, there are none──────────────────────────────────> Done   Proceed
+    ├──Head of an LLM call without a body─────────────────────────────────────────────────> Done   Refuse
+    └──Head of anything else──────────────────────────────────────────────────────────────> Done   Proceed
 
 In mode observe every end is to Proceed, with an envelope that says what would have been done.
 
@@ -24,7 +27,7 @@ from msgspec.structs import replace
 
 from extproc import apis
 from extproc.apis.conversation import conversation_id
-from extproc.errors import BadRequest, ClientError, Denied, ProtocolError
+from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, TooBusy
 from extproc.vocabulary import (
     Api,
     Decision,
@@ -46,8 +49,15 @@ class AwaitingHead(msgspec.Struct, frozen=True):
     """Nothing is known."""
 
 
+class AwaitingRoom(msgspec.Struct, frozen=True):
+    """The request is an LLM call, whose body Envoy sends once its head is replied to."""
+
+    api: Api
+    head: RequestHead
+
+
 class AwaitingBody(msgspec.Struct, frozen=True):
-    """The request is an LLM call."""
+    """The body may come."""
 
     api: Api
     head: RequestHead
@@ -65,7 +75,7 @@ class Done(msgspec.Struct, frozen=True):
     """The last effect ended the exchange."""
 
 
-State = AwaitingHead | AwaitingBody | AwaitingDecision | Done
+State = AwaitingHead | AwaitingRoom | AwaitingBody | AwaitingDecision | Done
 
 
 # --- Events -------------------------------------------------------------------------------------
@@ -76,6 +86,14 @@ class Head(msgspec.Struct, frozen=True):
 
     head: RequestHead
     buffered: bool = True
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """There is room for the body."""
+
+
+class Overloaded(msgspec.Struct, frozen=True):
+    """There was no room for the body for as long as it may wait."""
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -102,7 +120,7 @@ class Undecided(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-Event = Head | Body | Decided | Refused | Undecided
+Event = Head | Admitted | Overloaded | Body | Decided | Refused | Undecided
 
 
 # --- Effects ------------------------------------------------------------------------------------
@@ -115,6 +133,12 @@ class Proceed(msgspec.Struct, frozen=True):
     """
 
     envelope: Envelope | None = None
+
+
+class Reserve(msgspec.Struct, frozen=True):
+    """Reserve room for the body, and come back with ``Admitted`` or ``Overloaded``."""
+
+    size: int | None  # bytes; None: the head does not say
 
 
 class AskDecision(msgspec.Struct, frozen=True):
@@ -144,7 +168,7 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 Reply = Proceed | Route | Refuse
-Effect = Reply | AskDecision
+Effect = Reply | Reserve | AskDecision
 
 
 # --- The machine --------------------------------------------------------------------------------
@@ -152,6 +176,8 @@ Effect = Reply | AskDecision
 # The envelope is small whatever a client sends.
 _TRACEPARENT_LIMIT = 128  # characters; W3C's version 00 has 55
 _CANDIDATES = 5
+
+_TOO_BUSY = "The router is reading as many large requests as it can; try again in a moment."
 
 _USUAL = Terms()
 _NOBODY = Served("", "")
@@ -214,12 +240,19 @@ class DecideExchange:
         if api is None:
             return Done(), Proceed()
         self._known = replace(self._known, api=api, traceparent=head.traceparent[:_TRACEPARENT_LIMIT])
-        state = AwaitingBody(api, head)
         if not head.has_body:
-            return self._on_body(state, Body(b""))
+            return self._on_body(AwaitingBody(api, head), Body(b""))
         if not event.buffered:
             raise ProtocolError("the body will not come whole: ext_proc's request_body_mode must be BUFFERED")
-        return state, Proceed()
+        return AwaitingRoom(api, head), Reserve(_declared_size(head))
+
+    def _on_admitted(self, state: AwaitingRoom, _: Admitted) -> tuple[State, Effect]:
+        return AwaitingBody(state.api, state.head), Proceed()
+
+    def _on_overloaded(self, state: AwaitingRoom, _: Overloaded) -> tuple[State, Effect]:
+        if self._terms.denies:
+            return Done(), self._refuse(state.api, TooBusy(_TOO_BUSY))
+        return Done(), self._let_go(Reason.BYTES_IN_FLIGHT)
 
     def _on_body(self, state: AwaitingBody, event: Body) -> tuple[State, Effect]:
         self._known = replace(self._known, began_us=round(self._now() * 1e6))
@@ -290,11 +323,18 @@ class DecideExchange:
 # A pair that is not here is a protocol error.
 _STEPS: dict[tuple[type, type], Callable[[DecideExchange, Any, Any], tuple[State, Effect]]] = {
     (AwaitingHead, Head): DecideExchange._on_head,
+    (AwaitingRoom, Admitted): DecideExchange._on_admitted,
+    (AwaitingRoom, Overloaded): DecideExchange._on_overloaded,
     (AwaitingBody, Body): DecideExchange._on_body,
     (AwaitingDecision, Decided): DecideExchange._on_decided,
     (AwaitingDecision, Refused): DecideExchange._on_refused,
     (AwaitingDecision, Undecided): DecideExchange._on_undecided,
 }
+
+
+def _declared_size(head: RequestHead) -> int | None:
+    declared = head.headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() else None
 
 
 def _require_uncompressed(head: RequestHead) -> None:

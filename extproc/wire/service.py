@@ -16,18 +16,22 @@ from google.protobuf.message import DecodeError
 
 from extproc._pb.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsResponse
 from extproc.errors import ClientError, DecisionError, ProtocolError
+from extproc.offloading import Offload
 from extproc.vocabulary import Attempt, Decision, Exchange, ExchangeSink, Question, Terms
 from extproc.wire import access_log, feedback, gate_service, messages
+from extproc.wire.admission import Admission, Limits, Seat
 from extproc.wire.attempts import Attempts
 from extproc.wire.exchange import (
+    Admitted,
     AskDecision,
-    Body,
     Decided,
     DecideExchange,
+    Effect,
     Event,
-    Head,
+    Overloaded,
     Refused,
     Reply,
+    Reserve,
     Undecided,
 )
 from extproc.wire.gating import GateExchange, Gatekeeper
@@ -73,6 +77,9 @@ class ExternalProcessor:
         adviser: gate_service.Adviser | None = None,
         terms: Callable[[str], Terms] = lambda version: Terms(),
         feedback: feedback.Desk | None = None,
+        admission: Admission | None = None,
+        count_unread: Callable[[], None] = lambda: None,
+        offload: Offload | None = None,
     ) -> None:
         """``version`` is that of the newest registry, for an Envoy that does not say which it holds.
 
@@ -83,6 +90,8 @@ class ExternalProcessor:
         other models for it; without one nobody is asked.
         ``terms`` gives what a version of the registry says of every request.
         Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
+        ``admission`` bounds the bytes of bodies in flight; ``count_unread`` is called for
+        each body that it did not admit. ``offload`` does the work on large bodies.
         """
         self._decider = decider
         self._gatekeeper = gatekeeper
@@ -93,6 +102,9 @@ class ExternalProcessor:
         self._prompt_chars = prompt_chars
         self._terms = terms
         self._desk = feedback
+        self._admission = admission or Admission(Limits())
+        self._count_unread = count_unread
+        self._offload = offload or Offload()
         self._open = 0
         self._none_open = asyncio.Event()
 
@@ -132,15 +144,14 @@ class ExternalProcessor:
                 await gate_service.converse(context, stream, gate, self._count_failure, self._adviser)
             return
         version = stream.config_version or self._version()
-        exchange = DecideExchange(
-            version, self._clock, prompt_chars=self._prompt_chars, terms=self._terms(version)
-        )
-        while not exchange.done:
-            data = await context.read()
-            if data is grpc.aio.EOF:
-                return
-            event = messages.decode(data, stream)
-            await context.write(await self._answer(exchange, event))
+        terms = self._terms(version)
+        exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars, terms=terms)
+        with self._admission.seat() as seat:
+            while not exchange.done:
+                data = await context.read()
+                if data is grpc.aio.EOF:
+                    return
+                await context.write(await self._answer(exchange, data, stream, seat))
 
     async def _hear(self, stream: messages.StreamMetadata, context: _Context) -> None:
         """Feedback. A defect ends the stream, and Envoy answers that it cannot be taken now."""
@@ -162,9 +173,14 @@ class ExternalProcessor:
                 return
             await context.write(messages.encode(event, reply))
 
-    async def _answer(self, exchange: DecideExchange, event: Head | Body) -> bytes:
+    async def _answer(
+        self, exchange: DecideExchange, data: bytes, stream: messages.StreamMetadata, seat: Seat
+    ) -> bytes:
+        size = len(data)
+        event = await self._offload.run(size, messages.decode, data, stream)
         try:
-            return messages.encode(event, await self._settle(exchange, event))
+            reply = await self._settle(exchange, event, size, seat)
+            return await self._offload.run(size, messages.encode, event, reply)
         except ProtocolError:
             raise
         except Exception:
@@ -172,11 +188,23 @@ class ExternalProcessor:
             self._count_failure("decide")
             return messages.encode(event, exchange.give_up())
 
-    async def _settle(self, exchange: DecideExchange, event: Event) -> Reply:
-        effect = exchange.receive(event)
-        while isinstance(effect, AskDecision):
-            effect = exchange.receive(await self._ask(effect.question))
-        return effect
+    async def _settle(self, exchange: DecideExchange, event: Event, size: int, seat: Seat) -> Reply:
+        """``size`` is that of the message whose event this is."""
+        while True:
+            effect: Effect = await self._offload.run(size, exchange.receive, event)
+            match effect:
+                case Reserve():
+                    event = await self._reserve(effect, seat)
+                case AskDecision():
+                    event = await self._ask(effect.question)
+                case _:
+                    return effect
+
+    async def _reserve(self, effect: Reserve, seat: Seat) -> Admitted | Overloaded:
+        if await seat.take(effect.size):
+            return Admitted()
+        self._count_unread()
+        return Overloaded()
 
     async def _ask(self, question: Question) -> Decided | Refused | Undecided:
         try:

@@ -72,6 +72,7 @@ def page() -> dict[str, set[str]]:
     metrics = Metrics()
     metrics.watch_encoder(model="m", device="cpu", precision="int8", waiting=lambda: 0)
     metrics.watch_registry(lambda: "v1")
+    metrics.watch_admission(lambda: 0, lambda: 0)
     metrics.watch_dropped({"records": lambda: 0})
     metrics.watch_deleted(lambda: 0)
     metrics.failed("decide")

@@ -36,7 +36,9 @@ from extproc.vocabulary import (
     Reason,
     RequestHead,
     Stage,
+    Terms,
 )
+from extproc.wire.admission import Admission, Limits
 from extproc.wire.gate_service import Adviser
 from extproc.wire.gating import Gatekeeper, Watched
 from extproc.wire.health import Health
@@ -118,12 +120,20 @@ class Sidecar:
         self.gatekeeper: Gatekeeper | None = None
         self.adviser: Adviser | None = None
         self.failures: list[str] = []
+        self.admission = Admission(Limits())
+        self.terms = Terms()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
         """Listens; ``handlers`` replace ext_proc."""
         processor = ExternalProcessor(
-            self, version=lambda: "v1", count_failure=self.failures.append, gatekeeper=self, adviser=self
+            self,
+            version=lambda: "v1",
+            count_failure=self.failures.append,
+            gatekeeper=self,
+            adviser=self,
+            terms=lambda _: self.terms,
+            admission=self.admission,
         )
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
@@ -224,7 +234,7 @@ class World:
 
     async def ask(
         self,
-        body: bytes | None = ASK,
+        body: bytes | AsyncIterator[bytes] | None = ASK,
         *,
         path: str = CHAT,
         method: str = "POST",
@@ -232,7 +242,7 @@ class World:
     ) -> Answer:
         """One request to Envoy, with the path as written and no headers added that matter."""
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
-        data = None if body is None else io.BytesIO(body)
+        data = io.BytesIO(body) if isinstance(body, bytes) else body
         skip = {"content-type"} - headers.keys()
         async with self.http.request(
             method, url, data=data, headers=headers, skip_auto_headers=skip

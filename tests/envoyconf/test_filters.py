@@ -136,7 +136,13 @@ async def test_the_sidecar_sees_trusted_headers_and_the_trace_but_no_credentials
     await world.ask(headers=JSON | credentials | {"x-tier": "free", "traceparent": trace})
     head = world.sidecar.asked.get_nowait().head
     assert (head.method, head.path, head.traceparent) == ("POST", "/v1/chat/completions", trace)
-    assert head.headers.keys() == {"content-type", "traceparent", "x-request-id", "x-tier"}
+    assert head.headers.keys() == {
+        "content-length",
+        "content-type",
+        "traceparent",
+        "x-request-id",
+        "x-tier",
+    }
     assert head.headers["x-tier"] == "free"
 
 

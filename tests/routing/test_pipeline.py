@@ -1,6 +1,7 @@
 """The precedence of a decision, its honesty about scores, and that it always comes."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 
 import msgspec
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel, UnknownVersion
+from extproc.offloading import LARGE_BODY
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
 from extproc.routing.choice import Forecasts, Target
@@ -464,3 +466,25 @@ async def test_a_share_is_taken_by_the_key() -> None:
         head = RequestHead("POST", "/v1/chat/completions", {"x-user": user, "x-request-id": "any"})
         decision, _ = await decide(msgspec.structs.replace(question(), head=head), current)
         assert decision.mode is mode_of(Rollout(share=0.5), "coding", user)
+
+
+# --- Large bodies -------------------------------------------------------------------------------
+
+
+async def test_rules_over_a_large_body_do_not_hold_up_the_event_loop() -> None:
+    loop_went_on = threading.Event()
+
+    def slow(_: Question) -> bool:
+        return loop_went_on.wait(60)  # at once, unless it runs on the loop that is to set it
+
+    rule = rules.Rule("slow", (slow,), deny="No.")
+    pipeline = Pipeline(Words(), lambda _: snapshot(deny_rules=(rule,)), clock=lambda: 0.0)
+    asked = question()
+    large = msgspec.structs.replace(
+        asked, request=msgspec.structs.replace(asked.request, body_bytes=LARGE_BODY)
+    )
+    deciding = asyncio.create_task(pipeline.decide(large))
+    await asyncio.sleep(0)
+    loop_went_on.set()
+    with pytest.raises(Denied):
+        await deciding

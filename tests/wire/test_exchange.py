@@ -25,6 +25,7 @@ from extproc.vocabulary import (
     Terms,
 )
 from extproc.wire.exchange import (
+    Admitted,
     AskDecision,
     Body,
     Decided,
@@ -32,9 +33,11 @@ from extproc.wire.exchange import (
     Done,
     Event,
     Head,
+    Overloaded,
     Proceed,
     Refuse,
     Refused,
+    Reserve,
     Route,
     Undecided,
 )
@@ -77,9 +80,15 @@ def exchange(terms: Terms | None = None) -> DecideExchange:
     return DecideExchange("v1", Ticks(), lambda: 1_795_000_000.25, terms=terms or Terms())
 
 
+def admit(machine: DecideExchange, head: RequestHead = CHAT) -> None:
+    """Takes ``machine`` to where it waits for the body of an LLM call."""
+    assert isinstance(machine.receive(Head(head)), Reserve)
+    assert machine.receive(Admitted()) == Proceed()
+
+
 def asked(data: bytes = DATA, terms: Terms | None = None) -> DecideExchange:
     machine = exchange(terms)
-    machine.receive(Head(CHAT))
+    admit(machine)
     effect = machine.receive(Body(data))
     assert isinstance(effect, AskDecision)
     return machine
@@ -95,15 +104,57 @@ def test_a_request_that_is_no_llm_call_needs_no_whole_body() -> None:
     assert exchange().receive(Head(OTHER, buffered=False)) == Proceed()
 
 
-def test_the_head_of_an_llm_call_goes_on_to_its_body() -> None:
+def test_the_head_of_an_llm_call_goes_on_to_its_body_once_there_is_room_for_it() -> None:
     machine = exchange()
-    assert machine.receive(Head(CHAT)) == Proceed()
+    assert machine.receive(Head(msgspec.structs.replace(CHAT, headers={"content-length": "70"}))) == Reserve(
+        70
+    )
+    assert machine.receive(Admitted()) == Proceed()
     assert not machine.done
+
+
+@pytest.mark.parametrize(
+    "declared", [{}, {"content-length": ""}, {"content-length": "-1"}, {"content-length": "²"}]
+)
+def test_a_head_that_does_not_say_how_long_its_body_is_reserves_an_unknown_size(
+    declared: dict[str, str],
+) -> None:
+    assert exchange().receive(Head(msgspec.structs.replace(CHAT, headers=declared))) == Reserve(None)
+
+
+def test_a_body_without_room_goes_to_the_default_and_says_why() -> None:
+    machine = exchange()
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Overloaded())
+    assert isinstance(effect, Proceed)
+    assert effect.envelope is not None
+    assert (effect.envelope.stage, effect.envelope.reason) == ("default", "bytes_in_flight")
+    assert machine.done
+
+
+def test_a_body_without_room_is_refused_where_deny_rules_must_read_it() -> None:
+    machine = exchange(Terms(denies=True))
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Overloaded())
+    assert isinstance(effect, Refuse)
+    assert effect.status == 503
+    assert json.loads(effect.body)["error"]["code"] == "overloaded"
+    assert (effect.envelope.error, effect.envelope.reason) == ("bytes_in_flight", "bytes_in_flight")
+    assert machine.done
+
+
+def test_a_body_without_room_is_only_recorded_while_observing() -> None:
+    machine = exchange(Terms(Mode.OBSERVE, denies=True))
+    machine.receive(Head(CHAT))
+    effect = machine.receive(Overloaded())
+    assert isinstance(effect, Proceed)
+    assert effect.envelope is not None
+    assert effect.envelope.reason == "bytes_in_flight"
 
 
 def test_the_body_becomes_a_question() -> None:
     machine = exchange()
-    machine.receive(Head(CHAT))
+    admit(machine)
     effect = machine.receive(Body(DATA))
     assert isinstance(effect, AskDecision)
     assert effect.question.head == CHAT
@@ -134,7 +185,7 @@ def test_a_decision_becomes_a_route_with_only_the_model_changed() -> None:
 )
 def test_every_api_is_decided_and_told_its_model_in_its_own_words(path: str, body: bytes) -> None:
     machine = exchange()
-    machine.receive(Head(msgspec.structs.replace(CHAT, path=path)))
+    admit(machine, msgspec.structs.replace(CHAT, path=path))
     assert isinstance(machine.receive(Body(body)), AskDecision)
     effect = machine.receive(Decided(DECISION))
     assert isinstance(effect, Route)
@@ -143,7 +194,7 @@ def test_every_api_is_decided_and_told_its_model_in_its_own_words(path: str, bod
 
 def test_a_refusal_is_told_in_anthropics_shape_on_anthropics_path() -> None:
     machine = exchange()
-    machine.receive(Head(msgspec.structs.replace(CHAT, path="/v1/messages")))
+    admit(machine, msgspec.structs.replace(CHAT, path="/v1/messages"))
     effect = machine.receive(Body(DATA))
     assert isinstance(effect, Refuse)
     assert effect.envelope.api == "anthropic.messages"
@@ -258,7 +309,7 @@ def test_a_refusal_answers_in_the_shape_of_the_api(
 
 def test_a_body_that_cannot_be_read_is_refused_without_asking() -> None:
     machine = exchange()
-    machine.receive(Head(CHAT))
+    admit(machine)
     effect = machine.receive(Body(b"{"))
     assert isinstance(effect, Refuse)
     assert effect.status == 400
@@ -281,7 +332,7 @@ def test_an_llm_call_without_a_body_is_refused_at_its_head() -> None:
 )
 def test_a_compressed_body_is_refused_in_words_the_client_understands(encoding: str, refused: bool) -> None:
     machine = exchange()
-    machine.receive(Head(msgspec.structs.replace(CHAT, headers={"content-encoding": encoding})))
+    admit(machine, msgspec.structs.replace(CHAT, headers={"content-encoding": encoding}))
     effect = machine.receive(Body(DATA))
     assert isinstance(effect, Refuse) is refused
     if isinstance(effect, Refuse):
@@ -316,7 +367,7 @@ def test_text_of_the_prompt_is_in_no_envelope_unless_asked_for_and_then_bounded(
     assert isinstance(routed, Route)
     assert routed.envelope.prompt == ""
     machine = DecideExchange("v1", Ticks(), prompt_chars=3)
-    machine.receive(Head(CHAT))
+    admit(machine)
     machine.receive(Body(DATA.replace(b"hi", b"hello there")))
     told = machine.receive(Decided(DECISION))
     assert isinstance(told, Route)
@@ -337,7 +388,7 @@ def test_the_envelope_says_whether_the_client_asks_again(asked_before: list[str]
 
 def test_a_traceparent_of_any_length_is_cut() -> None:
     machine = exchange()
-    machine.receive(Head(msgspec.structs.replace(CHAT, traceparent="00-" + "a" * 60_000)))
+    admit(machine, msgspec.structs.replace(CHAT, traceparent="00-" + "a" * 60_000))
     effect = machine.receive(Body(b"{"))
     assert isinstance(effect, Refuse)
     assert len(effect.envelope.traceparent) == 128
@@ -348,6 +399,8 @@ events: st.SearchStrategy[Event] = st.one_of(
         Head, st.sampled_from([CHAT, OTHER, msgspec.structs.replace(CHAT, has_body=False)]), st.booleans()
     ),
     st.builds(Body, st.sampled_from([DATA, b"", b"{", b"\xff"]) | st.binary(max_size=20)),
+    st.just(Admitted()),
+    st.just(Overloaded()),
     st.just(Decided(DECISION)),
     st.just(Refused(Denied("no", rule="r"))),
 )
@@ -366,7 +419,7 @@ def test_any_order_of_events_gives_effects_or_a_protocol_error_that_changes_noth
             assert machine.state is before
         else:
             assert not isinstance(before, Done)
-            assert isinstance(effect, AskDecision | Proceed) or machine.done
+            assert isinstance(effect, Reserve | AskDecision | Proceed) or machine.done
 
 
 DEFAULTS = {Api.OPENAI_CHAT: Served("mid", "llama-70b", "vllm")}
@@ -424,7 +477,7 @@ def test_a_refusal_that_is_only_observed_refuses_nobody(error: ClientError, stag
 @pytest.mark.parametrize("data", [b"", b"{", b'{"model":"auto"}'])
 def test_a_body_that_cannot_be_read_is_the_providers_to_refuse_while_observing(data: bytes) -> None:
     machine = exchange(OBSERVING)
-    machine.receive(Head(CHAT))
+    admit(machine)
     effect = machine.receive(Body(data))
     assert isinstance(effect, Proceed)
     assert effect.envelope is not None
@@ -456,7 +509,7 @@ def test_giving_up_before_anything_is_known_claims_no_model() -> None:
 
 def test_the_conversation_is_told_to_the_pipeline_and_the_record_alike() -> None:
     machine = exchange(Terms(conversation_header="x-chat"))
-    machine.receive(Head(msgspec.structs.replace(CHAT, headers={"x-chat": "secret"})))
+    admit(machine, msgspec.structs.replace(CHAT, headers={"x-chat": "secret"}))
     effect = machine.receive(Body(DATA))
     assert isinstance(effect, AskDecision)
     routed = machine.receive(Decided(DECISION))
@@ -473,4 +526,4 @@ def test_while_observing_nothing_is_changed_or_refused_whatever_comes(order: lis
             event = Decided(msgspec.structs.replace(event.decision, mode=Mode.OBSERVE))
         with contextlib.suppress(ProtocolError):
             effect = machine.receive(event)
-            assert isinstance(effect, AskDecision | Proceed)
+            assert isinstance(effect, Reserve | AskDecision | Proceed)

@@ -22,8 +22,9 @@ from extproc._pb.access_log_pb2 import (
 )
 from extproc._pb.ext_proc_pb2 import MessageResponse, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import Denied, Unauthorized, UnknownVersion
-from extproc.vocabulary import Attempt, Exchange
+from extproc.vocabulary import Attempt, Exchange, Terms
 from extproc.wire import access_log, service
+from extproc.wire.admission import Admission, Limits
 from extproc.wire.service import AccessLog, ExternalProcessor
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
 
@@ -117,6 +118,95 @@ async def test_exchanges_do_not_wait_for_each_other(channel: grpc.aio.Channel, d
     assert await other.receive() is not None
     decider.gate.set()
     assert all(response and response.HasField("request_body") for response in await asyncio.gather(*slow))
+
+
+# --- Bytes in flight ----------------------------------------------------------------------------
+
+MIB = 1024 * 1024
+LARGE = {"content-length": str(MIB)}
+ONE_AT_A_TIME = Limits(bytes_in_flight=MIB, wait_s=60.0)  # which no test waits for
+
+
+@asynccontextmanager
+async def crowded(
+    decider: FakeDecider, limits: Limits, terms: Terms | None = None
+) -> AsyncIterator[tuple[grpc.aio.Channel, Admission, Stream, list[str]]]:
+    """A channel, on which one large body is admitted and has not come."""
+    admission, unread = Admission(limits), list[str]()
+    processor = ExternalProcessor(
+        decider,
+        version=lambda: "v1",
+        count_failure=pytest.fail,
+        terms=lambda _: terms or Terms(),
+        admission=admission,
+        count_unread=lambda: unread.append("unread"),
+    )
+    async with serving(processor.handler()) as channel:
+        first = Stream(channel)
+        await first.send_head(headers=LARGE)
+        assert await first.receive() is not None
+        yield channel, admission, first, unread
+
+
+async def until_waiting(admission: Admission, count: int) -> None:
+    async with asyncio.timeout(60):
+        while admission.waiting != count:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_large_body_waits_for_its_turn_and_a_small_one_does_not(decider: FakeDecider) -> None:
+    async with crowded(decider, ONE_AT_A_TIME) as (channel, admission, first, unread):
+        second = asyncio.create_task(Stream(channel).exchange(ASK, LARGE))
+        await until_waiting(admission, 1)
+        assert await Stream(channel).exchange(ASK, {"content-length": str(len(ASK))}) is not None
+        assert not second.done()
+        await first.send_body(ASK)
+        assert await first.receive() is not None
+        answer = await second
+        assert answer is not None
+        assert answer.request_body.response.HasField("body_mutation")
+    assert (admission.bytes_in_flight, unread) == (0, [])
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_a_body_that_never_comes_gives_up_its_room_with_its_stream(
+    decider: FakeDecider, how: str
+) -> None:
+    async with crowded(decider, ONE_AT_A_TIME) as (channel, admission, first, _):
+        second = asyncio.create_task(Stream(channel).exchange(ASK, LARGE))
+        await until_waiting(admission, 1)
+        if how == "cancelled":
+            first.call.cancel()
+        else:
+            await first.call.done_writing()
+        assert await second is not None
+
+
+async def test_a_body_that_waited_in_vain_goes_to_the_default_unread(decider: FakeDecider) -> None:
+    limits = msgspec.structs.replace(ONE_AT_A_TIME, wait_s=0.0)
+    async with crowded(decider, limits) as (channel, _, _, unread):
+        stream = Stream(channel)
+        await stream.send_head(headers=LARGE)
+        answer = await stream.receive()
+        assert answer is not None
+        assert answer.WhichOneof("response") == "request_headers"
+        assert envelope(answer)["reason"] == "bytes_in_flight"
+        assert await stream.ended_well()
+    assert unread == ["unread"]
+    assert not decider.asked
+
+
+async def test_a_body_that_waited_in_vain_is_refused_where_there_are_deny_rules(decider: FakeDecider) -> None:
+    limits = msgspec.structs.replace(ONE_AT_A_TIME, wait_s=0.0)
+    async with crowded(decider, limits, Terms(denies=True)) as (channel, _, _, unread):
+        stream = Stream(channel)
+        await stream.send_head()  # chunked: as large as any
+        answer = await stream.receive()
+        assert answer is not None
+        assert answer.immediate_response.status.code == 503
+        assert b"overloaded" in answer.immediate_response.body
+        assert envelope(answer)["error"] == "bytes_in_flight"
+    assert unread == ["unread"]
 
 
 # --- The parent of the trace --------------------------------------------------------------------
