@@ -74,6 +74,6 @@ class _RandomEncoder:
 
 
 class _NoEmbedder:
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         """A decision by rule that asks for an embedding is a defect."""
         raise AssertionError(f"a rule should have settled {text!r}")

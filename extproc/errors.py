@@ -12,11 +12,11 @@ RouterError
 │   └── TooBusy            503: a body that cannot be read now, where deny rules must read it
 ├── DecisionError          the client notices nothing: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
-│   ├── Overloaded         shed before it queued for the encoder
+│   ├── Overloaded         the encoder would be late with it: shed at once
 │   ├── EncoderFailed      the encoder raised
 │   └── UnknownVersion     the asking Envoy holds a registry that is not here: Envoy's default answers
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
-└── OperatorError          a command ends with it and exit status 1; serving never raises it
+└── OperatorError          a command ends with it and exit status 1; no request is answered with it
     ├── RegistryError      a registry that cannot be used: file, line, what was expected
     │   └── HoldoutFailed  it routes its holdout too badly
     ├── DataError          a data set that cannot be used: file, line, what was expected
@@ -26,7 +26,8 @@ RouterError
     ├── EnvoyRefused       Envoy does not accept its configuration
     ├── VersionRefused     a sidecar does not want to decide by a version of the registry
     ├── NotYet             what a change waits for did not come in time: it is tried again
-    └── ProcessFailed      a process that was started ended or did not become ready
+    ├── ProcessFailed      a process that was started ended or did not become ready
+    └── TaskFailed         a task of `extproc serve` died again and again: the process drains and ends
 """
 
 from typing import ClassVar
@@ -137,7 +138,7 @@ class DeadlineExceeded(DecisionError):
 
 
 class Overloaded(DecisionError):
-    """The encoder's queue is full: shed before queueing, so that latency stays bounded."""
+    """The encoder would not be done in time, by its pace and its queue, or does not run: shed at once."""
 
     label = "overloaded"
     reason = Reason.OVERLOADED
@@ -259,3 +260,9 @@ class ProcessFailed(OperatorError):
     """A started process ended or did not become ready; the message ends with the last lines of its log."""
 
     label = "process_failed"
+
+
+class TaskFailed(OperatorError):
+    """A task that serving needs died too often; the message has its last error."""
+
+    label = "task_failed"

@@ -1,5 +1,6 @@
 """`extproc explain`: one decision by the pipeline that serves, told to a person or to a program."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,13 +127,15 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     named = conversation_id(question.request, question.head, snapshot.terms.conversation_header)
     question = msgspec.structs.replace(question, conversation_id=named)
     embedder = BatchingEmbedder(encoder, queue=1)
-    embedder.start()
+    serving = asyncio.create_task(embedder.run())
+    await asyncio.sleep(0)  # from here on it takes texts
     try:
         outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
     except Denied as denied:
         return Explanation(denied, snapshot, question)
     finally:
         await embedder.close()
+        await serving
     return Explanation(outcome, snapshot, question, _cascade(outcome, loaded))
 
 

@@ -28,6 +28,8 @@ from extproc.registry.schema import Registry, Telemetry
 from extproc.registry.section import many
 from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
+from extproc.supervising import COMPONENT as TASKS
+from extproc.supervising import Supervisor
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin import AdminServer
 from extproc.telemetry.cascades import bands_of
@@ -41,6 +43,7 @@ from extproc.telemetry.spans import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.admission import Admission, Limits
 from extproc.wire.judging import Gatekeepers
+from extproc.wire.server import COMPONENT as GRPC
 from extproc.wire.server import Options, Server
 from extproc.wire.service import AccessLog, ExternalProcessor
 from extproc.wire.sockets import access_of
@@ -75,13 +78,15 @@ async def serve(settings: Settings) -> None:
         raise OperatorError(f"--listen: {problem}")
     async with AsyncExitStack() as closing:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
-        metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", "grpc")
+        metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", GRPC, TASKS)
         closing.callback(metrics.close)
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
             host, port, metrics=metrics.render, health=health, registry_version=lambda: live.version
         )
         closing.callback(admin.close)
+        supervisor = Supervisor(health, count_restarts=metrics.restarted, give_up=stop.set)
+        closing.push_async_callback(supervisor.close)
 
         files, token = locate(settings.encoder_dir), FeedbackToken(os.environ)
         encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
@@ -91,7 +96,7 @@ async def serve(settings: Settings) -> None:
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
         embedder = BatchingEmbedder(encoder, registry.encoder.queue)
-        embedder.start()
+        supervisor.start("embedding queue", embedder.run)
         closing.push_async_callback(embedder.close)
         metrics.watch_encoder(
             model=encoder.name, device=encoder.device, precision=encoder.precision,
@@ -105,8 +110,7 @@ async def serve(settings: Settings) -> None:
             health.report("registry", ready=True, detail=str(state))
             token.read()  # which is no part of the registry's version
 
-        following = asyncio.create_task(live.follow(changed, count=metrics.reloaded))
-        closing.callback(following.cancel)
+        supervisor.start("registry", partial(live.follow, changed, count=metrics.reloaded))
 
         told, keep = _sinks(settings, registry, metrics, closing)
         sinks = Fanout(told, partial(_prices, releases), partial(_telemetry, releases))
@@ -140,7 +144,9 @@ async def serve(settings: Settings) -> None:
             refused=lambda: live.refused,
         )
         await server.start()
+        supervisor.start("health", server.show_health)
         await server.run(stop)
+    supervisor.check()
 
 
 class _Metered:

@@ -46,7 +46,7 @@ class Reason(StrEnum):
     NO_TEXT = "no_text"  # abstained: no user text to embed
     NO_ROUTES = "no_routes"  # the registry has no routes to score
     DEADLINE = "deadline"  # the decision's time budget ran out
-    OVERLOADED = "overloaded"  # shed before it queued for the encoder
+    OVERLOADED = "overloaded"  # the encoder would be late with it: shed at once
     BYTES_IN_FLIGHT = "bytes_in_flight"  # the sidecar was reading as many bodies as it may
     ENCODER_ERROR = "encoder_error"  # the encoder raised
     UNKNOWN_VERSION = "unknown_version"  # Envoy holds a registry that this process does not
@@ -183,8 +183,11 @@ class Embedding(msgspec.Struct, frozen=True):
 class Embedder(Protocol):
     """Turns one text into its embedding without blocking the event loop."""
 
-    async def embed(self, text: str) -> Embedding:
-        """Raises ``errors.Overloaded`` when shed and ``errors.EncoderFailed`` when the encoder did."""
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
+        """``within_s`` is how long the caller will wait, in seconds; None: as long as it takes.
+
+        Raises ``errors.Overloaded`` where it would take longer, and ``errors.EncoderFailed``.
+        """
         ...
 
 

@@ -2,20 +2,27 @@
 
 While the device is busy, texts queue; when it is free, the next batch is whatever has queued,
 up to a budget of padded tokens. There is no timer: an idle device takes a lone text at once.
+A text that would not be encoded in time is refused before it queues; see ``backlog``.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extproc.embedding.backlog import Backlog
 from extproc.errors import DecisionError, EncoderFailed, Overloaded
 from extproc.vocabulary import Embedding
+
+# Share of a caller's time by which its text must be encoded. The rest is for what follows, and for
+# batches that take longer than expected.
+MARGIN: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -49,96 +56,97 @@ class _Waiter:
     text: str
     tokens: int  # estimated
     queued_at: float
+    due: float  # when it must be encoded, by the same clock
     answer: asyncio.Future[Embedding]
 
 
 class BatchingEmbedder:
-    """A ``vocabulary.Embedder``: started and closed once, on the loop that uses it."""
+    """A ``vocabulary.Embedder``: works while ``run`` does, on the loop that uses it."""
 
     def __init__(
         self, encoder: BatchEncoder, queue: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """``queue`` is how many texts may wait; ``clock`` gives seconds."""
         self._encoder = encoder
-        self._queue = queue
         self._clock = clock
-        self._waiting: dict[_Waiter, None] = {}  # a set in order of arrival
+        self._backlog: Backlog[_Waiter] = Backlog(queue)
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-        self._task: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()  # whether nothing serves the queue
+        self._stopped.set()
         self._closing = False
 
     @property
     def depth(self) -> int:
         """Texts that wait for the device, without those already in it."""
-        return len(self._waiting)
+        return len(self._backlog)
 
-    def start(self) -> None:
-        """Starts the task that owns the queue."""
-        self._task = asyncio.create_task(self._serve(), name="embedding queue")
-
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         """See ``vocabulary.Embedder``. A caller cancelled while it waits costs no inference."""
-        if self._task is None or self._closing:
+        if self._stopped.is_set() or self._closing:
             raise Overloaded("the encoder is not running")
-        if len(self._waiting) >= self._queue:
-            raise Overloaded(f"{self._queue} texts already wait for the encoder")
+        now = self._clock()
         answer: asyncio.Future[Embedding] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(text, self._encoder.estimate_tokens(text), self._clock(), answer)
-        self._waiting[waiter] = None
+        due = math.inf if within_s is None else now + MARGIN * within_s
+        waiter = _Waiter(text, self._encoder.estimate_tokens(text), now, due, answer)
+        self._backlog.add(waiter, now)
         self._arrived.set()
         try:
             return await answer
         finally:
-            self._waiting.pop(waiter, None)
+            self._backlog.discard(waiter)
+
+    async def run(self) -> None:
+        """Serve the queue until ``close``; one call at a time.
+
+        An error while a batch is encoded or answered fails that batch. Any other ends this call, and
+        fails the texts that wait; it may be called again.
+        """
+        self._stopped.clear()
+        try:
+            while not self._closing:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while not self._closing and (batch := self._take()):
+                    await self._encode(batch)
+        finally:
+            self._stopped.set()
+            _fail(self._backlog.abandon(), _not_served)
 
     async def close(self) -> None:
-        """Sheds the texts that wait, lets the batch in the device finish, and leaves no task."""
+        """Sheds the texts that wait, and lets the batch in the device finish."""
         self._closing = True
-        _fail(self._waiting, _shutting_down)
-        self._waiting.clear()
+        _fail(self._backlog.clear(), _shutting_down)
         self._arrived.set()
         try:
-            if self._task is not None:
-                await self._task
+            await self._stopped.wait()
         finally:
             self._thread.shutdown(wait=False)
 
-    async def _serve(self) -> None:
-        while not self._closing:
-            await self._arrived.wait()
-            if batch := self._take():
-                await self._run(batch)
-
     def _take(self) -> list[_Waiter]:
-        """The oldest texts that fit the budget together; at least one, if any wait."""
-        batch: list[_Waiter] = []
-        longest = 0
-        for waiter in list(self._waiting):
-            longest = max(longest, waiter.tokens)
-            if batch and longest * (len(batch) + 1) > self._encoder.batch_tokens:
-                break
-            del self._waiting[waiter]
-            if not waiter.answer.cancelled():
-                batch.append(waiter)
-        if not self._waiting:
-            self._arrived.clear()
+        """The next batch; empty: nothing waits."""
+        for waiter in self._backlog:
+            if waiter.answer.cancelled():  # its caller could not leave the queue yet
+                self._backlog.discard(waiter)
+        batch, late = self._backlog.take(self._clock(), self._encoder.batch_tokens)
+        _fail(late, _too_late)
         return batch
 
-    async def _run(self, batch: Sequence[_Waiter]) -> None:
+    async def _encode(self, batch: Sequence[_Waiter]) -> None:
         texts = [waiter.text for waiter in batch]
         began = self._clock()
         try:
             loop = asyncio.get_running_loop()
             encoded = await loop.run_in_executor(self._thread, self._encoder.embed, texts)
+            _answer(batch, encoded, began, self._clock() - began)
         except asyncio.CancelledError:
             _fail(batch, _shutting_down)
             raise
         except Exception as error:
             cause = error
             _fail(batch, lambda: _encoder_failed(cause))
-        else:
-            _answer(batch, encoded, began, self._clock() - began)
+        finally:
+            self._backlog.finish(self._clock())
 
 
 def _answer(batch: Iterable[_Waiter], encoded: Encoded, began: float, infer_s: float) -> None:
@@ -160,6 +168,14 @@ def _encoder_failed(cause: Exception) -> EncoderFailed:
     failed = EncoderFailed(f"the encoder failed: {cause}")
     failed.__cause__ = cause
     return failed
+
+
+def _not_served() -> Overloaded:
+    return Overloaded("the encoder's queue is not served")
+
+
+def _too_late() -> Overloaded:
+    return Overloaded("the encoder is slower than expected: the text would be late")
 
 
 def _shutting_down() -> Overloaded:

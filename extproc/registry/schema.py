@@ -128,7 +128,7 @@ class Encoder(Section, frozen=True):
     precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"  # auto: int8 on CPU, fp16 on CUDA
     max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this
     threads: Count = 0  # inference threads; 0: half of the cores, at most 4
-    queue: Positive = 256  # requests that may wait for the encoder; more are shed
+    queue: Positive = 256  # requests that may wait for the encoder, however fast it is; more are shed
 
 
 class Feedback(Section, frozen=True):

@@ -63,5 +63,5 @@ class _Remembered:
     def __init__(self, embeddings: Mapping[str, Embedding]) -> None:
         self._embeddings = embeddings
 
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         return self._embeddings[text]

@@ -144,7 +144,7 @@ class ByMeaning:
         text = question.request.user_text
         if not text.strip():
             return _abstention(Reason.NO_TEXT)
-        embedding = await self._embedder.embed(text)
+        embedding = await self._embedder.embed(text, snapshot.budget_s)
         scores = snapshot.meaning.score(embedding, text)
         return _compared(_by_scores(scores, embedding, question, snapshot), question, snapshot)
 

@@ -130,6 +130,10 @@ class Metrics:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
         self._failures.add(1, {names.ERROR_TYPE: where})
 
+    def restarted(self, task: str, times: int) -> None:
+        """Count restarts of a task that had died; none makes it show with its zero."""
+        self._restarts.add(times, {names.ROUTER_TASK: task})
+
     def accept(self, outcome: Outcome) -> None:
         """Count one finished exchange: the ``OutcomeSink`` of metrics."""
         row = outcome.row
@@ -223,6 +227,9 @@ class Metrics:
             description="LLM calls whose body was not read: the bytes in flight were at their limit.",
         )
         self._unread.add(0)
+        self._restarts = count(
+            names.TASK_RESTARTS, description="Restarts of tasks of this process that died; see the log."
+        )
         self._feedback = count(names.FEEDBACK, description="Requests with feedback by what became of them.")
         self._reloads = count(
             names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."

@@ -94,6 +94,7 @@ ROUTER_SINK: Final = "router.sink"  # records or spans
 ROUTER_STAGE: Final = "router.stage"
 ROUTER_STATUS_CLASS: Final = "router.status_class"
 ROUTER_STEP: Final = "router.step"
+ROUTER_TASK: Final = "router.task"
 ROUTER_TIER: Final = "router.tier"
 ROUTER_TOKENS: Final = "router.tokens"  # embedded by our encoder, not the model's usage
 ROUTER_TOTAL_US: Final = "router.total_us"
@@ -157,6 +158,7 @@ REGISTRY_INFO: Final = "router.registry.info"
 REGISTRY_RELOADS: Final = "router.registry.reloads"
 SEGMENTS_DELETED: Final = "router.record.segments.deleted"
 STEP_DURATION: Final = "router.step.duration"
+TASK_RESTARTS: Final = "router.task.restarts"
 TELEMETRY_DROPPED: Final = "router.telemetry.dropped"
 UPSTREAM_FIRST_BYTE: Final = "router.upstream.first_byte"
 

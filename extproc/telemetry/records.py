@@ -103,8 +103,16 @@ class RecordWriter:
         while goes_on:
             lines, goes_on = self._take()
             if lines:
-                self._drop(self._out.append(lines))
+                self._append(lines)
         self._out.close()
+
+    def _append(self, lines: list[bytes]) -> None:
+        """Write a batch. A defect costs this batch, and not the thread and so every record after it."""
+        try:
+            self._drop(self._out.append(lines))
+        except Exception:
+            log.exception("records could not be written", extra={"lost": len(lines)})
+            self._drop(len(lines))
 
     def _take(self) -> tuple[list[bytes], bool]:
         """The lines that have gathered, at least one, up to a full batch; and whether more may come."""

@@ -75,13 +75,15 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain. When cancelled, cut everything off."""
-        following = asyncio.create_task(self._health.follow())
         try:
             await stop.wait()
             await self._drain()
         finally:
-            following.cancel()
             await self._server.stop(None)
+
+    async def show_health(self) -> None:
+        """Show every change of the components and versions over gRPC, until cancelled."""
+        await self._health.follow()
 
     async def _drain(self) -> None:
         log.info("draining")

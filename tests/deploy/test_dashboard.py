@@ -76,6 +76,7 @@ def page() -> dict[str, set[str]]:
     metrics.watch_dropped({"records": lambda: 0})
     metrics.watch_deleted(lambda: 0)
     metrics.failed("decide")
+    metrics.restarted("embedding queue", 0)
     metrics.reloaded("loaded")
     metrics.heard("accepted")
     answered = Usage(input=1, output=2, first_token_at=1.5)

@@ -88,7 +88,7 @@ async def test_health_tells_each_component(world: World) -> None:
         assert page.status == 200
         ready: Any = await page.json()
     assert ready["ready"] is True
-    assert ready["components"].keys() == {"registry", "encoder", "grpc"}
+    assert ready["components"].keys() == {"registry", "encoder", "grpc", "tasks"}
     assert "on cpu" in ready["components"]["encoder"]["detail"]
     async with world.http.get(f"{world.stack.sidecar_admin_url}/healthz") as page:
         assert page.status == 200

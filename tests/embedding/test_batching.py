@@ -4,6 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -68,16 +69,28 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def embedder(encoder: HeldEncoder, clock: Clock) -> AsyncIterator[BatchingEmbedder]:
-    embedder = BatchingEmbedder(encoder, queue=4, clock=clock)
-    embedder.start()
+    async with running(BatchingEmbedder(encoder, queue=4, clock=clock)) as embedder:
+        yield embedder
+        encoder.release(100)
+
+
+@asynccontextmanager
+async def running(embedder: BatchingEmbedder) -> AsyncIterator[BatchingEmbedder]:
+    """It, while its queue is served."""
+    serving = asyncio.create_task(embedder.run())
+    await asyncio.sleep(0)
     yield embedder
-    encoder.release(100)
     await embedder.close()
+    await serving
 
 
 async def ask(embedder: BatchingEmbedder, texts: Iterable[str]) -> list[Asked]:
     """Starts a caller per text and lets each come as far as the queue."""
-    tasks = [asyncio.create_task(embedder.embed(text)) for text in texts]
+    return await ask_within(embedder, texts, None)
+
+
+async def ask_within(embedder: BatchingEmbedder, texts: Iterable[str], within_s: float | None) -> list[Asked]:
+    tasks = [asyncio.create_task(embedder.embed(text, within_s)) for text in texts]
     await asyncio.sleep(0)
     return tasks
 
@@ -290,9 +303,8 @@ async def test_close_lets_the_batch_in_the_device_finish_and_sheds_the_rest(
 
 async def test_after_close_there_is_no_task_and_nothing_is_taken(encoder: HeldEncoder) -> None:
     before = asyncio.all_tasks()
-    embedder = BatchingEmbedder(encoder, queue=4)
-    embedder.start()
-    await embedder.close()
+    async with running(BatchingEmbedder(encoder, queue=4)) as embedder:
+        pass
     assert asyncio.all_tasks() == before
     with pytest.raises(Overloaded, match="not running"):
         await embedder.embed("a")
@@ -306,26 +318,101 @@ async def test_before_start_nothing_is_taken(encoder: HeldEncoder) -> None:
     await embedder.close()
 
 
-async def test_a_close_that_is_cancelled_sheds_the_batch_that_hangs(encoder: HeldEncoder) -> None:
+async def test_a_queue_that_is_cancelled_sheds_the_batch_that_hangs(encoder: HeldEncoder) -> None:
     embedder = BatchingEmbedder(encoder, queue=4)
-    embedder.start()
-    hanging = await occupy(embedder, encoder)
-    closing = asyncio.create_task(embedder.close())
+    serving = asyncio.create_task(embedder.run())
     await asyncio.sleep(0)
-    closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
+    hanging = await occupy(embedder, encoder)
+    serving.cancel()
     with pytest.raises(Overloaded, match="shutting down"):
         await hanging
     encoder.release()
+    await embedder.close()
+
+
+class Careless(HeldEncoder):
+    """Gives fewer vectors than it got texts."""
+
+    def embed(self, texts: Sequence[str]) -> Encoded:
+        encoded = super().embed(texts)
+        return Encoded(encoded.vectors[:-1], encoded.inner, encoded.tokens) if len(texts) > 1 else encoded
+
+
+async def test_what_an_encoder_gives_wrongly_fails_its_batch_and_no_other() -> None:
+    encoder = Careless()
+    async with running(BatchingEmbedder(encoder, queue=4)) as embedder:
+        first = await occupy(embedder, encoder)
+        others = await ask(embedder, ["a", "b"])
+        encoder.release(3)
+        assert (await first).tokens == 5
+        assert isinstance((await asyncio.gather(*others, return_exceptions=True))[1], EncoderFailed)
+        assert (await embedder.embed("next")).tokens == 4
+
+
+class Defective(HeldEncoder):
+    """Has a defect that shows in the queue's own task."""
+
+    broken = True
+
+    @property
+    def batch_tokens(self) -> int:
+        if self.broken:
+            raise ZeroDivisionError
+        return 10
+
+
+async def test_a_queue_that_died_answers_at_once_and_can_be_served_again() -> None:
+    encoder = Defective()
+    embedder = BatchingEmbedder(encoder, queue=4)
+    serving = asyncio.create_task(embedder.run())
+    await asyncio.sleep(0)
+    waiting = await ask(embedder, ["a", "b"])
+    with pytest.raises(ZeroDivisionError):
+        await serving
+    for task in waiting:
+        with pytest.raises(Overloaded, match="not served"):
+            await task
+    with pytest.raises(Overloaded, match="not running"):
+        await embedder.embed("c")
+    encoder.broken = False
+    encoder.release(1)
+    async with running(embedder):
+        assert (await embedder.embed("again")).tokens == 5
+
+
+async def test_a_text_that_would_be_late_is_refused_at_once(
+    embedder: BatchingEmbedder, encoder: HeldEncoder, clock: Clock
+) -> None:
+    first = await occupy(embedder, encoder)
+    clock.now += 5.0  # one second a token
+    encoder.release()
+    await first
+    busy = await occupy(embedder, encoder)
+    with pytest.raises(Overloaded, match=r"would take 7\.000 s"):
+        await embedder.embed("xx", within_s=7.0)
+    (taken,) = await ask_within(embedder, ["xx"], 11.0)
+    encoder.release(2)
+    assert [(await task).tokens for task in (busy, taken)] == [5, 2]
+
+
+async def test_a_text_that_has_become_late_is_not_encoded(
+    embedder: BatchingEmbedder, encoder: HeldEncoder, clock: Clock
+) -> None:
+    first = await occupy(embedder, encoder)
+    old, new = await ask_within(embedder, ["old"], 10.0), await ask_within(embedder, ["new"], 100.0)
+    clock.now += 50.0
+    encoder.release(2)
+    await first
+    with pytest.raises(Overloaded, match="slower than expected"):
+        await old[0]
+    assert await encoder.batch() == ["new"]
+    await new[0]
 
 
 async def test_many_callers_all_get_their_own_answer(encoder: HeldEncoder) -> None:
-    embedder = BatchingEmbedder(encoder, queue=1000)
-    embedder.start()
     encoder.release(1000)
     texts = ["x" * (1 + number % 23) for number in range(500)]
-    found = await asyncio.gather(*(embedder.embed(text) for text in texts))
-    assert [embedding.tokens for embedding in found] == [len(text) for text in texts]
-    assert embedder.depth == 0
-    await embedder.close()
+    async with running(BatchingEmbedder(encoder, queue=1000)) as embedder:
+        found = await asyncio.gather(*(embedder.embed(text) for text in texts))
+        assert [embedding.tokens for embedding in found] == [len(text) for text in texts]
+        assert embedder.depth == 0

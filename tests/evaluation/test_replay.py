@@ -35,7 +35,7 @@ class Direct:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         return Embedding(self._encoder.encode([text])[0], 0, 0.0, 0.0)
 
 

@@ -102,7 +102,7 @@ class Given:
     def __init__(self, *vector: float) -> None:
         self._vector = np.array(vector, np.float32)
 
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         return Embedding(self._vector, 1, 0.0, 0.0)
 
     def encode(self, texts: object) -> Matrix:

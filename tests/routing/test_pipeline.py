@@ -55,7 +55,7 @@ class Words:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def embed(self, text: str) -> Embedding:
+    async def embed(self, text: str, within_s: float | None = None) -> Embedding:
         self.asked.append(text)
         return Embedding(TEXTS[text], tokens=3, queue_s=0.001, infer_s=0.002)
 
@@ -274,7 +274,7 @@ async def test_a_registry_without_routes_sends_everything_to_the_default() -> No
 )
 async def test_whatever_the_encoder_raises_the_default_answers(error: Exception, reason: Reason) -> None:
     class Failing:
-        async def embed(self, text: str) -> Embedding:
+        async def embed(self, text: str, within_s: float | None = None) -> Embedding:
             raise error
 
     decision, _ = await decide(question(), embedder=Failing())
@@ -284,7 +284,7 @@ async def test_whatever_the_encoder_raises_the_default_answers(error: Exception,
 
 async def test_a_defect_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     class Failing:
-        async def embed(self, text: str) -> Embedding:
+        async def embed(self, text: str, within_s: float | None = None) -> Embedding:
             raise ZeroDivisionError
 
     await decide(question(), embedder=Failing())
@@ -295,7 +295,7 @@ async def test_at_the_deadline_the_default_answers_and_the_encoder_is_told() -> 
     cancelled = asyncio.Event()
 
     class Stuck:
-        async def embed(self, text: str) -> Embedding:
+        async def embed(self, text: str, within_s: float | None = None) -> Embedding:
             try:
                 return await asyncio.Future()
             finally:

@@ -3,7 +3,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,6 +95,39 @@ def test_a_full_disk_is_counted_and_logged_once_and_never_raised(
         writer.close()
     assert writer.dropped == 5
     assert [record.getMessage() for record in caplog.records] == ["records are being lost"]
+
+
+class Defective:
+    """Raises on its first batch, against its word."""
+
+    deleted = 0
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.raised = threading.Event()
+
+    def append(self, lines: Sequence[bytes]) -> int:
+        if not self.raised.is_set():
+            self.raised.set()
+            raise ZeroDivisionError
+        self.lines += lines
+        return 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_defect_costs_one_batch_of_records_which_is_counted(
+    outcome: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = Defective()
+    writer = RecordWriter(out)
+    writer.accept(outcome(request_id="one"))
+    assert out.raised.wait(60)
+    writer.accept(outcome(request_id="two"))
+    writer.close(60)
+    assert (len(out.lines), writer.dropped) == (1, 1)
+    assert "records could not be written" in caplog.text
 
 
 def test_a_slow_disk_never_delays_accept_and_what_does_not_fit_is_counted(

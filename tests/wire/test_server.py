@@ -49,10 +49,12 @@ class Sidecar:
             refused=dict,
         )
         self.run: asyncio.Task[None] | None = None
+        self.health: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self.address = await self.server.start()
         self.run = asyncio.create_task(self.server.run(self.stop))
+        self.health = asyncio.create_task(self.server.show_health())
 
     async def stopped(self) -> None:
         """Return when the server has drained; fails when that takes too long."""
@@ -63,6 +65,9 @@ class Sidecar:
         if self.run is not None:
             self.run.cancel()
             await asyncio.wait({self.run})
+        if self.health is not None:
+            self.health.cancel()
+            await asyncio.wait({self.health})
 
 
 Start = Callable[..., Any]
@@ -273,6 +278,6 @@ async def test_nothing_is_left_afterwards(start: Start) -> None:
     sidecar = await start()
     sidecar.stop.set()
     await sidecar.stopped()
-    await asyncio.sleep(0)  # for what was cancelled to end
+    await sidecar.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert (await start(sidecar.address)).address == sidecar.address

@@ -1,0 +1,110 @@
+"""One supervisor for the tasks that live as long as the process.
+
+A task that raises is started again, after a pause that doubles with each death. While it is down the
+process is not ready. A task that dies ``MOST_DEATHS`` times within ``WINDOW_S`` ends the process: then a
+restart may help, and one input that kills a task cannot end the process by itself.
+
+Errors that concern one batch, one row or one reload are handled where they occur, and never come here.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from extproc.errors import TaskFailed
+from extproc.health import Components
+
+log = logging.getLogger(__name__)
+
+COMPONENT: Final = "tasks"  # its name among the components
+MOST_DEATHS: Final = 6
+WINDOW_S: Final = 300.0
+FIRST_PAUSE_S: Final = 0.5  # before a restart; the fifth waits 8 seconds
+
+
+class Supervisor:
+    """Keeps tasks running. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        components: Components,
+        *,
+        count_restarts: Callable[[str, int], None],
+        give_up: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """``components`` has one named ``COMPONENT``, which is the state of all tasks.
+
+        ``count_restarts`` is called with the name of a task and 0 when it is started, and 1 for each
+        restart; ``give_up`` once, when a task has died too often. ``clock`` counts seconds from anywhere.
+        """
+        self._components = components
+        self._count_restarts = count_restarts
+        self._give_up = give_up
+        self._clock = clock
+        self._sleep = sleep
+        self._tasks: list[asyncio.Task[None]] = []
+        self._down: dict[str, str] = {}  # names of tasks that do not run now, and why
+        self._failure: TaskFailed | None = None
+        self._report()
+
+    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work`` until it returns, and call it again whenever it raises."""
+        self._count_restarts(name, 0)
+        self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
+
+    def check(self) -> None:
+        """Raise ``TaskFailed`` where a task has died too often."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """Cancel every task, and return when none is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        while (error := await _death(work)) is not None:
+            deaths.append(self._clock())
+            recent = sum(died >= deaths[-1] - WINDOW_S for died in deaths)
+            cause = f"{type(error).__name__}: {error}"
+            self._down[name] = cause
+            self._report()
+            log.error("the task %s died", name, exc_info=error, extra={"deaths": recent})
+            if recent == MOST_DEATHS:
+                self._fail(name, cause)
+                return
+            await self._sleep(FIRST_PAUSE_S * 2 ** (recent - 1))
+            self._count_restarts(name, 1)
+            del self._down[name]
+            self._report()
+
+    def _fail(self, name: str, cause: str) -> None:
+        self._failure = TaskFailed(
+            f"the task {name} died {MOST_DEATHS} times within {WINDOW_S:.0f} seconds, at last of {cause}"
+        )
+        self._give_up()
+
+    def _report(self) -> None:
+        down = "; ".join(f"{name} is down: {cause}" for name, cause in self._down.items())
+        self._components.report(COMPONENT, ready=not down, detail=down or "running")
+
+
+async def _death(work: Callable[[], Awaitable[None]]) -> BaseException | None:
+    """What ``work`` died of; None: it has returned. Raises ``CancelledError`` when we are cancelled."""
+    try:
+        await work()
+    except Exception as error:
+        return error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return error  # something that it waited for was cancelled, and it did not expect that
+    return None
