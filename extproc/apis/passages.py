@@ -123,18 +123,18 @@ def _parts(item: Any) -> tuple[list[str], list[Any]]:
     if not isinstance(item, dict):
         return [], [item]
     if isinstance(item.get("text"), str):
-        return [item["text"]], [_without(item, "text")]
+        return [item["text"]], _rest(item, "text")
     content = item.get("content")
     if "role" not in item or not isinstance(content, str | list):
         return [], [item]
     if isinstance(content, str):
-        return [content], [_without(item, "content")]
+        return [content], _rest(item, "content")
     inner = [_parts(part) for part in content]
-    return [text for texts, _ in inner for text in texts], [
-        _without(item, "content"),
-        *(other for _, others in inner for other in others),
-    ]
+    others = [other for _, others in inner for other in others]
+    return [text for texts, _ in inner for text in texts], _rest(item, "content") + others
 
 
-def _without(item: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key != name}
+def _rest(item: Mapping[str, Any], read: str) -> list[Any]:
+    """What is left to read in an object of which one member was."""
+    rest = {name: member for name, member in item.items() if name != read and name not in ("role", "type")}
+    return [rest] if rest else []

@@ -12,6 +12,7 @@ every pair of key and value. All of this is linear in the size of the body.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -45,13 +46,12 @@ def refuse_keys_given_twice(body: bytes, members: Iterable[Raw]) -> None:
         rest = _without_long_values(rest, _children(rest, (0, len(rest))))
     if len(rest) <= _SMALL and _as_many_colons_as_keys(rest):
         return
-    pairs = _pairs(rest)
-    if pairs.outermost is not None:
-        key = pairs.outermost
-        raise BadRequest(f"'{key}' is given more than once; it must be given once.", param=key)
-    if pairs.twice is not None:
+    outermost, anywhere = _twice(rest)
+    if outermost is not None:
+        raise BadRequest(f"'{outermost}' is given more than once; it must be given once.", param=outermost)
+    if anywhere is not None:
         field = _holder(body)
-        problem = f"an object in '{field}' has the key '{pairs.twice}' more than once"
+        problem = f"an object in '{field}' has the key '{anywhere}' more than once"
         raise BadRequest(f"The request body is ambiguous: {problem}; it must have it once.", param=field)
 
 
@@ -108,44 +108,38 @@ def _children(body: bytes, place: Span) -> Iterable[Raw]:
 # --- Every pair ---------------------------------------------------------------------------------
 
 
-class _Pairs:
-    """Looks at every object of a JSON text, the innermost first, and keeps none of them."""
+def _twice(data: bytes) -> tuple[str | None, str | None]:
+    """A key that the outermost object has twice, and the first one that any object has twice."""
+    found: list[str] = []
 
-    def __init__(self) -> None:
-        self.twice: str | None = None  # the first key that any object has twice
-        self.outermost: str | None = None  # one that the object seen last has twice
+    def look(pairs: Sequence[tuple[str, object]]) -> str | None:
+        # What is returned takes the object's place, so nothing that was looked at is kept.
+        if len(dict(pairs)) == len(pairs):
+            return None
+        found.append(_first_twice(pairs))
+        return found[-1]
 
-    def __call__(self, pairs: Sequence[tuple[str, object]]) -> None:
-        self.outermost = _first_twice(pairs) if len(dict(pairs)) != len(pairs) else None
-        if self.twice is None:
-            self.twice = self.outermost
-
-
-def _first_twice(pairs: Sequence[tuple[str, object]]) -> str | None:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return key[:_SHOWN]
-        seen.add(key)
-    return None
-
-
-def _pairs(data: bytes) -> _Pairs:
-    pairs = _Pairs()
     try:
-        json.loads(data.decode(), object_pairs_hook=pairs, strict=False)
+        outermost = json.loads(data.decode(), object_pairs_hook=look, strict=False)
     except RecursionError as error:
         raise BadRequest("The request body is nested too deeply.") from error
     except ValueError as error:  # msgspec found the JSON valid, so it is Python's limit of digits
         raise BadRequest("The request body holds a number with too many digits.") from error
-    return pairs
+    return outermost if isinstance(outermost, str) else None, found[0] if found else None
+
+
+def _first_twice(pairs: Sequence[tuple[str, object]]) -> str:
+    counts = Counter(key for key, _ in pairs)
+    return next(key for key, count in counts.items() if count > 1)[:_SHOWN]
 
 
 def _holder(body: bytes) -> str:
     """The member of ``body``, or the item of it, that holds an object with a key twice: ``messages[2]``."""
     for name, member in _OBJECT.decode(body).items():
-        if _pairs(bytes(member)).twice is None:
+        if _twice(bytes(member))[1] is None:
             continue
         items = _LIST.decode(member) if bytes(memoryview(member)[:1]) == b"[" else []
-        return next((f"{name}[{i}]" for i, item in enumerate(items) if _pairs(bytes(item)).twice), name)
+        return next(
+            (f"{name}[{i}]" for i, item in enumerate(items) if _twice(bytes(item))[1] is not None), name
+        )
     raise AssertionError("no member holds one")

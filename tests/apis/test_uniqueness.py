@@ -130,6 +130,16 @@ def test_any_number_may_stand_beside_unique_keys(number: str) -> None:
     refuse_keys_given_twice(f'{{"a":{number},"b":{{"a":{number}}}}}'.encode(), ())
 
 
+@pytest.mark.parametrize("key", ["", "\\ud83d\\ude00", "\\u0000", "x" * 999])
+@pytest.mark.parametrize("body", ['{"KEY":1,"KEY":2}', '{"a":[{},{"KEY":1,"KEY":2}]}'])
+def test_any_key_that_is_given_twice_makes_an_answer(body: str, key: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        refuse_keys_given_twice(body.replace("KEY", key).encode(), ())
+    assert apis.error_body(
+        Api.OPENAI_CHAT, status=400, message=refused.value.message, param=refused.value.param
+    )
+
+
 def test_colons_in_texts_are_not_taken_for_keys() -> None:
     body = json.dumps({"a": ': ":"', "b": {"a": 'x\\":', ":": ":"}}).replace("x", "\\u003a").encode()
     refuse_keys_given_twice(body, ())
