@@ -64,6 +64,8 @@ bench: setup ## Measure speed against plain Envoy and a do-nothing ext_proc
 lock: $(INSTALLED) ## Pin every dependency anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		pyproject.toml -o deploy/requirements.txt
+	@sed '/^ /d; s/ \\$$//; s/^onnxruntime-gpu==/onnxruntime==/' deploy/requirements.txt | $(BIN)/uv pip compile -q --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --no-header - -o deploy/requirements-cpu.txt
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra dev --no-emit-package envoy-semantic-router -c deploy/requirements.txt \
 		pyproject.toml -o deploy/requirements-dev.txt
