@@ -27,6 +27,8 @@ from tests.e2e.conftest import Answer, chat
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CLIENTS = 32
+# Between two requests of a client: some hundred requests a second meet every change, and do not fill both cores.
+THINK_S = 0.08
 DEADLINE_S = 60
 ASKED = ("want-code", "want-poem", "auto")
 
@@ -123,6 +125,7 @@ class Reloading:
         while not over.is_set():
             number += 1
             await self.judge(ASKED[number % len(ASKED)])
+            await asyncio.sleep(THINK_S)
 
     async def judge(self, asked: str) -> None:
         answer = await self.ask(asked)
