@@ -80,6 +80,7 @@ async def serve(settings: Settings) -> None:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
         metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", GRPC, TASKS)
         closing.callback(metrics.close)
+        metrics.expect(registry)
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
             host, port, metrics=metrics.render, health=health, registry_version=lambda: live.version
@@ -176,6 +177,7 @@ def _compile(
     if passed is not None:
         log.info("registry %s passes its holdout: %s", loaded.version, passed)
     token.learn(loaded.registry.feedback, loaded.path.parent)
+    metrics.expect(loaded.registry)
     metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
     return release_of(loaded, snapshot)
 

@@ -1,6 +1,6 @@
 """Compiling a gate of the registry into what judges answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from extproc.cascade.checks import confidence, finish, form, language, length, refusal, repetition
 from extproc.cascade.judging import Check, Judge
@@ -27,6 +27,32 @@ def compile_judge(gate: Gate, calibrated: CalibratedGate | None = None) -> Judge
         threshold_paired if paired else None,
         min_agreement=None if paired else agreement,
     )
+
+
+# Why each check rejects an answer.
+_REASONS: Mapping[str, tuple[str, ...]] = {
+    "finish": ("failed", "content_filter", "truncated"),
+    "length": ("too_long", "too_short", "empty"),
+    "refusal": ("refusal", "refusal_text"),
+    "format": (
+        *("unknown_tool", "tool_arguments", "fenced_json", "not_json", "not_schema"),
+        *("open_fence", "no_fence"),
+    ),
+    "repetition": ("repetition",),
+    "language": ("language",),
+    "logprob": ("logprob",),
+    "self_report": ("self_report",),
+}
+
+
+def reasons_of(gate: Gate) -> Iterator[str]:
+    """The reasons for which ``gate`` may reject an answer, as they label metrics."""
+    for name, _ in _checks(gate):
+        yield from (f"{name}/{reason}" for reason in _REASONS[name])
+    if gate.artefact:
+        yield "score/low_score"
+    if gate.second is not None:
+        yield "agreement/disagrees"
 
 
 def _checks(gate: Gate) -> Iterator[tuple[str, Check]]:

@@ -10,6 +10,7 @@ from typing import Final
 from opentelemetry.metrics import Histogram, Meter
 
 from extproc.telemetry import names
+from extproc.telemetry.counters import Counters
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, refusal_of
 
 _Labels = Mapping[str, str | bool]
@@ -28,9 +29,9 @@ _SHARE_BUCKETS: Final = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.
 class Calls:
     """Counts finished exchanges. Nothing here raises or waits."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, counters: Counters) -> None:
         self._meter = meter
-        count = meter.create_counter
+        count = counters.create
         self._exchanges = count(
             names.EXCHANGES, description="Finished exchanges, those the sidecar took no part in included."
         )

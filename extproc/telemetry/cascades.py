@@ -19,7 +19,9 @@ from extproc.registry.cascades import Band
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.schema import Registry
 from extproc.telemetry import names
+from extproc.telemetry.counters import Counters
 from extproc.telemetry.rows import AttemptRow, ExchangeRow
+from extproc.telemetry.series import LAST_RESORT
 
 _Place = tuple[str, int]  # a cascade and a tier of it
 Bands = Mapping[_Place, Band]
@@ -70,8 +72,8 @@ def _fitted_share(registry: Registry, gate: str, known: CalibratedGate) -> float
 class Cascades:
     """Counts what cascades did. Safe to call from any thread; nothing here raises or waits."""
 
-    def __init__(self, meter: Meter) -> None:
-        count = meter.create_counter
+    def __init__(self, meter: Meter, counters: Counters) -> None:
+        count = counters.create
         self._exchanges = count(
             names.CASCADE_EXCHANGES,
             description="Exchanges of cascades by the tier that answered and the calls made; 3 is 3 or more.",
@@ -149,7 +151,7 @@ def _labels(place: _Place) -> dict[str, str]:
 
 
 def _tier(tier: int | None) -> str:
-    return "last resort" if tier is None else str(tier)
+    return LAST_RESORT if tier is None else str(tier)
 
 
 def _error(share: float, verdicts: int) -> float:

@@ -20,12 +20,14 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from extproc import __version__
-from extproc.telemetry import names
+from extproc.registry.schema import Registry
+from extproc.telemetry import names, series
 from extproc.telemetry.calls import Calls
 from extproc.telemetry.cascades import Bands, Cascades
+from extproc.telemetry.counters import Counters
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
@@ -61,15 +63,23 @@ class Metrics:
             metric_readers=readers, resource=service_resource(), shutdown_on_exit=False
         )
         self._render_lock = threading.Lock()
+        # CPU, memory and open files, by the names that every Prometheus client uses.
+        ProcessCollector(registry=self._registry)
         self._meter = self._provider.get_meter("extproc", __version__)
+        self._counters = Counters(self._meter)
         self._create_decision_instruments()
-        self._calls = Calls(self._meter)
-        self._cascades = Cascades(self._meter)
+        self._calls = Calls(self._meter, self._counters)
+        self._cascades = Cascades(self._meter, self._counters)
         self._gauge(
             names.BUILD_INFO,
             "Always 1; the labels tell which build runs.",
             lambda: [(1, {names.VERSION: __version__, names.PYTHON: platform.python_version()})],
         )
+
+    def expect(self, registry: Registry) -> None:
+        """Begin the series that this registry can give at 0; those that have begun go on."""
+        self._counters.begin(series.always())
+        self._counters.begin(series.of(registry))
 
     def decided(self, decision: Decision) -> None:
         """Count one decision, its scores if it has any, and the time of each step that ran."""
@@ -213,7 +223,7 @@ class Metrics:
         self._provider.shutdown(timeout_s * 1e3)
 
     def _create_decision_instruments(self) -> None:
-        count = self._meter.create_counter
+        count = self._counters.create
         self._decisions = count(
             names.DECISIONS, description="Decisions by where they sent the request and why."
         )

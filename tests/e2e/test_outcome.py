@@ -1,6 +1,7 @@
 """What comes out: one record and one span per exchange, metrics, health."""
 
 import asyncio
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -67,20 +68,36 @@ async def test_no_prompt_and_no_key_is_written_anywhere(world: World) -> None:
 
 async def test_metrics_count_decisions_and_say_where_the_encoder_runs(world: World) -> None:
     async def samples() -> dict[tuple[str, str], float]:
+        """Sums, by the name and the route or the device."""
+        found: dict[tuple[str, str], float] = defaultdict(float)
         async with world.http.get(f"{world.stack.sidecar_admin_url}/metrics") as page:
-            families = list(text_string_to_metric_families(await page.text()))
-        return {
-            (sample.name, sample.labels.get("router_route", sample.labels.get("device", ""))): sample.value
-            for family in families
-            for sample in family.samples
-        }
+            for family in text_string_to_metric_families(await page.text()):
+                for sample in family.samples:
+                    label = sample.labels.get("router_route", sample.labels.get("device", ""))
+                    found[sample.name, label] += sample.value
+        return found
 
     before = await samples()
     await world.post(chat("implement quicksort in python"))
     after = await samples()
     name = next(name for name, route in after if "decisions" in name and route == "code")
-    assert after[name, "code"] == before.get((name, "code"), 0) + 1
+    assert after[name, "code"] == before[name, "code"] + 1
     assert [device for name, device in after if "encoder_info" in name] == ["cpu"]
+
+
+async def test_series_exist_before_their_first_event_and_the_process_reports_its_cpu_and_memory(
+    world: World,
+) -> None:
+    async with world.http.get(f"{world.stack.sidecar_admin_url}/metrics") as page:
+        text = await page.text()
+    for never_happened in (
+        'router_failures_total{error_type="access_log"} 0.0',
+        'router_registry_reloads_total{result="failed"} 0.0',
+        'router_feedback_total{result="unavailable"} 0.0',
+    ):
+        assert never_happened in text
+    for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"):
+        assert f"\n{name} " in text
 
 
 async def test_health_tells_each_component(world: World) -> None:

@@ -10,7 +10,10 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
-from extproc.registry.upstreams import Price
+from extproc.registry.cascades import Cascade, Tier
+from extproc.registry.gates import Gate
+from extproc.registry.schema import Registry, Route, Rule, When
+from extproc.registry.upstreams import Model, Price
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
@@ -70,8 +73,117 @@ def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
     }
 
 
+def ours(page: bytes) -> list[bytes]:
+    """The lines of a page that only what was counted changes."""
+    return [line for line in page.splitlines() if b"process_" not in line]
+
+
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return samples(metrics).get((name, frozenset(labels.items())))
+
+
+KNOWN = Registry(
+    models={
+        "small": Model(base_url="http://h:1", price=Price(input=1.0, output=2.0)),
+        "large": Model(base_url="http://h:2"),
+    },
+    default="large",
+    routes={"code": Route(candidates=["small", "large"]), "frugal": Route(cascade="cheap")},
+    rules=[Rule(name="r", when=When(keyword=["x"]), route="code")],
+    cascades={"cheap": Cascade(tiers=[Tier(model="small", gate="g"), Tier(model="large")])},
+    gates={"g": Gate(finish=True)},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("router_failures_total", {"error_type": "access_log"}),
+        ("router_feedback_total", {"result": "accepted"}),
+        ("router_feedback_total", {"result": "unauthorized"}),
+        ("router_registry_reloads_total", {"result": "refused"}),
+        ("router_fast_path_comparisons_total", {"result": "disagreed"}),
+        ("router_refusals_total", {"error_type": "denied", "router_mode": "active"}),
+        ("router_cost_usd_total", {"router_route": "code", "router_model": "small"}),
+        (
+            "router_model_attempts_total",
+            {"router_model": "small", "router_status_class": "2xx", "error_type": ""},
+        ),
+        (
+            "router_decisions_total",
+            {
+                "router_route": "", "router_model": "", "router_stage": "default", "router_reason": "deadline",
+                "router_mode": "active",
+            },
+        ),
+        (
+            "router_decisions_total",
+            {
+                "router_route": "code", "router_model": "large", "router_stage": "embedding",
+                "router_reason": "matched", "router_mode": "active",
+            },
+        ),
+        (
+            "router_exchanges_total",
+            {
+                "router_route": "", "router_model": "", "router_status_class": "2xx", "router_bypassed": "true",
+                "router_mode": "unknown",
+            },
+        ),
+        (
+            "router_exchanges_total",
+            {
+                "router_route": "frugal", "router_model": "small", "router_status_class": "5xx",
+                "router_bypassed": "false", "router_mode": "active",
+            },
+        ),
+        (
+            "router_cascade_exchanges_total",
+            {"router_cascade": "cheap", "router_tier": "1", "router_calls": "2"},
+        ),
+        (
+            "router_cascade_verdicts_total",
+            {
+                "router_cascade": "cheap", "router_tier": "0", "router_verdict": "escalate",
+                "router_verdict_reason": "finish/truncated",
+            },
+        ),
+        ("router_cascade_wasted_usd_total", {"router_cascade": "cheap", "router_tier": "0"}),
+    ],
+)  # fmt: skip
+def test_what_is_known_beforehand_begins_at_0(metrics: Metrics, name: str, labels: dict[str, str]) -> None:
+    assert value(metrics, name, **labels) is None
+    metrics.expect(KNOWN)
+    assert value(metrics, name, **labels) == 0.0
+
+
+def test_a_registry_that_comes_later_takes_nothing_from_what_was_counted(metrics: Metrics) -> None:
+    metrics.expect(KNOWN)
+    metrics.failed("decide")
+    metrics.expect(KNOWN)
+    assert value(metrics, "router_failures_total", error_type="decide") == 1.0
+
+
+def test_every_series_of_a_counter_that_begins_at_0_has_the_labels_of_its_events(
+    metrics: Metrics, outcome: Make
+) -> None:
+    """Else the zeros would stand beside the events instead of before them."""
+    metrics.expect(KNOWN)
+    metrics.decided(BY_RULE)
+    metrics.accept(outcome())
+    found: dict[str, set[frozenset[str]]] = {}
+    for name, labels in samples(metrics):
+        found.setdefault(name, set()).add(frozenset(key for key, _ in labels))
+    assert {name for name, keys in found.items() if name.startswith("router_") and len(keys) > 1} <= {
+        name for name in found if name.endswith("_bucket")
+    }
+
+
+def test_the_process_tells_its_cpu_memory_and_files(metrics: Metrics) -> None:
+    for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds", "start_time_seconds"):
+        found = value(metrics, f"process_{name}")
+        assert found is not None
+        assert found > 0
 
 
 def test_decisions_are_counted_by_where_they_led_and_why(metrics: Metrics) -> None:
@@ -400,7 +512,8 @@ def test_scrapes_at_the_same_time_each_get_the_whole_page(
         first.add_done_callback(lambda _: first_done.set())
         assert first_collected.wait(30)
         second = scrapers.submit(metrics.render)
-        assert first.result() == second.result() == whole
+        pages = [ours(page) for page in (first.result(), second.result(), whole)]
+        assert pages[0] == pages[1] == pages[2]
 
 
 def test_attempts_are_counted_by_model_and_what_became_of_them(metrics: Metrics) -> None:
