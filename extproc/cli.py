@@ -113,6 +113,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
     from extproc.envoyconf.bootstrap import build, render
     from extproc.registry.keys import key_problems
     from extproc.registry.loading import load
+    from extproc.registry.passing import notices
 
     if options.xds is not None:
         return _envoy_files(options)
@@ -120,7 +121,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise OperatorError(f"--{name} goes with --xds DIR")
     loaded, directory = load(options.registry), options.registry.parent
-    for problem in key_problems(loaded.registry, directory, os.environ):
+    for problem in (*key_problems(loaded.registry, directory, os.environ), *notices(loaded.registry)):
         print(f"extproc: warning: {problem}", file=sys.stderr)
     text = render(build(loaded.registry, directory))
     if options.output is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from extproc.apis import anthropic, openai, responses
+from extproc.apis import anthropic, openai, paths, responses
 from extproc.apis.bodies import Document, Shape
 from extproc.apis.edits import Edit, edit
 from extproc.apis.passages import everything
@@ -35,7 +35,6 @@ __all__ = [
 class _Dialect(msgspec.Struct, frozen=True):
     """What one API calls things."""
 
-    path_suffix: str  # of the path without its query, in whole segments
     parse: Callable[[bytes], ChatRequest]
     edits: Callable[[BodyPolicy, bytes, ChatRequest], Iterable[Edit]]  # the model's name aside
     error_body: Callable[[int, str, str | None, str | None], bytes]  # status, message, code, param
@@ -43,18 +42,12 @@ class _Dialect(msgspec.Struct, frozen=True):
 
 _MODEL = Shape("model")
 
-# The suffixes of all but chat completions begin with their version, as the rest is a common word:
-# a thread of OpenAI's assistants has /messages too.
 _DIALECTS = {
-    Api.OPENAI_CHAT: _Dialect("/chat/completions", openai.parse_chat, openai.chat_edits, openai.error_body),
-    Api.OPENAI_COMPLETIONS: _Dialect(
-        "/v1/completions", openai.parse_completions, openai.completions_edits, openai.error_body
-    ),
-    Api.OPENAI_RESPONSES: _Dialect(
-        "/v1/responses", responses.parse_responses, responses.responses_edits, openai.error_body
-    ),
+    Api.OPENAI_CHAT: _Dialect(openai.parse_chat, openai.chat_edits, openai.error_body),
+    Api.OPENAI_COMPLETIONS: _Dialect(openai.parse_completions, openai.completions_edits, openai.error_body),
+    Api.OPENAI_RESPONSES: _Dialect(responses.parse_responses, responses.responses_edits, openai.error_body),
     Api.ANTHROPIC_MESSAGES: _Dialect(
-        "/v1/messages", anthropic.parse_messages, anthropic.messages_edits, anthropic.error_body
+        anthropic.parse_messages, anthropic.messages_edits, anthropic.error_body
     ),
 }
 
@@ -62,13 +55,11 @@ _DIALECTS = {
 def api_of(method: str, path: str) -> Api | None:
     """The API that a request speaks, or None for one that is not an LLM call and passes untouched.
 
-    ``path`` is as Envoy normalised it; its query and a trailing slash do not count. Whatever
-    stands before the API's own segments (a tenant, a provider's prefix) does not matter.
+    ``path`` is as Envoy normalised it; its query does not count, nor does what stands before the
+    API's own segments (a tenant, a provider's prefix). Any spelling of an API's path that a server
+    may accept is that path: see ``paths``.
     """
-    if method != "POST":
-        return None
-    resource = path.partition("?")[0].rstrip("/")
-    return next((api for api, dialect in _DIALECTS.items() if resource.endswith(dialect.path_suffix)), None)
+    return paths.api_at(path) if method.upper() == "POST" else None
 
 
 def parse(api: Api, body: bytes) -> ChatRequest:

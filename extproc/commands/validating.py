@@ -34,6 +34,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _checked(path: Path, encoder_dir: Path | None) -> int:
     from extproc.registry.loading import load
+    from extproc.registry.passing import notices
 
     try:
         loaded = load(path)
@@ -43,6 +44,8 @@ def _checked(path: Path, encoder_dir: Path | None) -> int:
             print(f"extproc: {mistake}", file=sys.stderr)
         return 1
     registry = loaded.registry
+    for notice in notices(registry):
+        print(f"extproc: warning: {path}: {notice}", file=sys.stderr)
     examples = sum(map(len, loaded.examples.values()))
     print(
         f"{path}: good: {counted(len(registry.models), 'model')}, {counted(len(registry.routes), 'route')} "

@@ -27,16 +27,9 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from extproc.registry.cascades import Retry
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Upstream
-from extproc.vocabulary import Api
 
 API_ROOT = "/v1"
 LLM_METHOD = "POST"
-LLM_PATHS = {
-    Api.OPENAI_CHAT: f"{API_ROOT}/chat/completions",
-    Api.OPENAI_COMPLETIONS: f"{API_ROOT}/completions",
-    Api.OPENAI_RESPONSES: f"{API_ROOT}/responses",
-    Api.ANTHROPIC_MESSAGES: f"{API_ROOT}/messages",
-}
 
 _RETRIED = "connect-failure,refused-stream,reset,retriable-status-codes"
 _BACK_OFF = RetryPolicyRetryBackOff(
@@ -80,7 +73,7 @@ def action(
 
 def rewritten(matched: str, upstream: Upstream) -> str:
     """What stands in place of ``matched`` in the path that the provider sees; empty: the same."""
-    if upstream.path == API_ROOT or not matched.startswith(API_ROOT):
+    if upstream.path == API_ROOT or not f"{matched}/".startswith(f"{API_ROOT}/"):
         return ""
     return upstream.path + matched.removeprefix(API_ROOT)
 

@@ -8,6 +8,7 @@ from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.config.route.v3 import DirectResponseAction, HeaderMatcher, Route, RouteMatch
 
 from extproc import apis
+from extproc.apis.paths import PATHS
 from extproc.envoyconf.actions import API_ROOT, exactly, header
 from extproc.registry.schema import Registry
 from extproc.routing.stages import AUTO
@@ -44,11 +45,19 @@ def unspoken(api: Api, match: RouteMatch) -> Route:
     return _direct(f"unspoken-{api}", match, 404, body.decode())
 
 
-def nothing_here() -> Iterator[Route]:
-    """What is neither an LLM call nor, without ``passthrough``, anybody's."""
+def nothing_here(
+    name: str, message: str = "There is nothing at this path.", **path: typing.Any
+) -> Iterator[Route]:
+    """404 in each API's shape, for what ``path`` matches: a field of ``RouteMatch``."""
     for api, headers in ((Api.ANTHROPIC_MESSAGES, [_ANTHROPICS]), (Api.OPENAI_CHAT, [])):
-        body = apis.error_body(api, status=404, message="There is nothing at this path.")
-        yield _direct("nothing-here", RouteMatch(prefix="/", headers=headers), 404, body.decode())
+        body = apis.error_body(api, status=404, message=message)
+        yield _direct(name, RouteMatch(**path, headers=headers), 404, body.decode())
+
+
+def misspelt(api: Api, match: RouteMatch) -> Route:
+    """A path that some server may take for that of ``api``, or a method that it may take for POST."""
+    message = f"There is nothing at this path. {api} is at POST {PATHS[api]}."
+    return _direct(f"misspelt-{api}", match, 404, apis.error_body(api, status=404, message=message).decode())
 
 
 def body_limit(registry: Registry) -> int:

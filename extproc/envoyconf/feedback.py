@@ -32,7 +32,8 @@ def routes(registry: Registry) -> Iterator[Route]:
         other.response_headers_to_add.append(header("allow", _METHOD))
         yield other
     nothing = "There is nothing at this path." if registry.feedback else "This router takes no feedback."
-    yield _direct("router-nothing", RouteMatch(path_separated_prefix=_OURS), 404, nothing)
+    ours = RouteMatch(path_separated_prefix=_OURS, case_sensitive=False)
+    yield _direct("router-nothing", ours, 404, nothing)
 
 
 def _taken() -> Route:

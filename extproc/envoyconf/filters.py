@@ -48,7 +48,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
-from extproc.envoyconf import observing
+from extproc.envoyconf import cors, observing
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
 from extproc.registry.tiers import tier_name
@@ -88,7 +88,7 @@ _MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "conten
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
-    """The filter chain: what is observed, the decision, feedback, two steps of failing open, the router.
+    """The filter chain: browsers, observing, the decision, feedback, two steps of failing open, the router.
 
     The buffer filters come before the decision: the sidecar reserves room for a body when it gets the
     head, and must not keep that for a client that is slow to upload. The first limits what a client may
@@ -96,6 +96,7 @@ def http_filters(registry: Registry) -> list[HttpFilter]:
     """
     limit = registry.envoy.max_body_bytes
     return [
+        cors.cross_origin(),
         observing.observer(),
         _switchable(_BUFFER, _buffer(limit)),
         _switchable(_ROOM, _buffer(limit + EDITS)),

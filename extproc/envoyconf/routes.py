@@ -13,11 +13,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 
-from extproc.envoyconf import catalogue, feedback
+from extproc.apis.paths import PATHS
+from extproc.envoyconf import catalogue, cors, feedback, passthrough
 from extproc.envoyconf.actions import (
     API_ROOT,
     LLM_METHOD,
-    LLM_PATHS,
     action,
     exactly,
     header,
@@ -25,7 +25,6 @@ from extproc.envoyconf.actions import (
     one_of,
 )
 from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
-from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.filters import fail_open
 from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.site import Names
@@ -60,19 +59,23 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
             VirtualHost(
                 name=NAME,
                 domains=["*"],
-                routes=[
-                    *feedback.routes(registry),
-                    *catalogue.routes(registry),
-                    *_decided_with_policy(registry, version, names),
-                    *_decided(registry, names),
-                    *_undecided(registry, version, names),
-                    *_passthrough(registry, names),
-                ],
+                routes=list(cors.applied(registry, _routes(registry, version, names))),
+                typed_per_filter_config=cors.policy(registry),
                 response_headers_to_add=_answers() if registry.envoy.response_headers else [],
             )
         ],
         max_direct_response_body_size_bytes=catalogue.body_limit(registry),
     )
+
+
+def _routes(registry: Registry, version: str, names: Names) -> Iterator[Route]:
+    yield from feedback.routes(registry)
+    yield from catalogue.routes(registry)
+    yield from _decided_with_policy(registry, version, names)
+    yield from _decided(registry, names)
+    yield from _undecided(registry, version, names)
+    yield from passthrough.misspelt()
+    yield from passthrough.passed(registry, names)
 
 
 def _decided(registry: Registry, names: Names) -> Iterator[Route]:
@@ -117,7 +120,7 @@ def _chained(
     cascade = registry.cascades.get(route.cascade)
     for api in registry.models[first].speaks:
         calls = calls_of(registry, route, first, api)
-        match = RouteMatch(path=LLM_PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
+        match = RouteMatch(path=PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
         to = RouteAction(
             cluster=names[chain_name(calls)],
             timeout=timedelta(0),
@@ -152,7 +155,7 @@ def _repeatable(registry: Registry, route: Route) -> Route:
 
 def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route]:
     """An API's default by Envoy alone; an API that no model speaks is a 404 in its own shape."""
-    for api, path in LLM_PATHS.items():
+    for api, path in PATHS.items():
         match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
         name = registry.defaults.get(api)
         if name is None:
@@ -185,27 +188,13 @@ def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Rout
     )
 
 
-def _passthrough(registry: Registry, names: Names) -> Iterator[Route]:
-    """All else, untouched: no filter is on, and no limit of ours holds."""
-    upstream = registry.passthrough
-    if upstream is None:
-        yield from catalogue.nothing_here()
-        return
-    for prefix in (f"{API_ROOT}/", "/"):
-        yield Route(
-            name="passthrough",
-            match=RouteMatch(prefix=prefix),
-            route=action(registry, upstream, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER]),
-        )
-
-
 def _llm(*headers: HeaderMatcher) -> RouteMatch:
     return RouteMatch(prefix=f"{API_ROOT}/", headers=[exactly(":method", LLM_METHOD), *headers])
 
 
 def _spoken(model: Model) -> HeaderMatcher:
     """Whatever was decided: no request goes to a model that does not speak its API."""
-    return one_of(LLM_PATHS[api] for api in model.speaks)
+    return one_of(PATHS[api] for api in model.speaks)
 
 
 def _answers() -> list[HeaderValueOption]:

@@ -146,6 +146,13 @@ class Telemetry(Section, frozen=True):
     low_margin: Fraction = 0.2  # a decision by a margin below this is worth a look
 
 
+class Cors(Section, frozen=True):
+    """Web pages that may call the API from a browser. Envoy answers their preflight requests."""
+
+    origins: Annotated[list[str], Meta(min_length=1)]  # https://HOST[:PORT], or `*` for any
+    max_age_s: Annotated[int, Meta(ge=0, le=86_400)] = 600  # how long a browser keeps a preflight's answer
+
+
 class Envoy(Section, frozen=True):
     """What the generated Envoy configuration binds and how it behaves."""
 
@@ -163,6 +170,7 @@ class Envoy(Section, frozen=True):
     max_bytes_in_flight: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
     response_headers: bool = True  # x-router-* on answers
     upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
+    cors: Cors | None = None  # None: a preflight request is like any other
     # A file that Envoy writes outcomes to as well, relative to the registry file: unlike what it
     # sends to sidecars, none is lost when they are down. Empty: none.
     access_log: str = ""

@@ -120,7 +120,11 @@ class Model(Upstream, frozen=True):
 
 
 class Passthrough(Upstream, frozen=True):
-    """Where everything goes that is not an LLM call, untouched."""
+    """Where requests go that are not LLM calls, unread and unchanged."""
+
+    # Each `[METHOD ]/PATH`, or `/PATH/*` for all paths below it; see ``registry.passing``. None: every
+    # path, or ``passing.DEFAULT`` where rules or models restrict requests.
+    paths: list[str] | None = None
 
 
 class KeyHeader(msgspec.Struct, frozen=True):

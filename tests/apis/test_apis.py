@@ -48,7 +48,7 @@ def test_a_post_to_an_apis_path_is_an_llm_call(prefix: str, path: str, suffix: s
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
-@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS", "post", ""])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS", "PUT", ""])
 def test_another_method_is_none(method: str, path: str) -> None:
     assert apis.api_of(method, path) is None
 

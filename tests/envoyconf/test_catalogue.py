@@ -31,7 +31,7 @@ async def mixed(directory: Path, *, more: int = 0, passthrough: bool = True) -> 
             "hidden": Model(base_url=url, pin=False),
             **{f"more-{number}": Model(base_url=url) for number in range(more)},
         }
-        rest = Passthrough(base_url=url) if passthrough else None
+        rest = Passthrough(base_url=url, paths=["DELETE /v1/models/*"]) if passthrough else None
         registry = Registry(models=models, default=dict.fromkeys(Api, ODD), passthrough=rest)
         async with serving(directory, registry, providers) as world:
             yield world

@@ -14,6 +14,7 @@ from extproc.registry.checks.models import (
     check_passthrough,
     check_reference,
 )
+from extproc.registry.checks.passing import check_cors, check_paths
 from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
@@ -30,6 +31,8 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
         check_models,
         check_default,
         check_passthrough,
+        check_paths,
+        check_cors,
         check_reference,
         check_cascades,
         partial(check_routes, examples=examples),
