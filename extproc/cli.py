@@ -110,12 +110,15 @@ def _question(options: argparse.Namespace, text: str) -> Question:
 
 
 def _envoy_config(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.attaching import fragments
     from extproc.envoyconf.bootstrap import build, render
     from extproc.registry.keys import key_problems
     from extproc.registry.loading import load
     from extproc.registry.passing import notices
 
     if options.xds is not None:
+        if options.fragments:
+            raise OperatorError("--fragments goes without --xds")
         return _envoy_files(options)
     for name in ("watch", "listen", "admin", "sidecar"):
         if getattr(options, name):
@@ -123,7 +126,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
     loaded, directory = load(options.registry), options.registry.parent
     for problem in (*key_problems(loaded.registry, directory, os.environ), *notices(loaded.registry)):
         print(f"extproc: warning: {problem}", file=sys.stderr)
-    text = render(build(loaded.registry, directory))
+    text = render((fragments if options.fragments else build)(loaded.registry, directory))
     if options.output is None:
         sys.stdout.write(text)
         return 0
@@ -285,6 +288,11 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         type=output_file,
         metavar="FILE",
         help="write it there instead of to stdout (paths inside stay absolute)",
+    )
+    config.add_argument(
+        "--fragments",
+        action="store_true",
+        help="instead, write only what an Envoy that already runs must be given, by the place where it goes",
     )
     config.add_argument(
         "--xds",

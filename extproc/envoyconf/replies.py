@@ -58,6 +58,19 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
     return replies
 
 
+def attached_replies(registry: Registry) -> LocalReplyConfig:
+    """Of a listener that has routes of its own, whose errors stay as they are."""
+    of = {api: AccessLogFilter(metadata_filter=_noted(api)) for api in Api}
+    anthropic = of.pop(Api.ANTHROPIC_MESSAGES)
+    return LocalReplyConfig(
+        mappers=[
+            *_to_feedback(),
+            *_mappers(registry, Api.ANTHROPIC_MESSAGES, anthropic),
+            *_mappers(registry, Api.OPENAI_CHAT, _any_of(*of.values())),
+        ]
+    )
+
+
 def hop_replies(registry: Registry) -> LocalReplyConfig:
     """Of a hop, which only LLM calls reach, with none of the notes."""
     path = StringMatcher(safe_regex=RegexMatcher(regex=r"[^?]*/messages(\?.*)?"))

@@ -50,6 +50,7 @@ ASK = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
 DEADLINE_S = 60.0  # only ever reached by what hangs
 DECISION_MS = 5_000  # so that a sidecar that is late on a busy machine is waited for all the same
 
+Build = Callable[[Registry, Path], dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -388,11 +389,11 @@ def registry_for(
 
 @asynccontextmanager
 async def envoy_on(
-    world: World, registry: Registry, directory: Path, workers: int = 1
+    world: World, registry: Registry, directory: Path, workers: int = 1, build: Build = bootstrap.build
 ) -> AsyncIterator[None]:
-    """Runs Envoy on the registry's configuration, ready, its ports in ``world``."""
+    """Runs Envoy on the configuration that ``build`` makes of the registry, its ports in ``world``."""
     config, admin, world.log = (directory / name for name in ("envoy.yaml", "admin", "envoy.log"))
-    config.write_text(bootstrap.render(patient(bootstrap.build(registry, directory))))
+    config.write_text(bootstrap.render(patient(build(registry, directory))))
     options = ["--disable-hot-restart", "--concurrency", str(workers), "--log-level", "warning"]
     options += ["--file-flush-interval-msec", "20"]  # of access logs; ten seconds are a long test
     with world.log.open("wb") as log:

@@ -16,9 +16,18 @@ from msgspec.structs import replace
 
 from extproc.demo.ports import HOST, free
 from extproc.demo.processes import Process
-from extproc.envoyconf import binary
+from extproc.envoyconf import binary, bootstrap
 from extproc.registry.schema import Registry
-from tests.envoyconf.conftest import DEADLINE_S, DECISION_MS, Provider, Sidecar, World, decided, envoy_on
+from tests.envoyconf.conftest import (
+    DEADLINE_S,
+    DECISION_MS,
+    Build,
+    Provider,
+    Sidecar,
+    World,
+    decided,
+    envoy_on,
+)
 
 BOTH = ("h2", "http/1.1")
 # A request that is good in every API.
@@ -42,6 +51,7 @@ async def serving(
     *,
     model: str = "",
     sidecar_alive: bool = True,
+    build: Build = bootstrap.build,
 ) -> AsyncIterator[World]:
     """Envoy on ``registry``, whose files are in ``directory``, and a sidecar that decides for ``model``."""
     sidecar = Sidecar(f"unix:{directory}/s")
@@ -55,7 +65,7 @@ async def serving(
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         world = World(sidecar, providers, http)
         patient = replace(registry, envoy=here, decision_ms=DECISION_MS)
-        await stack.enter_async_context(envoy_on(world, patient, directory))
+        await stack.enter_async_context(envoy_on(world, patient, directory, build=build))
         yield world
 
 
