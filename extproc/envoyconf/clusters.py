@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HealthCheckGrpcHealthCheck,
     HealthCheckHttpHealthCheck,
     Http2ProtocolOptions,
+    KeepaliveSettings,
     TcpKeepalive,
     TypedExtensionConfig,
 )
@@ -54,6 +55,10 @@ _TLS_CONNECT = timedelta(seconds=5)  # across the internet, and with a handshake
 # A dead sidecar must cost a request no more than this; it is on this machine or beside it.
 _SIDECAR_CONNECT = timedelta(milliseconds=250)
 _SIDECAR_CHECK = timedelta(seconds=0.5)
+# A failed health check keeps new streams from a sidecar and leaves the open ones alone. Those of a process
+# that has stopped, or whose machine is gone, end when its connection does not answer a ping. Its gRPC
+# server takes pings a second apart.
+_SIDECAR_PINGS = KeepaliveSettings(interval=timedelta(seconds=2), timeout=timedelta(seconds=2))
 # A failed stream tells of a sidecar's death sooner than the next check does.
 _SIDECAR_OUTLIERS = OutlierDetection(
     split_external_local_origin_errors=True,
@@ -141,7 +146,7 @@ def sidecar_cluster(sidecars: Sequence[str]) -> Cluster:
     """
     http = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-            http2_protocol_options=Http2ProtocolOptions()
+            http2_protocol_options=Http2ProtocolOptions(connection_keepalive=_SIDECAR_PINGS)
         )
     )
     endpoints = [LbEndpoint(endpoint=Endpoint(address=address(sidecar))) for sidecar in sidecars]

@@ -4,6 +4,7 @@ All but the last are off until a route says otherwise, so that what the router d
 understand passes Envoy as if the router were not there.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -55,7 +56,7 @@ from extproc.registry.tiers import tier_name
 from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.feedback import ROLE
-from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE
+from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE, PATIENCE_KEY
 from extproc.wire.messages import CLUSTER_HEADER, ROLE_KEY, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
@@ -69,6 +70,10 @@ ROUTER = "envoy.filters.http.router"
 # The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
 # hangs; it leaves room for a busy machine and, by `Registry.transfer_s`, for the largest body.
 _MESSAGE_MARGIN_S = 0.2
+# How long a held answer waits for a sidecar that says nothing, from the latest part of the answer on. A
+# gate that is alive asks for more in time (see ``wire.gate_service``).
+_GATE_SILENCE_S = 5.0
+# What a gate may ask for beyond the time of its tier, so that its own word comes first.
 _GATE_MARGIN_S = 1.0
 # Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
 EDITS = 64 * 1024
@@ -141,12 +146,13 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
     """The judge of a tier's answers: the request's head and whole body, then the answer as it comes.
 
     Each part of the answer is sent on while the reply to its head, which holds all of it back, is
-    awaited. What was sent Envoy keeps until it is replied to, or until the sidecar ends the stream or
-    dies: then it goes on. (With FULL_DUPLEX_STREAMED it would be gone.)
+    awaited. What was sent Envoy keeps until it is replied to, or until the sidecar ends the stream,
+    dies or says nothing: then it goes on. (With FULL_DUPLEX_STREAMED it would be gone.)
     """
-    patience = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
+    own = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
+    patience = math.ceil(own + _GATE_MARGIN_S)
     config = ExternalProcessor(
-        grpc_service=sidecar_service({GATE_KEY: tier_name(cascade, tier)}),
+        grpc_service=sidecar_service({GATE_KEY: tier_name(cascade, tier), PATIENCE_KEY: str(patience)}),
         failure_mode_allow=True,
         processing_mode=ProcessingMode(
             request_header_mode=ProcessingModeHeaderSendMode.SEND,
@@ -157,8 +163,10 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
             response_trailer_mode=ProcessingModeHeaderSendMode.SEND,
         ),
         send_body_without_waiting_for_header_response=True,
-        # Of a sidecar that hangs. A verdict may take as long as the tier's answer.
-        message_timeout=timedelta(seconds=patience + _GATE_MARGIN_S),
+        # It begins anew with each part of the answer. The request's body must have the time to get there.
+        message_timeout=timedelta(seconds=min(max(_GATE_SILENCE_S, registry.transfer_s), patience)),
+        # A verdict may take as long as the tier's answer.
+        max_message_timeout=timedelta(seconds=patience),
         forward_rules=HeaderForwardingRules(
             allowed_headers=_any_of(*_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER)
         ),

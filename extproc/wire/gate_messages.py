@@ -63,6 +63,16 @@ def encode(event: Event, effect: Effect) -> bytes | None:
             return _reject(ruling)
 
 
+def more_time(seconds: float) -> bytes:
+    """Envoy shall wait so long, instead of its ``message_timeout``, for the answer to what it sent last.
+
+    It takes one such message for each that it sends, and only up to its ``max_message_timeout``.
+    """
+    response = ProcessingResponse()
+    response.override_message_timeout.FromMilliseconds(round(seconds * 1000))
+    return response.SerializeToString()
+
+
 _PROCEED_HEAD = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 _PROCEED_BODY = ProcessingResponse(request_body=MessageResponse()).SerializeToString()
 

@@ -155,6 +155,11 @@ class GateExchange:
         """
         return self._watched.seconds if self._watched and self._holding else None
 
+    @property
+    def holding(self) -> bool:
+        """Whether Envoy holds an answer back, and waits for a word on it."""
+        return self._holding and not self.done
+
     def receive(self, event: Event) -> Effect:
         """What to do about ``event``.
 

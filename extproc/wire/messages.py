@@ -21,7 +21,7 @@ from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import envelope as metadata
 from extproc.wire.exchange import Body, Head, Proceed, Refuse, Reply, Route
 from extproc.wire.feedback import Answer
-from extproc.wire.gates import GATE_KEY
+from extproc.wire.gates import GATE_KEY, PATIENCE_KEY
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
@@ -41,6 +41,7 @@ class StreamMetadata(msgspec.Struct, frozen=True):
     config_version: str = ""
     role: str = ""  # empty: to decide, or to judge
     tier: str = ""  # of a gate, CASCADE/TIER; empty: it judges nothing
+    patience_s: float = 0.0  # of a gate: for how long it may ask Envoy to wait; 0: it may not ask
 
 
 def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
@@ -53,7 +54,12 @@ def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
         config_version=found.get(VERSION_KEY, ""),
         role=found.get(ROLE_KEY, ""),
         tier=found.get(GATE_KEY, ""),
+        patience_s=_seconds(found.get(PATIENCE_KEY, "")),
     )
+
+
+def _seconds(text: str) -> float:
+    return int(text) if text.isdecimal() else 0.0
 
 
 def request_of(data: bytes) -> ProcessingRequest:

@@ -103,6 +103,24 @@ async def test_one_that_will_not_do_is_left_to_the_next_and_its_cost_is_told(
         assert record["output_tokens"] == first["output_tokens"] + second["output_tokens"]
 
 
+async def test_a_sidecar_that_stops_does_not_keep_the_answer_that_it_judges(world: World) -> None:
+    world.pool["code"].behaviour = Behaviour(delay_before_headers_s=0.5)
+    request = asyncio.create_task(world.post(chat(HARD)))
+    async with asyncio.timeout(60):
+        while not world.pool["code"].journal:
+            await asyncio.sleep(0.01)
+        world.stack.sidecar.send_signal(signal.SIGSTOP)
+        try:
+            answer = await request
+            assert (answer.status, answer.headers["x-router-served-by"]) == (200, "code")
+            stats = f"{world.stack.envoy_admin_url}/stats?filter=ext-proc.http2.keepalive_timeout"
+            while (await (await world.http.get(stats)).text()).endswith(" 0\n"):
+                await asyncio.sleep(0.05)
+        finally:
+            world.stack.sidecar.send_signal(signal.SIGCONT)
+    await world.stack.sidecars_used()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_calls_of_tools_are_judged_and_come_whole(world: World, stream: bool) -> None:
     tool = {"type": "function", "function": {"name": "sort_list", "parameters": {"type": "object"}}}

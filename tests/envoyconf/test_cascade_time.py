@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
+from extproc.cascade.consulting import Advice, Consultation
+from extproc.envoyconf import filters
 from extproc.registry.cascades import Retry, Tier
 from extproc.vocabulary import Ruling
 from extproc.wire import gate_messages, gate_service
@@ -175,9 +177,12 @@ async def test_after_its_release_a_stream_needs_no_sidecar(launch: Launch) -> No
         assert await answer.read() == b""
 
 
+@pytest.mark.parametrize("timeout_s", [2.0, None])
 async def test_a_hung_sidecar_costs_time_and_no_answer(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None
 ) -> None:
+    monkeypatch.setattr(filters, "_GATE_SILENCE_S", 0.5)
+
     async def hang(context: Any, stream: StreamMetadata, gate: GateExchange, _: object) -> None:
         for _ in range(2):  # the request's head and body go on
             event = gate_messages.decode(await context.read(), stream)
@@ -186,12 +191,60 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
 
     monkeypatch.setattr(gate_service, "converse", hang)
     world = await cascading(
-        launch, tiers=[Tier(model="small", gate="words", timeout_s=2.0), Tier(model="large")]
+        launch, tiers=[Tier(model="small", gate="words", timeout_s=timeout_s), Tier(model="large")]
     )
     world.providers["small"].handler = saying("json", "bad")
     answer = await world.ask(ASK)
     assert (answer.status, answer.headers["x-router-served-by"]) == (200, "small")
     assert (await world.logged()).tried[0].ruling is None
+
+
+@pytest.fixture
+def brief_silence(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long Envoy waits for a gate that says nothing, in seconds; gates ask for more well before."""
+    monkeypatch.setattr(filters, "_GATE_SILENCE_S", 2.0)
+    monkeypatch.setattr(gate_service, "_QUIET_S", 0.1)
+    return 2.0
+
+
+async def test_a_gate_that_is_alive_judges_an_answer_that_pauses(
+    launch: Launch, brief_silence: float
+) -> None:
+    async def pausing(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: so\n\n")
+        await asyncio.sleep(brief_silence + 0.3)
+        await response.write(b"data: bad\n\n")
+        return response
+
+    world = await cascading(launch)
+    world.providers["small"].handler = pausing
+    world.providers["large"].handler = saying("sse", "good")
+    answer = await world.ask(ASK)
+    assert (answer.status, answer.headers["x-router-served-by"]) == (200, "large")
+
+
+async def test_a_gate_that_asks_another_model_is_waited_for(launch: Launch, brief_silence: float) -> None:
+    class Asking(Reading):
+        def sees(self, data: bytes, ended: bool) -> Consultation | None:
+            asked = Consultation(model="large", path=CHAT, body=b"{}", deadline_s=10.0, purse="words")
+            return asked if ended else None
+
+        def hears(self, advice: Advice) -> Ruling:
+            return Ruling(True, "words", "bad")
+
+    class Slow:
+        async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+            await asyncio.sleep(brief_silence + 0.3)
+            return Advice()
+
+    world = await cascading(launch, tiers=[Tier(model="small", gate="words"), Tier(model="large")])
+    keeper(world).reading = Asking
+    world.sidecar.adviser = Slow()
+    world.providers["small"].handler = saying("json", "so")
+    answer = await world.ask(ASK)
+    assert (answer.status, answer.headers["x-router-served-by"]) == (200, "large")
 
 
 async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(

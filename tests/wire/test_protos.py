@@ -196,6 +196,8 @@ ENTRY = data.HttpAccessLogEntry(
         response_code=200, response_body_bytes=1 << 41, response_code_details="via_upstream"
     ),
 )
+WAIT = datetime.timedelta(seconds=1.5)
+
 SAMPLES: dict[str, tuple[Any, Any]] = {
     "request head": (
         ext_proc_pb2.ProcessingRequest,
@@ -210,13 +212,17 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "head proceeds": (
         ext_proc_pb2.ProcessingResponse,
         ext_proc_service.ProcessingResponse(
-            request_headers=ext_proc_service.HeadersResponse(response=COMMON), dynamic_metadata=METADATA
+            request_headers=ext_proc_service.HeadersResponse(response=COMMON),
+            dynamic_metadata=METADATA,
+            override_message_timeout=WAIT,
         ),
     ),
     "body is routed": (
         ext_proc_pb2.ProcessingResponse,
         ext_proc_service.ProcessingResponse(
-            request_body=ext_proc_service.BodyResponse(response=COMMON), dynamic_metadata=METADATA
+            request_body=ext_proc_service.BodyResponse(response=COMMON),
+            dynamic_metadata=METADATA,
+            override_message_timeout=WAIT,
         ),
     ),
     "refused": (
@@ -229,6 +235,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
                 details="router_bad_request",
             ),
             dynamic_metadata=METADATA,
+            override_message_timeout=WAIT,
         ),
     ),
     "access log": (
