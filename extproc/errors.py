@@ -14,6 +14,7 @@ RouterError
 │   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         the encoder would be late with it: shed at once
 │   ├── EncoderFailed      the encoder raised
+│   ├── PolicyFailed       a deny rule raised: nothing is decided
 │   └── UnknownVersion     the asking Envoy holds a registry that is not here: Envoy's default answers
 ├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
 └── OperatorError          a command ends with it and exit status 1; no request is answered with it
@@ -149,6 +150,13 @@ class EncoderFailed(DecisionError):
 
     label = "encoder_error"
     reason = Reason.ENCODER_ERROR
+
+
+class PolicyFailed(DecisionError):
+    """A deny rule raised, so nobody knows whether the request may be answered: nothing is decided."""
+
+    label = "policy_failed"
+    reason = Reason.INTERNAL_ERROR
 
 
 class UnknownVersion(DecisionError):

@@ -22,7 +22,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "check registries with the loader that serves",
         "Read each registry as `serve` would. Every mistake is printed as FILE:LINE: what is wrong (what was "
         "expected), and the exit status is 1. A registry with a `holdout` is also compiled and must route it "
-        "well enough, which needs the encoder.",
+        "well enough, which needs the encoder. Warnings change no status.",
     )
     validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY")
     takes_encoder(validate)
@@ -33,6 +33,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _checked(path: Path, encoder_dir: Path | None) -> int:
+    from extproc.registry.checks.unattended import unattended_warnings
     from extproc.registry.loading import load
     from extproc.registry.passing import notices
 
@@ -53,6 +54,8 @@ def _checked(path: Path, encoder_dir: Path | None) -> int:
         f"default {registry.default}, version {loaded.version}"
         + ("" if passed is None else f"; holdout: {passed}")
     )
+    for warning in unattended_warnings(registry):
+        print(f"{path}: warning: {warning}")
     return 0
 
 

@@ -57,7 +57,14 @@ from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.feedback import ROLE
 from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE, PATIENCE_KEY
-from extproc.wire.messages import CLUSTER_HEADER, ROLE_KEY, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.messages import (
+    CHECKED_HEADER,
+    CLUSTER_HEADER,
+    ROLE_KEY,
+    ROUTE_HEADER,
+    SPAN_HEADER,
+    VERSION_KEY,
+)
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
 _BUFFER = "envoy.filters.http.buffer"
@@ -89,7 +96,7 @@ _FORWARDED = (
     "tracestate",
 )
 # What the sidecar may set: the decision, a changed body's length, an immediate response's type.
-_MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, "content-length", "content-type")
+_MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER, "content-length", "content-type")
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
@@ -227,6 +234,18 @@ def fail_open(api: Api, model: str, version: str, max_body_bytes: int) -> dict[s
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
         **observing.observed(api),
+    }
+
+
+def refused() -> dict[str, Any]:
+    """Per-route settings, over those of ``fail_open``: nothing is changed of what goes nowhere.
+
+    The filters are named all the same. Were they not, a request that this route matches first would not
+    have them when it goes on by ``fail_open``.
+    """
+    return {
+        _HEADER_MUTATION: Any.pack(HeaderMutationPerRoute()),
+        _TRANSFORM: Any.pack(TransformConfig()),
     }
 
 

@@ -39,9 +39,13 @@ from extproc.envoyconf import feedback
 from extproc.envoyconf.actions import literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
+from extproc.wire.messages import CHECKED_HEADER, CLUSTER_HEADER
 from extproc.wire.observed import REQUEST_NAMESPACE
 
 _NO_KEY = 401
+_UNDECIDED = (
+    "The router could not check this request, and may not send it on unchecked. Try again in a moment."
+)
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
@@ -53,7 +57,10 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
     # is noted, but Anthropic's clients are known by a header that all of them send.
     noted = AccessLogFilter(metadata_filter=_noted(Api.ANTHROPIC_MESSAGES))
     version = HeaderMatcher(name="anthropic-version", present_match=True)
-    replies = _replies(registry, _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version))))
+    asked_anthropic = _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version)))
+    replies = _replies(registry, asked_anthropic)
+    if registry.refusing:
+        replies.mappers[:0] = _undecided(asked_anthropic)
     replies.mappers[:0] = _to_feedback()
     return replies
 
@@ -110,6 +117,20 @@ def _to_feedback() -> Iterator[ResponseMapper]:
     )
 
 
+def _undecided(asked_anthropic: AccessLogFilter) -> Iterator[ResponseMapper]:
+    """What is told whose request nobody has decided, by the route that refuses it."""
+    nowhere = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NC"]))
+    # A decision for a cluster that is not here has one of them: there the model is what is missing.
+    conditions = [nowhere, *(_absent(name) for name in (CLUSTER_HEADER, CHECKED_HEADER))]
+    for api, asked in ((Api.ANTHROPIC_MESSAGES, [asked_anthropic]), (Api.OPENAI_CHAT, [])):
+        yield _mapper(api, _all_of(*asked, *conditions), 503, _UNDECIDED, "router_unavailable")
+
+
+def _absent(header: str) -> AccessLogFilter:
+    matcher = HeaderMatcher(name=header, present_match=True, invert_match=True)
+    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
+
+
 def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[ResponseMapper]:
     limit = registry.envoy.max_body_bytes
     equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
@@ -121,14 +142,18 @@ def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[
         ([_status(equal, 504), _flagged()], 504, "The model did not answer in time.", "upstream_timeout"),
         ([_status(at_least, 500), _flagged()], 503, "The model is not available.", "upstream_unavailable"),
     ):
-        body = apis.error_body(api, status=status, message=message, code=code)
-        yield ResponseMapper(
-            filter=_all_of(*asked, *conditions),
-            status_code=status,
-            body_format_override=SubstitutionFormatString(
-                json_format=Struct.from_dict(_escaped(msgspec.json.decode(body)))
-            ),
-        )
+        yield _mapper(api, _all_of(*asked, *conditions), status, message, code)
+
+
+def _mapper(api: Api, condition: AccessLogFilter, status: int, message: str, code: str) -> ResponseMapper:
+    body = apis.error_body(api, status=status, message=message, code=code)
+    return ResponseMapper(
+        filter=condition,
+        status_code=status,
+        body_format_override=SubstitutionFormatString(
+            json_format=Struct.from_dict(_escaped(msgspec.json.decode(body)))
+        ),
+    )
 
 
 def _escaped(value: typing.Any) -> typing.Any:

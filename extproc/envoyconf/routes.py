@@ -25,18 +25,20 @@ from extproc.envoyconf.actions import (
     one_of,
 )
 from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
-from extproc.envoyconf.filters import fail_open
+from extproc.envoyconf.filters import fail_open, refused
 from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.registry.upstreams import Model
+from extproc.vocabulary import Api
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.messages import CHECKED_HEADER, CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 
 NAME = "llm"
+_NO_HEADER = "x-router-none"  # nobody sets it, and what a client sends of the kind is removed
 _BEGAN = "%START_TIME(%s%3f)%"
 
 # Fields of the envelope that clients see as x-router-<field>.
@@ -51,7 +53,8 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
     A request to an LLM first matches its API's ``fail-open``, since clients cannot send the headers
     of a decision. When the sidecar has set them, Envoy looks again and finds the route that was
     decided; else it goes on as it was. So does a request for a cluster that this Envoy does not
-    hold: it matches no decided route.
+    hold: it matches no decided route. With ``without_sidecar: refuse`` what comes first is ``refuse``, which
+    answers 503, and ``fail-open`` is for what the sidecar lets through to it.
     """
     return RouteConfiguration(
         name=NAME,
@@ -168,7 +171,29 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         limit = registry.envoy.max_body_bytes
         route.request_body_buffer_limit = limit
         route.typed_per_filter_config = fail_open(api, model.name or name, version, limit)
-        yield route
+        if api not in registry.refusing:
+            yield route
+            continue
+        yield from _unless_checked(api, path, route)
+
+
+def _unless_checked(api: Api, path: str, fail_open: Route) -> Iterator[Route]:
+    """``fail_open`` for requests that the sidecar lets through to it; every other one is refused.
+
+    So it does not matter how it came that nobody decided. The route that refuses names its cluster by a
+    header that no request has, which Envoy answers with 503. (A direct response would not do: Envoy applies
+    no ``request_body_buffer_limit`` to its route.)
+    """
+    post = exactly(":method", LLM_METHOD)
+    fail_open.match = RouteMatch(path=path, headers=[post, exactly(CHECKED_HEADER, "1")])
+    yield fail_open
+    yield Route(
+        name=f"refuse-{api}",
+        match=RouteMatch(path=path, headers=[post]),
+        route=RouteAction(cluster_header=_NO_HEADER),
+        request_body_buffer_limit=fail_open.request_body_buffer_limit,
+        typed_per_filter_config={**fail_open.typed_per_filter_config, **refused()},
+    )
 
 
 def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Route | None = None) -> Route:
@@ -178,7 +203,7 @@ def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Rout
         name=name,
         match=match,
         route=to,
-        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER],
+        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER],
         request_headers_to_add=[
             # Usage is read from the answer, which must not be compressed for that.
             header("accept-encoding", "identity"),

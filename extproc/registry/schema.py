@@ -18,6 +18,7 @@ from extproc.vocabulary import Api, Effort, Mode, Scope
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 Percent = float | str  # 10, or "10 %"; checked in ``checks.rollout``
+Unattended = Literal["default", "refuse"]
 
 
 class RouteThresholds(Section, frozen=True):
@@ -195,6 +196,9 @@ class Registry(Section, frozen=True):
     models: dict[str, Model]
     # Answers when nothing else was decided, and when the sidecar is down: one model, or one per API.
     default: str | dict[str, str]
+    # What becomes of a request that no sidecar has decided: the API's default answers, or it is a 503. One
+    # choice, or one per API; None: the default answers, and `extproc validate` asks where deny rules exist.
+    without_sidecar: Unattended | dict[str, Unattended] | None = None
     passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
     routes: dict[str, Route] = {}
     cascades: dict[str, Cascade] = {}
@@ -234,6 +238,23 @@ class Registry(Section, frozen=True):
         if isinstance(self.default, str):
             return dict.fromkeys(self.models[self.default].speaks, self.default)
         return {Api(api): model for api, model in self.default.items()}
+
+    @property
+    def unattended(self) -> Mapping[Api, Unattended]:
+        """The choices of ``without_sidecar`` that are written, by API."""
+        if isinstance(self.without_sidecar, str):
+            return dict.fromkeys(self.defaults, self.without_sidecar)
+        return {Api(api): choice for api, choice in (self.without_sidecar or {}).items()}
+
+    @property
+    def refusing(self) -> frozenset[Api]:
+        """The APIs whose requests are refused unless a sidecar has checked them.
+
+        None of them while the mode is observe, which lets pass even what deny rules name.
+        """
+        if self.mode is Mode.OBSERVE:
+            return frozenset()
+        return frozenset(api for api, choice in self.unattended.items() if choice == "refuse")
 
 
 def cluster_name(model: str) -> str:

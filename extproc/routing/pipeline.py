@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from extproc.errors import ClientError, DecisionError, UnknownVersion
+from extproc.errors import ClientError, DecisionError, PolicyFailed, UnknownVersion
 from extproc.offloading import Offload
 from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
@@ -60,7 +60,7 @@ class Pipeline:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
 
         Raises ``ClientError`` when the request must be refused, ``UnknownVersion`` when there is no
-        snapshot to decide by, and nothing else.
+        snapshot to decide by, ``PolicyFailed`` when a deny rule could not be checked, and nothing else.
         """
         snapshot = self._snapshot_of(question.head.config_version)
         if snapshot is None:
@@ -76,6 +76,9 @@ class Pipeline:
                 async with asyncio.timeout(snapshot.budget_s):
                     choice = await _wait_for(self._waiting_stages, question, snapshot) or choice
         except ClientError:
+            raise
+        except PolicyFailed:
+            log.exception("a deny rule failed: nothing is decided")
             raise
         except DecisionError as error:
             choice = _give_up(error.reason)

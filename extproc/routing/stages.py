@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from extproc.errors import Denied, UnknownModel
+from extproc.errors import Denied, PolicyFailed, UnknownModel
 from extproc.routing.choice import Forecasts, can_take, offer, pick
 from extproc.routing.fastpath import FastPath
 from extproc.routing.rules import Rule, first_that_holds
@@ -53,8 +53,11 @@ def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
 
 
 def deny(question: Question, snapshot: Snapshot) -> Choice | None:
-    """Refuse what a deny rule names. Raises ``Denied``."""
-    rule = first_that_holds(snapshot.deny_rules, question)
+    """Refuse what a deny rule names. Raises ``Denied``, and ``PolicyFailed`` for a defect of a rule's."""
+    try:
+        rule = first_that_holds(snapshot.deny_rules, question)
+    except Exception as error:
+        raise PolicyFailed("a deny rule failed") from error
     if rule is not None:
         raise Denied(rule.deny, rule=rule.name, status=snapshot.deny_status)
     return None

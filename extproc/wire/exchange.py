@@ -14,6 +14,10 @@ AwaitingHead ──Head──> AwaitingRoom ──Admitted──> AwaitingBody �
 
 In mode observe every end is to Proceed, with an envelope that says what would have been done.
 
+Envoy refuses a request of an API with ``without_sidecar: refuse`` unless it was routed, or may proceed as
+checked: deny rules have let it pass, or do not count for it. A stream that ends in any other way leaves it
+unchecked.
+
 Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries out its effects.
 """
 
@@ -130,9 +134,11 @@ class Proceed(msgspec.Struct, frozen=True):
     """Let the request go on as it is. The envelope, if any, says why it was not routed.
 
     In mode observe that is all that ever happens, and the envelope says what would have been done.
+    ``checked`` says that the API's default may answer it, as far as deny rules are concerned.
     """
 
     envelope: Envelope | None = None
+    checked: bool = False
 
 
 class Reserve(msgspec.Struct, frozen=True):
@@ -205,6 +211,7 @@ class DecideExchange:
         self._prompt_chars = prompt_chars
         self._state: State = AwaitingHead()
         self._terms = terms
+        self._checked = terms.mode is Mode.OBSERVE  # which lets pass what deny rules name
         self._known = Envelope(version=version, mode=terms.mode)  # of this request, so far
 
     @property
@@ -279,8 +286,9 @@ class DecideExchange:
 
     def _on_decided(self, state: AwaitingDecision, event: Decided) -> tuple[State, Effect]:
         decision = event.decision
+        self._checked = True  # by deny rules, before anything was decided
         if decision.mode is Mode.OBSERVE:
-            return Done(), Proceed(_observed(_decided(self._known, decision), self._served()))
+            return Done(), self._proceed(_observed(_decided(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
         span = apis.model_span(body) if decision.fallback else None
@@ -297,7 +305,10 @@ class DecideExchange:
 
     def _let_go(self, reason: Reason) -> Proceed:
         known = replace(self._known, stage=Stage.DEFAULT, reason=reason)
-        return Proceed(_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
+        return self._proceed(_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
+
+    def _proceed(self, envelope: Envelope) -> Proceed:
+        return Proceed(envelope, self._checked)
 
     def _served(self) -> Served:
         """Who answers when Envoy alone decides, as far as that is known."""
@@ -307,7 +318,7 @@ class DecideExchange:
     def _refuse(self, api: Api, error: ClientError) -> Refuse | Proceed:
         known = self._refused(error)
         if known.mode == Mode.OBSERVE:
-            return Proceed(_observed(known, self._served()))
+            return self._proceed(_observed(known, self._served()))
         body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
         )

@@ -26,6 +26,7 @@ from extproc.wire.gates import GATE_KEY, PATIENCE_KEY
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
 SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
+CHECKED_HEADER = "x-router-checked"  # 1: the API's default may answer, whatever the registry says of that
 
 # In the stream's gRPC metadata:
 VERSION_KEY = "x-router-config"  # the registry that this Envoy holds
@@ -94,7 +95,7 @@ def encode(event: Head | Body, reply: Reply | Answer) -> bytes:
         case Proceed(envelope=None) if isinstance(event, Head):
             return _HEAD_PROCEEDS
         case Proceed():
-            response = _proceed(event)
+            response = _proceed(event, reply)
         case Route():
             response = ProcessingResponse(request_body=MessageResponse(response=_common(reply)))
         case Refuse():
@@ -143,10 +144,14 @@ def _buffered(request: ProcessingRequest) -> bool:
     return not request.HasField("protocol_config") or request.protocol_config.request_body_mode == BUFFERED
 
 
-def _proceed(event: Head | Body) -> ProcessingResponse:
+def _proceed(event: Head | Body, reply: Proceed) -> ProcessingResponse:
+    message = MessageResponse()
+    if reply.checked:
+        message.response.clear_route_cache = True
+        set_header(message.response.header_mutation, CHECKED_HEADER, "1")
     if isinstance(event, Head):
-        return ProcessingResponse(request_headers=MessageResponse())
-    return ProcessingResponse(request_body=MessageResponse())
+        return ProcessingResponse(request_headers=message)
+    return ProcessingResponse(request_body=message)
 
 
 def _common(route: Route) -> CommonResponse:

@@ -60,9 +60,10 @@ class Decider(Protocol):
 class ExternalProcessor:
     """Answers Envoy for each request: one stream, one ``DecideExchange``.
 
-    Nothing that goes wrong here reaches the client. A defect of ours is answered so that Envoy
-    goes on with its default; where there is no telling what to answer, the stream is ended
-    cleanly, which Envoy takes for the same, whatever ``failure_mode_allow`` says.
+    A defect of ours is answered so that Envoy goes on with its default. Where there is no telling what to
+    answer, the stream is ended cleanly, and Envoy does the same, whatever ``failure_mode_allow`` says.
+    With ``without_sidecar: refuse`` Envoy's routes answer 503 in both cases, unless the exchange says that
+    the request was checked.
     """
 
     def __init__(

@@ -114,3 +114,36 @@ def test_others_print_the_first_mistake_and_how_many_more(
         f"extproc: {path}:2: there is no model `b` (expected one of: a) "
         "(and 1 more; `extproc validate` prints all)\n"
     )
+
+
+DENYING = """\
+models: {a: {base_url: 'http://h:1'}}
+default: a
+rules: [{name: no-keys, when: {keyword: key}, deny: No keys.}]
+"""
+
+
+@pytest.mark.parametrize("written", ["", "without_sidecar: {openai.chat: refuse}\n"])
+def test_deny_rules_without_a_choice_of_what_happens_without_a_sidecar_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(DENYING + written)
+    assert main(["validate", str(path)]) == 0
+    out = capsys.readouterr().out
+    (warning,) = (line for line in out.splitlines() if line.startswith(f"{path}: warning: "))
+    assert "deny rules (no-keys)" in warning
+    assert ("openai.chat" in warning) is not written.startswith("without")
+    assert "openai.completions" in warning
+    assert "`without_sidecar: refuse`" in warning
+    assert "`without_sidecar: default`" in warning
+
+
+@pytest.mark.parametrize("registry", [DENYING + "without_sidecar: default\n", DENYING.partition("rules")[0]])
+def test_no_warning_where_the_choice_is_made_or_nothing_is_denied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], registry: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(registry)
+    assert main(["validate", str(path)]) == 0
+    assert ": warning: " not in capsys.readouterr().out

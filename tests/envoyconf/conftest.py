@@ -120,9 +120,9 @@ class Sidecar:
         self.attempts: list[Attempt] = []
         self.gatekeeper: Gatekeeper | None = None
         self.adviser: Adviser | None = None
+        self.terms = Terms()
         self.failures: list[str] = []
         self.admission = Admission(Limits())
-        self.terms = Terms()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from extproc.errors import Denied, EncoderFailed, Overloaded, UnknownModel, UnknownVersion
+from extproc.errors import Denied, EncoderFailed, Overloaded, PolicyFailed, UnknownModel, UnknownVersion
 from extproc.offloading import LARGE_BODY
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
@@ -224,6 +224,15 @@ async def test_a_request_that_fits_none_of_its_routes_models_goes_to_the_default
     fitting = msgspec.structs.replace(asked.request, prompt_chars=400)
     decision, _ = await decide(msgspec.structs.replace(asked, request=fitting), only_small)
     assert decision.model == "small"
+
+
+async def test_nothing_is_decided_when_a_deny_rule_fails() -> None:
+    def broken(_: Question) -> bool:
+        raise RuntimeError("a defect")
+
+    rule = rules.Rule("broken", (broken,), deny="No.")
+    with pytest.raises(PolicyFailed):
+        await decide(question(), snapshot(deny_rules=(rule,)))
 
 
 async def test_a_deny_rule_comes_before_pins_and_routes() -> None:

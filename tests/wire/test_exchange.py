@@ -439,7 +439,8 @@ def test_what_is_observed_goes_on_untouched_and_says_what_would_have_been() -> N
             would_route="code",
             would_model="coder",
             **ANSWERED_BY_THE_DEFAULT,
-        )
+        ),
+        checked=True,
     )
     assert machine.done
 
@@ -527,3 +528,30 @@ def test_while_observing_nothing_is_changed_or_refused_whatever_comes(order: lis
         with contextlib.suppress(ProtocolError):
             effect = machine.receive(event)
             assert isinstance(effect, Reserve | AskDecision | Proceed)
+
+
+@pytest.mark.parametrize(
+    ("machine", "checked"),
+    [
+        (exchange(), False),
+        (asked(), False),
+        (asked(terms=OBSERVING), True),  # where deny rules let pass what they name
+    ],
+    ids=["nothing is known", "asked", "asked, observing"],
+)
+def test_what_is_given_up_before_deny_rules_were_checked_is_unchecked(
+    machine: DecideExchange, checked: bool
+) -> None:
+    assert machine.give_up().checked is checked
+
+
+def test_what_nobody_can_decide_is_unchecked() -> None:
+    effect = asked().receive(Undecided(Reason.UNKNOWN_VERSION))
+    assert isinstance(effect, Proceed)
+    assert not effect.checked
+
+
+def test_what_is_given_up_after_a_decision_is_checked() -> None:
+    machine = asked()
+    machine.receive(Decided(DECISION))
+    assert machine.give_up().checked

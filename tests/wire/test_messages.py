@@ -152,6 +152,13 @@ def test_what_proceeds_may_say_why(event: Head | Body, phase: str) -> None:
     assert MessageToDict(response.dynamic_metadata)["router"]["route"] == "code"
 
 
+@pytest.mark.parametrize(("event", "phase"), [(HEAD, "request_headers"), (BODY, "request_body")])
+def test_what_is_checked_is_marked_and_its_route_chosen_anew(event: Head | Body, phase: str) -> None:
+    common = getattr(answered(event, Proceed(ENVELOPE, checked=True)), phase).response
+    assert common.clear_route_cache
+    assert set_headers(common.header_mutation.set_headers) == {"x-router-checked": b"1"}
+
+
 def test_a_route_sets_the_cluster_and_clears_the_route_cache() -> None:
     response = answered(BODY, Route("model-coder", None, ENVELOPE))
     common = response.request_body.response

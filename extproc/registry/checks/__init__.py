@@ -19,6 +19,7 @@ from extproc.registry.checks.rollout import check_rollout
 from extproc.registry.checks.routes import check_routes
 from extproc.registry.checks.rules import check_rules, check_trusted_headers
 from extproc.registry.checks.secrets import check_feedback
+from extproc.registry.checks.unattended import check_unattended
 from extproc.registry.checks.words import is_address, plaintext_problem
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -30,6 +31,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
     checks = (
         check_models,
         check_default,
+        check_unattended,
         check_passthrough,
         check_paths,
         check_cors,
