@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 LARGE_BODY = 64 * 1024
 """Bytes from which on a body is large. The work on a smaller one takes less than a millisecond or two."""
 
-_P = ParamSpec("_P")
+_Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
 
 
@@ -25,16 +25,14 @@ class Offload:
         """No thread starts before there is work for one."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="large-body")
 
-    async def run(
-        self, size: int, function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs
-    ) -> _T:
+    async def run(self, size: int, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         """What ``function`` returns or raises; ``size`` is that of the body, in bytes.
 
         When the caller is cancelled, work that has begun is waited for: until then it holds the body.
         """
         if size < LARGE_BODY:
-            return function(*arguments, **options)
-        work = self._pool.submit(function, *arguments, **options)
+            return function(*arguments)
+        work = self._pool.submit(function, *arguments)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:

@@ -6,8 +6,8 @@ that reply, so a body that waits takes no memory of this process.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -46,15 +46,6 @@ class Admission:
         """How many bodies wait."""
         return self._small.waiting + self._large.waiting
 
-    @contextmanager
-    def seat(self) -> Iterator["Seat"]:
-        """One exchange's place. What it has reserved is given back at the end."""
-        seat = Seat(self)
-        try:
-            yield seat
-        finally:
-            seat.leave()
-
     async def take(self, size: int | None) -> "_Taken | None":
         """See ``Seat.take``."""
         size = self._limits.largest_body if size is None else size
@@ -64,11 +55,19 @@ class Admission:
 
 
 class Seat:
-    """What one exchange has reserved."""
+    """What one exchange has reserved; at the end of a ``with`` block it is given back."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._taken: _Taken | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
 
     async def take(self, size: int | None) -> bool:
         """Reserve ``size`` bytes; None: as many as a body may have. False: there was no room in time."""

@@ -147,7 +147,7 @@ class ExternalProcessor:
         version = stream.config_version or self._version()
         terms = self._terms(version)
         exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars, terms=terms)
-        with self._admission.seat() as seat:
+        with Seat(self._admission) as seat:
             while not exchange.done:
                 data = await context.read()
                 if data is grpc.aio.EOF:

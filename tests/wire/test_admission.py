@@ -109,7 +109,7 @@ async def test_a_client_that_leaves_in_the_moment_it_is_admitted_gives_back_what
 
 async def test_an_exchange_gives_back_what_it_reserved_once() -> None:
     admission = Admission(LIMITS)
-    with admission.seat() as seat:
+    with Seat(admission) as seat:
         assert await seat.take(MIB)
         seat.leave()
         assert admission.bytes_in_flight == 0
