@@ -51,6 +51,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "reasoning_tokens": Attribute(names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS),
     "usage_source": Attribute(names.ROUTER_USAGE_SOURCE),
     "cost_usd": Attribute(names.ROUTER_COST_USD),
+    "estimated_cost_usd": Attribute(names.ROUTER_ESTIMATED_COST_USD),
     # Of an exchange.
     "method": Attribute(names.HTTP_REQUEST_METHOD),
     "path": Attribute(names.URL_PATH),

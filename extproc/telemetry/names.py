@@ -59,6 +59,7 @@ ROUTER_EMBED_US: Final = "router.embed_us"
 ROUTER_EVALUATION_ID: Final = "router.evaluation.id"  # its idempotency key
 ROUTER_EVALUATION_SOURCE: Final = "router.evaluation.source"
 ROUTER_EVALUATION_SUBJECT: Final = "router.evaluation.subject"
+ROUTER_ESTIMATED_COST_USD: Final = "router.estimated_cost_usd"  # of an answer that told no usage
 ROUTER_FIRST_BYTE_MS: Final = "router.first_byte_ms"
 ROUTER_LEXICAL: Final = "router.lexical"
 ROUTER_MARGIN: Final = "router.margin"

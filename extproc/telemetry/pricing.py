@@ -16,6 +16,11 @@ from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 _TOKENS = 1e6  # prices are per million
 
+# What an answer that told no usage is taken to have used. Of a request and a plain answer, so many bytes are
+# a token; of a stream, so many bytes of its events carry one. See config/README.md, `stream_usage`.
+_BYTES_A_TOKEN = 4
+_STREAMED_BYTES_A_TOKEN = 200
+
 
 class PriceList(msgspec.Struct, frozen=True):
     """The prices of a registry's models, by public name, and the model that savings refer to."""
@@ -53,9 +58,18 @@ class PriceList(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             row,
             cost_usd=cost,
+            estimated_cost_usd=self._estimated(row) if cost is None else None,
             reference_cost_usd=self.cost(self.reference, *tokens),
             would_cost_usd=self.cost(row.would_model, *tokens),
         )
+
+    def _estimated(self, row: ExchangeRow) -> float | None:
+        """A rough cost by the sizes of the bodies, of an answer that came and told no usage."""
+        if row.usage_source != "unknown" or row.refused or row.failed or not row.status:
+            return None
+        streamed = _STREAMED_BYTES_A_TOKEN if row.stream else _BYTES_A_TOKEN
+        read, written = (row.request_bytes or 0) // _BYTES_A_TOKEN, (row.response_bytes or 0) // streamed
+        return self.cost(row.served_by or row.model, read, written)
 
     def of_attempt(self, row: AttemptRow) -> AttemptRow:
         """``row`` with what it cost; all of it was wasted when the gate did not accept the answer.

@@ -38,6 +38,8 @@ _PATH_LIMIT = 256  # characters
 # used up (URX: the status tells of the last one), a delay was injected (DI), a cache answered (RFCF).
 _HARMLESS_FLAGS = frozenset({"DC", "DR", "URX", "DI", "RFCF"})
 
+_LEFT = frozenset({"DC", "DR"})  # flags of a client that closed the connection, or reset the stream
+
 # Ends of an answer that are refusals: OpenAI's, of its content filter; Anthropic's, of the model.
 _REFUSALS = frozenset({"content_filter", "refusal"})
 
@@ -92,6 +94,8 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     reasoning_tokens: int | None = None
     usage_source: Literal["answer", "unknown"] = "unknown"  # who says so: the provider's answer
     cost_usd: float | None = None  # at the prices of that time; see ``pricing``
+    # Of an answer that told no usage: a rough cost, by the sizes of the bodies. Never beside a cost_usd.
+    estimated_cost_usd: float | None = None
 
 
 class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
@@ -117,7 +121,9 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     would_route: str = ""  # what was decided, in mode observe
     would_model: str = ""
     would_cost_usd: float | None = None  # of the same tokens at would_model's price
-    bypassed: bool  # the sidecar took no part: Envoy alone chose where this went
+    # The sidecar took no part: Envoy alone chose where this went. A client that left while the sidecar was
+    # still deciding bypassed nothing: its request went nowhere.
+    bypassed: bool
     refused: bool  # the sidecar answered itself and nothing was forwarded
     failed: bool = False  # forwarded, and the answer is an error
     reference_cost_usd: float | None = None  # of the same tokens at the reference model's price
@@ -194,7 +200,7 @@ def kind_of(row: Row | type[Row]) -> str:
 def row_of(exchange: Exchange) -> ExchangeRow:
     """Everything that is known of one exchange."""
     envelope = exchange.envelope or _NOTHING_DECIDED
-    bypassed = exchange.envelope is None
+    undecided = exchange.envelope is None
     error = _error(exchange, envelope)
     refused = bool(envelope.error)
     api = envelope.api or exchange.api or api_of(exchange.method, exchange.path) or ""
@@ -219,15 +225,15 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         version=envelope.version,
         lexical=envelope.lexical,
         weight=envelope.weight,
-        mode="unknown" if bypassed else _MODES.get(envelope.mode, "unknown"),
+        mode="unknown" if undecided else _MODES.get(envelope.mode, "unknown"),
         would_route=envelope.would_route,
         would_model=envelope.would_model,
         conversation_id=envelope.conversation_id,
         error=error,
-        bypassed=bypassed,
+        bypassed=undecided and not _left_early(exchange),
         refused=refused,
         failed=bool(error) and not refused,
-        stream=None if bypassed else envelope.stream,
+        stream=None if undecided else envelope.stream,
         attempts=None if refused else exchange.attempts,
         served_by=exchange.served_by,
         cascade=exchange.tried[-1].cascade if exchange.tried else "",
@@ -316,6 +322,11 @@ def _answer(exchange: Exchange, api: str) -> dict[str, Any]:
         "response_model": usage.response_model,
         "time_to_first_token_ms": _first_token(exchange, usage),
     }
+
+
+def _left_early(exchange: Exchange) -> bool:
+    """Whether the client left before any model was asked, and before anything was answered."""
+    return not exchange.status and not exchange.attempts and not _LEFT.isdisjoint(exchange.flags)
 
 
 def _verdict(ruling: Ruling) -> str:

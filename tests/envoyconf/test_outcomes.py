@@ -13,6 +13,7 @@ from aiohttp import web
 
 from extproc.errors import Denied
 from extproc.registry.schema import Route
+from extproc.telemetry.rows import row_of
 from extproc.vocabulary import Api, BodyPolicy, Candidate, Exchange, StageTimes
 from extproc.wire import access_log_file
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Handler, World, decided, launcher
@@ -168,6 +169,18 @@ async def test_an_exchange_that_the_sidecar_took_no_part_in(logged: Logged) -> N
     told = await logged.alike(got.headers["x-request-id"])
     assert (told.envelope, told.api, told.path) == (None, Api.ANTHROPIC_MESSAGES, "/v1/messages")
     assert (told.status, told.cluster) == (200, "model-large")
+
+
+async def test_a_client_that_leaves_before_the_decision_bypassed_nothing(logged: Logged) -> None:
+    logged.world.sidecar.open.clear()
+    while not logged.world.sidecar.asked.empty():
+        logged.world.sidecar.asked.get_nowait()
+    asking = asyncio.create_task(logged.world.ask())
+    await logged.world.sidecar.asked.get()
+    asking.cancel()
+    told = await logged.alike()
+    assert (told.envelope, told.status, told.flags, told.attempts) == (None, 0, ("DC",), 0)
+    assert not row_of(told).bypassed
 
 
 async def test_a_client_that_leaves_before_the_answer(logged: Logged) -> None:

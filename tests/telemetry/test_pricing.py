@@ -3,6 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from extproc.registry.schema import Registry
 from extproc.registry.upstreams import Price
@@ -41,6 +42,34 @@ def test_no_tokens_cost_nothing_and_unknown_tokens_an_unknown_sum() -> None:
         assert (row.cost_usd, row.reference_cost_usd) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("stream", "estimated"),
+    [
+        (False, (1_000_000 * 0.10 + 500_000 * 0.30) / 1e6),  # 4 bytes a token both ways
+        (True, (1_000_000 * 0.10 + 10_000 * 0.30) / 1e6),  # 200 bytes of events for a token of the answer
+    ],
+)
+def test_an_answer_that_told_no_usage_has_an_estimate_and_no_cost(stream: bool, estimated: float) -> None:
+    row = replace(
+        exchange("small", (None, None)), status=200, stream=stream, request_bytes=4_000_000,
+        response_bytes=2_000_000,
+    )  # fmt: skip
+    priced = PRICES.of_exchange(row)
+    assert (priced.cost_usd, priced.reference_cost_usd) == (None, None)
+    assert priced.estimated_cost_usd == pytest.approx(estimated)
+    told = replace(row, input_tokens=1, output_tokens=1, usage_source="answer")
+    assert PRICES.of_exchange(told).estimated_cost_usd is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"refused": True}, {"failed": True}, {"status": None}, {"model": "free"}, {"cost_usd": 0.1}]
+)
+def test_what_gave_no_answer_or_has_no_price_has_no_estimate(fields: dict[str, Any]) -> None:
+    sizes = {"status": 200, "request_bytes": 4_000, "response_bytes": 4_000}
+    row = replace(exchange("small", (None, None)), **{**sizes, **fields})
+    assert PRICES.of_exchange(row).estimated_cost_usd is None
+
+
 def test_a_model_without_a_price_costs_an_unknown_sum_and_without_a_reference_there_is_none() -> None:
     row = PRICES.of_exchange(exchange("free", (1, 1)))
     assert row.cost_usd is None
@@ -49,7 +78,7 @@ def test_a_model_without_a_price_costs_an_unknown_sum_and_without_a_reference_th
 
 
 def test_the_model_that_answered_is_paid_not_the_one_that_was_decided() -> None:
-    row = msgspec.structs.replace(exchange("small", (1_000_000, 0)), served_by="large")
+    row = replace(exchange("small", (1_000_000, 0)), served_by="large")
     assert PRICES.of_exchange(row).cost_usd == 3.0
 
 

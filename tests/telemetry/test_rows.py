@@ -143,6 +143,15 @@ def test_an_exchange_without_an_envelope_is_bypassed_and_claims_no_decision(exch
     assert row.mode == "unknown"
 
 
+@pytest.mark.parametrize("flag", ["DC", "DR"])
+def test_a_client_that_left_before_the_decision_bypassed_nothing(exchange: Make, flag: str) -> None:
+    left = row_of(exchange(envelope=None, status=0, flags=(flag,), attempts=0))
+    assert (left.bypassed, left.stage, left.status, left.mode) == (False, "", None, "unknown")
+    # With a dead sidecar the request goes on to a model, whether the client waits for it or not.
+    assert row_of(exchange(envelope=None, status=0, flags=(flag,), attempts=1)).bypassed
+    assert row_of(exchange(envelope=None, status=503, flags=("UH",), attempts=0)).bypassed
+
+
 def test_a_path_that_is_no_llm_call_has_no_api(exchange: Make) -> None:
     assert row_of(exchange(envelope=None, path="/v1/models")).api == ""
 

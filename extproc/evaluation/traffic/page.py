@@ -15,6 +15,7 @@ from extproc.evaluation.traffic.terminal import (
     explained,
     is_told,
     milliseconds,
+    notes,
     observed_in_words,
     percent,
     quality_names,
@@ -37,6 +38,7 @@ def as_page(report: TrafficReport) -> str:
         _section("Worst first", _concerns(report)),
         _section("Quality", _quality(report, names)) if names else "",
         _section("Routes and models", _slices(report, names)),
+        _section("No model asked", _unanswered(report)) if report.unanswered else "",
         _section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
         _section("Over time", _trends(report, names)),
         _section("Cost beside the reference model", _costs(report) + _spending(report)),
@@ -73,6 +75,7 @@ def _head(report: TrafficReport) -> str:
     return (
         f'<h1>Traffic by route</h1><p class="soft">{report.begin:%Y-%m-%d %H:%M} to '
         f'{report.end:%Y-%m-%d %H:%M} UTC</p><div class="tiles">{told}</div>'
+        f"{''.join(f'<p>{html.escape(note)}</p>' for note in notes(report))}"
     )
 
 
@@ -231,6 +234,14 @@ def _cascades(report: TrafficReport) -> str:
         for part in report.cascades
     ]  # fmt: skip
     return _table(head, rows)
+
+
+def _unanswered(report: TrafficReport) -> str:
+    rows = [
+        [_cell(part.why), _cell(part.rule or "-"), _cell(f"{part.requests:,}"), _cell(f"{part.share:.1%}")]
+        for part in report.unanswered
+    ]
+    return _table(["why", "rule", "requests", "share"], rows)
 
 
 def _shadows(report: TrafficReport) -> str:

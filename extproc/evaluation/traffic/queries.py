@@ -21,15 +21,36 @@ _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
 
+# What no model was asked for: what was refused, and what the client left before there was a decision.
+_LEFT = "NOT bypassed AND stage = '' AND status IS NULL AND hasAny(flags, ['DC', 'DR'])"
+_ASKED = f"NOT refused AND NOT ({_LEFT})"
+
+UNANSWERED = f"""\
+SELECT if(refused, error, 'client left') AS why, rule, count() AS requests
+FROM exchanges
+WHERE {_CALLS} AND NOT ({_ASKED})
+GROUP BY why, rule
+ORDER BY requests DESC, why, rule"""
+
+# Opinions whose exchange is not in the store: a wrong id, or a record that is lost or not loaded yet.
+STRAY = f"""\
+SELECT count() AS opinions,
+    countIf(if(
+        request_id != '',
+        request_id NOT IN (SELECT request_id FROM exchanges),
+        trace_id NOT IN (SELECT trace_id FROM exchanges)
+    )) AS stray
+FROM evaluations
+WHERE subject = 'exchange' AND {_IN_WINDOW}"""
+
 # What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
 _LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
 
 SLICES = f"""\
 SELECT route, {_ANSWERED_BY} AS answered_by,
     count() AS requests,
-    countIf(refused) AS refused,
     countIf(failed) AS failed,
-    countIf(bypassed) AS bypassed,
+    countIf(bypassed) AS bypasses,
     count(duration_ms) AS timed,
     quantilesTDigest(0.5, 0.9, 0.99)(duration_ms) AS duration,
     count(time_to_first_token_ms) AS first_tokens,
@@ -40,6 +61,8 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     sum(cached_tokens) AS cached,
     count(cost_usd) AS priced,
     sum(cost_usd) AS cost,
+    count(estimated_cost_usd) AS estimated,
+    sum(estimated_cost_usd) AS estimated_cost,
     countIf({_BOTH_KNOWN}) AS compared,
     sumIf(cost_usd, {_BOTH_KNOWN}) AS compared_cost,
     sumIf(reference_cost_usd, {_BOTH_KNOWN}) AS reference_cost,
@@ -52,7 +75,7 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     count(reask) AS conversing,
     countIf(reask) AS repeating
 FROM exchanges
-WHERE {_CALLS}
+WHERE {_CALLS} AND {_ASKED}
 GROUP BY route, answered_by
 ORDER BY route, answered_by"""
 
@@ -93,7 +116,7 @@ SELECT route, {_ANSWERED_BY} AS answered_by,
     {_WEIGHTS} AS scored,
     {_MARGINS} AS margins
 FROM exchanges
-WHERE {_CALLS}
+WHERE {_CALLS} AND {_ASKED}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
 
@@ -173,6 +196,8 @@ ORDER BY requests DESC, would_route, would_model, would_refuse"""
 ALL = {
     "window": WINDOW,
     "slices": SLICES,
+    "unanswered": UNANSWERED,
+    "stray": STRAY,
     "quality": QUALITY,
     "trend": TREND,
     "reasked": REASKED,

@@ -68,7 +68,6 @@ class SliceReport(msgspec.Struct, frozen=True):
     requests: int
     share: float
     bypassed: int
-    refused: int
     quality: Mapping[str, Rate]  # by the opinion's name: feedback, judge, ...
     proxies: Proxies  # hints beside it
     errors: Rate
@@ -79,6 +78,15 @@ class SliceReport(msgspec.Struct, frozen=True):
     margin: float | None
     severity: float
     concerns: Sequence[Concern]  # the gravest first
+
+
+class Unanswered(msgspec.Struct, frozen=True):
+    """Requests for which no model was asked: refused by the router, or given up by the client before."""
+
+    why: str  # the label of the error that the client got, e.g. denied; or "client left"
+    rule: str  # the rule that denied them; empty: none
+    requests: int
+    share: float  # of all requests
 
 
 class RouteReport(msgspec.Struct, frozen=True):
@@ -160,6 +168,11 @@ class TrafficReport(msgspec.Struct, frozen=True):
     errors: Rate
     abstained: Rate
     money: Money
+    estimated: int  # exchanges that told no usage
+    estimated_cost_usd: float | None  # of these, roughly; no part of ``money``
+    opinions: int
+    stray: int  # opinions on no exchange that is known
+    unanswered: Sequence[Unanswered]  # the most requests first; no slice has them
     slices: Sequence[SliceReport]  # the worst first
     routes: Sequence[RouteReport]  # in the same order
     cascades: Sequence[CascadeReport]
@@ -180,6 +193,8 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
     trend = store.rows(queries.TREND, given)
     failures = _failures(trend)
     followed = {_key(row): row for row in store.rows(queries.REASKED, {"since": begin})}
+    rows = store.rows(queries.SLICES, {"since": begin})
+    (opinions,) = store.rows(queries.STRAY, {"since": from_us})
     slices = [
         _slice(
             row,
@@ -188,7 +203,7 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
             failures.get(key, []),
             proxies_of(row, followed.get(key)),
         )
-        for row in store.rows(queries.SLICES, {"since": begin})
+        for row in rows
         for key in [_key(row)]
     ]
     severity: dict[str, float] = defaultdict(float)
@@ -204,12 +219,25 @@ def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
         errors=rate(sum(b.hits for part in failures.values() for b in part), int(window["requests"])),
         abstained=rate(sum((r.abstained.value or 0.0) * r.requests for r in routes), int(window["requests"])),
         money=_sum_money([part.money for part in slices]),
+        estimated=(estimated := sum(int(row["estimated"]) for row in rows)),
+        estimated_cost_usd=sum(row["estimated_cost"] or 0.0 for row in rows) if estimated else None,
+        opinions=int(opinions["opinions"]),
+        stray=int(opinions["stray"]),
+        unanswered=[
+            _unanswered(row, int(window["requests"]))
+            for row in store.rows(queries.UNANSWERED, {"since": begin})
+        ],
         slices=sorted(slices, key=lambda part: (-part.severity, -part.requests, part.route, part.model)),
         routes=routes,
         cascades=[_cascade(row) for row in store.rows(queries.CASCADES, {"since": from_us})],
         shadows=[_shadow(row) for row in store.rows(queries.SHADOWS, {"since": from_us})],
         observed=_observation(store.rows(queries.OBSERVED, {"since": from_us}), int(window["requests"])),
     )
+
+
+def _unanswered(row: Mapping[str, Any], all_requests: int) -> Unanswered:
+    requests = int(row["requests"])
+    return Unanswered(row["why"], row["rule"], requests, requests / all_requests)
 
 
 def _key(row: Mapping[str, Any]) -> _Slice:
@@ -232,8 +260,7 @@ def _slice(
         model=row["answered_by"],
         requests=requests,
         share=requests / all_requests,
-        bypassed=int(row["bypassed"]),
-        refused=int(row["refused"]),
+        bypassed=int(row["bypasses"]),
         quality={
             name: rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
             for name, buckets in quality.items()

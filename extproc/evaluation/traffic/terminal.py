@@ -31,6 +31,7 @@ def as_text(report: TrafficReport) -> str:
             [_health(part, names) for part in report.slices],
         ),
         f"{_FEW} fewer than 30 samples: not to be read as a number",
+        _unanswered(report),
         _concerns(report),
         _proxies(report, names),
         table(
@@ -116,7 +117,29 @@ def _head(report: TrafficReport) -> str:
         f"errors {share(report.errors)}, abstained {share(report.abstained)}\n"
         f"cost ${dollars(money.cost_usd)}, saved ${saved} "
         f"against the reference model, of {money.compared} requests that can be compared"
+        f"{''.join(f'{chr(10)}{line}' for line in notes(report))}"
     )
+
+
+def notes(report: TrafficReport) -> list[str]:
+    """What the figures leave out, in sentences."""
+    found = []
+    if report.estimated:
+        found.append(
+            f"{report.estimated:,} requests told no usage; by the sizes of their bodies they cost "
+            f"about ${dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
+        )
+    if report.stray:
+        found.append(f"{report.stray:,} of {report.opinions:,} opinions are on no request that is recorded")
+    return found
+
+
+def _unanswered(report: TrafficReport) -> str:
+    rows = [
+        [part.why, part.rule or "-", str(part.requests), f"{part.share:.1%}", ""]
+        for part in report.unanswered
+    ]
+    return table(["no model asked", "rule", "requests", "share", ""], rows) if rows else ""
 
 
 def _name(route: str) -> str:
