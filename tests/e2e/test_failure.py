@@ -3,12 +3,13 @@
 import asyncio
 import signal
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from extproc.demo.behaviour import Behaviour
-from tests.e2e.conftest import Answer, World, chat
+from tests.e2e.conftest import Answer, World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -66,6 +67,38 @@ async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(own_world: Wor
         world.stack.sidecar.send_signal(signal.SIGCONT)
     assert sent_as_it_should(world) == {"mid": 1}
     assert not [name for name in answer.headers if name.lower().startswith("x-router-")]
+
+
+async def test_where_the_registry_refuses_no_denied_text_passes_a_sidecar_that_is_killed(
+    tmp_path: Path,
+) -> None:
+    def refusing(registry: Any) -> None:
+        registry["without_sidecar"] = "refuse"
+
+    statuses: list[int] = []
+
+    async def client(over: asyncio.Event) -> None:
+        while not over.is_set():
+            statuses.append((await world.post(chat("My card is 4111 1111 1111 1111"))).status)
+
+    async def becomes(status: int) -> None:
+        seen = len(statuses)
+        while status not in statuses[seen:]:
+            await asyncio.sleep(0.01)
+
+    async for world in world_in(tmp_path, change=refusing):
+        over = asyncio.Event()
+        clients = [asyncio.create_task(client(over)) for _ in range(8)]
+        async with asyncio.timeout(60):
+            await becomes(400)
+            await world.stack.stop_sidecar(signal.SIGKILL)
+            await becomes(503)
+            await world.stack.start_sidecar()
+            await becomes(400)
+            over.set()
+            await asyncio.gather(*clients)
+        assert set(statuses) == {400, 503}
+        assert not world.received()
 
 
 async def test_requests_without_a_sidecar_do_not_fill_envoys_log(own_world: World) -> None:
