@@ -59,9 +59,7 @@ def local_replies(registry: Registry) -> LocalReplyConfig:
     version = HeaderMatcher(name="anthropic-version", present_match=True)
     asked_anthropic = _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version)))
     replies = _replies(registry, asked_anthropic)
-    if registry.refusing:
-        replies.mappers[:0] = _undecided(asked_anthropic)
-    replies.mappers[:0] = _to_feedback()
+    replies.mappers[:0] = [*_to_feedback(), *_undecided(registry)]
     return replies
 
 
@@ -72,6 +70,7 @@ def attached_replies(registry: Registry) -> LocalReplyConfig:
     return LocalReplyConfig(
         mappers=[
             *_to_feedback(),
+            *_undecided(registry),
             *_mappers(registry, Api.ANTHROPIC_MESSAGES, anthropic),
             *_mappers(registry, Api.OPENAI_CHAT, _any_of(*of.values())),
         ]
@@ -117,13 +116,14 @@ def _to_feedback() -> Iterator[ResponseMapper]:
     )
 
 
-def _undecided(asked_anthropic: AccessLogFilter) -> Iterator[ResponseMapper]:
+def _undecided(registry: Registry) -> Iterator[ResponseMapper]:
     """What is told whose request nobody has decided, by the route that refuses it."""
     nowhere = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NC"]))
     # A decision for a cluster that is not here has one of them: there the model is what is missing.
     conditions = [nowhere, *(_absent(name) for name in (CLUSTER_HEADER, CHECKED_HEADER))]
-    for api, asked in ((Api.ANTHROPIC_MESSAGES, [asked_anthropic]), (Api.OPENAI_CHAT, [])):
-        yield _mapper(api, _all_of(*asked, *conditions), 503, _UNDECIDED, "router_unavailable")
+    for api in sorted(registry.refusing):
+        noted = AccessLogFilter(metadata_filter=_noted(api))
+        yield _mapper(api, _all_of(noted, *conditions), 503, _UNDECIDED, "router_unavailable")
 
 
 def _absent(header: str) -> AccessLogFilter:

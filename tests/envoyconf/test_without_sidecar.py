@@ -10,7 +10,11 @@ import pytest
 import pytest_asyncio
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from extproc.envoyconf.messages import plain
+from extproc.envoyconf.replies import attached_replies
 from extproc.errors import PolicyFailed, ProtocolError, UnknownVersion
+from extproc.registry.schema import Registry
+from extproc.registry.upstreams import Model
 from extproc.vocabulary import Api, BodyPolicy, Mode, Question, Reason, Stage, Terms
 from extproc.wire import messages
 from extproc.wire.service import EXT_PROC_SERVICE
@@ -238,3 +242,9 @@ async def test_an_envoy_a_version_behind_lets_pass_what_the_newest_registry_obse
     world.sidecar.terms = Terms(mode=Mode.OBSERVE)
     monkeypatch.setattr(world.sidecar, "decide", raising(UnknownVersion("v0")))
     assert (await world.ask()).by == "large"
+
+
+async def test_a_gateway_that_takes_the_parts_over_answers_in_the_same_words() -> None:
+    model = Model(base_url="http://127.0.0.1:1", apis=[Api.OPENAI_CHAT])
+    registry = Registry(models={"a": model}, default="a", without_sidecar="refuse")
+    assert "router_unavailable" in str(plain(attached_replies(registry)))
