@@ -227,7 +227,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield lambda: no_space(xds, monkeypatch)
         return
     xds.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "tmpfs", str(xds)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(xds)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
@@ -241,8 +241,10 @@ def filled(disk: Path) -> Iterator[None]:
     with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(1024))
-    yield
-    (disk / "filler").unlink()
+    try:
+        yield
+    finally:
+        (disk / "filler").unlink()
 
 
 @contextmanager
