@@ -1,6 +1,7 @@
-"""`extproc validate`: is a registry good, and does it route its holdout well enough?"""
+"""`extproc validate` checks registries; `extproc schema` prints their JSON Schema for editors."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,20 @@ if TYPE_CHECKING:
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
+    """Add both commands."""
+    _add_validate(commands)
+    command(
+        commands,
+        "schema",
+        _schema,
+        "print the registry's JSON Schema, for editors",
+        "Print the JSON Schema of a registry file, with a description of each key. An editor that has it "
+        "completes keys and marks mistakes. `extproc validate` checks more: names, files and numbers that "
+        "must fit each other.",
+    )
+
+
+def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     validate = command(
         commands,
         "validate",
@@ -26,6 +40,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY")
     takes_encoder(validate)
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from extproc.registry.json_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -12,75 +12,76 @@ GATE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 class Length(Section, frozen=True):
     """How long the text of an answer may be. An answer that only calls tools has no text to measure."""
 
-    min_chars: Count = 1
-    max_chars: Positive | None = None
+    min_chars: Count = 1  # least number of characters
+    max_chars: Positive | None = None  # greatest number of characters (default: no bound)
 
 
 class Repetition(Section, frozen=True):
-    """An answer that says the same again and again."""
+    """Refuses an answer that says the same again and again."""
 
-    max_share: Fraction = 0.5  # of its text that repeats what stands in it already
+    max_share: Fraction = 0.5  # greatest share of the text that repeats earlier text of it
 
 
 class Logprob(Section, frozen=True):
-    """The model's own confidence; an answer that comes without log-probabilities passes."""
+    """The model's own confidence. An answer without log-probabilities passes."""
 
-    min_mean: Annotated[float, Meta(le=0.0)]  # natural logarithm, mean over the answer's tokens
+    min_mean: Annotated[float, Meta(le=0.0)]  # least mean of its tokens' log-probabilities (natural log)
 
 
 class SelfReport(Section, frozen=True):
-    """A line in which the model says itself that its answer is not good."""
+    """Refuses an answer in which the model itself says that it is not good."""
 
     pattern: Annotated[str, Meta(min_length=1, max_length=1024)]  # RE2 syntax, searched in the text
 
 
 class Consulting(Section, frozen=True):
-    """Another model that is asked about an answer once all checks have passed; it costs its tokens.
+    """Another model that is asked about an answer once all checks have passed. It costs its tokens.
 
-    It is asked through Envoy's ``envoy.egress``. A stream that is judged by its beginning has none.
+    The call goes through Envoy's ``envoy.egress``. It needs the whole answer: of a stream, ``stream: hold``.
     """
 
-    model: str
-    deadline_s: Seconds = 10.0  # within the tier's own time, too
-    budget: Annotated[float, Meta(gt=0.0)] | None = None  # calls a second, of each sidecar; None: any number
-    # It said nothing (late, over budget, failed, or it does not speak the API): the answer is judged
-    # without, or not kept.
+    model: str  # the public name of a model that speaks openai.chat, with a key of its own or none
+    deadline_s: Seconds = 10.0  # seconds for the call; the tier's timeout_s holds as well
+    budget: Annotated[float, Meta(gt=0.0)] | None = None  # calls per second of each sidecar (default: any)
+    # What happens without an opinion (late, over budget, failed, another API): `keep` judges the answer
+    # without it, `escalate` refuses the answer.
     on_error: Literal["keep", "escalate"] = "keep"
 
 
 class Second(Consulting, frozen=True):
     """Another answer to the same request."""
 
-    # Least agreement of both answers, 0 to 1, for the first to be kept. An artefact that was fitted on
-    # second answers takes the agreement into its score instead.
+    # Least agreement of both answers. An artefact that was fitted on second answers scores the agreement
+    # itself, and then this is not used.
     min_agreement: Fraction = 0.5
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None  # None: the request's own
+    # Temperature of the second call. (default: the request's own)
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
 
 
 class Verifier(Consulting, frozen=True):
-    """A model that says how good the answer is: a number from 0 to 1."""
+    """A model that rates the answer with a number from 0 to 1."""
 
-    min_score: Fraction = 0.5
-    prompt: str = ""  # what it is told to do, in place of our own words
+    min_score: Fraction = 0.5  # least rating of an answer that is kept
+    prompt: str = ""  # the instruction for the model (default: a built-in one)
 
 
 class Gate(Section, frozen=True):
-    """Checks that an answer must pass, each off until it is named. They run in this order."""
+    """Checks that an answer must pass. Each is off until it is named. They run in this order."""
 
-    finish: bool = False  # failed, filtered, or cut off at max_tokens
-    length: Length | None = None
-    refusal: bool = False  # the model says that it will not or can not
-    format: bool = False  # JSON, a JSON schema, a code fence or a tool call that is not what was asked for
-    repetition: Repetition | None = None
-    language: bool = False  # in another language than the question
-    logprob: Logprob | None = None
-    self_report: SelfReport | None = None
-    artefact: str = ""  # a directory from `extproc gate fit`, relative to the registry file
-    threshold: Fraction | None = None  # least P(good) of an answer that is kept; None: the artefact's
-    second: Second | None = None
-    verifier: Verifier | None = None  # not beside a second answer
-    prefix_chars: Positive = 400  # a stream is judged by its beginning: as many characters of text,
-    prefix_events: Positive = 100  # or as many events, whichever comes first
+    finish: bool = False  # refuses answers that were filtered, or cut off at max_tokens
+    length: Length | None = None  # refuses answers that are too short or too long
+    refusal: bool = False  # refuses answers in which the model says that it will not, or cannot
+    format: bool = False  # refuses JSON, code fences and tool calls that are not what was asked for
+    repetition: Repetition | None = None  # refuses answers that repeat themselves
+    language: bool = False  # refuses answers in another language than the question
+    logprob: Logprob | None = None  # refuses answers with a low mean log-probability
+    self_report: SelfReport | None = None  # refuses answers that match a pattern
+    artefact: str = ""  # a directory from `extproc gate fit`, relative to the registry file; scores P(good)
+    threshold: Fraction | None = None  # least P(good) of an answer that is kept (default: the artefact's)
+    second: Second | None = None  # compares with another model's answer (default: no call)
+    verifier: Verifier | None = None  # asks another model for a rating; not together with `second`
+    prefix_chars: Positive = 400  # with `stream: prefix`, characters of text after which it is judged
+    prefix_events: Positive = 100  # or events of the stream, whichever comes first
 
     @property
     def checks(self) -> tuple[str, ...]:

@@ -17,37 +17,45 @@ from extproc.vocabulary import Api, Effort, Mode, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
-Percent = float | str  # 10, or "10 %"; checked in ``checks.rollout``
+# 10, or "10 %". ``checks.rollout`` checks it; what is added here is for editors.
+Percent = (
+    Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 100})]
+    | Annotated[str, Meta(extra_json_schema={"pattern": r"^\s*[0-9]{1,3}(\.[0-9]{1,9})? ?%\s*$"})]
+)
 Unattended = Literal["default", "refuse"]
 
 
 class RouteThresholds(Section, frozen=True):
-    """Floors of one route; one that is absent is the registry's."""
+    """Floors of one route. A floor that is absent is the registry's."""
 
-    margin: Fraction | None = None
-    similarity: Fraction | None = None
+    margin: Fraction | None = None  # least margin to the second route (default: the registry's)
+    similarity: Fraction | None = None  # least cosine to the nearest example (default: the registry's)
 
 
 class Route(Section, frozen=True):
-    """One kind of request, told by examples, the models that may answer it, and how they are asked."""
+    """One kind of request: examples of it, the models that may answer it, and the policies for the call."""
 
-    # The cheapest that can take the request answers it; of a cascade, it is where that begins.
-    candidates: OneOrMany = []  # none: all tiers of the cascade
-    quality_bar: Fraction | None = None  # of those whose predicted quality reaches it; else the strongest
-    examples: list[Annotated[str, Meta(min_length=1)]] = []
-    examples_file: str = ""  # one example a line; relative to the registry file
-    thresholds: RouteThresholds = RouteThresholds()
-    description: str = ""
-    timeout_s: Seconds | None = None  # until a model begins to answer; None: as long as it takes
-    retry: Retry | None = None
-    fallback: OneOrMany = []  # models asked in this order when the chosen one fails
-    cascade: str = ""  # of `cascades`: whose tiers are asked from the chosen one on
-    request_headers: dict[str, str] = {}  # added to what the provider gets
-    response_headers: dict[str, str] = {}  # added to what the client gets
-    max_tokens: Positive | None = None  # the client's limit for the answer is lowered to this
-    reasoning: Effort | None = None  # how much the model should reason; None: as the client wishes
-    mode: Mode | None = None  # None: the registry's
-    rollout: Percent | None = None  # of its requests that are obeyed; None: the registry's
+    # Models that may answer. The cheapest that can take the request is chosen; with a cascade, it is the
+    # tier where the request begins. Empty: all tiers of the cascade.
+    candidates: OneOrMany = []
+    # Least predicted quality: the cheapest candidate that reaches it is chosen, else the strongest. Needs
+    # an `artefact` from `extproc train --outcomes`. (default: the cheapest candidate)
+    quality_bar: Fraction | None = None
+    examples: list[Annotated[str, Meta(min_length=1)]] = []  # texts of users that belong to this route
+    examples_file: str = ""  # a file with one example per line; relative to the registry file
+    thresholds: RouteThresholds = RouteThresholds()  # floors of this route
+    description: str = ""  # for people; the router does not use it
+    # Seconds until a model begins to answer. It never cuts a stream. (default: envoy.upstream_timeout_s)
+    timeout_s: Seconds | None = None
+    retry: Retry | None = None  # asks the same model again before its failure counts (default: no retry)
+    fallback: OneOrMany = []  # models to ask, in this order, when the chosen one fails
+    cascade: str = ""  # the name of a cascade; its tiers are asked from the chosen one on
+    request_headers: dict[str, str] = {}  # headers added to the request that the provider gets
+    response_headers: dict[str, str] = {}  # headers added to the answer that the client gets
+    max_tokens: Positive | None = None  # upper bound for the client's own limit (default: no bound)
+    reasoning: Effort | None = None  # how much the model should reason (default: the client's choice)
+    mode: Mode | None = None  # whether decisions for this route are obeyed (default: the registry's mode)
+    rollout: Percent | None = None  # percent of its requests that are obeyed (default: the registry's)
 
     @property
     def has_envoy_policy(self) -> bool:
@@ -63,47 +71,48 @@ class Route(Section, frozen=True):
 
 
 class When(Section, frozen=True):
-    """Conditions of a rule: all that are given must hold; within a list, any may."""
+    """Conditions of a rule. All of them must hold; within a list, one is enough."""
 
-    path: OneOrMany = []  # shell pattern over the path without its query
-    model: OneOrMany = []  # shell pattern over the model name the client sent
-    tool: OneOrMany = []  # shell pattern over the names of the offered tools
-    keyword: OneOrMany = []  # whole words or phrases in the text, any case
-    regex: str = ""  # RE2 syntax, searched in the text
-    min_chars: Count | None = None  # of the text
-    max_chars: Count | None = None
-    min_bytes: Count | None = None  # of the body
-    max_bytes: Count | None = None
-    images: bool | None = None  # does the latest user turn carry images or other media?
-    header: dict[str, OneOrMany] = {}  # exact values; names must be in trusted_headers
+    path: OneOrMany = []  # shell pattern for the path, without its query
+    model: OneOrMany = []  # shell pattern for the model name that the client sent
+    tool: OneOrMany = []  # shell pattern for the name of a tool that the request offers
+    keyword: OneOrMany = []  # whole words or phrases in the text, in any case
+    regex: str = ""  # regular expression in RE2 syntax, searched in the text
+    min_chars: Count | None = None  # least number of characters of the text
+    max_chars: Count | None = None  # greatest number of characters of the text
+    min_bytes: Count | None = None  # least size of the request body
+    max_bytes: Count | None = None  # greatest size of the request body
+    images: bool | None = None  # whether the latest user turn has images or other media
+    header: dict[str, OneOrMany] = {}  # exact values of headers; each name must be in trusted_headers
 
 
 class Rule(Section, frozen=True):
-    """When ``when`` holds: exactly one of deny, route, model."""
+    """A deterministic decision: when ``when`` holds, exactly one of ``deny``, ``route`` and ``model``."""
 
-    name: str
-    when: When
-    # What keyword, regex, min_chars and max_chars read; None: `all_user` with deny, else `latest_user`.
+    name: str  # written to records and to the reason of a decision
+    when: When  # the conditions
+    # What `keyword`, `regex`, `min_chars` and `max_chars` read. (default: `all_user` with `deny`, else
+    # `latest_user`)
     reads: Scope | None = field(default=None, name="in")
-    deny: str = ""  # the message of the error that the client gets
-    route: str = ""
-    model: str = ""
+    deny: str = ""  # refuse the request; the text is the message of the client's error
+    route: str = ""  # send the request to this route
+    model: str = ""  # send the request to this model
 
 
 class Scorer(Section, frozen=True):
-    """How an embedding is turned into a probability per route."""
+    """How an embedding becomes a probability for each route."""
 
-    # The sharpest of the three from five examples a route on; see benchmarks/RESULTS.md.
+    # `logistic` separates routes best from five examples per route on; see benchmarks/RESULTS.md.
     kind: Literal["centroid", "prototypes", "logistic"] = "logistic"
-    prototypes: Positive = 4  # per route, for kind: prototypes
+    prototypes: Positive = 4  # number of prototypes per route, for `kind: prototypes`
 
 
 class FastPath(Section, frozen=True):
-    """Decide by the words alone where these are enough. Needs an artefact that was trained for it."""
+    """Decides by the words alone where they are enough. Needs an artefact that was trained for it."""
 
-    # Of the requests it would decide, the share that is embedded all the same, to compare.
+    # Share of these requests that is embedded all the same, to compare both decisions.
     sample: Annotated[float, Meta(gt=0, le=1)] = 0.05
-    min_agreement: Fraction = 0.98  # with the encoder; surely below it, the fast path ends
+    min_agreement: Fraction = 0.98  # least agreement with the encoder; surely below it, the fast path ends
 
 
 DEFAULT_MARGIN = 0.1
@@ -111,78 +120,82 @@ DEFAULT_SIMILARITY = 0.3
 
 
 class Thresholds(Section, frozen=True):
-    """Floors below which a request abstains to the default model.
+    """Floors: a request below one of them goes to the default model.
 
-    One that is absent is the artefact's, which were learnt, else ``DEFAULT_MARGIN`` or
-    ``DEFAULT_SIMILARITY``.
+    An absent floor is the one that the artefact learnt, else ``DEFAULT_MARGIN`` or ``DEFAULT_SIMILARITY``.
     """
 
-    margin: Fraction | None = None  # probability of the best route less that of the second
-    similarity: Fraction | None = None  # cosine to the nearest example
+    # Probability of the best route minus that of the second. (default: the artefact's, else 0.1)
+    margin: Fraction | None = None
+    similarity: Fraction | None = None  # cosine to the nearest example (default: the artefact's, else 0.3)
 
 
 class Encoder(Section, frozen=True):
     """The embedding model and where it runs."""
 
-    model: Literal["all-MiniLM-L6-v2"] = "all-MiniLM-L6-v2"
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA when it works, else the CPU
-    precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"  # auto: int8 on CPU, fp16 on CUDA
-    max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this
-    threads: Count = 0  # inference threads; 0: half of the cores, at most 4
-    queue: Positive = 256  # requests that may wait for the encoder, however fast it is; more are shed
+    model: Literal["all-MiniLM-L6-v2"] = "all-MiniLM-L6-v2"  # the embedding model
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # `auto` is CUDA where it works, else the CPU
+    precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"  # `auto` is int8 on the CPU, fp16 on CUDA
+    max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this length
+    threads: Count = 0  # inference threads; 0 means half of the cores, at most 4
+    queue: Positive = 256  # greatest number of requests that wait for the encoder; more get the default
 
 
 class Feedback(Section, frozen=True):
-    """Opinions on answers, by POST /v1/router/feedback through Envoy."""
+    """Accepts opinions on answers, by POST /v1/router/feedback through Envoy."""
 
-    token: Auth  # by which clients may give it; the sidecar reads it, and nobody else
+    token: Auth  # the bearer token that clients must send; only the sidecar reads it
 
 
 class Telemetry(Section, frozen=True):
-    """Which traces are worth their spans. Records and metrics know every exchange all the same."""
+    """Which traces keep all their spans. Records and metrics cover every exchange."""
 
-    # An exchange always has its span; the spans of its steps and of the call are kept for this
-    # share of the traces, and for every exchange that is worth a look.
+    # Share of traces that keep the spans of steps and calls. Every exchange has one span, and unusual
+    # exchanges (errors, slow ones, low margins) keep all of them.
     trace_share: Fraction = 0.1
-    low_margin: Fraction = 0.2  # a decision by a margin below this is worth a look
+    low_margin: Fraction = 0.2  # a decision with a smaller margin keeps all its spans
 
 
 class Cors(Section, frozen=True):
     """Web pages that may call the API from a browser. Envoy answers their preflight requests."""
 
-    origins: Annotated[list[str], Meta(min_length=1)]  # https://HOST[:PORT], or `*` for any
-    max_age_s: Annotated[int, Meta(ge=0, le=86_400)] = 600  # how long a browser keeps a preflight's answer
+    origins: Annotated[list[str], Meta(min_length=1)]  # each https://HOST[:PORT], or `*` for any origin
+    max_age_s: Annotated[int, Meta(ge=0, le=86_400)] = 600  # seconds that a browser keeps a preflight answer
 
 
 class Envoy(Section, frozen=True):
     """What the generated Envoy configuration binds and how it behaves."""
 
-    listen: str = "127.0.0.1:10000"
-    admin: str = "127.0.0.1:9901"
+    listen: str = "127.0.0.1:10000"  # HOST:PORT where clients find Envoy
+    admin: str = "127.0.0.1:9901"  # HOST:PORT of Envoy's admin interface
     # Where Envoy finds each `extproc serve`: unix:/PATH or HOST:PORT.
     sidecar: OneOrMany = "unix:/run/extproc/sidecar.sock"
-    sidecar_plaintext: bool = False  # a HOST:PORT may be other than loopback: it is not encrypted
-    # By name or number: may reach the unix sockets beside their owner. Empty: nobody may.
+    sidecar_plaintext: bool = False  # allow a HOST:PORT outside loopback; the connection is not encrypted
+    # A group, by name or number, that may use the unix sockets too. Empty: only their owner may.
     socket_group: str | Count = ""
-    # Where gates ask for second answers, if any gate does: unix:/PATH, or a port of loopback.
+    # The listener through which gates ask other models: unix:/PATH, or a port of loopback. It exists only
+    # when a gate needs it.
     egress: str = "unix:/run/extproc/egress.sock"
+    # Greatest size of the body of an LLM call; a larger one is a 413.
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
-    # Of all bodies that a sidecar reads at a time; more wait, at most `Registry.transfer_s`.
+    # Greatest sum of the bodies that one sidecar reads at a time; other bodies wait.
     max_bytes_in_flight: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
-    response_headers: bool = True  # x-router-* on answers
-    upstream_timeout_s: Seconds = 600.0  # how long an answer may be silent
-    cors: Cors | None = None  # None: a preflight request is like any other
-    # A file that Envoy writes outcomes to as well, relative to the registry file: unlike what it
-    # sends to sidecars, none is lost when they are down. Empty: none.
+    response_headers: bool = True  # add x-router-* headers to answers
+    upstream_timeout_s: Seconds = 600.0  # seconds that an answer may be silent
+    cors: Cors | None = None  # web pages that may call the API (default: none)
+    # A file, relative to the registry file, to which Envoy also writes each outcome. It keeps the outcomes
+    # that are lost while no sidecar runs. Empty: no file.
     access_log: str = ""
 
 
 class Holdout(Section, frozen=True):
-    """Labelled rows that a version must route well enough before it decides."""
+    """Labelled rows that a version must route well enough before it serves."""
 
-    data: str  # JSON lines, as for `extproc eval`; relative to the registry file
-    min_accuracy: Fraction  # of the rows, abstaining included
-    max_worse: Points | None = None  # below the version that serves, on the same rows; None: any
+    data: str  # JSON lines as for `extproc eval`, not gzipped; relative to the registry file
+    min_accuracy: Fraction  # least share of rows that are right; to abstain can be right
+    # Greatest loss in percentage points against the version that serves, on the same rows. (default: no
+    # bound)
+    max_worse: Points | None = None
 
 
 # A busy machine of two cores moves and reads bodies at five times this rate.
@@ -191,41 +204,42 @@ _LEAST_TRANSFER_S = 0.25
 
 
 class Registry(Section, frozen=True):
-    """The whole file."""
+    """A registry file."""
 
-    models: dict[str, Model]
-    # Answers when nothing else was decided, and when the sidecar is down: one model, or one per API.
+    models: dict[str, Model]  # by public name; a client that sends the name pins the model
+    # The model that answers when the router is in doubt or the sidecar is down: one, or one per API.
     default: str | dict[str, str]
-    # What becomes of a request that no sidecar has decided: the API's default answers, or it is a 503. One
-    # choice, or one per API; None: the default answers, and `extproc validate` asks where deny rules exist.
+    # What happens to a request that no sidecar has decided: its API's default answers, or it is a 503. One
+    # value, or one per API. (default: `default`; `extproc validate` asks for it where deny rules exist)
     without_sidecar: Unattended | dict[str, Unattended] | None = None
-    passthrough: Passthrough | None = None  # for what is no LLM call; None: it is a 404
-    routes: dict[str, Route] = {}
-    cascades: dict[str, Cascade] = {}
-    gates: dict[str, Gate] = {}  # what the answers of a tier must pass
-    rules: list[Rule] = []
-    reference: str = ""  # the model that savings are told against; empty: none are told
+    # Where requests go that are not LLM calls. (default: they are a 404)
+    passthrough: Passthrough | None = None
+    routes: dict[str, Route] = {}  # kinds of requests, by name
+    cascades: dict[str, Cascade] = {}  # lists of models to ask in turn, by name
+    gates: dict[str, Gate] = {}  # checks that an answer of a tier must pass, by name
+    rules: list[Rule] = []  # deterministic decisions; the first that matches wins
+    reference: str = ""  # the model against which savings are computed; empty: no savings
+    # What happens to a model name that is not in `models` and is not `auto`: `reject` answers 404.
     unknown_models: Literal["route", "reject"] = "route"
-    deny_status: Literal[400, 403] = 400  # of the answer when a deny rule matches
-    trusted_headers: list[str] = []  # request headers that Envoy sets, so rules may use them
-    scorer: Scorer = Scorer()
-    artefact: str = (
-        ""  # a directory from `extproc train`, relative to the registry file; serves, not `scorer`
-    )
-    fast_path: FastPath | None = None  # None: every text that no rule decides is embedded
-    thresholds: Thresholds = Thresholds()
-    holdout: Holdout | None = None  # None: every version without a mistake decides
-    encoder: Encoder = Encoder()
-    # ask: streams tell their token usage, in one more chunk that the client sees too.
+    deny_status: Literal[400, 403] = 400  # status of the error when a deny rule matches
+    trusted_headers: list[str] = []  # request headers that your proxy sets itself; rules may use them
+    scorer: Scorer = Scorer()  # how examples become probabilities, without an artefact
+    # A directory from `extproc train`, relative to the registry file. It serves in place of `scorer`.
+    artefact: str = ""
+    fast_path: FastPath | None = None  # decides easy texts without the encoder (default: off)
+    thresholds: Thresholds = Thresholds()  # floors below which the default model answers
+    holdout: Holdout | None = None  # a test that each new version must pass before it serves (default: none)
+    encoder: Encoder = Encoder()  # the embedding model and where it runs
+    # `ask` makes streams report their token usage, in one more chunk that clients see.
     stream_usage: Literal["leave", "ask"] = "leave"
-    decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # the whole decision's budget
-    mode: Mode = Mode.ACTIVE  # observe: requests are decided and recorded as if, and nothing is changed
-    rollout: Percent = 100.0  # of the requests that are obeyed; the others are observed
-    rollout_key: str = ""  # a trusted header: whose requests are in or out together
-    conversation_header: str = ""  # a trusted header: the conversation that a request is of
-    telemetry: Telemetry = Telemetry()
-    feedback: Feedback | None = None  # None: /v1/router/feedback is a 404
-    envoy: Envoy = Envoy()
+    decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # milliseconds for the whole decision
+    mode: Mode = Mode.ACTIVE  # `observe` decides and records, and changes no request
+    rollout: Percent = 100.0  # percent of the requests that are obeyed; the others are observed
+    rollout_key: str = ""  # a trusted header; requests with the same value are in or out together
+    conversation_header: str = ""  # a trusted header that names the conversation of a request
+    telemetry: Telemetry = Telemetry()  # which traces keep all their spans
+    feedback: Feedback | None = None  # accepts opinions on answers (default: the path is a 404)
+    envoy: Envoy = Envoy()  # addresses and limits of the generated Envoy configuration
 
     @property
     def transfer_s(self) -> float:

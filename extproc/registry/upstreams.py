@@ -17,62 +17,66 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}"
 class Price(Section, frozen=True):
     """US dollars per million tokens."""
 
-    input: Annotated[float, Meta(ge=0.0)]
-    output: Annotated[float, Meta(ge=0.0)]
+    input: Annotated[float, Meta(ge=0.0)]  # price of a million tokens of the prompt
+    output: Annotated[float, Meta(ge=0.0)]  # price of a million tokens of the answer
 
 
 class Auth(Section, frozen=True):
-    """Where a secret is, for the one process that reads it: exactly one of the two.
+    """Where a secret is: exactly one of ``env`` and ``file``.
 
-    A provider's key is Envoy's to read, the token of ``feedback`` the sidecar's.
+    Envoy reads the key of a provider. The sidecar reads the token of ``feedback``.
     """
 
-    env: str = ""  # a variable of that process's own environment
-    file: str = ""  # relative to the registry file
+    env: str = ""  # a variable of the environment of the process that reads the secret
+    file: str = ""  # a file with the bare secret, mode 0600; relative to the registry file
 
 
 class Endpoint(Section, frozen=True):
     """One server of a pool."""
 
     address: str  # HOST:PORT
-    weight: Annotated[int, Meta(ge=1, le=1000)] = 1  # its share of the requests, beside the others'
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1  # share of the requests, relative to the other endpoints
 
 
 class HealthCheck(Section, frozen=True):
-    """Envoy asks each endpoint on its own; one that does not answer 200 gets no requests."""
+    """Envoy checks each endpoint. One that does not answer 200 gets no requests."""
 
-    path: str = "/health"  # as vLLM, SGLang and TGI have it
-    interval_s: Seconds = 5.0
-    timeout_s: Seconds = 2.0
-    unhealthy_after: Positive = 2  # failures in a row
-    healthy_after: Positive = 1  # successes in a row
+    path: str = "/health"  # the path that is requested; vLLM, SGLang and TGI have `/health`
+    interval_s: Seconds = 5.0  # seconds between two checks
+    timeout_s: Seconds = 2.0  # seconds that a check may take
+    unhealthy_after: Positive = 2  # failures in a row until an endpoint is out
+    healthy_after: Positive = 1  # successes in a row until it is in again
 
 
 class OutlierEjection(Section, frozen=True):
     """An endpoint whose answers fail gets no requests for a while."""
 
-    after: Positive = 5  # 5xx answers, resets or refused connections in a row
-    for_s: Seconds = 30.0  # the first time; each further time in a row adds as much
+    after: Positive = 5  # 5xx answers, resets or refused connections in a row until it is out
+    for_s: Seconds = 30.0  # seconds that it is out; each further time in a row adds as many
 
 
 class Tls(Section, frozen=True):
-    """How the provider proves who it is, for https."""
+    """How Envoy checks the certificate of an https provider."""
 
-    ca_file: str = ""  # relative to the registry file; empty: what the system trusts
-    server_name: str = ""  # empty: base_url's host
+    ca_file: str = ""  # trust this authority; relative to the registry file (default: the system's)
+    server_name: str = ""  # the name in the certificate, and in SNI (default: the host of base_url)
 
 
 class Upstream(Section, frozen=True):
     """A server, or a pool of equal ones, behind one base URL."""
 
-    base_url: str  # http(s)://HOST[:PORT][/PATH]: PATH stands in place of the API's own /v1
-    auth: Auth | Literal["passthrough"] | None = None  # passthrough: the client's own credentials
-    endpoints: list[Endpoint] = []  # where base_url's servers are; none: at its host and port
+    base_url: str  # http(s)://HOST[:PORT][/PATH]; PATH replaces the /v1 that clients ask for
+    # The provider's key. `passthrough` sends the client's own credentials. (default: no key)
+    auth: Auth | Literal["passthrough"] | None = None
+    endpoints: list[Endpoint] = []  # the servers behind base_url (default: its host and port)
+    # How Envoy picks an endpoint. `least_request` takes the less busy of two random ones.
     load_balancing: Literal["least_request", "round_robin", "random"] = "least_request"
-    health_check: HealthCheck | None = None
-    outlier_ejection: OutlierEjection | None = None
-    max_requests: Positive | None = None  # at once; one more fails, and does not wait. None: any number
-    tls: Tls = Tls()
+    health_check: HealthCheck | None = None  # active checks of each endpoint (default: off)
+    outlier_ejection: OutlierEjection | None = None  # removes endpoints whose answers fail (default: off)
+    # Greatest number of requests at the same time. One more fails at once, for a fallback or the next
+    # tier. (default: no bound)
+    max_requests: Positive | None = None
+    tls: Tls = Tls()  # how the certificate is checked, for https
 
     @property
     def url(self) -> SplitResult:
@@ -97,12 +101,14 @@ class Upstream(Section, frozen=True):
 class Model(Upstream, frozen=True):
     """One model behind one provider. Its key in ``models`` is the name clients may pin."""
 
-    name: str = ""  # what the provider calls it; empty: the public name
+    name: str = ""  # the provider's name of the model (default: the public name)
     provider: Annotated[str, Meta(min_length=1)] = "openai"  # gen_ai.provider.name on spans and records
-    apis: list[Api] = []  # what it speaks; empty: what its provider is known for
-    pin: bool = True  # may a client choose it by its public name?
-    price: Price | None = None
-    context_window: Positive | None = None  # tokens of prompt and answer; None: takes any request
+    apis: list[Api] = []  # APIs that the model speaks (default: those known of its provider)
+    pin: bool = True  # whether a client may choose the model by its public name
+    price: Price | None = None  # needed to compare candidates and to report costs
+    # Tokens of prompt and answer together. A longer request goes to another candidate. (default: no
+    # bound)
+    context_window: Positive | None = None
 
     @property
     def speaks(self) -> tuple[Api, ...]:
@@ -122,8 +128,8 @@ class Model(Upstream, frozen=True):
 class Passthrough(Upstream, frozen=True):
     """Where requests go that are not LLM calls, unread and unchanged."""
 
-    # Each `[METHOD ]/PATH`, or `/PATH/*` for all paths below it; see ``registry.passing``. None: every
-    # path, or ``passing.DEFAULT`` where rules or models restrict requests.
+    # The requests that pass: `[METHOD ]/PATH`, or `[METHOD ]/PATH/*` for all paths below it. (default:
+    # every path, or only token counts and stored responses where rules or models restrict requests)
     paths: list[str] | None = None
 
 
