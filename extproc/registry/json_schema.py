@@ -20,7 +20,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a registry file, with a description of each key."""
-    schema: dict[str, Any] = msgspec.to_builtins(msgspec.json.schema(Registry))
+    schema: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Registry)))
     definitions: dict[str, dict[str, Any]] = schema["$defs"]
     for kind in sections():
         definition = definitions[kind.__name__]
