@@ -8,15 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PHOENIX := .cache/phoenix
+CLIENTS := .cache/clients
 
 # The first Python that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-.PHONY: help setup run test test-otlp lint fmt bench lock clean
+.PHONY: help setup run test test-otlp test-clients lint fmt bench lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Virtual environment, pinned dependencies, encoder
 	@$(BIN)/extproc model fetch
@@ -48,6 +49,18 @@ $(PHOENIX)/.installed: deploy/requirements-phoenix.txt | $(INSTALLED)
 	@$(BIN)/uv pip install -q --python $(PHOENIX)/bin/python --require-hashes -r deploy/requirements-phoenix.txt
 	@touch $@
 
+test-clients: setup $(CLIENTS)/.installed ## Client libraries against the demo, in Python and in Node.js
+	@$(BIN)/python -m pytest tests/clients/clients.py
+
+$(CLIENTS)/.installed: deploy/requirements-clients.txt tests/clients/package-lock.json | $(INSTALLED)
+	@echo "==> client libraries and Node.js in an environment of their own (900 MB, once)"
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)
+	@$(BIN)/uv pip install -q --python $(CLIENTS)/bin/python --require-hashes -r deploy/requirements-clients.txt
+	@mkdir -p $(CLIENTS)/npm
+	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/npm/
+	@PATH=$(CURDIR)/$(CLIENTS)/bin:$$PATH npm ci --prefix $(CLIENTS)/npm --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
 lint: $(INSTALLED) ## Style, strict types, import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -71,6 +84,11 @@ lock: $(INSTALLED) ## Pin every dependency anew
 		pyproject.toml -o deploy/requirements-dev.txt
 	@echo "arize-phoenix==20.26.1" | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header - -o deploy/requirements-phoenix.txt
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		tests/clients/requirements.in -o deploy/requirements-clients.txt
+	@$(MAKE) -s $(CLIENTS)/.installed
+	@cd tests/clients && PATH=$(CURDIR)/$(CLIENTS)/bin:$$PATH npm update --package-lock-only \
+		--omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean: ## Remove everything that set-up made
 	rm -rf $(VENV) .cache .run extproc/_pb

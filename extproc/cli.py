@@ -120,7 +120,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
         if options.fragments:
             raise OperatorError("--fragments goes without --xds")
         return _envoy_files(options)
-    for name in ("watch", "listen", "admin", "sidecar"):
+    for name in ("watch", "listen", "admin", "sidecar", "upstream"):
         if getattr(options, name):
             raise OperatorError(f"--{name} goes with --xds DIR")
     loaded, directory = load(options.registry), options.registry.parent
@@ -140,7 +140,9 @@ def _envoy_files(options: argparse.Namespace) -> int:
 
     _bear_hangups()
     logs.configure("info" if options.watch else "warning")
-    addresses = Addresses(options.listen or "", options.admin or "", tuple(options.sidecar))
+    addresses = Addresses(
+        options.listen or "", options.admin or "", tuple(options.sidecar), dict(options.upstream)
+    )
     writer = Writer(options.registry, options.xds, addresses)
     if not options.watch:
         status = asyncio.run(writer.once())
@@ -197,6 +199,13 @@ def _header(text: str) -> tuple[str, str]:
     if not (name and separator):
         raise argparse.ArgumentTypeError(f"{text!r} (expected NAME=VALUE)")
     return name.lower(), value
+
+
+def _moved(text: str) -> tuple[str, str]:
+    named, separator, there = text.partition("=")
+    if not (named and separator and there):
+        raise argparse.ArgumentTypeError(f"{text!r} (expected HOST:PORT=HOST:PORT)")
+    return named, there
 
 
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -321,6 +330,15 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         default=[],
         metavar="ADDRESS",
         help="with --xds: where Envoy finds `extproc serve`; repeatable (default: the registry's)",
+    )
+    config.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        type=_moved,
+        metavar="ADDRESS=ADDRESS",
+        help="with --xds: a HOST:PORT of the registry's models, and the HOST:PORT to which Envoy connects "
+        "in its place; repeatable",
     )
 
 

@@ -4,12 +4,23 @@ Pure: values in, values out. The modules of the APIs turn bytes into an ``Ask`` 
 into documents and events.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from extproc.demo.schemas import NoInstance, instance
+
 JsonObject = dict[str, Any]
+
+# What an object is like where a client asks for JSON, and for no schema of it.
+ANY_OBJECT: JsonObject = {
+    "type": "object",
+    "properties": {"answer": {"type": "string"}},
+    "required": ["answer"],
+}
 
 _WORD = re.compile(r"\S+\s*")
 _ECHOED_WORDS = 12
@@ -44,8 +55,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None  # the most tokens that the client wants
     stream: bool = False
     include_usage: bool = True  # tell the usage in the stream, where the API leaves that to the client
-    tools: tuple[str, ...] = ()
+    tools: Mapping[str, JsonObject] = {}  # the JSON schema of each tool's arguments, by the tool's name
+    called: frozenset[str] = frozenset()  # the tools that the conversation has called already
     tool_choice: str = "auto"  # or "none", "required", or the name of a tool
+    schema: JsonObject | None = None  # of the JSON that the client wants as the text
     asks: bool = True  # the latest turn is a user's; else it is a tool's result: time to answer in words
     choices: int = 1  # answers wanted
 
@@ -66,11 +79,17 @@ class Answer(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     tool: str = ""
+    arguments: JsonObject = {}  # of the call
 
     @property
     def text(self) -> str:
         """All words."""
         return "".join(self.words)
+
+    @property
+    def encoded_arguments(self) -> str:
+        """The arguments as JSON text."""
+        return json.dumps(self.arguments)
 
 
 def decode(body: bytes, kind: type[Any]) -> Any:
@@ -89,27 +108,47 @@ def words_in(*texts: str) -> int:
 
 
 def reply(ask: Ask) -> Answer:
-    """What the model says: who it is and what it was asked, or a tool call."""
+    """What the model says: who it is and what it was asked, JSON of the schema asked for, or a tool call.
+
+    Raises ApiError (400) for a schema that no value can be made for.
+    """
     tool = _called_tool(ask)
     if tool:
-        return Answer((), "tool", ask.prompt_tokens, 1, tool)
-    words = tuple(_WORD.findall(_sentence(ask)))
+        arguments = _made({"type": "object", **ask.tools[tool]}, ask)
+        return Answer((), "tool", ask.prompt_tokens, 1 + words_in(json.dumps(arguments)), tool, arguments)
+    text = _sentence(ask) if ask.schema is None else json.dumps(_made(ask.schema, ask), ensure_ascii=False)
+    words = tuple(_WORD.findall(text))
     kept = words if ask.limit is None else words[: ask.limit]
     return Answer(kept, "stop" if len(kept) == len(words) else "length", ask.prompt_tokens, len(kept))
 
 
+def _made(schema: JsonObject, ask: Ask) -> Any:
+    try:
+        return instance(schema, _echo(ask))
+    except NoInstance as error:
+        raise ApiError(400, str(error), code="invalid_json_schema") from error
+
+
 def _sentence(ask: Ask) -> str:
+    return f'[{ask.model}] You asked: "{_echo(ask)}". This is where {ask.model} would answer.'
+
+
+def _echo(ask: Ask) -> str:
     words = ask.question.split()
-    echo = " ".join(words[:_ECHOED_WORDS]) + (" ..." if len(words) > _ECHOED_WORDS else "")
-    return f'[{ask.model}] You asked: "{echo}". This is where {ask.model} would answer.'
+    return " ".join(words[:_ECHOED_WORDS]) + (" ..." if len(words) > _ECHOED_WORDS else "")
 
 
 def _called_tool(ask: Ask) -> str:
-    """The tool to call: the one the client insists on, else one that the latest user turn names."""
+    """The tool to call: the one the client insists on, else one that the latest user turn names.
+
+    A client that insists on any gets a new one each time: of its tools the last may be how to end.
+    """
     if ask.tool_choice in ask.tools:
         return ask.tool_choice
+    named = next((name for name in ask.tools if name in ask.question), "")
     if ask.tool_choice == "required" and ask.tools:
-        return ask.tools[0]
+        left = [name for name in ask.tools if name not in ask.called] or [*ask.tools]
+        return named if named in left else left[0]
     if ask.tool_choice == "none" or not ask.asks:
         return ""
-    return next((name for name in ask.tools if name in ask.question), "")
+    return named

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from extproc.demo.answers import Answer, ApiError, Ask, Identity, JsonObject, decode, words_in
+from extproc.demo.answers import ANY_OBJECT, Answer, ApiError, Ask, Identity, JsonObject, decode, words_in
 
 _DEFAULT_LIMIT = 16  # tokens of a completion whose client says nothing; a chat has none
 
@@ -64,9 +64,18 @@ class _Refusal(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
     refusal: str
 
 
+class _CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Call(msgspec.Struct, frozen=True):
+    function: _CalledFunction
+
+
 class _Message(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[_Text | _Image | _Audio | _File | _Refusal] | None = None
+    tool_calls: list[_Call] | None = None
 
     @property
     def text(self) -> str:
@@ -78,11 +87,22 @@ class _Message(msgspec.Struct, frozen=True):
 
 class _Function(msgspec.Struct, frozen=True):
     name: str
+    parameters: JsonObject | None = None
 
 
 class _Tool(msgspec.Struct, frozen=True):
     function: _Function
     type: Literal["function"] = "function"
+
+
+class _NamedSchema(msgspec.Struct, frozen=True):
+    name: str
+    schema: JsonObject | None = None
+
+
+class _ResponseFormat(msgspec.Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _NamedSchema | None = None
 
 
 class _ChatBody(msgspec.Struct, frozen=True):
@@ -92,8 +112,9 @@ class _ChatBody(msgspec.Struct, frozen=True):
     messages: list[_Message]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    tools: list[_Tool] = []
+    tools: list[_Tool] | None = None
     tool_choice: Any = "auto"
+    response_format: _ResponseFormat | None = None
     max_tokens: _Limit = None
     max_completion_tokens: _Limit = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -122,8 +143,10 @@ def parse_chat(body: bytes) -> Ask:
         limit=chat.max_completion_tokens or chat.max_tokens,
         stream=bool(chat.stream),
         include_usage=_wants_usage(chat.stream, chat.stream_options),
-        tools=tuple(tool.function.name for tool in chat.tools),
+        tools={tool.function.name: tool.function.parameters or {} for tool in chat.tools or ()},
+        called=frozenset(call.function.name for m in chat.messages for call in m.tool_calls or ()),
         tool_choice=_tool_choice(chat.tool_choice),
+        schema=_wanted_schema(chat.response_format),
         asks=chat.messages[-1].role == "user",
     )
 
@@ -140,6 +163,21 @@ def _wants_usage(stream: bool | None, options: _StreamOptions | None) -> bool:
     return options.include_usage
 
 
+def _wanted_schema(wanted: _ResponseFormat | None) -> JsonObject | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise ApiError(
+            400,
+            "Missing required parameter: 'response_format.json_schema'.",
+            param="response_format.json_schema",
+            code="missing_required_parameter",
+        )
+    return wanted.json_schema.schema or ANY_OBJECT
+
+
 def _tool_choice(choice: object) -> str:
     match choice:
         case {"function": {"name": str(name)}} | str(name):
@@ -151,7 +189,7 @@ def chat_document(identity: Identity, ask: Ask, answer: Answer, *, with_usage: b
     """The ``chat.completion`` object of a plain answer."""
     message: JsonObject = {"role": "assistant", "content": answer.text or None, "refusal": None}
     if answer.tool:
-        message["tool_calls"] = [_tool_call(identity, answer.tool, arguments="{}")]
+        message["tool_calls"] = [_tool_call(identity, answer.tool, arguments=answer.encoded_arguments)]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[answer.finish]}
     usage = {"usage": _usage(ask, answer)} if with_usage else {}
     return {**_chat_head(identity, "chat.completion"), "choices": [choice], **usage}
@@ -207,7 +245,7 @@ def _deltas(identity: Identity, answer: Answer) -> Iterator[JsonObject]:
         yield from ({"content": word} for word in answer.words)
         return
     yield role | {"tool_calls": [{"index": 0, **_tool_call(identity, answer.tool, arguments="")}]}
-    yield {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
+    yield {"tool_calls": [{"index": 0, "function": {"arguments": answer.encoded_arguments}}]}
 
 
 # --- Completions --------------------------------------------------------------------------------

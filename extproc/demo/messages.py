@@ -97,7 +97,13 @@ class _ThinkingConfig(msgspec.Struct, frozen=True):
     budget_tokens: int | None = None
 
 
+class _Format(msgspec.Struct, frozen=True):
+    type: Literal["json_schema"]
+    schema: JsonObject
+
+
 class _OutputConfig(msgspec.Struct, frozen=True):
+    format: _Format | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
@@ -145,8 +151,10 @@ def parse(body: bytes, headers: Mapping[str, str]) -> Ask:
         prompt_tokens=words_in(_text(asked.system), *(_text(message.content) for message in asked.messages)),
         limit=asked.max_tokens,
         stream=asked.stream,
-        tools=tuple(tool.name for tool in asked.tools),
+        tools={tool.name: tool.input_schema or {} for tool in asked.tools},
+        called=_called(asked.messages),
         tool_choice={"any": "required", "tool": choice.name}.get(choice.type, choice.type),
+        schema=_wanted_schema(asked.output_config),
         asks=isinstance(latest, str) or not any(isinstance(block, _ToolResult) for block in latest),
     )
 
@@ -195,6 +203,15 @@ def _check_results(messages: list[_Message]) -> None:
                 )
 
 
+def _called(messages: list[_Message]) -> frozenset[str]:
+    blocks = [block for message in messages if isinstance(message.content, list) for block in message.content]
+    return frozenset(block.name for block in blocks if isinstance(block, _ToolUse))
+
+
+def _wanted_schema(config: _OutputConfig | None) -> JsonObject | None:
+    return config.format.schema if config is not None and config.format is not None else None
+
+
 def _text(content: object) -> str:
     if isinstance(content, str):
         return content
@@ -204,7 +221,9 @@ def _text(content: object) -> str:
 
 def document(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) -> JsonObject:
     """The ``message`` object of a plain answer."""
-    block = _tool_use(identity, answer) if answer.tool else {"type": "text", "text": answer.text}
+    block = {"type": "text", "text": answer.text}
+    if answer.tool:
+        block = _tool_use(identity, answer) | {"input": answer.arguments}
     finished = _message(identity, [block], _FINISH[answer.finish])
     return finished | (_usage(answer, answer.completion_tokens) if with_usage else {})
 
@@ -231,7 +250,7 @@ def events(identity: Identity, ask: Ask, answer: Answer, *, with_usage: bool) ->
 def _deltas(answer: Answer) -> Iterator[JsonObject]:
     if answer.tool:
         yield {"type": "input_json_delta", "partial_json": ""}
-        yield {"type": "input_json_delta", "partial_json": "{}"}
+        yield {"type": "input_json_delta", "partial_json": answer.encoded_arguments}
     yield from ({"type": "text_delta", "text": word} for word in answer.words)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from extproc.demo.answers import Answer, ApiError, Ask, Identity, JsonObject, decode, words_in
+from extproc.demo.answers import ANY_OBJECT, Answer, ApiError, Ask, Identity, JsonObject, decode, words_in
 
 
 class _InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
@@ -44,12 +44,24 @@ class _Item(msgspec.Struct, frozen=True):
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: _Content = None
     call_id: str | None = None
+    name: str | None = None
     output: _Content = None
 
 
 class _Tool(msgspec.Struct, frozen=True):
     type: str
     name: str = ""
+    parameters: JsonObject | None = None
+
+
+class _Format(msgspec.Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema: JsonObject | None = None
+
+
+class _TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: _Format = _Format()
+    verbosity: Any = None
 
 
 class _Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +81,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_choice: Any = "auto"
     reasoning: _Reasoning | None = None
     previous_response_id: str | None = None
+    text: _TextConfig | None = None
     # ---
     background: Any = None
     include: Any = None
@@ -81,7 +94,6 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: Any = None
     stream_options: Any = None
     temperature: Any = None
-    text: Any = None
     top_logprobs: Any = None
     top_p: Any = None
     truncation: Any = None
@@ -112,8 +124,10 @@ def parse(body: bytes) -> Ask:
         ),
         limit=asked.max_output_tokens,
         stream=bool(asked.stream),
-        tools=tuple(tool.name for tool in asked.tools or () if tool.type == "function"),
+        tools={tool.name: tool.parameters or {} for tool in asked.tools or () if tool.type == "function"},
+        called=frozenset(item.name for item in items if item.name is not None),
         tool_choice=_tool_choice(asked.tool_choice),
+        schema=_wanted_schema(asked.text),
         asks=items[-1].role == "user",
     )
 
@@ -137,6 +151,10 @@ def _text(content: _Content) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part.text for part in content if isinstance(part, _InputText | _OutputText))
+
+
+def _wanted_schema(text: _TextConfig | None) -> JsonObject | None:
+    return None if text is None or text.format.type == "text" else text.format.schema or ANY_OBJECT
 
 
 def _tool_choice(choice: object) -> str:
@@ -179,7 +197,7 @@ def _unnumbered(identity: Identity, ask: Ask, answer: Answer, *, with_usage: boo
         "output_index": 0,
         "item": _output(identity, answer, finished=False),
     }
-    yield from _call_events(identity) if answer.tool else _text_events(identity, answer)
+    yield from _call_events(identity, answer) if answer.tool else _text_events(identity, answer)
     item = _output(identity, answer, finished=True)
     yield {"type": "response.output_item.done", "output_index": 0, "item": item}
     whole = document(identity, ask, answer, with_usage=with_usage)
@@ -195,10 +213,10 @@ def _text_events(identity: Identity, answer: Answer) -> Iterator[JsonObject]:
     yield {"type": "response.content_part.done", **place, "part": _output_text(answer.text)}
 
 
-def _call_events(identity: Identity) -> Iterator[JsonObject]:
+def _call_events(identity: Identity, answer: Answer) -> Iterator[JsonObject]:
     place = {"item_id": f"fc_{identity.token}", "output_index": 0}
-    yield {"type": "response.function_call_arguments.delta", **place, "delta": "{}"}
-    yield {"type": "response.function_call_arguments.done", **place, "arguments": "{}"}
+    yield {"type": "response.function_call_arguments.delta", **place, "delta": answer.encoded_arguments}
+    yield {"type": "response.function_call_arguments.done", **place, "arguments": answer.encoded_arguments}
 
 
 def _response(identity: Identity, ask: Ask) -> JsonObject:
@@ -234,7 +252,7 @@ def _output(identity: Identity, answer: Answer, *, finished: bool) -> JsonObject
     item: JsonObject = {"id": _item_id(identity, answer), "status": status}
     if answer.tool:
         call_id = f"call_{identity.token[:24]}"
-        arguments = "{}" if finished else ""
+        arguments = answer.encoded_arguments if finished else ""
         return item | {
             "type": "function_call",
             "call_id": call_id,

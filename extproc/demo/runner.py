@@ -1,7 +1,8 @@
 """`python -m extproc.demo`: Envoy, the sidecar and a demo model pool in the foreground.
 
 Reads PORT (Envoy's listener), ENVOY_ADMIN_PORT and ADMIN_PORT (the sidecar's) from the
-environment. Every registry model whose base URL is on this machine is played by a fake one.
+environment. Every registry model whose base URL is on this machine is played by a fake one, on a free
+port that Envoy is given in place of the base URL's.
 """
 
 import argparse
@@ -78,11 +79,14 @@ async def serve(registry_path: Path, run_dir: Path, environment: Mapping[str, st
     models = demo_models(registry, registry_path.parent)
     if registry.feedback is not None:
         _key(registry.feedback.token, registry_path.parent)
-    ports.check([*_stack_claims(chosen), *_model_claims(models, registry_path)])
+    ports.check(_stack_claims(chosen))
     async with Pool(models):
         for name, model in models.items():
-            _report(f"demo model      {name} at {model.url}")
-        async with running_stack(registry_path, run_dir, chosen, report=_report) as stack:
+            _report(f"demo model      {name} at {model.url}, in place of {registry.models[name].base_url}")
+        upstreams = _played(registry, models)
+        async with running_stack(
+            registry_path, run_dir, chosen, upstreams=upstreams, report=_report
+        ) as stack:
             _report(f"records         {stack.records}")
             _report(f"ready {stack.url}")
             _report(_EXAMPLE.format(url=stack.url))
@@ -101,6 +105,7 @@ async def _report_edits(stack: Stack) -> None:
 def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
     """A fake model for each registry model on this machine, by public name; others are real.
 
+    Each listens on a free port, whichever its base URL names: another checkout's demo may run as well.
     A key's file (relative to ``directory``) that does not exist is made, with a fresh key. Raises
     OperatorError for a key that is empty, or expected in the environment and not there.
     """
@@ -111,10 +116,26 @@ def demo_models(registry: Registry, directory: Path) -> dict[str, FakeModel]:
             continue
         key = _key(model.auth, directory) if isinstance(model.auth, Auth) else ""
         # keep=0: a pool that runs for days must not remember what it was asked.
-        models[name] = FakeModel(
-            model.name or name, key=key, port=upstream.port or 80, keep=0, apis=model.speaks
-        )
+        models[name] = FakeModel(model.name or name, key=key, keep=0, apis=model.speaks)
     return models
+
+
+def _played(registry: Registry, models: Mapping[str, FakeModel]) -> dict[str, str]:
+    """Where each fake model that runs listens, by the address of the model that it plays.
+
+    Raises OperatorError for two models at one address: each fake model is a server of its own.
+    """
+    played: dict[str, str] = {}
+    players: dict[str, str] = {}
+    for name, model in models.items():
+        for address in registry.models[name].addresses:
+            first = players.setdefault(address, name)
+            if first != name:
+                raise OperatorError(
+                    f"the models {first} and {name} are both at {address}: change one's base_url"
+                )
+            played[address] = f"{model.host}:{model.port}"
+    return played
 
 
 def _key(auth: Auth, directory: Path) -> str:
@@ -140,13 +161,6 @@ def _stack_claims(chosen: Ports) -> list[Claim]:
         (chosen.sidecar_admin, "the sidecar's admin interface", "ADMIN_PORT"),
     ]
     return [Claim(port, owner, f"set {variable} to another") for port, owner, variable in listeners]
-
-
-def _model_claims(models: Mapping[str, FakeModel], registry: Path) -> list[Claim]:
-    return [
-        Claim(model.port, f"the demo model {name}", f"change its base_url in {registry}")
-        for name, model in models.items()
-    ]
 
 
 def _report(line: str) -> None:

@@ -91,7 +91,14 @@ class Seat(msgspec.Struct, frozen=True):
 class Stack:
     """Sidecars, the Envoy that asks them, and what tells it of the registry; made by ``running_stack``."""
 
-    def __init__(self, registry: Path, run_dir: Path, ports: Ports, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        registry: Path,
+        run_dir: Path,
+        ports: Ports,
+        environment: Mapping[str, str],
+        upstreams: Mapping[str, str],
+    ) -> None:
         self.registry = registry.absolute()  # not resolved: it may be a link that is to be followed
         self.run_dir = run_dir = run_dir.resolve()
         self.ports = ports
@@ -107,6 +114,7 @@ class Stack:
             f"{HOST}:{ports.envoy}",
             f"{HOST}:{ports.envoy_admin}",
             tuple(f"unix:{run_dir / seat.socket}" for seat in self.seats),
+            upstreams,
         )
 
     @property
@@ -177,6 +185,7 @@ class Stack:
             *("--listen", self.addresses.listen),
             *("--admin", self.addresses.admin),
             *(part for address in self.addresses.sidecars for part in ("--sidecar", address)),
+            *(part for moved in self.addresses.upstreams.items() for part in ("--upstream", "=".join(moved))),
         ]
         self._processes["writer"] = await Process.start(
             "writer", command, log=self.writer_log, environment=self._environment
@@ -266,6 +275,7 @@ async def running_stack(
     ports: Ports | None = None,
     *,
     environment: Mapping[str, str] | None = None,
+    upstreams: Mapping[str, str] | None = None,
     report: Report = lambda line: None,
 ) -> AsyncIterator[Stack]:
     """A sidecar and Envoy, ready, for as long as the ``async with`` block lasts.
@@ -273,7 +283,8 @@ async def running_stack(
     ``run_dir`` is made when absent; it gets Envoy's files in ``xds``, a log of each process and
     the segments in ``records``. With several sidecars in ``ports``, all but the first have numbered names.
     The registry's own addresses (``envoy.listen`` and so on) are replaced by loopback and
-    ``ports``, free ones by default. ``environment`` is added to the sidecars'. ``report`` gets a
+    ``ports``, free ones by default. ``environment`` is added to the sidecars'. ``upstreams`` says where
+    Envoy connects to in place of an address (HOST:PORT) of a model. ``report`` gets a
     line of progress at a time. Changes of the registry are followed.
 
     At the end Envoy is drained, and stopped after the writer and before the sidecars. Raises
@@ -281,7 +292,7 @@ async def running_stack(
     a process that does not become ready, and OperatorError when Envoy refuses its configuration.
     """
     load(registry)  # before anything is started for it
-    stack = Stack(registry, run_dir, ports or Ports.free(), environment or {})
+    stack = Stack(registry, run_dir, ports or Ports.free(), environment or {}, upstreams or {})
     envoy = binary.find()
     with _owned(stack):
         async with AsyncExitStack() as stopping:

@@ -5,8 +5,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -26,11 +27,14 @@ from extproc.registry.loading import Loaded, load
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.tiers import consulted_models
+from extproc.registry.upstreams import Endpoint, Upstream
 from extproc.registry.watching import Watch
 from extproc.wire.asking import Answer, can_decide
 from extproc.wire.sockets import access_of, own_directory
 
 log = logging.getLogger(__name__)
+
+_Upstream = TypeVar("_Upstream", bound=Upstream)
 
 # A request may take this long to arrive whole, and goes by the routes that its head met.
 KEPT_S = REQUEST_IN.total_seconds() + 30.0
@@ -45,6 +49,7 @@ class Addresses(msgspec.Struct, frozen=True):
     listen: str = ""
     admin: str = ""
     sidecars: tuple[str, ...] = ()
+    upstreams: Mapping[str, str] = {}  # where to connect to, for an address of a model or of passthrough
 
     def put_into(self, registry: Registry) -> Registry:
         """The registry with these addresses. Raises ``OperatorError``."""
@@ -57,7 +62,23 @@ class Addresses(msgspec.Struct, frozen=True):
             admin=self.admin or registry.envoy.admin,
             sidecar=list(self.sidecars) or registry.envoy.sidecar,
         )
-        return msgspec.structs.replace(registry, envoy=envoy)
+        passthrough = registry.passthrough
+        return msgspec.structs.replace(
+            registry,
+            envoy=envoy,
+            models={name: self._moved(model) for name, model in registry.models.items()},
+            passthrough=None if passthrough is None else self._moved(passthrough),
+        )
+
+    def _moved(self, upstream: _Upstream) -> _Upstream:
+        """The upstream with its ``base_url``, hence its host and path, at the addresses to connect to."""
+        if self.upstreams.keys().isdisjoint(upstream.addresses):
+            return upstream
+        endpoints = [
+            Endpoint(address=self.upstreams.get(address, address), weight=weight)
+            for address, weight in upstream.addresses.items()
+        ]
+        return msgspec.structs.replace(upstream, endpoints=endpoints)
 
 
 _FROM_REGISTRY = Addresses()

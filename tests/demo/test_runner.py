@@ -26,9 +26,9 @@ def registry(**models: Model) -> Registry:
     return Registry(models=models, default=next(iter(models)))
 
 
-def test_a_model_on_this_machine_is_played_under_its_upstream_name_and_port(tmp_path: Path) -> None:
+def test_a_model_on_this_machine_is_played_under_its_upstream_name(tmp_path: Path) -> None:
     models = demo_models(registry(small=Model(base_url="http://127.0.0.1:10011", name="small-8b")), tmp_path)
-    assert (models["small"].name, models["small"].port, models["small"].key) == ("small-8b", 10011, "")
+    assert (models["small"].name, models["small"].key) == ("small-8b", "")
 
 
 def test_a_model_without_an_upstream_name_is_played_under_its_public_one(tmp_path: Path) -> None:
@@ -53,14 +53,12 @@ def test_a_missing_key_file_is_made_for_its_owner_alone_and_kept(tmp_path: Path)
 
 
 async def test_a_missing_token_for_feedback_is_made_too(tmp_path: Path) -> None:
-    path, port = one_model_registry(tmp_path)
+    path, _ = one_model_registry(tmp_path)
     path.write_text(f"{path.read_text()}feedback: {{token: {{file: keys/feedback}}}}\n")
+    chosen = dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True))
+    port = int(chosen["PORT"])
     with socket.create_server((ports.HOST, port)), pytest.raises(OperatorError, match=f"port {port} "):
-        await serve(
-            path,
-            tmp_path / "run",
-            dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True)),
-        )
+        await serve(path, tmp_path / "run", chosen)
     assert (tmp_path / "keys/feedback").read_text().startswith("demo-")
     assert (tmp_path / "keys/feedback").stat().st_mode & 0o777 == 0o600
 
@@ -90,8 +88,8 @@ async def test_a_played_model_remembers_no_request(tmp_path: Path) -> None:
         assert not pool["small"].journal
 
 
-def one_model_registry(tmp_path: Path) -> tuple[Path, int]:
-    [port] = ports.free(1)
+def one_model_registry(tmp_path: Path, port: int | None = None) -> tuple[Path, int]:
+    port = port or ports.free(1)[0]
     path = tmp_path / "registry.yaml"
     path.write_text(f"models:\n  small: {{base_url: 'http://127.0.0.1:{port}'}}\ndefault: small\n")
     return path, port
@@ -116,15 +114,17 @@ def test_a_taken_port_is_one_message_with_the_variable_to_change(
     assert err.endswith(f"is taken: set {variable} to another\n")
 
 
-def test_a_demo_models_taken_port_names_the_registry(
+def test_two_models_at_one_address_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, port = one_model_registry(tmp_path)
+    path.write_text(
+        path.read_text().replace("default", f"  big: {{base_url: 'http://127.0.0.1:{port}'}}\ndefault")
+    )
     for name, free in zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), ports.free(3), strict=True):
         monkeypatch.setenv(name, str(free))
-    with socket.create_server((ports.HOST, port)):
-        assert main(["--registry", str(path), "--run-dir", str(tmp_path / "run")]) == 1
-    message = f"port {port} for the demo model small is taken: change its base_url in {path}"
+    assert main(["--registry", str(path), "--run-dir", str(tmp_path / "run")]) == 1
+    message = f"the models small and big are both at 127.0.0.1:{port}: change one's base_url"
     assert capsys.readouterr().err == f"extproc.demo: {message}\n"
 
 
@@ -174,14 +174,15 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_run(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run]:
-    """For tests that leave it running."""
-    async with running(tmp_path_factory.mktemp("shared")) as run:
-        yield run
+    """For tests that leave it running. Another process has its model's port, as another checkout's demo would."""
+    with socket.create_server((ports.HOST, 0)) as taken:
+        async with running(tmp_path_factory.mktemp("shared"), taken.getsockname()[1]) as run:
+            yield run
 
 
 @asynccontextmanager
-async def running(tmp_path: Path) -> AsyncIterator[Run]:
-    path, _ = one_model_registry(tmp_path)
+async def running(tmp_path: Path, model_port: int | None = None) -> AsyncIterator[Run]:
+    path, _ = one_model_registry(tmp_path, model_port)
     chosen = dict(zip(("PORT", "ENVOY_ADMIN_PORT", "ADMIN_PORT"), map(str, ports.free(3)), strict=True))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "extproc.demo", "--registry", str(path), "--run-dir", str(tmp_path / "run")),

@@ -352,3 +352,17 @@ def load_version(text: str, world: World) -> str:
     aside = world.registry.with_suffix(".aside")
     aside.write_text(text)
     return load(aside).version
+
+
+def test_an_address_of_the_registry_may_be_elsewhere_for_this_envoy(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "models:\n  a: {base_url: 'http://127.0.0.1:1/v2'}\n  b: {base_url: 'http://127.0.0.1:2'}\ndefault: a\n"
+        "passthrough: {base_url: 'http://127.0.0.1:1'}\n"
+    )
+    registry = Addresses(upstreams={"127.0.0.1:1": "127.0.0.1:9"}).put_into(load(path).registry)
+    assert registry.passthrough is not None
+    assert registry.models["a"].base_url == "http://127.0.0.1:1/v2"
+    assert dict(registry.models["a"].addresses) == {"127.0.0.1:9": 1}
+    assert dict(registry.models["b"].addresses) == {"127.0.0.1:2": 1}
+    assert dict(registry.passthrough.addresses) == {"127.0.0.1:9": 1}
