@@ -22,6 +22,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     write_sizes: tuple[int, ...] = ()  # body bytes per write, repeated; empty: one write an event
     reset_after_writes: int | None = None  # body writes before a TCP reset; 0: not one byte of the body
     end_after_writes: int | None = None  # body writes before the answer ends, as if it were whole
+    in_prose: bool = False  # ignore the JSON object or schema that the client asks for
     omit_usage: bool = False
     delay_before_usage_s: float = 0.0  # before the last event of a stream that tells it
     gzip: bool = False  # compress where the request accepts it

@@ -155,7 +155,8 @@ class FakeModel:
     def _pieces(self, speech: Speech, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
         """The answer's body, one piece for JSON, one an event for SSE: what comes before usage, and after."""
         identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
-        answer, with_usage = reply(ask), not behaviour.omit_usage
+        answer = reply(msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask)
+        with_usage = not behaviour.omit_usage
         if not ask.stream:
             return [msgspec.json.encode(speech.document(identity, ask, answer, with_usage=with_usage))], []
         events = list(speech.events(identity, ask, answer, with_usage=with_usage and ask.include_usage))

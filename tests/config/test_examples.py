@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from extproc.cli import main
 from extproc.demo.answers import Ask, reply
+from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool
 from extproc.demo.stack import Stack, running_stack
 from extproc.envoyconf import binary
@@ -368,11 +369,13 @@ class TestCascade:
 
     async def test_what_is_not_as_it_was_asked_for_the_large_one_answers(self, cascade: Company) -> None:
         wanted: Any = {"type": "json_object"}
+        cascade.pool["small"].behaviour = Behaviour(in_prose=True)
         chat = await cascade.openai.chat.completions.create(
             model="auto", messages=HELLO, response_format=wanted
         )
         assert chat.model == "Qwen/Qwen3-235B-A22B"
         assert [len(fake.journal) for fake in cascade.pool.values()] == [1, 1]
+        cascade.pool["small"].behaviour = Behaviour()
         cascade.forget()
 
     async def test_without_the_sidecar_the_large_one_answers(self, cascade: Company) -> None:
