@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 
+from extproc.demo.behaviour import Behaviour
 from extproc.demo.pool import FakeModel, Pool
 
 SCHEMA: dict[str, Any] = {
@@ -35,11 +36,16 @@ class Clients:
 
 
 @pytest.fixture
-async def clients() -> AsyncIterator[Clients]:
+async def pool() -> AsyncIterator[Pool]:
     async with Pool({"demo": FakeModel("demo", key="k")}) as pool:
-        clients = Clients(pool["demo"].url)
-        async with clients.openai, clients.anthropic:
-            yield clients
+        yield pool
+
+
+@pytest.fixture
+async def clients(pool: Pool) -> AsyncIterator[Clients]:
+    clients = Clients(pool["demo"].url)
+    async with clients.openai, clients.anthropic:
+        yield clients
 
 
 def function(name: str, parameters: dict[str, Any] = SCHEMA) -> dict[str, Any]:
@@ -147,3 +153,9 @@ async def test_a_schema_that_no_value_can_be_made_for_is_a_bad_request(clients: 
 async def test_a_json_schema_format_without_a_schema_is_a_bad_request(clients: Clients) -> None:
     with pytest.raises(openai.BadRequestError, match="json_schema"):
         await clients.openai.chat.completions.create(**CHAT, response_format={"type": "json_schema"})
+
+
+async def test_a_model_may_answer_in_prose_all_the_same(clients: Clients, pool: Pool) -> None:
+    pool["demo"].behaviour = Behaviour(in_prose=True)
+    chat = await clients.openai.chat.completions.create(**CHAT, response_format={"type": "json_object"})
+    assert (chat.choices[0].message.content or "").startswith("[demo] You asked: ")
