@@ -14,7 +14,7 @@ CLIENTS := .cache/clients
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-.PHONY: help setup run test test-otlp test-clients lint fmt bench lock clean
+.PHONY: help setup run test test-otlp test-clients lint fmt docs bench lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,11 @@ lint: $(INSTALLED) ## Style, strict types, import layers
 fmt: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## The documentation as a site, in .cache/site
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open .cache/site/index.html"
 
 bench: setup ## Measure speed against plain Envoy and a do-nothing ext_proc
 	@$(BIN)/python benchmarks/speed.py

@@ -58,17 +58,17 @@ def summary(kind: type[Section]) -> str:
     return " ".join(inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
 
 
-def key_comments(kind: type[Section]) -> Mapping[str, str]:
-    """What the source says of each key of a section that has a comment."""
+def key_comments(kind: type[msgspec.Struct]) -> Mapping[str, str]:
+    """What the source says of each key of a section, or of another struct, that has a comment."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if issubclass(base, Section) and base is not Section:
+        if inspect.get_annotations(base):
             found |= _comments_of(base)
     names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
     return {names[name]: words for name, words in found.items()}
 
 
-def _comments_of(kind: type[Section]) -> dict[str, str]:
+def _comments_of(kind: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(kind))
     lines, [node] = source.splitlines(), ast.parse(source).body
     assert isinstance(node, ast.ClassDef)  # it is the source of a class

@@ -17,7 +17,7 @@ from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 _TOKENS = 1e6  # prices are per million
 
 # What an answer that told no usage is taken to have used. Of a request and a plain answer, so many bytes are
-# a token; of a stream, so many bytes of its events carry one. See config/README.md, `stream_usage`.
+# a token; of a stream, so many bytes of its events carry one. See docs/observe.md.
 _BYTES_A_TOKEN = 4
 _STREAMED_BYTES_A_TOKEN = 200
 

@@ -57,7 +57,7 @@ def cluster(name: str, port: int) -> dict[str, Any]:
 
 
 def attached(tree: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    """What envoy/README.md says: each part at its place, lists before one's own, all else set."""
+    """What docs/attach.md says: each part at its place, lists before one's own, all else set."""
     tree = copy.deepcopy(tree)
     (listener,) = tree["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
