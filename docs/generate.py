@@ -106,22 +106,26 @@ def declaring(kind: type[Section], name: str) -> type[Section]:
 
 
 def _section_table(kind: type[Section], examples: Mapping[Key, Any]) -> str:
-    lines = ["| key | type | default | meaning | example |", "|---|---|---|---|---|"]
+    lines = ["| key | type and default | meaning and example |", "|---|---|---|"]
     comments = key_comments(kind)
     for field in msgspec.structs.fields(kind):
         key = field.encode_name
-        example = examples.get((declaring(kind, field.name), key))
-        words = comments[key][0].upper() + comments[key][1:]
-        words, written_default = _split_default(words)
+        words, default = _split_default(comments[key])
+        default = f"default: {default}" if default else _default(field)
+        example = _example(key, examples.get((declaring(kind, field.name), key)))
+        meaning = _sentence(words) + ("" if words.endswith((".", ")")) else ".")
         cells = (
             f"`{key}`",
-            _type_name(field.type),
-            written_default or _default(field),
-            words if words.endswith((".", ")")) else f"{words}.",
-            _example(key, example),
+            _type_name(field.type) + (f"<br>{default}" if default else ""),
+            meaning + (f"<br>{example}" if example else ""),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _sentence(words: str) -> str:
+    """With a capital letter, unless the first word is a name or an address."""
+    return words if words.startswith(("http", "gen_ai", "`")) else words[:1].upper() + words[1:]
 
 
 def _split_default(words: str) -> tuple[str, str]:
@@ -167,10 +171,10 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
     if isinstance(value, Section):
-        return "see there"
+        return ""  # the defaults of its own keys
     if value in (None, "", [], {}, ()):
-        return "none"
-    return f"`{value if isinstance(value, str) else json.dumps(msgspec.to_builtins(value))}`"
+        return "default: none"
+    return f"default: `{value if isinstance(value, str) else json.dumps(msgspec.to_builtins(value))}`"
 
 
 def _example(key: str, value: Any) -> str:
@@ -209,7 +213,7 @@ def _record_table(kind: type[rows.Row]) -> str:
     lines = ["| field | type | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(kind):
         words = comments.get(field.name, "")
-        cells = (f"`{field.name}`", _record_type(field.type), words[:1].upper() + words[1:])
+        cells = (f"`{field.name}`", _record_type(field.type), _sentence(words))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

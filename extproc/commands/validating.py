@@ -38,7 +38,7 @@ def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "expected), and the exit status is 1. A registry with a `holdout` is also compiled and must route it "
         "well enough, which needs the encoder. Warnings change no status.",
     )
-    validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY")
+    validate.add_argument("registries", nargs="+", type=Path, metavar="REGISTRY", help="files to check")
     takes_encoder(validate)
 
 

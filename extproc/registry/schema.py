@@ -210,7 +210,7 @@ class Registry(Section, frozen=True):
     # The model that answers when the router is in doubt or the sidecar is down: one, or one per API.
     default: str | dict[str, str]
     # What happens to a request that no sidecar has decided: its API's default answers, or it is a 503. One
-    # value, or one per API. (default: `default`; `extproc validate` asks for it where deny rules exist)
+    # value, or one per API. `extproc validate` asks for it where deny rules exist. (default: `default`)
     without_sidecar: Unattended | dict[str, Unattended] | None = None
     # Where requests go that are not LLM calls. (default: they are a 404)
     passthrough: Passthrough | None = None

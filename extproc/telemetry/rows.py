@@ -59,41 +59,41 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """What every kind has."""
 
     time: datetime  # when it began, UTC
-    request_id: str
-    trace_id: str = ""  # of Envoy's or the client's trace; of an exchange without one, its own
-    schema: int = SCHEMA
+    request_id: str  # Envoy's x-request-id, by which all kinds join
+    trace_id: str = ""  # of Envoy's or the client's trace; an exchange without one has its own
+    schema: int = SCHEMA  # version of the record format
 
 
 class AnswerRow(Row, frozen=True, kw_only=True):
     """What is known of one model's answer, whoever got it."""
 
-    api: str = ""
-    model: str = ""  # the registry's name; of an exchange, the one that was decided
-    upstream_model: str = ""  # the name the provider was sent
-    provider: str = ""  # as the conventions name providers
-    response_model: str = ""  # the name the provider answered with
-    response_id: str = ""
-    cluster: str = ""
-    stream: bool | None = None
-    status: int | None = None  # null: the client left before an answer
-    error: str = ""  # the refusing error's label, else Envoy's flag, else the status; empty: none
-    flags: tuple[str, ...] = ()
-    finish_reason: str = ""
+    api: str = ""  # the API that the client speaks, such as openai.chat
+    model: str = ""  # the registry's name of the model; of an exchange, the decided one
+    upstream_model: str = ""  # the name that was sent to the provider
+    provider: str = ""  # the registry's `provider` of the model
+    response_model: str = ""  # the name in the provider's answer
+    response_id: str = ""  # the provider's id of the answer
+    cluster: str = ""  # Envoy's cluster
+    stream: bool | None = None  # whether the client asked for a stream
+    status: int | None = None  # HTTP status; null: the client left before an answer
+    error: str = ""  # label of a refusal, else Envoy's flag, else the status; empty: no error
+    flags: tuple[str, ...] = ()  # Envoy's response flags
+    finish_reason: str = ""  # how the answer ended, in the API's own word
     # Whether the model refused, by the API's own word for it; a refusal in plain prose is not seen. Null:
     # how the answer ended was not seen either.
     refusal: bool | None = None
-    duration_ms: float | None = None  # until the answer's last byte
-    first_byte_ms: float | None = None  # of the provider's head, which may come before any token
-    time_to_first_token_ms: float | None = None  # only when the token itself was seen
-    request_bytes: int | None = None
-    response_bytes: int | None = None
-    input_tokens: int | None = None  # those read from the provider's cache included
-    output_tokens: int | None = None  # those spent on reasoning included
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None  # of the input, written to the provider's cache
-    reasoning_tokens: int | None = None
-    usage_source: Literal["answer", "unknown"] = "unknown"  # who says so: the provider's answer
-    cost_usd: float | None = None  # at the prices of that time; see ``pricing``
+    duration_ms: float | None = None  # from the request until the last byte of the answer
+    first_byte_ms: float | None = None  # until the provider's first byte, which may come before any token
+    time_to_first_token_ms: float | None = None  # only if the token itself was seen
+    request_bytes: int | None = None  # size of the request body
+    response_bytes: int | None = None  # size of the answer's body
+    input_tokens: int | None = None  # includes tokens from the provider's cache
+    output_tokens: int | None = None  # includes reasoning tokens
+    cached_tokens: int | None = None  # input tokens read from the provider's cache
+    cache_write_tokens: int | None = None  # input tokens written to the provider's cache
+    reasoning_tokens: int | None = None  # output tokens spent on reasoning
+    usage_source: Literal["answer", "unknown"] = "unknown"  # `answer`: the provider reported the tokens
+    cost_usd: float | None = None  # at the prices of the registry version that decided
     # Of an answer that told no usage: a rough cost, by the sizes of the bodies. Never beside a cost_usd.
     estimated_cost_usd: float | None = None
 
@@ -101,66 +101,67 @@ class AnswerRow(Row, frozen=True, kw_only=True):
 class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     """One finished exchange. With a cascade, tokens and cost are those of all attempts."""
 
-    method: str = ""
+    method: str = ""  # HTTP method
     path: str = ""  # without its query, cut to 256 characters
-    route: str = ""
-    original_model: str = ""  # the name the client sent
-    stage: str = ""
-    reason: str = ""
-    rule: str = ""
-    probability: float | None = None
-    margin: float | None = None
-    similarity: float | None = None
+    route: str = ""  # the decided route; empty: none
+    original_model: str = ""  # the name that the client sent
+    stage: str = ""  # the stage that decided: deny, pin, rule, lexical, embedding, default
+    reason: str = ""  # why the decision came out as it did
+    rule: str = ""  # the rule that decided
+    probability: float | None = None  # calibrated probability of the most probable route
+    margin: float | None = None  # probability of the best route minus that of the second
+    similarity: float | None = None  # cosine to the nearest example
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     predicted_quality: float | None = None  # the probability that the model's answer is good, beforehand
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
-    version: str = ""  # of the registry that decided
-    lexical: str = ""  # agreed or disagreed, of what the lexical fast path would have decided too
-    weight: float | None = None  # of how many such requests this is one that was embedded; null: of itself
-    mode: Literal["active", "observe", "unknown"] = "unknown"  # observe: decided, and not obeyed
-    would_route: str = ""  # what was decided, in mode observe
-    would_model: str = ""
-    would_cost_usd: float | None = None  # of the same tokens at would_model's price
+    version: str = ""  # version of the registry that decided
+    lexical: str = ""  # whether the fast path agreed, in its sample: agreed, disagreed
+    weight: float | None = None  # how many fast-path requests this sampled one stands for; null: only itself
+    mode: Literal["active", "observe", "unknown"] = "unknown"  # observe: decided and not obeyed
+    would_route: str = ""  # the decided route, in mode observe
+    would_model: str = ""  # the decided model, in mode observe
+    would_cost_usd: float | None = None  # of the same tokens at the price of would_model
     # The sidecar took no part: Envoy alone chose where this went. A client that left while the sidecar was
     # still deciding bypassed nothing: its request went nowhere.
     bypassed: bool
-    refused: bool  # the sidecar answered itself and nothing was forwarded
-    failed: bool = False  # forwarded, and the answer is an error
+    refused: bool  # the sidecar answered with an error, and nothing was forwarded
+    failed: bool = False  # the request was forwarded, and the answer is an error
     reference_cost_usd: float | None = None  # of the same tokens at the reference model's price
-    attempts: int | None = None  # how often a model was asked; null where nobody counted
-    served_by: str = ""  # the registry's name of the model that answered, where that may be another
-    cascade: str = ""
-    tier: int | None = None  # of the cascade, whose answer the client got; 0 is the first
-    conversation_id: str = ""
-    reask: bool | None = None  # the client asks again what it asked before; null: nothing can be known
-    tokens: int | None = None  # embedded by our encoder
-    parse_us: int | None = None
-    rules_us: int | None = None
-    queue_us: int | None = None
-    embed_us: int | None = None
-    total_us: int | None = None
-    input_messages: str | None = None  # prompt and answer: only by the operator's opt-in, sampled
-    output_messages: str | None = None
+    attempts: int | None = None  # how often a model was called; null: not counted
+    served_by: str = ""  # the registry's name of the model that answered, if that may be another
+    cascade: str = ""  # the cascade that was used
+    tier: int | None = None  # the tier whose answer the client got; 0 is the first
+    conversation_id: str = ""  # a hash of what names the conversation
+    reask: bool | None = None  # the request repeats an earlier turn; null: it cannot be known
+    tokens: int | None = None  # tokens that the router's encoder embedded
+    parse_us: int | None = None  # microseconds to read the body
+    rules_us: int | None = None  # microseconds of rules
+    queue_us: int | None = None  # microseconds in the encoder's queue
+    embed_us: int | None = None  # microseconds of embedding
+    total_us: int | None = None  # microseconds of the whole decision
+    input_messages: str | None = None  # the latest user turn, only if the operator opts in
+    output_messages: str | None = None  # the answer; always null at present
 
 
 class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
     """One model asked on behalf of one exchange: a tier of a cascade, or a retry."""
 
-    attempt: int  # 1 is the first
-    cascade: str = ""
-    tier: int | None = None
-    verdict: str = ""  # the gate's: accept or escalate; empty: no gate spoke
-    verdict_reason: str = ""
-    verdict_score: float | None = None  # probability that the answer is good, when calibrated
-    wasted_tokens: int | None = None  # paid for, and never shown to the client
-    wasted_cost_usd: float | None = None
-    # Whom its gate asked for a second answer, or to verify: no attempt, but the exchange pays for it.
-    second_model: str = ""  # empty: nobody was to be asked
-    second_outcome: str = ""  # answered, timeout, budget, failed, or unasked
-    second_score: float | None = None  # a verifier's
-    second_input_tokens: int | None = None
-    second_output_tokens: int | None = None
-    second_cost_usd: float | None = None
+    attempt: int  # number of the call; 1 is the first
+    cascade: str = ""  # the cascade that was used
+    tier: int | None = None  # the tier of the cascade; 0 is the first
+    verdict: str = ""  # the gate's verdict: accept or escalate; empty: no verdict
+    verdict_reason: str = ""  # the check that refused the answer
+    verdict_score: float | None = None  # calibrated probability that the answer is good
+    wasted_tokens: int | None = None  # tokens that are paid for, and that the client never saw
+    wasted_cost_usd: float | None = None  # what they cost
+    # The model that the gate asked for a second answer or a rating. Its call is not an attempt, but the
+    # exchange's cost includes it. Empty: none was to be asked.
+    second_model: str = ""
+    second_outcome: str = ""  # how that call ended: answered, timeout, budget, failed, unasked
+    second_score: float | None = None  # the verifier's rating
+    second_input_tokens: int | None = None  # input tokens of that call
+    second_output_tokens: int | None = None  # output tokens of that call
+    second_cost_usd: float | None = None  # cost of that call
 
 
 class EvaluationRow(Row, frozen=True, kw_only=True, tag="evaluation"):
@@ -170,15 +171,15 @@ class EvaluationRow(Row, frozen=True, kw_only=True, tag="evaluation"):
     every exchange of the trace.
     """
 
-    evaluation_id: str  # its idempotency key: a second row with the same one is the same opinion
-    name: str  # what was asked: feedback, judge, refusal, ...
+    evaluation_id: str  # idempotency key: a second row with the same key is the same opinion
+    name: str  # what was evaluated: feedback, judge, the name of a gate, ...
     score: float | None = None  # 0 is bad, 1 is good
-    label: str = ""
-    explanation: str = ""
-    source: str = ""  # who says so: a user, a judging model, a gate
-    subject: Literal["exchange", "attempt", "shadow"] = "exchange"  # whose answer was judged
-    attempt: int | None = None
-    model: str = ""  # of the answer that was judged, when that is not the exchange's
+    label: str = ""  # a word for the result, such as good, bad, accept, escalate
+    explanation: str = ""  # why, in the words of the source
+    source: str = ""  # who evaluates: a user, a judging model, a gate
+    subject: Literal["exchange", "attempt", "shadow"] = "exchange"  # whose answer was evaluated
+    attempt: int | None = None  # number of the attempt that was evaluated
+    model: str = ""  # the model of the evaluated answer, if that is not the exchange's
 
 
 class ShadowRow(AnswerRow, frozen=True, kw_only=True, tag="shadow"):

@@ -13,6 +13,11 @@ def test_a_reference_page_is_fresh(page: str) -> None:
     assert (REFERENCE / page).read_text() == PAGES[page], "run `.venv/bin/python docs/generate.py`"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_row_of_a_reference_page_has_a_meaning(page: str) -> None:
+    assert [line for line in PAGES[page].splitlines() if line.endswith(("|  |", "| |"))] == []
+
+
 def test_every_metric_on_the_page_of_a_sidecar_is_listed_by_its_name_there() -> None:
     metrics = Metrics()
     metrics.failed("decide")
