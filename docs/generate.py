@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `python docs/generate.py`
 
+from docs.every_metric import labels_by_metric  # noqa: E402
 from extproc.cli import command_line  # noqa: E402
 from extproc.registry.json_schema import key_comments, sections, sections_in, summary  # noqa: E402
 from extproc.registry.schema import Registry  # noqa: E402
@@ -287,11 +288,15 @@ def metrics_page() -> str:
         "Every metric of the sidecar. Names are those of the page `/metrics`; by OTLP they have dots in "
         "place of underscores and no `_total` or `_seconds`. A histogram has `_bucket`, `_sum` and `_count` "
         "series. [Observe](../observe.md#metrics) says which ones to watch.\n",
-        "| metric | kind | meaning |",
+        "| metric | kind and labels | meaning |",
         "|---|---|---|",
     ]
+    labels = labels_by_metric()
     for name, kind, unit, description in instruments():
-        lines.append(f"| `{prometheus_name(name, kind, unit)}` | {kind} | {description} |")
+        shown = prometheus_name(name, kind, unit)
+        own = sorted(labels.get(shown) or labels[f"{shown}_count"])
+        by = "<br>" + ", ".join(f"`{label}`" for label in own) if own else ""
+        lines.append(f"| `{shown}` | {kind}{by} | {description} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,36 +2,15 @@
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.registry.cascades import Band
-from extproc.registry.schema import Telemetry
-from extproc.registry.upstreams import Price
-from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import attempt_row_of
-from extproc.telemetry.sinks import Outcome, outcome_of
-from extproc.vocabulary import (
-    Attempt,
-    BodyPolicy,
-    Comparison,
-    Decision,
-    Envelope,
-    Exchange,
-    Offer,
-    Reason,
-    Ruling,
-    Stage,
-    StageTimes,
-    Usage,
-)
+from docs.every_metric import labels_by_metric
+from extproc.vocabulary import Reason
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}
@@ -39,65 +18,10 @@ OF_THE_SCRAPE = {"job", "instance"}
 ENVOYS = {"envoy_access_logs_grpc_access_log_logs_written", "envoy_access_logs_grpc_access_log_logs_dropped"}
 
 
-PRICES = PriceList({"m": Price(input=1.0, output=1.0)}, reference="m")
-
-
-def outcome(**fields: object) -> Outcome:
-    known = {
-        "request_id": "r", "started_at": 1.0, "duration": 1.0, "first_byte": 0.1, "status": 200, "flags": (),
-        "method": "POST", "path": "/v1/chat/completions", "cluster": "c", "request_bytes": 1, "response_bytes": 1,
-        "envelope": Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1),
-    }  # fmt: skip
-    exchange = Exchange(**(known | fields))  # type: ignore[arg-type]
-    return outcome_of(exchange, lambda version: PRICES, lambda version: Telemetry())
-
-
-def cascade(metrics: Metrics) -> None:
-    """A request of one whose answer cost something and was refused, and what was expected of the gate."""
-    usage = Usage(input=1, output=2)
-    call = Exchange(
-        request_id="r", started_at=1.0, duration=1.0, first_byte=0.1, status=200, flags=(), method="POST",
-        path="/v1/chat/completions", cluster="c", request_bytes=1, response_bytes=1, envelope=None, usage=usage,
-    )  # fmt: skip
-    ruling = Ruling(escalate=True, gate="g", reason="refusal/refusal_text")
-    tried = Attempt(call, 1, "m", cascade="frugal", tier=0, ruling=ruling)
-    metrics.attempted(PRICES.of_attempt(attempt_row_of(tried)), None)
-    metrics.expect_escalation({("frugal", 0): Band(least=0.1, most=0.3)})
-    metrics.accept(outcome(usage=usage, tried=(tried,), attempts=3))
-
-
 @pytest.fixture(scope="module")
-def page() -> dict[str, set[str]]:
+def page() -> Mapping[str, set[str]]:
     """Every metric as the page prints it, with its labels."""
-    metrics = Metrics()
-    metrics.watch_encoder(model="m", device="cpu", precision="int8", waiting=lambda: 0)
-    metrics.watch_registry(lambda: "v1")
-    metrics.watch_admission(lambda: 0, lambda: 0)
-    metrics.watch_dropped({"records": lambda: 0})
-    metrics.watch_deleted(lambda: 0)
-    metrics.failed("decide")
-    metrics.restarted("embedding queue", 0)
-    metrics.reloaded("loaded")
-    metrics.heard("accepted")
-    answered = Usage(input=1, output=2, first_token_at=1.5)
-    metrics.accept(outcome(usage=answered))
-    metrics.accept(outcome(envelope=Envelope(error="denied"), status=400))
-    cascade(metrics)
-    metrics.watch_fast_path(lambda: True)
-    times = StageTimes(rules=1, queue=1, embed=1, score=1, total=1)
-    metrics.decided(
-        Decision(
-            "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1", probability=0.9,
-            margin=0.8, similarity=0.7, times=times,
-            offers=(Offer("m", 0.9, 0.1),), comparison=Comparison(agreed=True, weight=20.0),
-        )
-    )  # fmt: skip
-    found: dict[str, set[str]] = defaultdict(set)
-    for family in text_string_to_metric_families(metrics.render().decode()):
-        for sample in family.samples:
-            found[sample.name] |= sample.labels.keys()
-    metrics.close()
-    return found
+    return labels_by_metric()
 
 
 def dashboard() -> Any:
@@ -115,7 +39,7 @@ def asked(expression: str) -> Iterator[tuple[str, set[str]]]:
         yield name, grouped | set(re.findall(r"(\w+)=", selectors))
 
 
-def test_every_metric_and_label_that_is_asked_for_exists(page: dict[str, set[str]]) -> None:
+def test_every_metric_and_label_that_is_asked_for_exists(page: Mapping[str, set[str]]) -> None:
     for expression in expressions():
         found = list(asked(expression))
         assert found, expression
@@ -126,7 +50,7 @@ def test_every_metric_and_label_that_is_asked_for_exists(page: dict[str, set[str
             assert labels - OF_THE_SCRAPE <= page[name], expression
 
 
-def test_every_metric_is_on_the_dashboard(page: dict[str, set[str]]) -> None:
+def test_every_metric_is_on_the_dashboard(page: Mapping[str, set[str]]) -> None:
     shown = {name for expression in expressions() for name, _ in asked(expression)}
     own = {name for name in page if name.startswith(("router_", "gen_ai_"))}
     stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in own if not name.endswith("_created")}

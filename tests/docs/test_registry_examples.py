@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import msgspec
 import pytest
 import yaml
 
 from docs.generate import declaring, examples_of, guide_blocks, keys_shown
-from extproc.registry.json_schema import sections
+from extproc.registry.json_schema import json_schema, sections
 from extproc.registry.loading import load
 from extproc.registry.schema import Registry
 from extproc.registry.section import Section
 from tests.docs.pages import Block, blocks
 
+SCHEMA = jsonschema_rs.validator_for(json_schema())
 ALL_APIS = ["openai.chat", "openai.completions", "openai.responses", "anthropic.messages"]
 
 
@@ -38,6 +40,7 @@ def test_an_example_is_good(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
     path.write_text(yaml.safe_dump(whole(block.text), sort_keys=False))
     assert load(path, untrained=True).registry.models
+    assert [error.message for error in SCHEMA.iter_errors(yaml.safe_load(path.read_text()))] == []
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda kind: str(kind.__name__))

@@ -1,0 +1,100 @@
+"""Every metric with its labels, as the page of a sidecar shows them once each has been counted.
+
+The reference page and the test of the dashboard read it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from extproc.registry.cascades import Band
+from extproc.registry.schema import Telemetry
+from extproc.registry.upstreams import Price
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.pricing import PriceList
+from extproc.telemetry.rows import attempt_row_of
+from extproc.telemetry.sinks import Outcome, outcome_of
+from extproc.vocabulary import (
+    Attempt,
+    BodyPolicy,
+    Comparison,
+    Decision,
+    Envelope,
+    Exchange,
+    Offer,
+    Reason,
+    Ruling,
+    Stage,
+    StageTimes,
+    Usage,
+)
+
+_PRICES = PriceList({"m": Price(input=1.0, output=1.0)}, reference="m")
+_ANSWERED = Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1)
+_USAGE = Usage(input=1, output=2, first_token_at=1.5)
+
+
+def labels_by_metric() -> Mapping[str, set[str]]:
+    """The names of all series of the page, each with its labels."""
+    metrics = Metrics()
+    _watch(metrics)
+    _count(metrics)
+    found: dict[str, set[str]] = defaultdict(set)
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            found[sample.name] |= sample.labels.keys()
+    metrics.close()
+    return found
+
+
+def _watch(metrics: Metrics) -> None:
+    metrics.watch_encoder(model="m", device="cpu", precision="int8", waiting=lambda: 0)
+    metrics.watch_registry(lambda: "v1")
+    metrics.watch_admission(lambda: 0, lambda: 0)
+    metrics.watch_dropped({"records": lambda: 0})
+    metrics.watch_deleted(lambda: 0)
+    metrics.watch_fast_path(lambda: True)
+
+
+def _count(metrics: Metrics) -> None:
+    metrics.failed("decide")
+    metrics.restarted("embedding queue", 0)
+    metrics.reloaded("loaded")
+    metrics.heard("accepted")
+    metrics.accept(_outcome(_exchange(usage=_USAGE)))
+    metrics.accept(_outcome(_exchange(status=500)))
+    metrics.accept(_outcome(_exchange(envelope=Envelope(error="denied"), status=400)))
+    _count_cascade(metrics)
+    metrics.decided(_decision())
+
+
+def _count_cascade(metrics: Metrics) -> None:
+    """A request whose first answer cost something and was refused, and the band of its gate."""
+    ruling = Ruling(escalate=True, gate="g", reason="refusal/refusal_text")
+    tried = Attempt(_exchange(envelope=None, usage=_USAGE), 1, "m", cascade="c", tier=0, ruling=ruling)
+    metrics.attempted(_PRICES.of_attempt(attempt_row_of(tried)), None)
+    metrics.expect_escalation({("c", 0): Band(least=0.1, most=0.3)})
+    metrics.accept(_outcome(_exchange(usage=_USAGE, tried=(tried,), attempts=3)))
+
+
+def _decision() -> Decision:
+    return Decision(
+        "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1",
+        probability=0.9, margin=0.8, similarity=0.7,
+        times=StageTimes(rules=1, queue=1, embed=1, score=1, total=1),
+        offers=(Offer("m", 0.9, 0.1),), comparison=Comparison(agreed=True, weight=20.0),
+    )  # fmt: skip
+
+
+def _exchange(**fields: object) -> Exchange:
+    known = {
+        "request_id": "r", "started_at": 1.0, "duration": 1.0, "first_byte": 0.1, "status": 200, "flags": (),
+        "method": "POST", "path": "/v1/chat/completions", "cluster": "c", "request_bytes": 1,
+        "response_bytes": 1, "envelope": _ANSWERED,
+    }  # fmt: skip
+    return Exchange(**(known | fields))  # type: ignore[arg-type]
+
+
+def _outcome(exchange: Exchange) -> Outcome:
+    return outcome_of(exchange, lambda version: _PRICES, lambda version: Telemetry())
