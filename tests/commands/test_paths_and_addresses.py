@@ -28,7 +28,7 @@ ABSENT, UNDER_A_FILE, NOWHERE = "/nope/x", "GOOD/x", "127.0.0.1:99999"
 TABLE = [
     ("serve", {"--registry": "GOOD", "--listen": "127.0.0.1:0", "--admin": "127.0.0.1:0"}, [
         ("--registry", [ABSENT, "DIR"]), ("--encoder-dir", [ABSENT, "GOOD"]),
-        ("--listen", [NOWHERE, "9000", "unix:relative", "unix:/nope/x", "TAKEN"]),
+        ("--listen", [NOWHERE, "9000", "unix:relative", "unix:/dev/null/x", "TAKEN"]),
         ("--admin", [NOWHERE, "9902", ":1", "a b:1", "TAKEN", "no.such.host.invalid:1"]),
         ("--records", [UNDER_A_FILE, "GOOD"]),
     ]),
