@@ -23,16 +23,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from extproc.cascade.checks.refusal import refuses
-from extproc.cascade.vocabulary import Asked
-from extproc.evaluation.gates.data import AnswerRow, Pair, Prices, answer_of, pair_of
-from extproc.evaluation.gates.fitting import Target, fit, goodness, probabilities
-from extproc.evaluation.gates.worth import FRACTIONS, Figure, break_even, cheapest, share_of, without_second
-from extproc.evaluation.intervals import auroc_of, bootstrap, wilson
-from extproc.evaluation.metrics import Floats, Truths, auroc, ece
-from extproc.registry.gate_artefact import CalibratedGate, Manifest
-from extproc.registry.gates import Gate, Length, Repetition
-from extproc.registry.judges import compile_judge
+from extproc.gate.checks.refusal import refuses
+from extproc.gate.gate_vocabulary import Asked
+from extproc.lab.gates.answer_rows import LabelledAnswers, Pair, PairPrices, answer_of, pair_of
+from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
+from extproc.lab.gates.gate_worth import FRACTIONS, Figure, break_even, cheapest, share_of, without_second
+from extproc.lab.measure.classification_metrics import Floats, Truths, auroc, ece
+from extproc.lab.measure.intervals import auroc_of, bootstrap, wilson
+from extproc.registry.gate_artefact import CalibratedGate, GateManifest
+from extproc.registry.gate_settings import Gate, Length, Repetition
+from extproc.registry.judge_compiling import compile_judge
 from extproc.vocabulary import Api
 
 FOLDS = 5
@@ -97,7 +97,7 @@ def rows_of(directory: Path, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def zeroeval(directory: Path) -> list[AnswerRow]:
+def zeroeval(directory: Path) -> list[LabelledAnswers]:
     """Answers without a verdict have no score. Of Llama 3.1 405B only verdicts are there: it is taken to
     write as much as its smaller sister."""
     verdicts = {row["id"]: row["correct"] for row in rows_of(directory, "zeroeval_gsm_matrix")}
@@ -108,14 +108,14 @@ def zeroeval(directory: Path) -> list[AnswerRow]:
         answers["Meta-Llama-3.1-405B"] = answers["Meta-Llama-3.1-70B-Instruct"]
         scores["Meta-Llama-3.1-405B"] = verdicts[row["id"]]["Llama-3.1-405B-Inst@sambanova"]
         known = {model: float(score) for model, score in scores.items() if score is not None}
-        made.append(AnswerRow(row["prompt"], answers, known))
+        made.append(LabelledAnswers(row["prompt"], answers, known))
     return made
 
 
-def routellm(directory: Path) -> list[AnswerRow]:
+def routellm(directory: Path) -> list[LabelledAnswers]:
     """Prompts that models were seen to have learnt by heart are left out."""
     return [
-        AnswerRow(
+        LabelledAnswers(
             row["prompt"],
             {"mixtral": row["weak_answer"], "gpt4": row["strong_answer"]},
             {"mixtral": float(row["weak_correct"]), "gpt4": float(row["strong_correct"])},
@@ -125,10 +125,10 @@ def routellm(directory: Path) -> list[AnswerRow]:
     ]
 
 
-def alpacaeval(directory: Path) -> list[AnswerRow]:
+def alpacaeval(directory: Path) -> list[LabelledAnswers]:
     """A win over the strong model scores 1; the strong model against itself, a half."""
     return [
-        AnswerRow(
+        LabelledAnswers(
             row["instruction"],
             {row["strong_model"]: row["strong_answer"]}
             | {model: weak["text"] for model, weak in row["weak"].items()},
@@ -141,7 +141,7 @@ def alpacaeval(directory: Path) -> list[AnswerRow]:
 # --- Measuring ----------------------------------------------------------------------------------
 
 
-def cross(pair: Pair, target: Target, *, second: bool) -> Cross:
+def cross(pair: Pair, target: GateTarget, *, second: bool) -> Cross:
     """Judged in folds by prompt."""
     folds = (pair.places(1) * 1e9).astype(np.int64) % FOLDS
     likely, threshold, configured = (np.empty(len(folds)) for _ in range(3))
@@ -155,9 +155,9 @@ def cross(pair: Pair, target: Target, *, second: bool) -> Cross:
     return Cross(likely, likely < threshold, float(configured.mean()))
 
 
-def measured(case: Case, rows: Sequence[AnswerRow]) -> Iterator[dict[str, str]]:
+def measured(case: Case, rows: Sequence[LabelledAnswers]) -> Iterator[dict[str, str]]:
     """A line of the table without, and one with the second sample."""
-    prices = {name: Prices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
+    prices = {name: PairPrices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
     whole = pair_of(rows, case.small, case.large, case.second, prices)
     for second in (False, True) if case.second else (False,):
         pair = whole if second else without_second(whole)
@@ -171,7 +171,7 @@ def measured(case: Case, rows: Sequence[AnswerRow]) -> Iterator[dict[str, str]]:
 
 
 def _judged(pair: Pair, second: bool) -> dict[str, str]:
-    by_share = cross(pair, Target(escalation=ESCALATION), second=second)
+    by_share = cross(pair, GateTarget(escalation=ESCALATION), second=second)
     good = pair.good
     found = {
         "AUROC": told(
@@ -184,7 +184,7 @@ def _judged(pair: Pair, second: bool) -> dict[str, str]:
     }
     gaps = [100 * (by_share.up.mean() - by_share.configured)]
     for fraction in FRACTIONS:
-        made = cross(pair, Target(quality=fraction), second=second)
+        made = cross(pair, GateTarget(quality=fraction), second=second)
         gaps.append(100 * (made.up.mean() - made.configured))
         quality = share_of(np.where(made.up, pair.large_score, pair.small_score), pair.large_score)
         cost = share_of(pair.first_cost + np.where(made.up, pair.large_cost, 0.0), pair.large_cost)
@@ -238,10 +238,10 @@ def refusals(directory: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def judging_time(pair: Pair, rows: Sequence[AnswerRow]) -> dict[str, str]:
+def judging_time(pair: Pair, rows: Sequence[LabelledAnswers]) -> dict[str, str]:
     """CPU time of all checks, and of the score too, for each answer."""
-    fitted, _ = fit(without_second(pair), Target(quality=FRACTIONS[0]), 0)
-    manifest = Manifest(
+    fitted, _ = fit(without_second(pair), GateTarget(quality=FRACTIONS[0]), 0)
+    manifest = GateManifest(
         small=pair.small,
         large=pair.large,
         threshold=fitted.threshold,
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + table(lines, [*names[:2], *(name for name in lines[0] if name.startswith(COSTS))]))
     print("\n" + table(list(refusals(options.data))))
     rows = sets["ZeroEval GSM8K"]
-    prices = {name: Prices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
+    prices = {name: PairPrices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
     pair = pair_of(rows, CASES[1].small, CASES[1].large, "", prices)
     print("\n" + table([judging_time(pair, rows)]))
     return 0

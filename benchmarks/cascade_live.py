@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from aiohttp import web
 
-from extproc.demo.stack import Stack, running_stack
+from extproc.demo.demo_stack import Stack, running_stack
 
 CHAT = "/v1/chat/completions"
 SAID = "A short answer that is good enough for whoever asked."

@@ -25,13 +25,13 @@ import yaml
 from aiohttp import web
 
 from benchmarks.cascade import CASES, PRICES, Case, table, told, zeroeval
-from extproc.demo.ports import HOST
-from extproc.demo.stack import Stack, running_stack
-from extproc.evaluation.gates.data import CHARS_PER_TOKEN, AnswerRow, Pair, Prices, pair_of
-from extproc.evaluation.gates.fitting import Target, probabilities
-from extproc.evaluation.gates.report import Wishes, calibrate
-from extproc.evaluation.gates.worth import FRACTIONS, share_of, without_second
-from extproc.evaluation.metrics import Floats, Truths
+from extproc.demo.demo_stack import Stack, running_stack
+from extproc.demo.loopback_ports import HOST
+from extproc.lab.gates.answer_rows import CHARS_PER_TOKEN, LabelledAnswers, Pair, PairPrices, pair_of
+from extproc.lab.gates.gate_calibration import GateFitOptions, calibrate
+from extproc.lab.gates.gate_fitting import GateTarget, probabilities
+from extproc.lab.gates.gate_worth import FRACTIONS, share_of, without_second
+from extproc.lab.measure.classification_metrics import Floats, Truths
 from extproc.registry.gate_artefact import CalibratedGate, write
 from extproc.telemetry.rows import AnyRow, AttemptRow, ExchangeRow
 from extproc.telemetry.segments import segment_paths
@@ -42,7 +42,7 @@ AT_ONCE = 8  # requests
 RECORDED_S = 60.0  # after which a record that has not come will not
 _POLL_S = 0.1
 
-Answers = Mapping[str, AnswerRow]
+Answers = Mapping[str, LabelledAnswers]
 """The rows of the data set by their prompts."""
 
 
@@ -77,20 +77,20 @@ class Answered(msgspec.Struct, frozen=True):
 # --- Gates ----------------------------------------------------------------------------------------
 
 
-def replays_of(case: Case, rows: Sequence[AnswerRow], count: int) -> list[Replay]:
+def replays_of(case: Case, rows: Sequence[LabelledAnswers], count: int) -> list[Replay]:
     """Without and with a second answer, for each aim."""
-    prices = {name: Prices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
+    prices = {name: PairPrices(one / 1e6, other / 1e6) for name, (one, other) in PRICES.items()}
     whole = pair_of(rows, case.small, case.large, case.second, prices)
     place = whole.places(0)
     held = [row for row in np.argsort(place, kind="stable") if place[row] < HELD_OUT][:count]
     found = []
     for pair in (without_second(whole), whole):
         for aim in FRACTIONS:
-            wishes = Wishes(
+            wishes = GateFitOptions(
                 small=pair.small,
                 large=pair.large,
                 second=pair.second,
-                target=Target(quality=aim),
+                target=GateTarget(quality=aim),
                 test_share=HELD_OUT,
             )
             gate, _ = calibrate(pair, wishes)

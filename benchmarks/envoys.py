@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from extproc.demo.ports import HOST
+from extproc.demo.loopback_ports import HOST
 from extproc.envoyconf import bootstrap
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry

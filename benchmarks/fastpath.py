@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import TARGET, Split, read, split
-from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import locate
-from extproc.embedding.session import DeepEncoder, open_encoder
-from extproc.evaluation import fastpath, training
-from extproc.evaluation.intervals import wilson
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.lab.measure.intervals import wilson
+from extproc.lab.train import fastpath_training, route_training
 from extproc.registry import schema
 from extproc.routing.fastpath import Words
 
@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/quality.npz"))
     options = parser.parse_args()
     encoder = CachedEncoder(
-        DeepEncoder(open_encoder(locate(), schema.Encoder(device="cpu"))), options.cache, max_entries=100_000
+        DeepEncoder(open_encoder(locate(), schema.EncoderSettings(device="cpu"))),
+        options.cache,
+        max_entries=100_000,
     )
     splits = []
     if options.clinc150 is not None:
@@ -55,10 +57,10 @@ def main() -> None:
 
 def cells(data: Split, scorer: str) -> Sequence[str]:
     """One row of the table."""
-    outcome = training.train(data.train, target_wrong=TARGET, seed=0, scorer=scorer, progress=_say)
-    learnt = fastpath.learn(data.train, outcome, progress=_say)
-    held = training.measure(outcome.meaning, data.test)
-    seen = fastpath.measure(learnt.words, outcome, data.test, held)
+    outcome = route_training.train(data.train, target_wrong=TARGET, seed=0, scorer=scorer, progress=_say)
+    learnt = fastpath_training.learn(data.train, outcome, progress=_say)
+    held = route_training.measure(outcome.meaning, data.test)
+    seen = fastpath_training.measure(learnt.words, outcome, data.test, held)
     decided = round(seen.coverage * seen.rows)
     interval = wilson(round(seen.agreement * decided), decided)
     return (

@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import locate
-from extproc.embedding.session import open_encoder
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_session import open_encoder
 from extproc.registry import schema
 from extproc.routing.calibration import fit_temperature
 from extproc.routing.scorers import Fit, Labels, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
@@ -88,7 +88,7 @@ def read(path: Path, test_rows: int) -> tuple[list[str], Rows, Rows]:
         found = [json.loads(line) for line in lines]
     routes = sorted({row["domain"] for row in found} - {"oos"})
     encoder = CachedEncoder(
-        open_encoder(locate(), schema.Encoder()), Path(".cache/fewshot.npz"), max_entries=50_000
+        open_encoder(locate(), schema.EncoderSettings()), Path(".cache/fewshot.npz"), max_entries=50_000
     )
 
     def rows(*splits: str, at_most: int | None = None) -> Rows:

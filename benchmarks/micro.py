@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from benchmarks import workload
 from extproc import apis
-from extproc.registry.compiling import compile_snapshot
-from extproc.registry.loading import load
-from extproc.routing.meaning import Meaning, fit_meaning
+from extproc.registry.registry_loading import load
+from extproc.registry.snapshot_compiling import compile_snapshot
+from extproc.routing.embedding_scorer import Meaning, fit_meaning
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.scorers import fit_centroids
 from extproc.vocabulary import Api, Embedding, Question, RequestHead

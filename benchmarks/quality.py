@@ -20,15 +20,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import DIMENSIONS, locate
-from extproc.embedding.session import DeepEncoder, open_encoder
-from extproc.evaluation import metrics, training
-from extproc.evaluation.intervals import Interval, Statistic, auroc_of, bootstrap, mean_of, one_by_one
-from extproc.evaluation.metrics import ABSTAIN, Floats, Labels
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import DIMENSIONS, locate
+from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.lab.measure import classification_metrics
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
+from extproc.lab.measure.intervals import Interval, Statistic, auroc_of, bootstrap, mean_of, one_by_one
+from extproc.lab.train import route_training
 from extproc.registry import schema
 from extproc.routing.calibration import Calibration
-from extproc.routing.meaning import Meaning
+from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.scorers import Matrix
 from extproc.vocabulary import Embedding, Encoder
 
@@ -50,8 +51,8 @@ class Split(msgspec.Struct, frozen=True):
     """Rows to learn from and rows to measure on."""
 
     name: str
-    train: training.Corpus
-    test: training.Corpus
+    train: route_training.Corpus
+    test: route_training.Corpus
     draw: int = 0
 
 
@@ -83,7 +84,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/quality.npz"))
     options = parser.parse_args()
     encoder = CachedEncoder(
-        DeepEncoder(open_encoder(locate(), schema.Encoder(device="cpu"))), options.cache, max_entries=100_000
+        DeepEncoder(open_encoder(locate(), schema.EncoderSettings(device="cpu"))),
+        options.cache,
+        max_entries=100_000,
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for splits in sets(options, encoder):
@@ -114,10 +117,10 @@ def split(name: str, rows: Sequence[dict[str, str]], key: str, encoder: Encoder)
     routes = sorted({row[key] for row in rows} - {"oos"})
     place = {route: number for number, route in enumerate(routes)} | {"oos": ABSTAIN}
 
-    def part(chosen: list[dict[str, str]]) -> training.Corpus:
+    def part(chosen: list[dict[str, str]]) -> route_training.Corpus:
         texts = [row["text"] for row in chosen]
         labels = np.array([place[row[key]] for row in chosen], np.intp)
-        return training.corpus(texts, labels, routes, encoder.encode(texts), DIMENSIONS)
+        return route_training.corpus(texts, labels, routes, encoder.encode(texts), DIMENSIONS)
 
     print(f"{name}: encoding (cached for the next run)", file=sys.stderr)
     is_test = [row["split"].endswith("test") for row in rows]
@@ -147,16 +150,16 @@ def runs(splits: Sequence[Split], scorer: str) -> Iterator[tuple[str, list[Measu
 
 def trained(split: Split, scorer: str) -> tuple[str, Measured]:
     """Train as `extproc train` does, and score the test rows."""
-    outcome = training.train(
+    outcome = route_training.train(
         split.train, target_wrong=TARGET, seed=split.draw, scorer=scorer, progress=lambda line: print(
             f"  {line}", file=sys.stderr, flush=True
         ),
     )  # fmt: skip
     for name, (accuracy, loss) in outcome.tried.items():
         print(f"  held out: {name} accuracy {accuracy:.4f} log loss {loss:.4f}", file=sys.stderr)
-    held = training.measure(outcome.meaning, split.test)
+    held = route_training.measure(outcome.meaning, split.test)
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    decided = training.decisions(probabilities, held.similarity, outcome.selected.floors)
+    decided = route_training.decisions(probabilities, held.similarity, outcome.selected.floors)
     return outcome.scorer, Measured(
         probabilities=probabilities,
         scope=outcome.scope.score(held.logits, held.similarity),
@@ -166,7 +169,7 @@ def trained(split: Split, scorer: str) -> tuple[str, Measured]:
     )
 
 
-def microseconds(meaning: Meaning, rows: training.Corpus) -> float:
+def microseconds(meaning: Meaning, rows: route_training.Corpus) -> float:
     """The median time of one decision's scoring, lexical features included."""
     seconds = []
     for i in range(min(300, len(rows.texts))):
@@ -215,7 +218,7 @@ def scope_cell(measured: Sequence[Measured], inside: NDArray[np.bool_]) -> str:
     """The AUROC of rows in scope against those out of it, the mean over draws."""
     if inside.all():
         return "-"
-    values = [metrics.auroc(m.scope[inside], m.scope[~inside]) for m in measured]
+    values = [classification_metrics.auroc(m.scope[inside], m.scope[~inside]) for m in measured]
     parts = [auroc_of(m.scope, inside) for m in measured]
     return with_interval(float(np.mean(values)), bootstrap(_mean_statistic(parts), len(inside)))
 
@@ -223,13 +226,13 @@ def scope_cell(measured: Sequence[Measured], inside: NDArray[np.bool_]) -> str:
 def calibration_cell(measured: Sequence[Measured], inside: NDArray[np.bool_]) -> str:
     """The debiased calibration error, the mean over draws."""
     pairs = [(m.probabilities.max(axis=1)[inside].astype(np.float64), m.right[inside]) for m in measured]
-    value = float(np.mean([metrics.debiased_ece(claimed, right) for claimed, right in pairs]))
+    value = float(np.mean([classification_metrics.debiased_ece(claimed, right) for claimed, right in pairs]))
     parts = [one_by_one(_calibration_of(claimed, right)) for claimed, right in pairs]
     return with_interval(value, bootstrap(_mean_statistic(parts), len(pairs[0][1]), resamples=500))
 
 
 def _calibration_of(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray[np.intp]], float]:
-    return lambda rows: metrics.debiased_ece(claimed[rows], right[rows])
+    return lambda rows: classification_metrics.debiased_ece(claimed[rows], right[rows])
 
 
 def _mean_statistic(parts: Sequence[Statistic]) -> Statistic:

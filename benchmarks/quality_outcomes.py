@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from extproc.embedding.cache import CachedEncoder
-from extproc.embedding.files import DIMENSIONS, locate
-from extproc.embedding.session import DeepEncoder, open_encoder
-from extproc.evaluation.choosing import Choosing, Figure, Table, measure
-from extproc.evaluation.datasets import OutcomeRow
-from extproc.evaluation.outcomes import answers_of, cross_predict
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import DIMENSIONS, locate
+from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.lab.datasets import OutcomeRow
+from extproc.lab.measure.choice_worth import Choosing, Figure, Table, measure
+from extproc.lab.train.quality_fitting import answers_of, cross_predict
 from extproc.registry import schema
 from extproc.vocabulary import Encoder
 
@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/quality-outcomes.npz"))
     options = parser.parse_args()
     encoder = CachedEncoder(
-        DeepEncoder(open_encoder(locate(), schema.Encoder(device="cpu"))), options.cache, max_entries=100_000
+        DeepEncoder(open_encoder(locate(), schema.EncoderSettings(device="cpu"))),
+        options.cache,
+        max_entries=100_000,
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     if options.mmlu is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from extproc.registry.upstreams import Price
+from extproc.registry.model_settings import PriceSettings
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
 
@@ -23,9 +23,9 @@ _PER_SEGMENT = 50_000  # exchanges; about 64 MiB, as `extproc serve` rotates
 
 _PRICES = PriceList(
     {
-        "small": Price(input=0.1, output=0.3),
-        "code": Price(input=0.5, output=1.5),
-        "large": Price(input=3, output=9),
+        "small": PriceSettings(input=0.1, output=0.3),
+        "code": PriceSettings(input=0.5, output=1.5),
+        "large": PriceSettings(input=3, output=9),
     },
     reference="large",
 )

@@ -26,7 +26,7 @@ from benchmarks.load import Burst, Generator, Result
 from benchmarks.report import Measured, Report, render
 from benchmarks.summary import latency_ratio, summarise
 from benchmarks.testbed import Door, Memory, Testbed
-from extproc.demo.ports import HOST
+from extproc.demo.loopback_ports import HOST
 from extproc.errors import OperatorError
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks import records
-from extproc.evaluation.store.connection import Store, open_store
-from extproc.evaluation.store.loading import Loaded, load, prepare
-from extproc.evaluation.traffic import queries
-from extproc.evaluation.traffic.page import as_page
-from extproc.evaluation.traffic.report import BUCKETS, TrafficReport, report
+from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.segment_loading import ImportedSegment, load, prepare
+from extproc.lab.traffic import traffic_queries
+from extproc.lab.traffic.traffic_page import as_page
+from extproc.lab.traffic.traffic_report import BUCKETS, TrafficReport, report
 
 T = TypeVar("T")
 
@@ -72,16 +72,16 @@ def _measure(folder: Path, count: int) -> None:
 
 
 def _measure_queries(store: Store) -> None:
-    (window,) = store.rows(queries.WINDOW, {"since": 0})
+    (window,) = store.rows(traffic_queries.WINDOW, {"since": 0})
     given = {"since": window["begin"], "step": (window["end"] - window["begin"]) // BUCKETS + 1}
-    for name, query in queries.ALL.items():
+    for name, query in traffic_queries.ALL.items():
         ask = partial(store.rows, query, given)
         taken = sorted((_timed(ask)[1] for _ in range(_REPEATS)), key=lambda seconds: seconds.wall)
         _row(f"query: {name}", taken[_REPEATS // 2])
 
 
-def _load_all(store: Store, segments: Sequence[Path], *, attributes: bool = True) -> Loaded:
-    return sum((load(store, segment, attributes=attributes) for segment in segments), Loaded())
+def _load_all(store: Store, segments: Sequence[Path], *, attributes: bool = True) -> ImportedSegment:
+    return sum((load(store, segment, attributes=attributes) for segment in segments), ImportedSegment())
 
 
 def _report(store: Store) -> TrafficReport:

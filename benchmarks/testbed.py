@@ -20,13 +20,13 @@ import aiohttp
 import msgspec
 
 from benchmarks import do_nothing, envoys, workload
-from extproc.demo.ports import HOST, free
-from extproc.demo.processes import Process
-from extproc.envoyconf import binary
+from extproc.demo.child_processes import Process
+from extproc.demo.loopback_ports import HOST, free
+from extproc.envoyconf import envoy_binary
 from extproc.errors import OperatorError
-from extproc.evaluation.artefacts import Wishes, train_artefact
-from extproc.evaluation.datasets import routes_in
-from extproc.registry.loading import load
+from extproc.lab.datasets import routes_in
+from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
+from extproc.registry.registry_loading import load
 
 # The longest budget that a registry may set: saturation shows as latency, not as defaults.
 PATIENT_MS = 10_000
@@ -133,7 +133,7 @@ async def _train(run_dir: Path) -> None:
     registry, data = _registry(run_dir, Door.WORDS), run_dir / "labelled.jsonl"
     workload.write_labelled(data)
     out = registry.parent / workload.ARTEFACT
-    wishes = Wishes(scorer="linear", test_share=0.0)
+    wishes = TrainOptions(scorer="linear", test_share=0.0)
     await asyncio.to_thread(train_artefact, registry, routes_in(data), out, None, wishes, lambda _: None)
     words = load(registry).artefact.words  # type: ignore[union-attr]  # it was written just now
     if words is None or words.read(workload.EMBEDDED_16) is None:
@@ -173,7 +173,7 @@ async def _start_envoy(
 ) -> None:
     config = run_dir / f"{name}.yaml"
     envoys.write(tree, config)
-    command = [str(binary.find()), "-c", str(config), "--disable-hot-restart", *options]
+    command = [str(envoy_binary.find()), "-c", str(config), "--disable-hot-restart", *options]
     process = await _start(run_dir, f"{name}-envoy", command, stopping)
     await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=_START_S)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from extproc.embedding.files import locate
+from extproc.embedding.encoder_files import locate
 from extproc.embedding.tokenizer import Tokenizer
 from extproc.errors import OperatorError
 

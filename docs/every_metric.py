@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.registry.cascades import Band
+from extproc.registry.cascade_settings import Band
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Telemetry
-from extproc.registry.upstreams import Price
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import attempt_row_of
@@ -18,10 +18,10 @@ from extproc.telemetry.sinks import Outcome, outcome_of
 from extproc.vocabulary import (
     Attempt,
     BodyPolicy,
-    Comparison,
     Decision,
     Envelope,
     Exchange,
+    FastPathComparison,
     Offer,
     Reason,
     Ruling,
@@ -30,7 +30,7 @@ from extproc.vocabulary import (
     Usage,
 )
 
-_PRICES = PriceList({"m": Price(input=1.0, output=1.0)}, reference="m")
+_PRICES = PriceList({"m": PriceSettings(input=1.0, output=1.0)}, reference="m")
 _ANSWERED = Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1)
 _USAGE = Usage(input=1, output=2, first_token_at=1.5)
 
@@ -83,7 +83,7 @@ def _decision() -> Decision:
         "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1",
         probability=0.9, margin=0.8, similarity=0.7,
         times=StageTimes(rules=1, queue=1, embed=1, score=1, total=1),
-        offers=(Offer("m", 0.9, 0.1),), comparison=Comparison(agreed=True, weight=20.0),
+        offers=(Offer("m", 0.9, 0.1),), comparison=FastPathComparison(agreed=True, weight=20.0),
     )  # fmt: skip
 
 

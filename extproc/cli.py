@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING
 
 import extproc
 from extproc.apis import api_of
-from extproc.commands import evaluating, gates, holdout, records, reporting, training, validating
-from extproc.commands.options import (
+from extproc.commands import (
+    eval_commands,
+    gate_commands,
+    holdout_commands,
+    record_commands,
+    report_command,
+    train_command,
+    validate_command,
+)
+from extproc.commands.shared_options import (
     ENCODER_HELP,
     Parser,
     command,
@@ -29,7 +37,7 @@ from extproc.errors import OperatorError, UnknownModel
 from extproc.vocabulary import ChatRequest, Question, RequestHead
 
 if TYPE_CHECKING:
-    from extproc.envoyconf.writer import Writer
+    from extproc.envoyconf.xds_writer import Writer
 
 _EPILOGUE = """\
 a first session:
@@ -110,11 +118,11 @@ def _question(options: argparse.Namespace, text: str) -> Question:
 
 
 def _envoy_config(options: argparse.Namespace) -> int:
-    from extproc.envoyconf.attaching import fragments
     from extproc.envoyconf.bootstrap import build, render
-    from extproc.registry.keys import key_problems
-    from extproc.registry.loading import load
-    from extproc.registry.passing import notices
+    from extproc.envoyconf.config_fragments import fragments
+    from extproc.registry.key_files import key_problems
+    from extproc.registry.passthrough_list import notices
+    from extproc.registry.registry_loading import load
 
     if options.xds is not None:
         if options.fragments:
@@ -135,7 +143,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
 
 
 def _envoy_files(options: argparse.Namespace) -> int:
-    from extproc.envoyconf.writer import Addresses, Writer
+    from extproc.envoyconf.xds_writer import Addresses, Writer
     from extproc.telemetry import logs
 
     _bear_hangups()
@@ -163,8 +171,8 @@ async def _until_stopped(writer: "Writer") -> None:
 
 
 def _model_fetch(options: argparse.Namespace) -> int:
-    from extproc.embedding.fetching import fetch
-    from extproc.embedding.files import default_directory
+    from extproc.embedding.encoder_fetching import fetch
+    from extproc.embedding.encoder_files import default_directory
 
     fetch(options.encoder_dir or default_directory(os.environ), lambda line: print(line, flush=True))
     return 0
@@ -181,15 +189,15 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"extproc {extproc.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
-    validating.add(commands)
+    validate_command.add(commands)
     _add_explain(commands)
-    evaluating.add(commands)
-    holdout.add(commands)
-    reporting.add(commands)
-    records.add(commands)
+    eval_commands.add(commands)
+    holdout_commands.add(commands)
+    report_command.add(commands)
+    record_commands.add(commands)
     _add_envoy_config(commands)
-    training.add(commands)
-    gates.add(commands)
+    train_command.add(commands)
+    gate_commands.add(commands)
     _add_model(commands)
     return parser
 

@@ -10,12 +10,12 @@ import msgspec
 
 from extproc.apis.conversation import conversation_id
 from extproc.embedding.batching import BatchingEmbedder
-from extproc.embedding.files import locate
-from extproc.embedding.session import open_encoder
+from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_session import open_encoder
 from extproc.errors import Denied
-from extproc.registry.cascades import Tier
-from extproc.registry.compiling import compile_snapshot
-from extproc.registry.loading import Loaded, load
+from extproc.registry.cascade_settings import Tier
+from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
@@ -139,7 +139,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     return Explanation(outcome, snapshot, question, _cascade(outcome, loaded))
 
 
-def _cascade(decision: Decision, loaded: Loaded) -> ExplainedCascade | None:
+def _cascade(decision: Decision, loaded: LoadedRegistry) -> ExplainedCascade | None:
     """What Envoy may do with the decision; None where its route has no cascade."""
     registry = loaded.registry
     name = registry.routes[decision.route].cascade if decision.route else ""
@@ -151,7 +151,7 @@ def _cascade(decision: Decision, loaded: Loaded) -> ExplainedCascade | None:
     return ExplainedCascade(name, tiers, cascade.deadline_s)
 
 
-def _tier(tier: Tier, loaded: Loaded, *, last: bool) -> ExplainedTier:
+def _tier(tier: Tier, loaded: LoadedRegistry, *, last: bool) -> ExplainedTier:
     if not tier.gate or last:  # the last answer is never judged
         return ExplainedTier(tier.model, timeout_s=tier.timeout_s)
     gate, calibrated = loaded.registry.gates[tier.gate], loaded.gates.get(tier.gate)

@@ -12,41 +12,41 @@ from pathlib import Path
 
 import msgspec
 
-from extproc.egress.asking import Egress
+from extproc.egress.model_calls import Egress
 from extproc.embedding.batching import BatchingEmbedder
-from extproc.embedding.compiling import Compiler
-from extproc.embedding.files import locate
-from extproc.embedding.session import open_encoder
+from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_session import open_encoder
+from extproc.embedding.release_compiling import Compiler
 from extproc.errors import DecisionError, OperatorError
 from extproc.health import Components
 from extproc.offloading import Offload
-from extproc.registry.checks.words import plaintext_problem
-from extproc.registry.live import LiveRegistry, State
-from extproc.registry.loading import Loaded
+from extproc.registry.checks.shared_checks import plaintext_problem
+from extproc.registry.feedback_token import FeedbackToken
+from extproc.registry.live_registry import LiveRegistry, State
+from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.releases import Release, Releases, release_of
 from extproc.registry.schema import Registry, Telemetry
 from extproc.registry.section import many
-from extproc.registry.tokens import FeedbackToken
 from extproc.routing.pipeline import Pipeline
-from extproc.supervising import COMPONENT as TASKS
-from extproc.supervising import Supervisor
+from extproc.supervisor import COMPONENT as TASKS
+from extproc.supervisor import Supervisor
 from extproc.telemetry import logs, otlp
-from extproc.telemetry.admin import AdminServer
-from extproc.telemetry.cascades import bands_of
-from extproc.telemetry.feedback import FeedbackDesk, Keep
+from extproc.telemetry.admin_server import AdminServer
+from extproc.telemetry.cascade_metrics import bands_of
+from extproc.telemetry.feedback_desk import FeedbackDesk, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.records import open_records
+from extproc.telemetry.record_writer import open_records
 from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
-from extproc.telemetry.spans import sink_from_environment
+from extproc.telemetry.span_export import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
-from extproc.wire.admission import Admission, Limits
-from extproc.wire.judging import Gatekeepers
-from extproc.wire.server import COMPONENT as GRPC
-from extproc.wire.server import Options, Server
-from extproc.wire.service import AccessLog, ExternalProcessor
-from extproc.wire.sockets import access_of
+from extproc.wire.answer_judging import Gatekeepers
+from extproc.wire.body_admission import Admission, AdmissionLimits
+from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
+from extproc.wire.grpc_server import COMPONENT as GRPC
+from extproc.wire.grpc_server import Options, Server
+from extproc.wire.socket_files import access_of
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,11 @@ class _Metered:
 
 
 def _compile(
-    loaded: Loaded, serving: Release | None, compiler: Compiler, token: FeedbackToken, metrics: Metrics
+    loaded: LoadedRegistry,
+    serving: Release | None,
+    compiler: Compiler,
+    token: FeedbackToken,
+    metrics: Metrics,
 ) -> Release:
     """All that a version of the registry means for serving. Blocks."""
     snapshot, passed = compiler.compiled(loaded, serving.snapshot if serving else None)
@@ -192,8 +196,8 @@ def _telemetry(releases: Releases, version: str) -> Telemetry:
     return (releases.of(version) or releases.newest).telemetry
 
 
-def _limits(registry: Registry) -> Limits:
-    return Limits(
+def _limits(registry: Registry) -> AdmissionLimits:
+    return AdmissionLimits(
         bytes_in_flight=registry.envoy.max_bytes_in_flight,
         largest_body=registry.envoy.max_body_bytes,
         wait_s=registry.transfer_s,

@@ -114,7 +114,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     prompt_chars: int = 0
     max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
     conversation: str = ""  # what the client calls the conversation; a client may say anything
-    # What the user asked before, the latest first, as ``apis.reasking`` compares it; empty where
+    # What the user asked before, the latest first, as ``apis.repeated_question`` compares it; empty where
     # the request asks nothing new, but goes on with a tool's result or an answer that was begun.
     earlier: tuple[str, ...] = ()
 
@@ -234,7 +234,7 @@ class Offer(msgspec.Struct, frozen=True):
     cost: float  # expected, US dollars; 0 for a model without a price
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class FastPathComparison(msgspec.Struct, frozen=True):
     """A request that the fast path would have decided, and that was embedded as a sample."""
 
     agreed: bool  # was the encoder's decision the same?
@@ -258,7 +258,7 @@ class Choice(msgspec.Struct, frozen=True):
     scores: Scores | None = None
     embedding: Embedding | None = None
     offers: tuple[Offer, ...] = ()  # what a route with a bar could choose between
-    comparison: Comparison | None = None
+    comparison: FastPathComparison | None = None
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -295,7 +295,7 @@ class Decision(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...] = ()
     offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
     nearest: str = ""
-    comparison: Comparison | None = None  # with the lexical fast path, of its sample
+    comparison: FastPathComparison | None = None  # with the lexical fast path, of its sample
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
     mode: Mode = Mode.ACTIVE  # observe: this is what would be done
@@ -398,7 +398,7 @@ class Exchange(msgspec.Struct, frozen=True):
     tried: tuple["Attempt", ...] = ()  # each model asked on its behalf by a hop, where that is known
 
 
-class Second(msgspec.Struct, frozen=True):
+class SecondAnswer(msgspec.Struct, frozen=True):
     """What became of a gate's call to another model, for its answer or its opinion: it is paid for too."""
 
     model: str  # the registry's public name
@@ -415,7 +415,7 @@ class Ruling(msgspec.Struct, frozen=True):
     gate: str = ""
     reason: str = ""
     score: float | None = None  # the probability that the answer is good, where that is calibrated
-    second: Second | None = None  # None: nobody was to be asked
+    second: SecondAnswer | None = None  # None: nobody was to be asked
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
-from extproc.embedding.files import EncoderFiles, locate
+from extproc.embedding.encoder_files import EncoderFiles, locate
 from extproc.errors import EncoderMissing
 
 # The same examples in every run, however long each takes: a run is green or red by what changed.

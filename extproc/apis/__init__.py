@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from extproc.apis import anthropic, openai, paths, responses
-from extproc.apis.bodies import Document, Shape
-from extproc.apis.edits import Edit, edit
-from extproc.apis.passages import everything
-from extproc.apis.reasking import asks_again
+from extproc.apis import anthropic_requests, api_paths, openai_requests, responses_requests
+from extproc.apis.body_edits import Edit, edit
+from extproc.apis.json_bodies import Document, Shape
+from extproc.apis.repeated_question import asks_again
+from extproc.apis.text_passages import everything
 from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Span
 
 __all__ = [
@@ -43,11 +43,17 @@ class _Dialect(msgspec.Struct, frozen=True):
 _MODEL = Shape("model")
 
 _DIALECTS = {
-    Api.OPENAI_CHAT: _Dialect(openai.parse_chat, openai.chat_edits, openai.error_body),
-    Api.OPENAI_COMPLETIONS: _Dialect(openai.parse_completions, openai.completions_edits, openai.error_body),
-    Api.OPENAI_RESPONSES: _Dialect(responses.parse_responses, responses.responses_edits, openai.error_body),
+    Api.OPENAI_CHAT: _Dialect(
+        openai_requests.parse_chat, openai_requests.chat_edits, openai_requests.error_body
+    ),
+    Api.OPENAI_COMPLETIONS: _Dialect(
+        openai_requests.parse_completions, openai_requests.completions_edits, openai_requests.error_body
+    ),
+    Api.OPENAI_RESPONSES: _Dialect(
+        responses_requests.parse_responses, responses_requests.responses_edits, openai_requests.error_body
+    ),
     Api.ANTHROPIC_MESSAGES: _Dialect(
-        anthropic.parse_messages, anthropic.messages_edits, anthropic.error_body
+        anthropic_requests.parse_messages, anthropic_requests.messages_edits, anthropic_requests.error_body
     ),
 }
 
@@ -59,7 +65,7 @@ def api_of(method: str, path: str) -> Api | None:
     API's own segments (a tenant, a provider's prefix). Any spelling of an API's path that a server
     may accept is that path: see ``paths``.
     """
-    return paths.api_at(path) if method.upper() == "POST" else None
+    return api_paths.api_at(path) if method.upper() == "POST" else None
 
 
 def parse(api: Api, body: bytes) -> ChatRequest:

@@ -2,6 +2,6 @@
 
 import sys
 
-from extproc.demo.runner import main
+from extproc.demo.demo_runner import main
 
 sys.exit(main())

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extproc.embedding.backlog import Backlog
+from extproc.embedding.encode_backlog import Backlog
 from extproc.errors import DecisionError, EncoderFailed, Overloaded
 from extproc.vocabulary import Embedding
 

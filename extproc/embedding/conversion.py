@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from extproc.embedding.calibration import calibrate
-from extproc.embedding.files import TOKENIZER, WEIGHTS, WORDS, Precision, graph_name
+from extproc.embedding.encoder_files import TOKENIZER, WEIGHTS, WORDS, Precision, graph_name
 from extproc.embedding.graph import FloatProducts, build
 from extproc.embedding.quantization import Int8Products
+from extproc.embedding.range_calibration import calibrate
 from extproc.embedding.tokenizer import Tokenizer
 from extproc.embedding.weights import Bert, bert, read_safetensors
 

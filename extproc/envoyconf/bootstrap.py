@@ -19,14 +19,14 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.chains import chain_clusters
+from extproc.envoyconf.client_listener import listener
 from extproc.envoyconf.clusters import sidecar_cluster, upstream_clusters
-from extproc.envoyconf.egress import egress
+from extproc.envoyconf.egress_listener import egress
 from extproc.envoyconf.hops import hops
-from extproc.envoyconf.listener import listener
-from extproc.envoyconf.messages import address, extension, plain
+from extproc.envoyconf.key_secrets import secrets
 from extproc.envoyconf.routes import route_configuration
-from extproc.envoyconf.secrets import secrets
 from extproc.envoyconf.site import Names, Site
+from extproc.envoyconf.typed_config import address, extension, plain
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 

@@ -40,15 +40,15 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.actions import exactly
 from extproc.envoyconf.clusters import plain_cluster
+from extproc.envoyconf.route_actions import exactly
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.vocabulary import Api
-from extproc.wire.gates import ESCALATE_HEADER
-from extproc.wire.observed import CASCADE, CHAIN, CONTENT_MARK, HOP_PREFIX, place
+from extproc.wire.gate_headers import ESCALATE_HEADER
+from extproc.wire.observed_metadata import CASCADE, CHAIN, CONTENT_MARK, HOP_PREFIX, place
 
 # What ends an attempt: any answer that is the server's fault, none at all, a full provider, a verdict.
 _FAILED = "5xx,reset,connect-failure,retriable-status-codes,retriable-headers"
@@ -77,7 +77,7 @@ class Call(msgspec.Struct, frozen=True):
 Calls = tuple[Call, ...]  # in the order in which they are made
 
 
-def calls_of(registry: Registry, route: schema.Route, first: str, api: Api) -> Calls:
+def calls_of(registry: Registry, route: schema.RouteSettings, first: str, api: Api) -> Calls:
     """Whom a request of ``api`` asks, beginning with ``first``: no model that does not speak it."""
     if route.cascade:
         return _tiers(registry, route.cascade, first, api)
@@ -125,7 +125,7 @@ def chain_name(calls: Calls) -> str:
     return f"{CASCADE}{cascade}-{models}" if cascade else f"{CHAIN}{models}"
 
 
-def tries(calls: Calls, route: schema.Route, deadline_s: float | None = None) -> RetryPolicy:
+def tries(calls: Calls, route: schema.RouteSettings, deadline_s: float | None = None) -> RetryPolicy:
     """Each retry goes to the next priority; one more than there are would begin anew.
 
     Hops keep the deadline by themselves, each by what is left of it; that none takes more than all of

@@ -38,12 +38,12 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.messages import address, extension, is_name
 from extproc.envoyconf.providers import http_options, transport_socket
 from extproc.envoyconf.site import Names, Site
-from extproc.registry import upstreams
+from extproc.envoyconf.typed_config import address, extension, is_name
+from extproc.registry import model_settings
+from extproc.registry.model_settings import BEARER, KeyHeader, Model, Upstream
 from extproc.registry.schema import Registry, cluster_name
-from extproc.registry.upstreams import BEARER, KeyHeader, Model, Upstream
 
 SIDECAR_CLUSTER = "ext-proc"
 PASSTHROUGH_CLUSTER = "passthrough"
@@ -217,7 +217,7 @@ def _address(endpoint: LbEndpoint) -> Address:
     return endpoint.endpoint.address
 
 
-def _health_check(check: upstreams.HealthCheck, host: str) -> HealthCheck:
+def _health_check(check: model_settings.HealthCheck, host: str) -> HealthCheck:
     return HealthCheck(
         http_health_check=HealthCheckHttpHealthCheck(path=check.path, host=host),
         interval=timedelta(seconds=check.interval_s),
@@ -228,7 +228,7 @@ def _health_check(check: upstreams.HealthCheck, host: str) -> HealthCheck:
     )
 
 
-def _outlier_detection(ejection: upstreams.OutlierEjection) -> OutlierDetection:
+def _outlier_detection(ejection: model_settings.OutlierEjection) -> OutlierDetection:
     return OutlierDetection(
         consecutive_5xx=ejection.after,
         # By default Envoy also ejects whoever fails more often than its peers.

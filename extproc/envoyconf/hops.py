@@ -29,17 +29,17 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.chains import Call, hop_calls
-from extproc.envoyconf.filters import EDITS, ROUTER, gate
+from extproc.envoyconf.http_filters import EDITS, ROUTER, gate
+from extproc.envoyconf.local_replies import hop_replies
 from extproc.envoyconf.observing import LUA, hop_observed, hop_observer, script, told
-from extproc.envoyconf.outcomes import attempt_log
-from extproc.envoyconf.replies import hop_replies
+from extproc.envoyconf.outcome_logs import attempt_log
+from extproc.envoyconf.route_actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.site import Names
-from extproc.registry.cascades import Tier
+from extproc.registry.cascade_settings import Tier
 from extproc.registry.schema import Registry, cluster_name
-from extproc.wire.gates import BEGAN_HEADER
-from extproc.wire.messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.decide_messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.gate_headers import BEGAN_HEADER
 
 # What the decision and the outer router noted for the hops, and is not for providers.
 _BOOKKEEPING = [

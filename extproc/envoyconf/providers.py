@@ -41,9 +41,9 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.messages import ROUTER_PREFIX, extension, without_prefix
 from extproc.envoyconf.site import Site
-from extproc.registry.upstreams import Auth, KeyHeader, Upstream
+from extproc.envoyconf.typed_config import ROUTER_PREFIX, extension, without_prefix
+from extproc.registry.model_settings import Auth, KeyHeader, Upstream
 
 _CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"

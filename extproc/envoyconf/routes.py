@@ -13,29 +13,27 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 
-from extproc.apis.paths import PATHS
-from extproc.envoyconf import catalogue, cors, feedback, passthrough
-from extproc.envoyconf.actions import (
-    API_ROOT,
-    LLM_METHOD,
-    action,
-    exactly,
-    header,
-    literal,
-    one_of,
-)
+from extproc.apis.api_paths import PATHS
+from extproc.envoyconf import cors_policy, direct_responses, feedback_route, passthrough_routes
 from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
-from extproc.envoyconf.filters import fail_open, refused
 from extproc.envoyconf.hops import SERVED_BY
+from extproc.envoyconf.http_filters import fail_open, refused
+from extproc.envoyconf.route_actions import API_ROOT, LLM_METHOD, action, exactly, header, literal, one_of
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
+from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
-from extproc.registry.upstreams import Model
 from extproc.vocabulary import Api
+from extproc.wire.decide_messages import (
+    CHECKED_HEADER,
+    CLUSTER_HEADER,
+    ROUTE_HEADER,
+    SPAN_HEADER,
+    VERSION_KEY,
+)
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.gates import BEGAN_HEADER, ESCALATE_HEADER
-from extproc.wire.messages import CHECKED_HEADER, CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.gate_headers import BEGAN_HEADER, ESCALATE_HEADER
 
 NAME = "llm"
 _NO_HEADER = "x-router-none"  # nobody sets it, and what a client sends of the kind is removed
@@ -62,23 +60,23 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
             VirtualHost(
                 name=NAME,
                 domains=["*"],
-                routes=list(cors.applied(registry, _routes(registry, version, names))),
-                typed_per_filter_config=cors.policy(registry),
+                routes=list(cors_policy.applied(registry, _routes(registry, version, names))),
+                typed_per_filter_config=cors_policy.policy(registry),
                 response_headers_to_add=_answers() if registry.envoy.response_headers else [],
             )
         ],
-        max_direct_response_body_size_bytes=catalogue.body_limit(registry),
+        max_direct_response_body_size_bytes=direct_responses.body_limit(registry),
     )
 
 
 def _routes(registry: Registry, version: str, names: Names) -> Iterator[Route]:
-    yield from feedback.routes(registry)
-    yield from catalogue.routes(registry)
+    yield from feedback_route.routes(registry)
+    yield from direct_responses.routes(registry)
     yield from _decided_with_policy(registry, version, names)
     yield from _decided(registry, names)
     yield from _undecided(registry, version, names)
-    yield from passthrough.misspelt()
-    yield from passthrough.passed(registry, names)
+    yield from passthrough_routes.misspelt()
+    yield from passthrough_routes.passed(registry, names)
 
 
 def _decided(registry: Registry, names: Names) -> Iterator[Route]:
@@ -113,7 +111,7 @@ def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iter
 def _chained(
     registry: Registry,
     name: str,
-    route: schema.Route,
+    route: schema.RouteSettings,
     first: str,
     conditions: Iterable[HeaderMatcher],
     version: str,
@@ -162,7 +160,7 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
         name = registry.defaults.get(api)
         if name is None:
-            yield catalogue.unspoken(api, match)
+            yield direct_responses.unspoken(api, match)
             continue
         model = registry.models[name]
         to = action(registry, model, matched=path, cluster=names[cluster_name(name)])
@@ -196,7 +194,9 @@ def _unless_checked(api: Api, path: str, fail_open: Route) -> Iterator[Route]:
     )
 
 
-def _to_model(name: str, match: RouteMatch, to: RouteAction, policy: schema.Route | None = None) -> Route:
+def _to_model(
+    name: str, match: RouteMatch, to: RouteAction, policy: schema.RouteSettings | None = None
+) -> Route:
     added = policy.request_headers if policy else {}
     answered = policy.response_headers if policy else {}
     return Route(

@@ -1,6 +1,6 @@
 """A calibrated gate on disk: `gate.npz` and `gate.json`.
 
-How they are written and read, and what is refused: see `registry.bundle`.
+How they are written and read, and what is refused: see `registry.weights_bundle`.
 """
 
 import hashlib
@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from extproc.cascade.features import AGREEMENT, NAMES
-from extproc.cascade.goodness import Goodness, Logit
 from extproc.errors import ArtefactUnusable
-from extproc.registry.bundle import Arrays, Bundle
+from extproc.gate.answer_features import AGREEMENT, NAMES
+from extproc.gate.goodness import Goodness, Logit
+from extproc.registry.weights_bundle import Arrays, Bundle
 
 MANIFEST, WEIGHTS = "gate.json", "gate.npz"
 FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads answers otherwise
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class GateManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Whose answers are judged, what was chosen, and how good it was on rows that fitted nothing."""
 
     format: int = FORMAT
@@ -43,7 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class CalibratedGate(msgspec.Struct, frozen=True):
     """A calibrated gate in memory."""
 
-    manifest: Manifest
+    manifest: GateManifest
     goodness: Goodness
     fitted: NDArray[np.uint64]  # ``prompt_key`` of the prompts it was fitted on, which measure nothing
 
@@ -56,7 +56,7 @@ def prompt_key(prompt: str) -> int:
 _FILES = Bundle(
     manifest=MANIFEST,
     weights=WEIGHTS,
-    kind=Manifest,
+    kind=GateManifest,
     format=FORMAT,
     command="extproc gate fit",
     no_manifest="no manifest of a gate",

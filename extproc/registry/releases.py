@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from extproc.registry.loading import Loaded
+from extproc.registry.model_settings import PriceSettings
+from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.schema import Registry, Telemetry
-from extproc.registry.tiers import JudgedTier, judged_tiers
-from extproc.registry.upstreams import Price
+from extproc.registry.tier_compiling import JudgedTier, judged_tiers
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Terms
 
@@ -22,7 +22,7 @@ class Release(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     tiers: Mapping[str, JudgedTier] = {}  # by ``tier_name``; those that have a gate
-    prices: Mapping[str, Price] = {}  # by public name; those that have one
+    prices: Mapping[str, PriceSettings] = {}  # by public name; those that have one
     reference: str = ""  # the model that savings refer to; empty: there is none
     telemetry: Telemetry = Telemetry()  # which traces are kept
 
@@ -32,7 +32,7 @@ class Release(msgspec.Struct, frozen=True):
         return self.snapshot.version
 
 
-def release_of(loaded: Loaded, snapshot: Snapshot) -> Release:
+def release_of(loaded: LoadedRegistry, snapshot: Snapshot) -> Release:
     """The release of a version whose ``snapshot`` is compiled."""
     return Release(
         snapshot=snapshot,
@@ -43,7 +43,7 @@ def release_of(loaded: Loaded, snapshot: Snapshot) -> Release:
     )
 
 
-def prices_of(registry: Registry) -> Mapping[str, Price]:
+def prices_of(registry: Registry) -> Mapping[str, PriceSettings]:
     """What the models of ``registry`` cost, by public name; without those that have no price."""
     return {name: model.price for name, model in registry.models.items() if model.price is not None}
 

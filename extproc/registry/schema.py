@@ -1,7 +1,7 @@
 """The registry's YAML schema: what an operator may write, with its defaults.
 
-Every struct refuses unknown keys. ``registry.loading`` reads files into these types and
-cross-checks them; ``registry.compiling`` compiles them into what serving uses.
+Every struct refuses unknown keys. ``registry.registry_loading`` reads files into these types and
+cross-checks them; ``registry.snapshot_compiling`` compiles them into what serving uses.
 """
 
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from extproc.registry.cascades import Cascade, Retry
-from extproc.registry.gates import Gate
+from extproc.registry.cascade_settings import Cascade, Retry
+from extproc.registry.gate_settings import Gate
+from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
-from extproc.registry.upstreams import Auth, Model, Passthrough
 from extproc.vocabulary import Api, Effort, Mode, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
-# 10, or "10 %". ``checks.rollout`` checks it; what is added here is for editors.
+# 10, or "10 %". ``checks.rollout_checks`` checks it; what is added here is for editors.
 Percent = (
     Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 100})]
     | Annotated[str, Meta(extra_json_schema={"pattern": r"^\s*[0-9]{1,3}(\.[0-9]{1,9})? ?%\s*$"})]
@@ -32,7 +32,7 @@ class RouteThresholds(Section, frozen=True):
     similarity: Fraction | None = None  # least cosine to the nearest example (default: the registry's)
 
 
-class Route(Section, frozen=True):
+class RouteSettings(Section, frozen=True):
     """One kind of request: examples of it, the models that may answer it, and the policies for the call."""
 
     # Models that may answer. The cheapest that can take the request is chosen; with a cascade, it is the
@@ -86,7 +86,7 @@ class When(Section, frozen=True):
     header: dict[str, OneOrMany] = {}  # exact values of headers; each name must be in trusted_headers
 
 
-class Rule(Section, frozen=True):
+class RuleSettings(Section, frozen=True):
     """A deterministic decision: when ``when`` holds, exactly one of ``deny``, ``route`` and ``model``."""
 
     name: str  # written to records and to the reason of a decision
@@ -99,7 +99,7 @@ class Rule(Section, frozen=True):
     model: str = ""  # send the request to this model
 
 
-class Scorer(Section, frozen=True):
+class ScorerSettings(Section, frozen=True):
     """How an embedding becomes a probability for each route."""
 
     # `logistic` separates routes best from five examples per route on; see benchmarks/RESULTS.md.
@@ -107,7 +107,7 @@ class Scorer(Section, frozen=True):
     prototypes: Positive = 4  # number of prototypes per route, for `kind: prototypes`
 
 
-class FastPath(Section, frozen=True):
+class FastPathSettings(Section, frozen=True):
     """Decides by the words alone where they are enough. Needs an artefact that was trained for it."""
 
     # Share of these requests that is embedded all the same, to compare both decisions.
@@ -130,7 +130,7 @@ class Thresholds(Section, frozen=True):
     similarity: Fraction | None = None  # cosine to the nearest example (default: the artefact's, else 0.3)
 
 
-class Encoder(Section, frozen=True):
+class EncoderSettings(Section, frozen=True):
     """The embedding model and where it runs."""
 
     model: Literal["all-MiniLM-L6-v2"] = "all-MiniLM-L6-v2"  # the embedding model
@@ -141,7 +141,7 @@ class Encoder(Section, frozen=True):
     queue: Positive = 256  # greatest number of requests that wait for the encoder; more get the default
 
 
-class Feedback(Section, frozen=True):
+class FeedbackSettings(Section, frozen=True):
     """Accepts opinions on answers, by POST /v1/router/feedback through Envoy."""
 
     token: Auth  # the bearer token that clients must send; only the sidecar reads it
@@ -163,7 +163,7 @@ class Cors(Section, frozen=True):
     max_age_s: Annotated[int, Meta(ge=0, le=86_400)] = 600  # seconds that a browser keeps a preflight answer
 
 
-class Envoy(Section, frozen=True):
+class EnvoySettings(Section, frozen=True):
     """What the generated Envoy configuration binds and how it behaves."""
 
     listen: str = "127.0.0.1:10000"  # HOST:PORT where clients find Envoy
@@ -188,7 +188,7 @@ class Envoy(Section, frozen=True):
     access_log: str = ""
 
 
-class Holdout(Section, frozen=True):
+class HoldoutSettings(Section, frozen=True):
     """Labelled rows that a version must route well enough before it serves."""
 
     data: str  # JSON lines as for `extproc eval`, not gzipped; relative to the registry file
@@ -214,22 +214,24 @@ class Registry(Section, frozen=True):
     without_sidecar: Unattended | dict[str, Unattended] | None = None
     # Where requests go that are not LLM calls. (default: they are a 404)
     passthrough: Passthrough | None = None
-    routes: dict[str, Route] = {}  # kinds of requests, by name
+    routes: dict[str, RouteSettings] = {}  # kinds of requests, by name
     cascades: dict[str, Cascade] = {}  # lists of models to ask in turn, by name
     gates: dict[str, Gate] = {}  # checks that an answer of a tier must pass, by name
-    rules: list[Rule] = []  # deterministic decisions; the first that matches wins
+    rules: list[RuleSettings] = []  # deterministic decisions; the first that matches wins
     reference: str = ""  # the model against which savings are computed; empty: no savings
     # What happens to a model name that is not in `models` and is not `auto`: `reject` answers 404.
     unknown_models: Literal["route", "reject"] = "route"
     deny_status: Literal[400, 403] = 400  # status of the error when a deny rule matches
     trusted_headers: list[str] = []  # request headers that your proxy sets itself; rules may use them
-    scorer: Scorer = Scorer()  # how examples become probabilities, without an artefact
+    scorer: ScorerSettings = ScorerSettings()  # how examples become probabilities, without an artefact
     # A directory from `extproc train`, relative to the registry file. It serves in place of `scorer`.
     artefact: str = ""
-    fast_path: FastPath | None = None  # decides easy texts without the encoder (default: off)
+    fast_path: FastPathSettings | None = None  # decides easy texts without the encoder (default: off)
     thresholds: Thresholds = Thresholds()  # floors below which the default model answers
-    holdout: Holdout | None = None  # a test that each new version must pass before it serves (default: none)
-    encoder: Encoder = Encoder()  # the embedding model and where it runs
+    holdout: HoldoutSettings | None = (
+        None  # a test that each new version must pass before it serves (default: none)
+    )
+    encoder: EncoderSettings = EncoderSettings()  # the embedding model and where it runs
     # `ask` makes streams report their token usage, in one more chunk that clients see.
     stream_usage: Literal["leave", "ask"] = "leave"
     decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # milliseconds for the whole decision
@@ -238,8 +240,8 @@ class Registry(Section, frozen=True):
     rollout_key: str = ""  # a trusted header; requests with the same value are in or out together
     conversation_header: str = ""  # a trusted header that names the conversation of a request
     telemetry: Telemetry = Telemetry()  # which traces keep all their spans
-    feedback: Feedback | None = None  # accepts opinions on answers (default: the path is a 404)
-    envoy: Envoy = Envoy()  # addresses and limits of the generated Envoy configuration
+    feedback: FeedbackSettings | None = None  # accepts opinions on answers (default: the path is a 404)
+    envoy: EnvoySettings = EnvoySettings()  # addresses and limits of the generated Envoy configuration
 
     @property
     def transfer_s(self) -> float:

@@ -15,10 +15,10 @@ from collections import deque
 import msgspec
 import numpy as np
 
-from extproc.routing.features import Sparse, lexical
-from extproc.routing.heads import Lexicon
-from extproc.routing.meaning import SHOWN
+from extproc.routing.embedding_scorer import SHOWN
+from extproc.routing.lexical_features import Sparse, lexical
 from extproc.routing.scorers import Matrix, softmax
+from extproc.routing.trained_heads import Lexicon
 from extproc.vocabulary import Candidate, Scores
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Words(msgspec.Struct, frozen=True):
         return Scores(candidates=candidates, margin=margin, similarity=None, nearest="")
 
 
-class Watch:
+class AgreementMonitor:
     """Ends the fast path of one version when it agrees too rarely with the encoder, and says so once.
 
     Per process, on the latest ``WINDOW`` comparisons: as soon as even the upper end of Wilson's
@@ -95,7 +95,7 @@ class FastPath(msgspec.Struct, frozen=True):
 
     words: Words
     sample: float  # share of requests that goes to the encoder all the same, (0, 1]
-    watch: Watch
+    watch: AgreementMonitor
 
     def samples(self, request_id: str) -> bool:
         """Whether this request is one of the sample: the same in every process, as its id says.

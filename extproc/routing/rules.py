@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import re2
 
-from extproc.routing.reading import Reading
+from extproc.routing.rule_reading import Reading
 from extproc.vocabulary import Question, Scope
 
 Condition = Callable[[Reading], bool]
 
 
-class Rule(msgspec.Struct, frozen=True):
+class CompiledRule(msgspec.Struct, frozen=True):
     """A compiled rule. Exactly one of ``deny``, ``route`` and ``model`` is not empty."""
 
     name: str
@@ -31,7 +31,7 @@ class Rule(msgspec.Struct, frozen=True):
         return all(condition(reading) for condition in self.conditions)
 
 
-def first_that_holds(rules: Iterable[Rule], question: Question) -> Rule | None:
+def first_that_holds(rules: Iterable[CompiledRule], question: Question) -> CompiledRule | None:
     """The first rule, in the registry's order, that holds."""
     reading = Reading(question)
     return next((rule for rule in rules if rule.holds(reading)), None)

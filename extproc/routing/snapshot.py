@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from extproc.routing.choice import Target
+from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import FastPath
-from extproc.routing.meaning import Meaning
-from extproc.routing.quality import Quality
+from extproc.routing.model_choice import Target
+from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
-from extproc.routing.rules import Rule
+from extproc.routing.rules import CompiledRule
 from extproc.vocabulary import Api, Effort, Terms
 
 
@@ -37,8 +37,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     targets: Mapping[str, Target]  # by public name
     routes: Mapping[str, RoutePolicy]  # by name
     defaults: Mapping[Api, str]  # public names
-    deny_rules: tuple[Rule, ...]
-    route_rules: tuple[Rule, ...]
+    deny_rules: tuple[CompiledRule, ...]
+    route_rules: tuple[CompiledRule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
     budget_s: float  # for the whole decision
     fast_path: FastPath | None = None  # only where ``meaning`` is

@@ -10,15 +10,15 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from extproc.errors import Denied, PolicyFailed, UnknownModel
-from extproc.routing.choice import Forecasts, can_take, offer, pick
 from extproc.routing.fastpath import FastPath
-from extproc.routing.rules import Rule, first_that_holds
+from extproc.routing.model_choice import Forecasts, can_take, offer, pick
+from extproc.routing.rules import CompiledRule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
     Choice,
-    Comparison,
     Embedder,
     Embedding,
+    FastPathComparison,
     Offer,
     Question,
     Reason,
@@ -131,7 +131,7 @@ def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
     agreed = scores.candidates[0].route == choice.route
     fast.watch.note(agreed=agreed)
     weight = 1.0 if fast.watch.ended else 1.0 / fast.sample
-    return replace(choice, comparison=Comparison(agreed=agreed, weight=weight))
+    return replace(choice, comparison=FastPathComparison(agreed=agreed, weight=weight))
 
 
 class ByMeaning:
@@ -180,7 +180,9 @@ def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     return None
 
 
-def _model_named_by(rule: Rule, question: Question, snapshot: Snapshot) -> tuple[str, tuple[Offer, ...]]:
+def _model_named_by(
+    rule: CompiledRule, question: Question, snapshot: Snapshot
+) -> tuple[str, tuple[Offer, ...]]:
     """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
     if rule.route:
         return _model_of(rule.route, question, snapshot, None)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from opentelemetry.metrics import Counter, Meter
 
-from extproc.telemetry.series import Series
+from extproc.telemetry.initial_series import Series
 
 
 class Counters:

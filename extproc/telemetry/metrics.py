@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from extproc import __version__
 from extproc.registry.schema import Registry
-from extproc.telemetry import names, series
-from extproc.telemetry.calls import Calls
-from extproc.telemetry.cascades import Bands, Cascades
+from extproc.telemetry import initial_series, otel_names
+from extproc.telemetry.call_metrics import Calls
+from extproc.telemetry.cascade_metrics import Bands, Cascades
 from extproc.telemetry.counters import Counters
 from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
@@ -42,9 +42,9 @@ _STEP_BUCKETS: Final = (
 )
 _SCORE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 _STEPS: Final = tuple(
-    (step, {names.ROUTER_STEP: step}) for step in ("rules", "queue", "embed", "score", "total")
+    (step, {otel_names.ROUTER_STEP: step}) for step in ("rules", "queue", "embed", "score", "total")
 )
-_PARSE: Final = {names.ROUTER_STEP: "parse"}
+_PARSE: Final = {otel_names.ROUTER_STEP: "parse"}
 
 
 class Metrics:
@@ -71,35 +71,35 @@ class Metrics:
         self._calls = Calls(self._meter, self._counters)
         self._cascades = Cascades(self._meter, self._counters)
         self._gauge(
-            names.BUILD_INFO,
+            otel_names.BUILD_INFO,
             "Always 1; the labels tell which build runs.",
-            lambda: [(1, {names.VERSION: __version__, names.PYTHON: platform.python_version()})],
+            lambda: [(1, {otel_names.VERSION: __version__, otel_names.PYTHON: platform.python_version()})],
         )
 
     def expect(self, registry: Registry) -> None:
         """Begin the series that this registry can give at 0; those that have begun go on."""
-        self._counters.begin(series.always())
-        self._counters.begin(series.of(registry))
+        self._counters.begin(initial_series.always())
+        self._counters.begin(initial_series.of(registry))
 
     def decided(self, decision: Decision) -> None:
         """Count one decision, its scores if it has any, and the time of each step that ran."""
         self._decisions.add(
             1,
             {
-                names.ROUTER_ROUTE: decision.route,
-                names.ROUTER_MODEL: decision.model,
-                names.ROUTER_STAGE: decision.stage,
-                names.ROUTER_REASON: decision.reason,
-                names.ROUTER_MODE: decision.mode,
+                otel_names.ROUTER_ROUTE: decision.route,
+                otel_names.ROUTER_MODEL: decision.model,
+                otel_names.ROUTER_STAGE: decision.stage,
+                otel_names.ROUTER_REASON: decision.reason,
+                otel_names.ROUTER_MODE: decision.mode,
             },
         )
         if decision.comparison is not None:
-            self._comparisons.add(1, {names.RESULT: decision.comparison.result})
+            self._comparisons.add(1, {otel_names.RESULT: decision.comparison.result})
         for step, labels in _STEPS:
             microseconds = getattr(decision.times, step)
             if microseconds is not None:
                 self._steps.record(microseconds / 1e6, labels)
-        route = {names.ROUTER_ROUTE: decision.route}
+        route = {otel_names.ROUTER_ROUTE: decision.route}
         for histogram, score in (
             (self._probability, decision.probability),
             (self._margin, decision.margin),
@@ -109,18 +109,20 @@ class Metrics:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
                 histogram.record(max(0.0, score), route)
         if decision.predicted_quality is not None:
-            self._quality.record(decision.predicted_quality, {**route, names.ROUTER_MODEL: decision.model})
+            self._quality.record(
+                decision.predicted_quality, {**route, otel_names.ROUTER_MODEL: decision.model}
+            )
 
     def undecided(self, reason: Reason, mode: Mode = Mode.ACTIVE) -> None:
         """Count one request that was left to Envoy's default, under a registry of this mode."""
         self._decisions.add(
             1,
             {
-                names.ROUTER_ROUTE: "",
-                names.ROUTER_MODEL: "",
-                names.ROUTER_STAGE: Stage.DEFAULT,
-                names.ROUTER_REASON: reason,
-                names.ROUTER_MODE: mode,
+                otel_names.ROUTER_ROUTE: "",
+                otel_names.ROUTER_MODEL: "",
+                otel_names.ROUTER_STAGE: Stage.DEFAULT,
+                otel_names.ROUTER_REASON: reason,
+                otel_names.ROUTER_MODE: mode,
             },
         )
 
@@ -130,19 +132,19 @@ class Metrics:
 
     def reloaded(self, result: str) -> None:
         """Count one reload of the registry by what became of it."""
-        self._reloads.add(1, {names.RESULT: result})
+        self._reloads.add(1, {otel_names.RESULT: result})
 
     def heard(self, result: str) -> None:
         """Count one request with feedback: ``accepted``, or the label of the error it was refused with."""
-        self._feedback.add(1, {names.RESULT: result})
+        self._feedback.add(1, {otel_names.RESULT: result})
 
     def failed(self, where: str) -> None:
         """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
-        self._failures.add(1, {names.ERROR_TYPE: where})
+        self._failures.add(1, {otel_names.ERROR_TYPE: where})
 
     def restarted(self, task: str, times: int) -> None:
         """Count restarts of a task that had died; none makes it show with its zero."""
-        self._restarts.add(times, {names.ROUTER_TASK: task})
+        self._restarts.add(times, {otel_names.ROUTER_TASK: task})
 
     def accept(self, outcome: Outcome) -> None:
         """Count one finished exchange: the ``OutcomeSink`` of metrics."""
@@ -163,27 +165,29 @@ class Metrics:
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""
-        labels = {names.MODEL: model, names.DEVICE: device, names.PRECISION: precision}
+        labels = {otel_names.MODEL: model, otel_names.DEVICE: device, otel_names.PRECISION: precision}
         self._gauge(
-            names.ENCODER_INFO, "Always 1; the labels tell which encoder runs.", lambda: [(1, labels)]
+            otel_names.ENCODER_INFO, "Always 1; the labels tell which encoder runs.", lambda: [(1, labels)]
         )
-        self._gauge(names.ENCODER_QUEUE, "Requests waiting for the encoder.", lambda: [(waiting(), {})])
+        self._gauge(otel_names.ENCODER_QUEUE, "Requests waiting for the encoder.", lambda: [(waiting(), {})])
 
     def watch_admission(self, bytes_in_flight: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Show how many bytes of bodies are being read, and how many bodies wait. Call once."""
         self._gauge(
-            names.BODY_BYTES_IN_FLIGHT,
+            otel_names.BODY_BYTES_IN_FLIGHT,
             "Bytes of request bodies being read.",
             lambda: [(bytes_in_flight(), {})],
         )
-        self._gauge(names.BODIES_WAITING, "Request bodies waiting to be read.", lambda: [(waiting(), {})])
+        self._gauge(
+            otel_names.BODIES_WAITING, "Request bodies waiting to be read.", lambda: [(waiting(), {})]
+        )
 
     def watch_registry(self, version: Callable[[], str]) -> None:
         """Show which version of the registry decides. Call once; ``version`` may change its answer."""
         self._gauge(
-            names.REGISTRY_INFO,
+            otel_names.REGISTRY_INFO,
             "Always 1; the label tells which registry decides.",
-            lambda: [(1, {names.VERSION: version()})],
+            lambda: [(1, {otel_names.VERSION: version()})],
         )
 
     def watch_fast_path(self, opened: Callable[[], bool | None]) -> None:
@@ -193,20 +197,22 @@ class Metrics:
             found = opened()
             return [] if found is None else [(int(found), {})]
 
-        self._gauge(names.FAST_PATH_OPEN, "1 while the lexical fast path decides, 0 once it ended.", observe)
+        self._gauge(
+            otel_names.FAST_PATH_OPEN, "1 while the lexical fast path decides, 0 once it ended.", observe
+        )
 
     def watch_dropped(self, sinks: Mapping[str, Callable[[], int]]) -> None:
         """Show how much each telemetry sink has lost so far, by its name. Call once."""
         self._meter.create_observable_counter(
-            names.TELEMETRY_DROPPED,
-            [_observing(lambda: [(lost(), {names.ROUTER_SINK: sink}) for sink, lost in sinks.items()])],
+            otel_names.TELEMETRY_DROPPED,
+            [_observing(lambda: [(lost(), {otel_names.ROUTER_SINK: sink}) for sink, lost in sinks.items()])],
             description="Records and spans lost to a full queue, a full disk or a collector that is gone.",
         )
 
     def watch_deleted(self, segments: Callable[[], int]) -> None:
         """Show how many whole segments were deleted so far to make room. Call once."""
         self._meter.create_observable_counter(
-            names.SEGMENTS_DELETED,
+            otel_names.SEGMENTS_DELETED,
             [_observing(lambda: [(segments(), {})])],
             description="Record segments deleted to keep their directory within its limits.",
         )
@@ -225,40 +231,48 @@ class Metrics:
     def _create_decision_instruments(self) -> None:
         count = self._counters.create
         self._decisions = count(
-            names.DECISIONS, description="Decisions by where they sent the request and why."
+            otel_names.DECISIONS, description="Decisions by where they sent the request and why."
         )
         self._comparisons = count(
-            names.FAST_PATH_COMPARISONS,
+            otel_names.FAST_PATH_COMPARISONS,
             description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
         )
-        self._failures = count(names.FAILURES, description="Failures that a defect explains; see the log.")
+        self._failures = count(
+            otel_names.FAILURES, description="Failures that a defect explains; see the log."
+        )
         self._unread = count(
-            names.BODIES_UNREAD,
+            otel_names.BODIES_UNREAD,
             description="LLM calls whose body was not read: the bytes in flight were at their limit.",
         )
         self._unread.add(0)
         self._restarts = count(
-            names.TASK_RESTARTS, description="Restarts of tasks of this process that died; see the log."
+            otel_names.TASK_RESTARTS, description="Restarts of tasks of this process that died; see the log."
         )
-        self._feedback = count(names.FEEDBACK, description="Requests with feedback by what became of them.")
+        self._feedback = count(
+            otel_names.FEEDBACK, description="Requests with feedback by what became of them."
+        )
         self._reloads = count(
-            names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
+            otel_names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
         )
         self._steps = self._histogram(
-            names.STEP_DURATION, "Time of each step of a decision.", _STEP_BUCKETS, unit="s"
+            otel_names.STEP_DURATION, "Time of each step of a decision.", _STEP_BUCKETS, unit="s"
         )
         self._probability = self._histogram(
-            names.DECISION_PROBABILITY, "Calibrated probability of the most probable route.", _SCORE_BUCKETS
+            otel_names.DECISION_PROBABILITY,
+            "Calibrated probability of the most probable route.",
+            _SCORE_BUCKETS,
         )
         self._margin = self._histogram(
-            names.DECISION_MARGIN, "Probability of the best route less that of the second.", _SCORE_BUCKETS
+            otel_names.DECISION_MARGIN,
+            "Probability of the best route less that of the second.",
+            _SCORE_BUCKETS,
         )
         self._similarity = self._histogram(
-            names.DECISION_SIMILARITY, "Cosine to the nearest example.", _SCORE_BUCKETS
+            otel_names.DECISION_SIMILARITY, "Cosine to the nearest example.", _SCORE_BUCKETS
         )
 
         self._quality = self._histogram(
-            names.DECISION_QUALITY,
+            otel_names.DECISION_QUALITY,
             "Probability, predicted beforehand, that the answer of the model that was chosen is good.",
             _SCORE_BUCKETS,
         )

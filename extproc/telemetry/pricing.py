@@ -9,9 +9,9 @@ from typing import Self
 
 import msgspec
 
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.releases import Release, prices_of
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Price
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 _TOKENS = 1e6  # prices are per million
@@ -25,7 +25,7 @@ _STREAMED_BYTES_A_TOKEN = 200
 class PriceList(msgspec.Struct, frozen=True):
     """The prices of a registry's models, by public name, and the model that savings refer to."""
 
-    prices: Mapping[str, Price]
+    prices: Mapping[str, PriceSettings]
     reference: str = ""  # empty: there is none, and no reference cost
 
     @classmethod

@@ -23,8 +23,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from extproc.apis import api_of
 from extproc.errors import BadRequest, Denied, UnknownModel
-from extproc.telemetry import names
-from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, Second, Usage
+from extproc.telemetry import otel_names
+from extproc.vocabulary import Api, Attempt, Envelope, Exchange, Mode, Ruling, SecondAnswer, Usage
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -51,7 +51,7 @@ _MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
 }
 _NOTHING_DECIDED = Envelope()
 _NOTHING_SEEN = Usage()
-_NO_SECOND = Second(model="", outcome="")
+_NO_SECOND = SecondAnswer(model="", outcome="")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -213,7 +213,7 @@ def row_of(exchange: Exchange) -> ExchangeRow:
         model=envelope.model,
         upstream_model=envelope.upstream_model,
         original_model=envelope.original_model,
-        provider="" if refused else envelope.provider or names.OPERATIONS.get(api, ("", ""))[1],
+        provider="" if refused else envelope.provider or otel_names.OPERATIONS.get(api, ("", ""))[1],
         stage=envelope.stage,
         reason=envelope.reason,
         rule=envelope.rule,
@@ -270,7 +270,7 @@ def attempt_row_of(attempt: Attempt) -> AttemptRow:
         second_output_tokens=second.output,
         model=attempt.model,
         upstream_model=attempt.upstream_model,
-        provider=attempt.provider or names.OPERATIONS.get(api, ("", ""))[1],
+        provider=attempt.provider or otel_names.OPERATIONS.get(api, ("", ""))[1],
         error=_attempt_error(call),
     )
 

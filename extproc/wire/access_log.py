@@ -16,7 +16,7 @@ from extproc._pb.access_log_pb2 import (
     StreamAccessLogsMessage,
 )
 from extproc.vocabulary import Attempt, Envelope, Exchange
-from extproc.wire import envelope, observed
+from extproc.wire import envelope, observed_metadata
 
 # How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.
 BUFFER_BYTES = 4 * 1024 * 1024
@@ -82,33 +82,33 @@ def observed_in(entry: HTTPAccessLogEntry) -> Exchange | Attempt:
 
 def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:
     common = entry.common_properties
-    hop = observed.hop(common.metadata.filter_metadata)
+    hop = observed_metadata.hop(common.metadata.filter_metadata)
     if hop is None:
         return None
     call = _exchange(entry)
     return Attempt(
         # To the outer router an answer that its gate refused is a failure; its provider's it was not.
         call=replace(call, status=hop.status or call.status),
-        number=observed.number_of(_tag(common, observed.PLACE_TAG)),
+        number=observed_metadata.number_of(_tag(common, observed_metadata.PLACE_TAG)),
         model=hop.model,
         upstream_model=hop.sent,
         provider=hop.provider,
         version=hop.version,
         cascade=hop.cascade,
         tier=hop.tier,
-        ruling=observed.ruling(common.metadata.filter_metadata),
+        ruling=observed_metadata.ruling(common.metadata.filter_metadata),
     )
 
 
 def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
     common, request, response = entry.common_properties, entry.request, entry.response
-    api, path = observed.request(common.metadata.filter_metadata)
+    api, path = observed_metadata.request(common.metadata.filter_metadata)
     return Exchange(
         request_id=request.request_id or common.stream_id,
         started_at=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         first_byte=_elapsed(common, "time_to_first_upstream_rx_byte"),
-        first_body_byte=observed.seconds(_tag(common, observed.FIRST_BODY_BYTE_TAG)),
+        first_body_byte=observed_metadata.seconds(_tag(common, observed_metadata.FIRST_BODY_BYTE_TAG)),
         status=response.response_code.value,
         flags=_flags(common.response_flags),
         method=_method(request),
@@ -117,9 +117,9 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
-        traceparent=_tag(common, observed.TRACEPARENT_TAG),
+        traceparent=_tag(common, observed_metadata.TRACEPARENT_TAG),
         api=api,
-        usage=observed.usage(common.metadata.filter_metadata),
+        usage=observed_metadata.usage(common.metadata.filter_metadata),
         attempts=common.upstream_request_attempt_count,
         served_by=_hop(common),
     )
@@ -137,12 +137,12 @@ def _hop(common: AccessLogCommon) -> str:
 
 def hop_model(listener: str) -> str:
     """The model of the hop that listens under this name."""
-    return without_content(listener).removeprefix(observed.HOP_PREFIX)
+    return without_content(listener).removeprefix(observed_metadata.HOP_PREFIX)
 
 
 def without_content(name: str) -> str:
     """Our name of a cluster or hop: no name in a registry has the mark."""
-    return name.partition(observed.CONTENT_MARK)[0]
+    return name.partition(observed_metadata.CONTENT_MARK)[0]
 
 
 def _duration(common: AccessLogCommon) -> float | None:

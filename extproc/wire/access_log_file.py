@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from extproc._pb.access_log_pb2 import RequestMethod
 from extproc.vocabulary import Envelope, Exchange
-from extproc.wire import access_log, envelope, observed
+from extproc.wire import access_log, envelope, observed_metadata
 
 KIND = "envoy"  # tells these lines from those of records
 
@@ -25,7 +25,7 @@ FORMAT: Mapping[str, str] = {
     "duration": "%TYPED_CEL(request.duration)%",  # until Envoy was done with it, as 0.123456789s
     "last_byte_ns": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:ns)%",
     "first_byte_ns": "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:ns)%",
-    "first_body_byte_us": observed.FIRST_BODY_BYTE,
+    "first_body_byte_us": observed_metadata.FIRST_BODY_BYTE,
     "status": "%RESPONSE_CODE%",
     "flags": "%RESPONSE_FLAGS%",
     "method": "%REQ(:METHOD)%",
@@ -35,9 +35,9 @@ FORMAT: Mapping[str, str] = {
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "request_bytes": "%BYTES_RECEIVED%",
     "response_bytes": "%BYTES_SENT%",
-    "traceparent": observed.TRACEPARENT,
-    "request": f"%DYNAMIC_METADATA({observed.REQUEST_NAMESPACE})%",
-    "usage": f"%DYNAMIC_METADATA({observed.USAGE_NAMESPACE})%",
+    "traceparent": observed_metadata.TRACEPARENT,
+    "request": f"%DYNAMIC_METADATA({observed_metadata.REQUEST_NAMESPACE})%",
+    "usage": f"%DYNAMIC_METADATA({observed_metadata.USAGE_NAMESPACE})%",
     "decision": f"%DYNAMIC_METADATA({envelope.NAMESPACE})%",
 }
 
@@ -83,7 +83,7 @@ def exchange(line: bytes) -> Exchange:
     try:
         read = _decode(line)
         metadata = _metadata(read)
-        api, path = observed.request(metadata)
+        api, path = observed_metadata.request(metadata)
         return Exchange(
             request_id=read.request_id,
             started_at=_decimal(read.start_time),
@@ -101,7 +101,7 @@ def exchange(line: bytes) -> Exchange:
             envelope=_envelope(metadata),
             traceparent=read.traceparent or "",
             api=api,
-            usage=observed.usage(metadata),
+            usage=observed_metadata.usage(metadata),
             attempts=read.attempts or 0,
             served_by=_hop(read.upstream_address or ""),
         )
@@ -112,8 +112,8 @@ def exchange(line: bytes) -> Exchange:
 def _metadata(line: _Line) -> dict[str, Struct]:
     """The dynamic metadata, by namespace, as the stream has it."""
     namespaces = {
-        observed.REQUEST_NAMESPACE: line.request,
-        observed.USAGE_NAMESPACE: line.usage,
+        observed_metadata.REQUEST_NAMESPACE: line.request,
+        observed_metadata.USAGE_NAMESPACE: line.usage,
         envelope.NAMESPACE: line.decision,
     }
     return {name: _struct(fields) for name, fields in namespaces.items() if fields is not None}

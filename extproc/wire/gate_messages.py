@@ -8,36 +8,36 @@ from extproc._pb.ext_proc_pb2 import (
 )
 from extproc.errors import ProtocolError
 from extproc.vocabulary import Ruling
-from extproc.wire import messages, observed
-from extproc.wire.exchange import Body, Head
-from extproc.wire.gates import ESCALATE_HEADER, GATE_NAMESPACE
-from extproc.wire.gating import (
+from extproc.wire import decide_messages, observed_metadata
+from extproc.wire.decide_exchange import BodyReceived, HeadReceived
+from extproc.wire.gate_exchange import (
     AnswerHead,
     AnswerPart,
     Consult,
     Effect,
     Event,
-    Proceed,
+    PassRequest,
     Reject,
-    Release,
+    ReleaseAnswer,
     Wait,
 )
+from extproc.wire.gate_headers import ESCALATE_HEADER, GATE_NAMESPACE
 
 _REJECTED = 503  # to the outer router, which asks the next one: no client sees it
 
 
-def decode(data: bytes, stream: messages.StreamMetadata) -> Event:
+def decode(data: bytes, stream: decide_messages.StreamMetadata) -> Event:
     """What one message of Envoy tells a gate.
 
     Raises:
         ProtocolError: it is no message, or one that a gate has no use for.
     """
-    request = messages.request_of(data)
+    request = decide_messages.request_of(data)
     match request.WhichOneof("request"):
         case "request_headers":
-            return Head(messages.request_head(request.request_headers, stream))
+            return HeadReceived(decide_messages.request_head(request.request_headers, stream))
         case "request_body":
-            return Body(request.request_body.body)
+            return BodyReceived(request.request_body.body)
         case "response_headers":
             return _answer_head(request.response_headers)
         case "response_body":
@@ -53,11 +53,11 @@ def encode(event: Event, effect: Effect) -> bytes | None:
     match effect:
         case Wait() | Consult():
             return None
-        case Proceed() if isinstance(event, Head):
+        case PassRequest() if isinstance(event, HeadReceived):
             return _PROCEED_HEAD
-        case Proceed():
+        case PassRequest():
             return _PROCEED_BODY
-        case Release(ruling):
+        case ReleaseAnswer(ruling):
             return _release(ruling)
         case Reject(ruling):
             return _reject(ruling)
@@ -78,7 +78,7 @@ _PROCEED_BODY = ProcessingResponse(request_body=MessageResponse()).SerializeToSt
 
 
 def _answer_head(message: HttpHeaders) -> AnswerHead:
-    pseudo, headers = messages.headers_of(message)
+    pseudo, headers = decide_messages.headers_of(message)
     status = pseudo.get(":status", "")
     return AnswerHead(int(status) if status.isdecimal() else 0, headers, message.end_of_stream)
 
@@ -93,11 +93,11 @@ def _release(ruling: Ruling | None) -> bytes:
 def _reject(ruling: Ruling) -> bytes:
     immediate = ImmediateResponse(details="router_escalated")
     immediate.status.code = _REJECTED
-    messages.set_header(immediate.headers, ESCALATE_HEADER, "1")
+    decide_messages.set_header(immediate.headers, ESCALATE_HEADER, "1")
     response = ProcessingResponse(immediate_response=immediate)
     _attach(response, ruling)
     return response.SerializeToString()
 
 
 def _attach(response: ProcessingResponse, ruling: Ruling) -> None:
-    observed.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)
+    observed_metadata.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)

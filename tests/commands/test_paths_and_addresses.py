@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extproc.cli import command_line, main
-from extproc.embedding.files import EncoderFiles
+from extproc.embedding.encoder_files import EncoderFiles
 
 REGISTRY = """\
 models:

@@ -14,7 +14,7 @@ from extproc.vocabulary import Reason
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}
-# Of Envoy's own page: tests/envoyconf/test_outcomes.py holds that it has them.
+# Of Envoy's own page: tests/envoyconf/test_outcome_logs.py holds that it has them.
 ENVOYS = {"envoy_access_logs_grpc_access_log_logs_written", "envoy_access_logs_grpc_access_log_logs_dropped"}
 
 

@@ -50,8 +50,8 @@ def test_what_a_wheel_installs_runs_and_keeps_its_encoder_in_the_users_cache(
     target = tmp_path / "site-packages"
     run([*PIP, "install", "--no-deps", "--no-index", "--quiet", "--target", str(target), str(wheel)])
     asked = (
-        "import extproc.cli, os; from extproc.embedding.files import default_directory; "
-        "from extproc.extras import install_command; "
+        "import extproc.cli, os; from extproc.embedding.encoder_files import default_directory; "
+        "from extproc.missing_extras import install_command; "
         "print(extproc.__file__, default_directory({'XDG_CACHE_HOME': '/cache'}), install_command('convert'), sep='\\n')"
     )
     package, encoder, command = run([sys.executable, "-P", "-c", asked], PYTHONPATH=str(target)).splitlines()

@@ -10,7 +10,7 @@ import yaml
 
 from docs.generate import declaring, examples_of, guide_blocks, keys_shown
 from extproc.registry.json_schema import json_schema, sections
-from extproc.registry.loading import load
+from extproc.registry.registry_loading import load
 from extproc.registry.schema import Registry
 from extproc.registry.section import Section
 from tests.docs.pages import Block, blocks

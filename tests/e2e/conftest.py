@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from extproc.demo.behaviour import Behaviour
-from extproc.demo.pool import FakeModel, Pool, Received
-from extproc.demo.stack import Stack, running_stack
-from extproc.registry.loading import load
+from extproc.demo.demo_stack import Stack, running_stack
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import FakeModel, Pool, Received
+from extproc.registry.registry_loading import load
 from extproc.telemetry.segments import segment_paths
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"

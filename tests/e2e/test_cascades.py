@@ -11,8 +11,8 @@ import pytest_asyncio
 import yaml
 
 from extproc.cli import main
-from extproc.demo.behaviour import Behaviour
-from extproc.registry.loading import load
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.registry.registry_loading import load
 from extproc.vocabulary import Api
 from tests.e2e.clients import ask, heard, of_all_apis
 from tests.e2e.conftest import World, chat, world_in

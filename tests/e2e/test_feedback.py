@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.evaluation.store.connection import Store, open_store
-from extproc.evaluation.store.loading import load, prepare
-from extproc.evaluation.traffic.report import report
+from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.segment_loading import load, prepare
+from extproc.lab.traffic.traffic_report import report
 from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import FEEDBACK_TOKEN, Answer, World, chat
 

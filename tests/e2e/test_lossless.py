@@ -17,8 +17,8 @@ import pytest
 import pytest_asyncio
 
 from extproc.cli import main
-from extproc.demo.behaviour import Behaviour
-from extproc.evaluation.store.access_logs import Pricing, Reading, segments_of
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.lab.store.access_log_import import ImportCounts, Pricing, segments_of
 from extproc.telemetry.segments import segment_paths
 from tests.collector import Collector
 from tests.e2e.conftest import Answer, World, chat, world_in
@@ -56,7 +56,7 @@ class Lossless:
 
     def filed(self, scratch: Path) -> list[dict[str, Any]]:
         """What Envoy's log makes, as records."""
-        pricing, reading = Pricing.of([self.world.stack.registry]), Reading()
+        pricing, reading = Pricing.of([self.world.stack.registry]), ImportCounts()
         rows = [
             msgspec.json.decode(line)
             for segment in segments_of(self.log, pricing, reading, scratch)

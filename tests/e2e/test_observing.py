@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.evaluation.store.connection import open_store
-from extproc.evaluation.store.loading import load, prepare
-from extproc.evaluation.traffic.report import report
+from extproc.lab.store.connection import open_store
+from extproc.lab.store.segment_loading import load, prepare
+from extproc.lab.traffic.traffic_report import report
 from extproc.routing.rollout import place
 from extproc.telemetry.segments import segment_paths
 from extproc.vocabulary import Api

@@ -16,11 +16,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from extproc.demo.behaviour import Behaviour
-from extproc.demo.pool import FakeModel, Pool
-from extproc.demo.stack import Ports, Stack, running_stack
-from extproc.envoyconf.writer import Writer
-from extproc.registry.loading import load
+from extproc.demo.demo_stack import Ports, Stack, running_stack
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import FakeModel, Pool
+from extproc.envoyconf.xds_writer import Writer
+from extproc.registry.registry_loading import load
 from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import Answer, chat
 

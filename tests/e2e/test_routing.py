@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from extproc.registry.loading import load
+from extproc.registry.registry_loading import load
 from tests.e2e.conftest import NAMES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -14,11 +14,11 @@ import pytest
 import tokenizers
 from numpy.typing import NDArray
 
-from extproc.embedding.calibration import SENTENCES
-from extproc.embedding.files import RECIPE, EncoderFiles, Precision
+from extproc.embedding.encoder_files import RECIPE, EncoderFiles, Precision
+from extproc.embedding.encoder_session import OnnxEncoder, open_encoder
 from extproc.embedding.graph import INNER_LAYERS
 from extproc.embedding.quantization import MIGRATION, WEIGHT_LIMIT
-from extproc.embedding.session import OnnxEncoder, open_encoder
+from extproc.embedding.range_calibration import SENTENCES
 from extproc.registry import schema
 
 Floats = NDArray[np.float32]
@@ -159,7 +159,7 @@ def reference(encoder_files: EncoderFiles) -> Reference:
 
 
 def open_on_cpu(files: EncoderFiles, precision: Precision) -> OnnxEncoder:
-    return open_encoder(files, schema.Encoder(device="cpu", precision=precision))
+    return open_encoder(files, schema.EncoderSettings(device="cpu", precision=precision))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

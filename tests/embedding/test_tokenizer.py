@@ -6,7 +6,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.embedding.files import EncoderFiles
+from extproc.embedding.encoder_files import EncoderFiles
 from extproc.embedding.tokenizer import (
     CUT_CHARS_PER_TOKEN,
     Tokenizer,

@@ -19,13 +19,13 @@ from msgspec.structs import replace
 from yarl import URL
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
-from extproc.cascade.consulting import Advice, Consultation
-from extproc.envoyconf import binary, bootstrap
+from extproc.envoyconf import bootstrap, envoy_binary
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
+from extproc.gate.second_answer import Advice, Consultation
 from extproc.health import Components
-from extproc.registry.schema import Envoy, Registry, cluster_name
-from extproc.registry.upstreams import Auth, Model, Passthrough
+from extproc.registry.model_settings import Auth, Model, Passthrough
+from extproc.registry.schema import EnvoySettings, Registry, cluster_name
 from extproc.vocabulary import (
     Api,
     Attempt,
@@ -38,11 +38,11 @@ from extproc.vocabulary import (
     Stage,
     Terms,
 )
-from extproc.wire.admission import Admission, Limits
-from extproc.wire.gate_service import Adviser
-from extproc.wire.gating import Gatekeeper, Watched
-from extproc.wire.health import Health
-from extproc.wire.service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
+from extproc.wire.body_admission import Admission, AdmissionLimits
+from extproc.wire.ext_proc_service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
+from extproc.wire.gate_exchange import Gatekeeper, Watched
+from extproc.wire.gate_stream import Adviser
+from extproc.wire.grpc_health import GrpcHealth
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -122,7 +122,7 @@ class Sidecar:
         self.adviser: Adviser | None = None
         self.terms = Terms()
         self.failures: list[str] = []
-        self.admission = Admission(Limits())
+        self.admission = Admission(AdmissionLimits())
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
@@ -139,7 +139,7 @@ class Sidecar:
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
         self._server.add_generic_rpc_handlers((*(handlers or (processor.handler(),)), access_log.handler()))
-        health = Health(Components(), versions=lambda: ["v1"], refused=dict)
+        health = GrpcHealth(Components(), versions=lambda: ["v1"], refused=dict)
         health.register(self._server)
         await health.publish()
         self._server.add_insecure_port(self.address)
@@ -309,7 +309,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
 
 @asynccontextmanager
 async def launcher(directory: Path) -> AsyncIterator[Launch]:
-    """Starts a world; keyword arguments change ``Envoy`` or ``Registry`` settings of its registry.
+    """Starts a world; keyword arguments change ``EnvoySettings`` or ``Registry`` settings of its registry.
 
     ``name`` is what the default model's provider calls it; ``speaks`` are the APIs of models that
     do not speak OpenAI's, ``paths`` those of base URLs; ``workers`` is how many threads Envoy has.
@@ -376,10 +376,10 @@ def registry_for(
     models |= {name: replace(models[name], apis=apis) for name, apis in speaks.items()}
     for name, path in paths.items():
         models[name] = replace(models[name], base_url=models[name].base_url + path)
-    fields = set(Envoy.__struct_fields__)
+    fields = set(EnvoySettings.__struct_fields__)
     ours = {key: value for key, value in settings.items() if key in fields}
     rest = {key: value for key, value in settings.items() if key not in fields}
-    envoy = Envoy(listen="127.0.0.1:0", admin="127.0.0.1:0", **ours)
+    envoy = EnvoySettings(listen="127.0.0.1:0", admin="127.0.0.1:0", **ours)
     passthrough = Passthrough(
         base_url=f"http://127.0.0.1:{providers['rest'].port}", auth=Auth(file="rest.key")
     )
@@ -398,7 +398,7 @@ async def envoy_on(
     options += ["--file-flush-interval-msec", "20"]  # of access logs; ten seconds are a long test
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
+            envoy_binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
         )
     world.pid = process.pid
     try:

@@ -7,7 +7,7 @@ import msgspec
 
 from extproc.offloading import LARGE_BODY
 from extproc.vocabulary import Terms
-from extproc.wire.admission import Admission, Limits
+from extproc.wire.body_admission import Admission, AdmissionLimits
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, Answer, Launch, World
 
 LARGE = ASK.replace(b"hi", b"x" * LARGE_BODY)
@@ -17,7 +17,7 @@ ONE_LARGE = LARGE_BODY * 3 // 2  # bytes in flight that admit one of these and s
 async def crowded(launch: Launch, wait_s: float) -> tuple[World, asyncio.Task[Answer]]:
     """A sidecar that reads one large body at a time, and holds one already."""
     world = await launch(running=False)
-    world.sidecar.admission = Admission(Limits(bytes_in_flight=ONE_LARGE, wait_s=wait_s))
+    world.sidecar.admission = Admission(AdmissionLimits(bytes_in_flight=ONE_LARGE, wait_s=wait_s))
     await world.sidecar.start()
     await world.sidecar_used()
     world.sidecar.open.clear()

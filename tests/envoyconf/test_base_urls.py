@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from extproc.registry.model_settings import Model, Passthrough
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Model, Passthrough
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import CHAT, JSON, World
 from tests.envoyconf.serving import EVERY, running, serving

@@ -8,12 +8,10 @@ import yaml
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
 from msgspec.structs import replace
 
-from extproc.envoyconf import binary, bootstrap
-from extproc.envoyconf.messages import plain
+from extproc.envoyconf import bootstrap, envoy_binary
 from extproc.envoyconf.providers import SYSTEM_TRUST
-from extproc.registry.loading import load
-from extproc.registry.schema import Envoy, Registry, Retry, Route
-from extproc.registry.upstreams import (
+from extproc.envoyconf.typed_config import plain
+from extproc.registry.model_settings import (
     Auth,
     Endpoint,
     HealthCheck,
@@ -22,6 +20,8 @@ from extproc.registry.upstreams import (
     Passthrough,
     Tls,
 )
+from extproc.registry.registry_loading import load
+from extproc.registry.schema import EnvoySettings, Registry, Retry, RouteSettings
 from extproc.vocabulary import Api
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ REGISTRY = Registry(
     },
     passthrough=Passthrough(base_url="https://api.example.com/openai/v1", auth="passthrough"),
     routes={
-        "guarded": Route(
+        "guarded": RouteSettings(
             candidates="b",
             examples=["x"],
             timeout_s=3.5,
@@ -53,11 +53,11 @@ REGISTRY = Registry(
             request_headers={"x-team": "100 % ours"},
             response_headers={"x-answered": "yes"},
         ),
-        "retried": Route(candidates=["b"], examples=["y"], retry=Retry()),
+        "retried": RouteSettings(candidates=["b"], examples=["y"], retry=Retry()),
     },
     default=dict.fromkeys(Api, "secure"),
     trusted_headers=["x-tier"],
-    envoy=Envoy(sidecar="unix:/run/router/sidecar.sock", max_body_bytes=256 * 1024 * 1024),
+    envoy=EnvoySettings(sidecar="unix:/run/router/sidecar.sock", max_body_bytes=256 * 1024 * 1024),
 )
 
 
@@ -74,8 +74,10 @@ def values(tree: Any) -> list[Any]:
     "registry",
     [
         REGISTRY,
-        replace(REGISTRY, envoy=Envoy(sidecar="router.svc:50051", response_headers=False)),
-        replace(REGISTRY, envoy=Envoy(listen="[::]:10000", admin="[::1]:9901", upstream_timeout_s=0.5)),
+        replace(REGISTRY, envoy=EnvoySettings(sidecar="router.svc:50051", response_headers=False)),
+        replace(
+            REGISTRY, envoy=EnvoySettings(listen="[::]:10000", admin="[::1]:9901", upstream_timeout_s=0.5)
+        ),
     ],
 )
 def test_envoy_accepts_what_is_generated(registry: Registry, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_envoy_accepts_what_is_generated(registry: Registry, tmp_path: Path) -> 
     (tmp_path / "ca.pem").write_text(Path(SYSTEM_TRUST).read_text())
     config = tmp_path / "envoy.yaml"
     config.write_text(bootstrap.render(bootstrap.build(registry, tmp_path)))
-    binary.validate(binary.find(), config)
+    envoy_binary.validate(envoy_binary.find(), config)
 
 
 def test_the_tree_is_plain_and_the_text_is_the_tree_under_a_heading() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 from extproc.envoyconf.bootstrap import resources
 from extproc.envoyconf.chains import Call, chains
 from extproc.envoyconf.site import Names, Site
-from extproc.registry.cascades import Cascade, Tier
-from extproc.registry.schema import Registry, Route
-from extproc.registry.upstreams import Model
+from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.model_settings import Model
+from extproc.registry.schema import Registry, RouteSettings
 from extproc.vocabulary import Api
 
 CHAT, MESSAGES = [Api.OPENAI_CHAT], [Api.ANTHROPIC_MESSAGES]
@@ -21,7 +21,7 @@ def registry(default: Any = "c", models: dict[str, list[Api]] | None = None, **c
         models={name: Model(base_url="http://127.0.0.1:1", apis=apis) for name, apis in speaks.items()},
         default=default,
         cascades={"x": Cascade(**{"tiers": tiers, **cascade}), "unused": Cascade(tiers=tiers)},
-        routes={"r": Route(candidates=["a", "b"], cascade="x")},
+        routes={"r": RouteSettings(candidates=["a", "b"], cascade="x")},
     )
 
 
@@ -72,8 +72,8 @@ def test_hops_that_differ_are_other_listeners() -> None:
 def test_a_cascade_that_no_route_names_costs_nothing() -> None:
     used = registry()
     unused = Registry(
-        models=used.models, default="c", cascades=used.cascades, routes={"r": Route(candidates="a")}
+        models=used.models, default="c", cascades=used.cascades, routes={"r": RouteSettings(candidates="a")}
     )
-    plain = Registry(models=used.models, default="c", routes={"r": Route(candidates="a")})
+    plain = Registry(models=used.models, default="c", routes={"r": RouteSettings(candidates="a")})
     site = Site(Path())
     assert resources(unused, "", site, Names()) == resources(plain, "", site, Names())

@@ -8,13 +8,13 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from extproc.cascade.consulting import Advice, Consultation
-from extproc.envoyconf import filters
-from extproc.registry.cascades import Retry, Tier
+from extproc.envoyconf import http_filters
+from extproc.gate.second_answer import Advice, Consultation
+from extproc.registry.cascade_settings import Retry, Tier
 from extproc.vocabulary import Ruling
-from extproc.wire import gate_messages, gate_service
-from extproc.wire.gating import GateExchange
-from extproc.wire.messages import StreamMetadata
+from extproc.wire import gate_messages, gate_stream
+from extproc.wire.decide_messages import StreamMetadata
+from extproc.wire.gate_exchange import GateExchange
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Handler, Launch, World
 from tests.envoyconf.test_cascades import (
     MODES,
@@ -181,7 +181,7 @@ async def test_after_its_release_a_stream_needs_no_sidecar(launch: Launch) -> No
 async def test_a_hung_sidecar_costs_time_and_no_answer(
     launch: Launch, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None
 ) -> None:
-    monkeypatch.setattr(filters, "_GATE_SILENCE_S", 0.5)
+    monkeypatch.setattr(http_filters, "_GATE_SILENCE_S", 0.5)
 
     async def hang(context: Any, stream: StreamMetadata, gate: GateExchange, _: object) -> None:
         for _ in range(2):  # the request's head and body go on
@@ -189,7 +189,7 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
             await context.write(gate_messages.encode(event, gate.receive(event)))
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(gate_service, "converse", hang)
+    monkeypatch.setattr(gate_stream, "converse", hang)
     world = await cascading(
         launch, tiers=[Tier(model="small", gate="words", timeout_s=timeout_s), Tier(model="large")]
     )
@@ -202,8 +202,8 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
 @pytest.fixture
 def brief_silence(monkeypatch: pytest.MonkeyPatch) -> float:
     """How long Envoy waits for a gate that says nothing, in seconds; gates ask for more well before."""
-    monkeypatch.setattr(filters, "_GATE_SILENCE_S", 2.0)
-    monkeypatch.setattr(gate_service, "_QUIET_S", 0.1)
+    monkeypatch.setattr(http_filters, "_GATE_SILENCE_S", 2.0)
+    monkeypatch.setattr(gate_stream, "_QUIET_S", 0.1)
     return 2.0
 
 
@@ -260,8 +260,8 @@ async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(
             all_stalled.set()
         await asyncio.Event().wait()  # not one message is read
 
-    working = gate_service.converse
-    monkeypatch.setattr(gate_service, "converse", stall)
+    working = gate_stream.converse
+    monkeypatch.setattr(gate_stream, "converse", stall)
     world = await cascading(launch)
     large = "x" * 300_000
     clients = [asyncio.create_task(ask_decided(world, large)) for _ in range(16)]
@@ -270,7 +270,7 @@ async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(
     for client in clients:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
-    monkeypatch.setattr(gate_service, "converse", working)
+    monkeypatch.setattr(gate_stream, "converse", working)
     world.providers["small"].handler = saying("json", "good")
     answers = await asyncio.gather(*(ask_decided(world, large) for _ in range(16)))
     assert {(each.status, each.headers["x-router-served-by"]) for each in answers} == {(200, "small")}

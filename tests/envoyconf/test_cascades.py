@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from extproc.registry.cascades import Cascade, Tier
-from extproc.registry.schema import Route
+from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.schema import RouteSettings
 from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, RequestHead, Ruling, Usage
-from extproc.wire.gating import Watch, Watched
+from extproc.wire.gate_exchange import AnswerWatch, Watched
 from tests.envoyconf.conftest import (
     ASK,
     CHAT,
@@ -36,7 +36,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.watched: list[tuple[str, bytes]] = []
-        self.reading: Callable[[], Watch] = Reading
+        self.reading: Callable[[], AnswerWatch] = Reading
         self.seconds: float | None = None
 
     def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched:
@@ -76,7 +76,7 @@ def registry(**cascade: Any) -> dict[str, Any]:
     tiers = cascade.pop("tiers", [Tier(model="small", gate="words"), Tier(model="large", gate="words")])
     return {
         "cascades": {"frugal": Cascade(tiers=tiers, **cascade)},
-        "routes": {"greeting": Route(candidates=["small", "large"], cascade="frugal")},
+        "routes": {"greeting": RouteSettings(candidates=["small", "large"], cascade="frugal")},
         "default": "local",
         "decision_ms": 10_000,  # a busy machine is no failure of the decision
         "speaks": {name: list(Api) for name in NAMES},

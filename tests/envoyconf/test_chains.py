@@ -10,8 +10,8 @@ from aiohttp import web
 
 from extproc import apis
 from extproc.envoyconf.chains import chains
-from extproc.registry.schema import Registry, Retry, Route
-from extproc.registry.upstreams import Model
+from extproc.registry.model_settings import Model
+from extproc.registry.schema import Registry, Retry, RouteSettings
 from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Usage
 from tests.envoyconf.conftest import CHAT, DEADLINE_S, JSON, Handler, Launch, Provider, World, decided
 
@@ -37,7 +37,7 @@ def failed_over(first: str = "small", **fields: Any) -> Decision:
 async def chained(launch: Launch, *fallback: str, **settings: Any) -> World:
     """A world whose decisions are for ``small``, and then for ``fallback``."""
     policy = settings.pop("policy", {})
-    route = Route(candidates="small", fallback=list(fallback or ("large", "local")), **policy)
+    route = RouteSettings(candidates="small", fallback=list(fallback or ("large", "local")), **policy)
     world = await launch(routes={"greeting": route}, **settings)
     world.sidecar.decision = failed_over()
     return world
@@ -451,7 +451,7 @@ async def test_nothing_is_mixed_up_under_load_with_two_workers(launch: Launch) -
 
 def test_a_model_is_not_its_own_fallback() -> None:
     models = {name: Model(base_url="http://127.0.0.1:1") for name in ("a", "b")}
-    routes = {"r": Route(candidates=["a", "b"], fallback=["b", "a"])}
+    routes = {"r": RouteSettings(candidates=["a", "b"], fallback=["b", "a"])}
     found = chains(Registry(models=models, default="a", routes=routes)).values()
     assert sorted([call.model for call in calls] for calls in found) == [["a", "b"], ["b", "a"]]
 

@@ -7,10 +7,10 @@ import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 
 from extproc.envoyconf.clusters import sidecar_cluster, upstream_cluster, upstream_clusters
-from extproc.envoyconf.messages import plain
 from extproc.envoyconf.site import Names, Site
+from extproc.envoyconf.typed_config import plain
+from extproc.registry.model_settings import BEARER, Auth, Model
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import BEARER, Auth, Model
 from tests.envoyconf.conftest import JSON, Launch, World, decided
 
 HERE = Site(Path("/etc/router"))

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from aiohttp import web
 
-from extproc.demo.ports import HOST, free
-from extproc.demo.processes import Process
-from extproc.envoyconf import binary, bootstrap
-from extproc.registry.schema import Envoy, Registry
-from extproc.registry.upstreams import Endpoint, HealthCheck, Model, OutlierEjection
+from extproc.demo.child_processes import Process
+from extproc.demo.loopback_ports import HOST, free
+from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.registry.model_settings import Endpoint, HealthCheck, Model, OutlierEjection
+from extproc.registry.schema import EnvoySettings, Registry
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Provider, World
 from tests.envoyconf.serving import running, serving
 
@@ -159,12 +159,21 @@ async def test_name_servers_that_do_not_answer_do_not_keep_envoy_from_serving_ot
                 "well": Model(base_url=f"http://127.0.0.1:{providers['well'].port}"),
                 "unknown": Model(base_url="http://models.example"),
             }
-            envoy = Envoy(listen=f"{HOST}:{listen}", admin=f"{HOST}:{admin}", sidecar=f"unix:{tmp_path}/s")
+            envoy = EnvoySettings(
+                listen=f"{HOST}:{listen}", admin=f"{HOST}:{admin}", sidecar=f"unix:{tmp_path}/s"
+            )
             tree = bootstrap.build(Registry(models=models, default="well", envoy=envoy), tmp_path)
             ask_only(tree, "model-unknown", silent.getsockname()[1])
             config = tmp_path / "envoy.yaml"
             config.write_text(yaml.safe_dump(tree))
-            command = [str(binary.find()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1"]
+            command = [
+                str(envoy_binary.find()),
+                "-c",
+                str(config),
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+            ]
             process = await Process.start("envoy", command, log=tmp_path / "log")
             try:
                 await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=15)  # by default: a minute

@@ -10,10 +10,10 @@ import trustme
 from aiohttp import web
 from msgspec.structs import replace
 
-from extproc.envoyconf import binary, bootstrap
+from extproc.envoyconf import bootstrap, envoy_binary
 from extproc.errors import EnvoyRefused
-from extproc.registry.schema import Registry, Route
-from extproc.registry.upstreams import Auth, Endpoint, HealthCheck, Model, Tls
+from extproc.registry.model_settings import Auth, Endpoint, HealthCheck, Model, Tls
+from extproc.registry.schema import Registry, RouteSettings
 from extproc.vocabulary import Api
 from tests.envoyconf.conftest import ASK, CHAT, JSON, World, decided
 from tests.envoyconf.serving import BOTH, EVERY, Front, fronts, running, serving, write_authority
@@ -254,7 +254,7 @@ async def test_a_model_whose_key_is_not_there_falls_back_as_one_that_is_down(tmp
                 "well": Model(base_url=well),
             },
             default="well",
-            routes={"greeting": Route(candidates="keyless", examples=["hi"], fallback="well")},
+            routes={"greeting": RouteSettings(candidates="keyless", examples=["hi"], fallback="well")},
         )
         async with serving(tmp_path, registry, providers) as world:
             world.sidecar.decision = decided("keyless", fallback=True)
@@ -280,4 +280,4 @@ def test_envoy_does_not_start_on_a_key_that_is_not_there(tmp_path: Path) -> None
         config = tmp_path / "envoy.yaml"
         config.write_text(bootstrap.render(tree))
         with pytest.raises(EnvoyRefused, match=words):
-            binary.validate(binary.find(), config)
+            envoy_binary.validate(envoy_binary.find(), config)

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
 from extproc.envoyconf.site import Names
+from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Model
 from extproc.vocabulary import Envelope, Reason
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Launch, World, decided
 

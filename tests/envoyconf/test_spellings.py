@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from extproc.registry.schema import Registry, Rule, When
-from extproc.registry.upstreams import Model, Passthrough
+from extproc.registry.model_settings import Model, Passthrough
+from extproc.registry.schema import Registry, RuleSettings, When
 from tests.apis.path_spellings import CHAT, ELSEWHERE, INVALID, LEFT, NORMALISED
 from tests.envoyconf.conftest import ASK, World
 from tests.envoyconf.serving import running, serving
 
-DENY = Rule(name="no-cards", when=When(regex=r"\d{16}"), deny="No card numbers.")
+DENY = RuleSettings(name="no-cards", when=When(regex=r"\d{16}"), deny="No card numbers.")
 PASSED, DECIDED, REFUSED = "passed", "decided", "refused"
 
 

@@ -10,14 +10,14 @@ import pytest
 import pytest_asyncio
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
-from extproc.envoyconf.messages import plain
-from extproc.envoyconf.replies import attached_replies
+from extproc.envoyconf.local_replies import attached_replies
+from extproc.envoyconf.typed_config import plain
 from extproc.errors import PolicyFailed, ProtocolError, UnknownVersion
+from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Model
 from extproc.vocabulary import Api, BodyPolicy, Mode, Question, Reason, Stage, Terms
-from extproc.wire import messages
-from extproc.wire.service import EXT_PROC_SERVICE
+from extproc.wire import decide_messages
+from extproc.wire.ext_proc_service import EXT_PROC_SERVICE
 from tests.envoyconf.conftest import ASK, DEADLINE_S, Answer, Launch, World, decided, ext_proc, launcher
 from tests.envoyconf.serving import EVERY
 from tests.envoyconf.test_observing import PATHS
@@ -186,7 +186,7 @@ async def test_a_request_is_refused_after_a_protocol_error(
     def decode(*_: object) -> Any:
         raise ProtocolError("a message of another kind")
 
-    monkeypatch.setattr(messages, "decode", decode)
+    monkeypatch.setattr(decide_messages, "decode", decode)
     assert is_refused(world, await world.ask())
 
 

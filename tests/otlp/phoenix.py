@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from extproc.demo.behaviour import Behaviour
-from extproc.demo.ports import HOST, free
-from extproc.demo.processes import Process
+from extproc.demo.child_processes import Process
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.loopback_ports import HOST, free
 from tests.e2e.conftest import Answer, World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -7,17 +7,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from extproc.cascade.features import NAMES
-from extproc.cascade.goodness import Goodness, Logit
-from extproc.cascade.vocabulary import Answer, Asked
+from extproc.apis.model_answer import ModelAnswer
 from extproc.errors import ArtefactUnusable
-from extproc.registry.gate_artefact import CalibratedGate, Manifest, prompt_key, read, write
-from extproc.registry.gates import Gate
-from extproc.registry.judges import compile_judge
+from extproc.gate.answer_features import NAMES
+from extproc.gate.gate_vocabulary import Asked
+from extproc.gate.goodness import Goodness, Logit
+from extproc.registry.gate_artefact import CalibratedGate, GateManifest, prompt_key, read, write
+from extproc.registry.gate_settings import Gate
+from extproc.registry.judge_compiling import compile_judge
 from extproc.vocabulary import Api
 
 ASKED = Asked(api=Api.OPENAI_CHAT, text="What is 6 * 7?")
-GOOD, BAD = Answer(text="6 * 7 = 42"), Answer(text="6 * 7 = 43")
+GOOD, BAD = ModelAnswer(text="6 * 7 = 42"), ModelAnswer(text="6 * 7 = 43")
 
 
 def logit(width: int, wrong_sums: float, agrees: float = 0.0) -> Logit:
@@ -29,7 +30,7 @@ def logit(width: int, wrong_sums: float, agrees: float = 0.0) -> Logit:
 
 
 def gate(paired: bool = True) -> CalibratedGate:
-    manifest = Manifest(
+    manifest = GateManifest(
         small="small",
         large="large",
         threshold=0.5,

@@ -5,10 +5,10 @@ from typing import cast
 import pytest
 from msgspec import structs
 
-from extproc.cascade.judging import Judge
+from extproc.gate.judge import Judge
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.releases import Release, Releases
-from extproc.registry.tiers import JudgedTier
-from extproc.registry.upstreams import Price
+from extproc.registry.tier_compiling import JudgedTier
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, Mode, Served, Terms
 
@@ -118,7 +118,7 @@ def test_a_version_that_an_envoy_names_keeps_its_gates_and_prices_however_many_v
     releases: Releases,
 ) -> None:
     tier = JudgedTier(gate="g", judge=Judge([]), stream="hold", prefix_chars=1, prefix_events=1)
-    price = Price(input=1.0, output=2.0)
+    price = PriceSettings(input=1.0, output=2.0)
     releases.add(structs.replace(release("v2"), tiers={"x/0": tier}, prices={"small": price}))
     for number in range(20):
         releases.add(release(f"w{number}"))

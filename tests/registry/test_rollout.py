@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from extproc.errors import RegistryError
-from extproc.registry.checks.rollout import share_of
-from extproc.registry.compiling import compile_snapshot
-from extproc.registry.loading import load
+from extproc.registry.checks.rollout_checks import share_of
+from extproc.registry.registry_loading import load
+from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.rollout import Rollout
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, Mode, Served, Terms

@@ -6,9 +6,9 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from extproc.routing.fastpath import WINDOW, FastPath, Watch, Words
-from extproc.routing.features import WIDTH, lexical
-from extproc.routing.heads import Lexicon
+from extproc.routing.fastpath import WINDOW, AgreementMonitor, FastPath, Words
+from extproc.routing.lexical_features import WIDTH, lexical
+from extproc.routing.trained_heads import Lexicon
 
 
 def words(lead: float = 0.5) -> Words:
@@ -54,19 +54,21 @@ def ids(count: int) -> list[str]:
 
 
 def test_the_sample_is_a_share_of_the_ids_the_same_everywhere_and_grows_with_the_share() -> None:
-    few, many = (FastPath(words(), share, Watch(0.98)) for share in (0.05, 0.2))
+    few, many = (FastPath(words(), share, AgreementMonitor(0.98)) for share in (0.05, 0.2))
     chosen = {name for name in ids(20_000) if few.samples(name)}
     assert 0.04 < len(chosen) / 20_000 < 0.06
     assert all(many.samples(name) for name in chosen)
-    assert chosen == {name for name in ids(20_000) if FastPath(words(), 0.05, Watch(0.5)).samples(name)}
+    assert chosen == {
+        name for name in ids(20_000) if FastPath(words(), 0.05, AgreementMonitor(0.5)).samples(name)
+    }
 
 
 def test_a_request_without_an_id_is_of_the_sample() -> None:
-    assert FastPath(words(), 0.001, Watch(0.98)).samples("")
+    assert FastPath(words(), 0.001, AgreementMonitor(0.98)).samples("")
 
 
 def test_it_ends_when_agreement_is_surely_too_low_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(0.98)
+    watch = AgreementMonitor(0.98)
     with caplog.at_level(logging.WARNING):
         for number in range(400):
             watch.note(agreed=number % 10 != 0)
@@ -81,20 +83,20 @@ def test_it_ends_when_agreement_is_surely_too_low_and_says_so_once(caplog: pytes
 @pytest.mark.parametrize("agreement", [0.98, 0.99])
 def test_agreement_as_asked_for_does_not_end_it(agreement: float) -> None:
     for seed in range(20):
-        watch = Watch(0.975)
+        watch = AgreementMonitor(0.975)
         for agreed in np.random.default_rng(seed).random(3000) < agreement:
             watch.note(agreed=bool(agreed))
         assert not watch.ended
 
 
 def test_a_first_disagreement_alone_proves_nothing() -> None:
-    watch = Watch(0.9)
+    watch = AgreementMonitor(0.9)
     watch.note(agreed=False)
     assert not watch.ended
 
 
 def test_what_was_long_ago_does_not_hide_what_is_now() -> None:
-    watch = Watch(0.95)
+    watch = AgreementMonitor(0.95)
     for _ in range(50 * WINDOW):
         watch.note(agreed=True)
     for number in range(WINDOW):

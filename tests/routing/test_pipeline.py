@@ -12,25 +12,25 @@ from extproc.errors import Denied, EncoderFailed, Overloaded, PolicyFailed, Unkn
 from extproc.offloading import LARGE_BODY
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
-from extproc.routing.choice import Forecasts, Target
-from extproc.routing.fastpath import FastPath, Watch
+from extproc.routing.embedding_scorer import Meaning
+from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.fastpath import Words as FastWords
-from extproc.routing.features import WIDTH, lexical
-from extproc.routing.heads import Lexicon, OnEmbedding
-from extproc.routing.meaning import Meaning
+from extproc.routing.lexical_features import WIDTH, lexical
+from extproc.routing.model_choice import Forecasts, Target
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.quality import Forecast
+from extproc.routing.predicted_quality import Forecast
 from extproc.routing.rollout import Rollout, mode_of
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
+from extproc.routing.trained_heads import Lexicon, OnEmbedding
 from extproc.vocabulary import (
     Api,
     BodyPolicy,
     ChatRequest,
-    Comparison,
     Decision,
     Effort,
     Embedding,
+    FastPathComparison,
     Mode,
     Question,
     Reason,
@@ -83,10 +83,10 @@ def snapshot(**changes: object) -> Snapshot:
             "smalltalk": RoutePolicy((small,), margin_floor=0.2, similarity_floor=0.3),
         },
         defaults={Api.OPENAI_CHAT: "large", Api.ANTHROPIC_MESSAGES: "large"},
-        deny_rules=(rules.Rule("no-spam", (rules.model_like(["spam*"]),), deny="No spam."),),
+        deny_rules=(rules.CompiledRule("no-spam", (rules.model_like(["spam*"]),), deny="No spam."),),
         route_rules=(
-            rules.Rule("to-route", (rules.tool_like(["compile"]),), route="coding"),
-            rules.Rule("to-model", (rules.tool_like(["*"]),), model="small"),
+            rules.CompiledRule("to-route", (rules.tool_like(["compile"]),), route="coding"),
+            rules.CompiledRule("to-model", (rules.tool_like(["*"]),), model="small"),
         ),
         meaning=meaning,
         budget_s=5.0,
@@ -230,7 +230,7 @@ async def test_nothing_is_decided_when_a_deny_rule_fails() -> None:
     def broken(_: Question) -> bool:
         raise RuntimeError("a defect")
 
-    rule = rules.Rule("broken", (broken,), deny="No.")
+    rule = rules.CompiledRule("broken", (broken,), deny="No.")
     with pytest.raises(PolicyFailed):
         await decide(question(), snapshot(deny_rules=(rule,)))
 
@@ -365,7 +365,7 @@ def fast_path(sample: float = 0.25) -> FastPath:
         slots[lexical([word]).columns] = 0
     lexicon = Lexicon(slots, np.ones(WIDTH, np.float32), np.array([[3, -3], [0, 0]], np.float32), 0.6)
     words = FastWords(("coding", "smalltalk"), lexicon, np.zeros(2, np.float32), 1.0, 0.9)
-    return FastPath(words, sample, Watch(0.98))
+    return FastPath(words, sample, AgreementMonitor(0.98))
 
 
 class Foresight:
@@ -410,7 +410,7 @@ async def test_the_sample_is_decided_by_the_encoder_and_compared(text: str, agre
     asked = named(question(text), an_id(fast, sampled=True))
     decision, embedded = await decide(asked, snapshot(fast_path=fast))
     assert (embedded, decision.route) == ([text], route)
-    assert decision.comparison == Comparison(agreed=agreed, weight=4.0)
+    assert decision.comparison == FastPathComparison(agreed=agreed, weight=4.0)
 
 
 async def test_a_fast_path_that_ended_decides_nothing_and_its_sample_stands_for_itself() -> None:
@@ -422,7 +422,7 @@ async def test_a_fast_path_that_ended_decides_nothing_and_its_sample_stands_for_
     assert (embedded, decision.stage, decision.comparison) == (["code"], Stage.EMBEDDING, None)
     asked = named(question("code"), an_id(fast, sampled=True))
     decision, _ = await decide(asked, snapshot(fast_path=fast))
-    assert decision.comparison == Comparison(agreed=True, weight=1.0)
+    assert decision.comparison == FastPathComparison(agreed=True, weight=1.0)
 
 
 @pytest.mark.parametrize("changes", [{"margin_floor": 1.0}, {"quality_bar": 0.5}])
@@ -486,7 +486,7 @@ async def test_rules_over_a_large_body_do_not_hold_up_the_event_loop() -> None:
     def slow(_: Question) -> bool:
         return loop_went_on.wait(60)  # at once, unless it runs on the loop that is to set it
 
-    rule = rules.Rule("slow", (slow,), deny="No.")
+    rule = rules.CompiledRule("slow", (slow,), deny="No.")
     pipeline = Pipeline(Words(), lambda _: snapshot(deny_rules=(rule,)), clock=lambda: 0.0)
     asked = question()
     large = msgspec.structs.replace(

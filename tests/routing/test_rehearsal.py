@@ -7,12 +7,12 @@ import pytest
 from extproc.errors import OperatorError
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
-from extproc.routing.choice import Target
-from extproc.routing.heads import OnEmbedding
-from extproc.routing.meaning import Meaning
+from extproc.routing.embedding_scorer import Meaning
+from extproc.routing.model_choice import Target
 from extproc.routing.rehearsal import plain_question, rehearse
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
+from extproc.routing.trained_heads import OnEmbedding
 from extproc.vocabulary import Api, Embedding
 
 AXES = np.eye(3, dtype=np.float32)
@@ -22,7 +22,7 @@ SNAPSHOT = Snapshot(
     targets={"small": MODEL},
     routes={name: RoutePolicy((MODEL,), margin_floor=0.1, similarity_floor=0.3) for name in ("code", "chat")},
     defaults={Api.OPENAI_CHAT: "small"},
-    deny_rules=(rules.Rule("secrets", (rules.keyword_in_text(["password"]),), deny="No."),),
+    deny_rules=(rules.CompiledRule("secrets", (rules.keyword_in_text(["password"]),), deny="No."),),
     route_rules=(),
     meaning=Meaning(
         routes=("code", "chat"),

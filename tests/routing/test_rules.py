@@ -1,8 +1,8 @@
 import pytest
 
 from extproc.routing import rules
-from extproc.routing.reading import Reading
-from extproc.routing.rules import Condition, Rule
+from extproc.routing.rule_reading import Reading
+from extproc.routing.rules import CompiledRule, Condition
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 
 
@@ -50,7 +50,7 @@ def test_a_condition_holds_for_what_it_names_and_nothing_else(
 
 
 def test_a_rule_holds_only_when_all_its_conditions_do() -> None:
-    rule = Rule("r", (rules.model_like(["a"]), rules.media_present(True)), deny="no")
+    rule = CompiledRule("r", (rules.model_like(["a"]), rules.media_present(True)), deny="no")
     assert rule.holds(Reading(ask(model="a", images=1)))
     assert not rule.holds(Reading(ask(model="a")))
     assert not rule.holds(Reading(ask(model="b", images=1)))
@@ -58,7 +58,10 @@ def test_a_rule_holds_only_when_all_its_conditions_do() -> None:
 
 def test_the_first_rule_that_holds_wins() -> None:
     any_model = rules.model_like(["*"])
-    first, second = Rule("first", (any_model,), model="x"), Rule("second", (any_model,), model="y")
+    first, second = (
+        CompiledRule("first", (any_model,), model="x"),
+        CompiledRule("second", (any_model,), model="y"),
+    )
     assert rules.first_that_holds((first, second), ask()) is first
     assert rules.first_that_holds((), ask()) is None
 

@@ -10,18 +10,18 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
-from extproc.registry.cascades import Cascade, Tier
-from extproc.registry.gates import Gate
-from extproc.registry.schema import Registry, Route, Rule, When
-from extproc.registry.upstreams import Model, Price
+from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.gate_settings import Gate
+from extproc.registry.model_settings import Model, PriceSettings
+from extproc.registry.schema import Registry, RouteSettings, RuleSettings, When
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import (
     BodyPolicy,
-    Comparison,
     Decision,
+    FastPathComparison,
     Mode,
     Offer,
     Reason,
@@ -84,12 +84,12 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 KNOWN = Registry(
     models={
-        "small": Model(base_url="http://h:1", price=Price(input=1.0, output=2.0)),
+        "small": Model(base_url="http://h:1", price=PriceSettings(input=1.0, output=2.0)),
         "large": Model(base_url="http://h:2"),
     },
     default="large",
-    routes={"code": Route(candidates=["small", "large"]), "frugal": Route(cascade="cheap")},
-    rules=[Rule(name="r", when=When(keyword=["x"]), route="code")],
+    routes={"code": RouteSettings(candidates=["small", "large"]), "frugal": RouteSettings(cascade="cheap")},
+    rules=[RuleSettings(name="r", when=When(keyword=["x"]), route="code")],
     cascades={"cheap": Cascade(tiers=[Tier(model="small", gate="g"), Tier(model="large")])},
     gates={"g": Gate(finish=True)},
 )
@@ -205,7 +205,7 @@ def test_what_the_fast_path_and_the_encoder_agree_on_is_counted(metrics: Metrics
     metrics.decided(BY_MEANING)
     for agreed in (True, True, False):
         metrics.decided(
-            msgspec.structs.replace(BY_MEANING, comparison=Comparison(agreed=agreed, weight=20.0))
+            msgspec.structs.replace(BY_MEANING, comparison=FastPathComparison(agreed=agreed, weight=20.0))
         )
     assert value(metrics, "router_fast_path_comparisons_total", result="agreed") == 2
     assert value(metrics, "router_fast_path_comparisons_total", result="disagreed") == 1
@@ -367,7 +367,9 @@ def test_a_stream_tells_its_first_token_and_the_time_of_each_that_follows(
     assert value(metrics, "gen_ai_server_time_per_output_token_seconds_count", **CALL) == 1
 
 
-PRICES = PriceList({"code": Price(input=1.0, output=2.0), "large": Price(input=3.0, output=9.0)}, "large")
+PRICES = PriceList(
+    {"code": PriceSettings(input=1.0, output=2.0), "large": PriceSettings(input=3.0, output=9.0)}, "large"
+)
 
 
 def test_money_is_counted_with_what_the_reference_would_have_cost(metrics: Metrics, outcome: Make) -> None:

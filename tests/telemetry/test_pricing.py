@@ -5,14 +5,15 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Registry
-from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PRICES = PriceList(
-    {"small": Price(input=0.10, output=0.30), "large": Price(input=3.0, output=9.0)}, reference="large"
+    {"small": PriceSettings(input=0.10, output=0.30), "large": PriceSettings(input=3.0, output=9.0)},
+    reference="large",
 )
 
 
@@ -125,5 +126,5 @@ def registry(**changes: object) -> Registry:
 
 
 def test_the_prices_are_those_of_the_registry() -> None:
-    assert PriceList.of(registry()) == PriceList({"small": Price(input=0.1, output=0.3)})
+    assert PriceList.of(registry()) == PriceList({"small": PriceSettings(input=0.1, output=0.3)})
     assert PriceList.of(registry(reference="small")).reference == "small"

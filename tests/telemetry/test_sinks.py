@@ -4,12 +4,12 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Telemetry
-from extproc.registry.upstreams import Price
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
-from extproc.vocabulary import Attempt, Exchange, Ruling, Second, Usage
+from extproc.vocabulary import Attempt, Exchange, Ruling, SecondAnswer, Usage
 
 Make = Callable[..., Exchange]
 
@@ -57,8 +57,8 @@ def test_every_sink_gets_every_outcome_though_one_is_broken(
 
 def test_all_sinks_get_the_same_row_made_once_and_priced(exchange: Make) -> None:
     prices = {
-        "v0": PriceList({"code": Price(input=9.0, output=9.0)}),
-        "v1": PriceList({"code": Price(input=1.0, output=2.0)}, reference="code"),
+        "v0": PriceList({"code": PriceSettings(input=9.0, output=9.0)}),
+        "v1": PriceList({"code": PriceSettings(input=1.0, output=2.0)}, reference="code"),
         "v2": PriceList({}),
     }
     first, last = Keeping(), Keeping()
@@ -120,7 +120,8 @@ def test_text_is_a_sample_even_where_it_is_wanted(exchange: Make) -> None:
 
 
 PRICED = PriceList(
-    {"code": Price(input=1.0, output=2.0), "large": Price(input=10.0, output=20.0)}, reference="large"
+    {"code": PriceSettings(input=1.0, output=2.0), "large": PriceSettings(input=10.0, output=20.0)},
+    reference="large",
 )
 
 
@@ -157,8 +158,8 @@ def test_an_exchange_costs_what_all_its_attempts_did_and_is_compared_by_its_answ
 
 def test_second_answers_of_gates_are_paid_for_by_the_exchange(exchange: Make) -> None:
     usage = Usage(input=1_000_000, output=500_000)
-    known = Ruling(True, "g", second=Second("large", "answered", 100_000, 50_000))
-    lost = Ruling(False, "g", second=Second("large", "timeout"))
+    known = Ruling(True, "g", second=SecondAnswer("large", "answered", 100_000, 50_000))
+    lost = Ruling(False, "g", second=SecondAnswer("large", "timeout"))
     tried = [attempt(exchange, number, "code", usage) for number in (1, 2)]
     judged = tuple(replace(each, ruling=said) for each, said in zip(tried, (known, lost), strict=True))
     sink = Keeping()

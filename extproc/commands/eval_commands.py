@@ -1,0 +1,173 @@
+"""`extproc eval` and `extproc diff`: how good is a registry on labelled rows, and is another worse?"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from extproc.commands.shared_options import command, output_file, takes_encoder, takes_registry, write_output
+from extproc.commands.store_options import rows_of, takes_store
+from extproc.errors import OperatorError
+from extproc.missing_extras import needed
+
+if TYPE_CHECKING:
+    from extproc.lab.datasets import OutcomeRow, Reader
+    from extproc.lab.measure.choice_worth import OutcomeReport
+    from extproc.lab.measure.evaluation_report import Report
+    from extproc.lab.measure.replay import CandidateRegistry
+
+_SHOW_PROGRESS_FROM = 1000  # texts to encode; fewer take seconds
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands."""
+    _add_eval(commands)
+    _add_diff(commands)
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = command(
+        commands,
+        "eval",
+        _eval,
+        "measure a registry on labelled rows",
+        "Decide every row of a data set with the code that serves, and report accuracy, out-of-scope "
+        "detection, calibration and risk against coverage beside simple baselines, each with a 95 % "
+        'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
+        'abstain; rows may carry a "group" to say that they mean the same. Outcomes are JSON lines '
+        '{"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}, and measure model choice by '
+        "predicted quality: what it saves, beside random and prompt length. What no file gives is taken from "
+        "the --store where it has any: requests with recorded text and opinions on them.",
+    )
+    takes_registry(evaluate)
+    takes_encoder(evaluate)
+    evaluate.add_argument(
+        "--artefact",
+        type=Path,
+        metavar="DIR",
+        help="what `extproc train` wrote, in place of the registry's own",
+    )
+    evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
+    evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
+    takes_store(evaluate, required=False)
+    told = evaluate.add_mutually_exclusive_group()
+    told.add_argument("--json", action="store_true", help="print one JSON object")
+    told.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write one self-contained page with the plots"
+    )
+
+
+def _add_diff(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    diff = command(
+        commands,
+        "diff",
+        _diff,
+        "compare two registries on labelled rows; exit 1 when the new one is worse",
+        "Decide every row with both registries and print, as Markdown for a review, what changed with its "
+        "interval, which route took whose traffic, and which rows broke. The exit status is 1 when a measure "
+        "got worse by more than its budget.",
+    )
+    diff.add_argument("old", type=Path, metavar="OLD", help="the registry that serves now")
+    diff.add_argument("new", type=Path, metavar="NEW", help="the registry that should")
+    takes_encoder(diff)
+    diff.add_argument("--data", type=Path, required=True, metavar="FILE", help="labelled rows, as for `eval`")
+    diff.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        type=_budget,
+        metavar="MEASURE=DROP",
+        help="how much worse a measure may get, 0 to 1: accuracy (default 0.01), outside_kept, recall and "
+        "precision of every route (0.05 each), recall:ROUTE or precision:ROUTE of one; repeatable",
+    )
+    diff.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _budget(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        drop = float(value)
+    except ValueError:
+        drop = -1.0
+    if not (name and 0 <= drop <= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} (expected MEASURE=DROP with a drop between 0 and 1)")
+    return name, drop
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from extproc.lab.measure.evaluation_page import as_page
+    from extproc.lab.measure.evaluation_report import evaluate
+    from extproc.lab.measure.evaluation_text import as_text
+    from extproc.lab.measure.outcome_text import as_text as outcomes_as_text
+    from extproc.lab.measure.replay import open_candidate
+
+    if options.data is None and options.outcomes is None and options.store is None:
+        raise OperatorError("nothing to measure on (expected --data, --outcomes, --store, or several)")
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
+    with rows_of(options) as (routes, outcomes_read):
+        # A store may know of outcomes that a registry without predicted quality has no use for.
+        unused = options.outcomes is None and routes is not None and candidate.loaded.quality is None
+        report = None if routes is None else evaluate(candidate, routes)
+        outcomes = None if outcomes_read is None or unused else _outcomes(candidate, outcomes_read)
+    if options.json:
+        print(_as_json(report, outcomes))
+        return 0
+    if options.html is not None:
+        write_output(options.html, as_page(report, outcomes))
+    told = [] if report is None else [as_text(report)]
+    if outcomes is not None:
+        told.append(outcomes_as_text(outcomes))
+    print("\n\n".join(told))
+    return 0
+
+
+def _outcomes(candidate: "CandidateRegistry", read: "Reader[OutcomeRow]") -> "OutcomeReport":
+    try:
+        from extproc.lab.measure.outcome_evaluation import evaluate_outcomes
+    except ModuleNotFoundError as error:
+        raise OperatorError(needed("--outcomes", error, "eval")) from error
+    return evaluate_outcomes(candidate, read)
+
+
+def _as_json(report: "Report | None", outcomes: "OutcomeReport | None") -> str:
+    """The report of routes as it stands; with outcomes, that of model choice beside it."""
+    told = report if outcomes is None else {"routes": report, "models": outcomes}
+    return msgspec.json.encode(told).decode()
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from extproc.lab.measure.diff_markdown import as_markdown
+    from extproc.lab.measure.registry_diff import DEFAULT_BUDGETS, compare, routes_of
+    from extproc.lab.measure.replay import open_candidate
+
+    old, new = (
+        open_candidate(path, options.encoder_dir, show_progress) for path in (options.old, options.new)
+    )
+    budgets = {**DEFAULT_BUDGETS, **dict(options.budget)}
+    _check_budgets(budgets, routes_of(old, new))
+    comparison = compare(old, new, options.data, budgets)
+    if options.json:
+        print(msgspec.json.encode(comparison).decode())
+    else:
+        sys.stdout.write(as_markdown(comparison))
+    return 1 if comparison.over_budget else 0
+
+
+def _check_budgets(budgets: Iterable[str], routes: Iterable[str]) -> None:
+    """A budget of something that is not measured would never be exceeded."""
+    single = [f"{measure}:{route}" for measure in ("recall", "precision") for route in routes]
+    known = ["accuracy", "outside_kept", "recall", "precision", *single]
+    for name in budgets:
+        if name not in known:
+            raise OperatorError(
+                f"--budget: there is no measure {name!r} (expected one of: {', '.join(known)})"
+            )
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line on stderr that counts up, for people, and only where it takes a while."""
+    if total >= _SHOW_PROGRESS_FROM and sys.stderr.isatty():
+        print(f"\rencoding {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

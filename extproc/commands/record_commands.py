@@ -1,0 +1,144 @@
+"""`extproc records` and `extproc feedback`: what goes into the store."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from extproc.commands.shared_options import command, listen_address
+from extproc.commands.store_options import load_all, store_of, takes_segments, takes_store
+from extproc.errors import OperatorError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands."""
+    records = commands.add_parser("records", help="records into a store")
+    actions = records.add_subparsers(metavar="ACTION", required=True)
+    _add_import(actions)
+    _add_check(actions)
+    _add_schema(actions)
+    feedback = commands.add_parser("feedback", help="opinions on answers into a store")
+    _add_feedback_import(feedback.add_subparsers(metavar="ACTION", required=True))
+
+
+def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        actions,
+        "import",
+        _import,
+        "load records into a store",
+        "Load segments that `extproc serve --records DIR` wrote, and files that Envoy itself wrote "
+        "(`envoy.access_log`; rotated and gzipped ones too). What is in the store already, by an earlier "
+        "import, from a collector or from a sidecar that was told the same, is not doubled, so it may be run "
+        "again and again; a line that cannot be read is told, counted and left out.",
+    )
+    takes_segments(parser, "+")
+    takes_store(parser, required=True)
+
+
+def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        actions,
+        "check",
+        _check,
+        "compare the records with what Envoy counts",
+        "Envoy counts what it told the sidecars, and nobody acknowledges it. Compare its count with the "
+        "records since it started; exit status 1 when any are missing. (What ended within the last second "
+        "may be under way.) Name every Envoy that these records are of.",
+    )
+    takes_segments(parser, "*")
+    takes_store(parser, required=False)
+    parser.add_argument(
+        "--admin",
+        action="append",
+        required=True,
+        type=listen_address,
+        metavar="HOST:PORT",
+        help="Envoy's admin interface",
+    )
+
+
+def _add_schema(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command(
+        actions,
+        "schema",
+        _schema,
+        "print the tables and views of a store as SQL",
+        "For a ClickHouse server that a collector writes to: the table as the collector's exporter makes it, "
+        "and the views that every report reads. Importing makes both by itself; a server that only "
+        "collectors write to needs them once, and again after an upgrade that adds columns.",
+    )
+
+
+def _add_feedback_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        actions,
+        "import",
+        _import_feedback,
+        "load opinions on answers into a store",
+        'Load JSON lines {"request_id" or "trace_id": ..., "score": 0 to 1, "label": ..., "source": ...}; '
+        'also "name" (default feedback), "explanation", "time" and "id". A label as good or bad tells a '
+        "score by itself. The same opinion twice is one. Nothing is loaded when a line cannot be used.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the opinions")
+    takes_store(parser, required=True)
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from extproc.lab.store.store_schema import as_script
+
+    sys.stdout.write(as_script())
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    segments, options.segments = options.segments, []
+    with store_of(options, writes=True) as store:
+        done = load_all(store, segments, options.priced_by)
+    print(
+        f"{done.rows} new rows of {done.lines} lines in {done.files} files; {done.known} were known, "
+        f"{done.bad} were no records"
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from extproc.envoyconf.envoy_admin import Admin, Unreachable
+    from extproc.lab.store.segment_loading import told_since
+
+    now = datetime.now(UTC)
+    try:
+        told = [asyncio.run(Admin(address).told(now)) for address in options.admin]
+    except Unreachable as error:
+        raise OperatorError(f"--admin: {error}") from error
+    since = min(each.since for each in told)
+    with store_of(options, writes=False) as store:
+        recorded = told_since(store, since)
+    entries, dropped = sum(each.entries for each in told), sum(each.dropped for each in told)
+    missing = max(0, entries - recorded)
+    print(
+        f"{entries} told by Envoy since {since:%Y-%m-%dT%H:%M:%SZ}, {dropped} of them dropped by it; "
+        f"{recorded} recorded, {missing} missing"
+    )
+    return 1 if missing else 0
+
+
+def _import_feedback(options: argparse.Namespace) -> int:
+    from extproc.lab.store.feedback_import import read
+    from extproc.lab.store.segment_loading import orphans
+
+    # Read to the end before the store is opened: half of a bad file is worse than none.
+    rows = list(read(options.file, datetime.now(UTC)))
+    with tempfile.TemporaryDirectory() as folder, store_of(options, writes=True) as store:
+        segment = Path(folder, "records-feedback.jsonl")
+        segment.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        done = load_all(store, [segment])
+        unknown = orphans(store)
+    print(f"{done.rows} new opinions of {done.lines}; {done.known} were known")
+    if unknown:
+        print(f"{unknown} opinions in the store are on requests that are not in it (yet)")
+    return 0

@@ -1,0 +1,99 @@
+"""`extproc train`: learn a registry's routes from labelled texts."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from extproc.commands.shared_options import command, takes_encoder, takes_registry
+from extproc.commands.store_options import rows_of, takes_store
+from extproc.errors import OperatorError
+from extproc.missing_extras import needed
+
+_SCORERS = ("auto", "centroid", "prototypes", "logistic", "linear", "lexical", "perceptron", "blend")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    train = command(
+        commands,
+        "train",
+        _train,
+        "learn routes from labelled texts",
+        "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
+        "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
+        "registry's `artefact` key names. The data is JSON lines "
+        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. What no file gives '
+        "is taken from the --store where it has any: requests with recorded text and opinions on them. The "
+        "same rows and seed give the same bytes.",
+    )
+    takes_registry(train)
+    takes_encoder(train)
+    train.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
+    train.add_argument(
+        "--outcomes",
+        type=Path,
+        metavar="FILE",
+        help='how well models answered: {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}; '
+        "predicts quality, for routes with a `quality_bar`",
+    )
+    takes_store(train, required=False)
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
+    train.add_argument(
+        "--target-wrong",
+        type=_share,
+        default=0.02,
+        metavar="SHARE",
+        help="of the requests given to a route, how many may be wrong (default: %(default)s)",
+    )
+    train.add_argument(
+        "--test-share",
+        type=_share,
+        default=None,
+        metavar="SHARE",
+        help="of the rows, set apart to measure on (default: 0.1, and 0 where routes have few examples)",
+    )
+    train.add_argument(
+        "--scorer", choices=_SCORERS, default="auto", help="default: the best on held-out rows"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of the split and of every fit")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} (expected a share, 0 to 1)")
+    return value
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
+    except ModuleNotFoundError as error:
+        raise OperatorError(needed("training", error, "eval")) from error
+    with rows_of(options) as (routes, outcomes):
+        if routes is None:
+            raise OperatorError("nothing to learn routes from (expected --data, or --store with labels)")
+        wishes = TrainOptions(
+            target_wrong=options.target_wrong,
+            test_share=options.test_share,
+            scorer=options.scorer,
+            seed=options.seed,
+            outcomes=outcomes,
+        )
+        report = train_artefact(
+            options.registry, routes, options.out, options.encoder_dir, wishes, progress=_tell
+        )
+    print(report)
+    return 0
+
+
+def _tell(line: str) -> None:
+    """Progress goes to stderr; on a terminal each line takes the place of the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}" if line else "\r\x1b[K")
+        sys.stderr.flush()
+    elif line:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,288 @@
+"""The fake model pool: servers of the LLM APIs, one a model, that are strict and keep a journal.
+
+Strict, so that a test may trust an answer: a model name that is not the server's own is a 404
+(``auto`` must never reach a provider), another provider's key is a 401, an API that the model does
+not speak is a 404, and a body or header that the real API refuses is refused.
+
+    async with Pool({"small": FakeModel("demo-small", key="k1"), "large": FakeModel("demo-large")}) as pool:
+        ...                                        # send requests to pool["small"].url
+        pool["large"].behaviour = Behaviour(status=503)
+        assert pool["small"].journal[-1].key == "k1"
+"""
+
+import asyncio
+import socket
+import struct
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from extproc.demo.fake_answers import ApiError, Ask, Identity, reply
+from extproc.demo.fake_apis import Manners, Speech, carries_usage, failure, manners_at, speech_at
+from extproc.demo.fake_behaviour import Behaviour, gzipped, rechunk
+from extproc.errors import OperatorError
+from extproc.vocabulary import Api
+
+# As much as the largest body the router may be configured to pass on.
+_MAX_BODY_BYTES = 256 * 1024 * 1024
+# Seconds that open requests have to end when the pool stops: their clients are gone by then.
+_SHUTDOWN_S = 0.1
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One request as a fake model got it, whether or not it was answered."""
+
+    method: str
+    path: str  # with its query string, undecoded
+    headers: Mapping[str, str]  # names in lower case; values of a repeated name joined by ", "
+    body: bytes
+    model: str  # named in the body; empty when it names none
+    key: str  # the bearer token, or on Anthropic's paths x-api-key before it; empty without one
+
+
+class FakeModel:
+    """One model behind one port. ``behaviour`` may be replaced at any time, for later requests.
+
+    ``port`` 0 lets the system choose; it is known once the pool has started. ``keep`` bounds the
+    journal to the latest requests (None: all of them). An empty ``key`` accepts any client. ``apis``
+    are those that it speaks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        key: str = "",
+        apis: Iterable[Api] = Api,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        behaviour: Behaviour | None = None,
+        keep: int | None = None,
+    ) -> None:
+        self.name = name
+        self.key = key
+        self.apis = frozenset(apis)
+        self.host = host
+        self.port = port
+        self.behaviour = behaviour or Behaviour()
+        self.journal: deque[Received] = deque(maxlen=keep)
+        self._started = int(time.time())
+
+    @property
+    def url(self) -> str:
+        """The server's origin: what a registry calls ``base_url``."""
+        return f"http://{self.host}:{self.port}"
+
+    async def start(self) -> web.AppRunner:
+        """Listens, and returns the runner that stops it. Raises OperatorError when the port is taken."""
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        # handler_cancellation: a slow answer ends when its client goes away, as in a real server.
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,
+            shutdown_timeout=_SHUTDOWN_S,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.host, self.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise OperatorError(
+                f"fake model {self.name} cannot listen on {self.url}: {error.strerror}"
+            ) from error
+        self.port = runner.addresses[0][1]
+        return runner
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            return web.Response()  # as vLLM has it: no key is asked for, and nobody counts it
+        body = await request.read()
+        manners = manners_at(request.path)
+        received = _received(request, body, manners)
+        self.journal.append(received)
+        request_id = {manners.request_id_header: _request_id()}
+        try:
+            self._authorize(manners, received.key)
+            return await self._answer(request, manners, received, request_id)
+        except ApiError as error:
+            document = manners.error_object(error, *request_id.values())
+            return _json(error.status, document, request_id)
+
+    def _authorize(self, manners: Manners, key: str) -> None:
+        if self.key and key != self.key:
+            raise manners.wrong_key() if key else manners.no_key()
+
+    async def _answer(
+        self, http: web.Request, manners: Manners, received: Received, request_id: Mapping[str, str]
+    ) -> web.StreamResponse:
+        spoken = speech_at(http.path)
+        if spoken is not None and spoken[0] in self.apis:
+            if http.method != "POST":
+                raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
+            speech = spoken[1]
+            ask = speech.parse(received.body, received.headers)
+            return await self._say(http, speech, ask, request_id)
+        if http.path == "/v1/models":
+            if http.method != "GET":
+                raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
+            return _json(200, {"object": "list", "data": [self._card()]}, request_id)
+        raise ApiError(404, f"Unknown request URL: {http.method} {http.path}.", code="unknown_url")
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._started, "owned_by": "demo"}
+
+    async def _say(
+        self, http: web.Request, speech: Speech, ask: Ask, request_id: Mapping[str, str]
+    ) -> web.StreamResponse:
+        if ask.model != self.name:
+            raise speech.manners.unknown_model(ask.model)
+        behaviour = self.behaviour
+        await _pause(behaviour.delay_before_headers_s)
+        if behaviour.status != 200:
+            raise failure(speech.manners, behaviour.status)
+        return await _send(http, behaviour, ask.stream, self._pieces(speech, ask, behaviour), request_id)
+
+    def _pieces(self, speech: Speech, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
+        """The answer's body, one piece for JSON, one an event for SSE: what comes before usage, and after."""
+        identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
+        answer = reply(msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask)
+        with_usage = not behaviour.omit_usage
+        if not ask.stream:
+            return [msgspec.json.encode(speech.document(identity, ask, answer, with_usage=with_usage))], []
+        events = list(speech.events(identity, ask, answer, with_usage=with_usage and ask.include_usage))
+        last = max((number for number, event in enumerate(events) if carries_usage(event)), default=0)
+        pieces = [speech.event(event) for event in events] + ([speech.end] if speech.end else [])
+        return pieces[:last], pieces[last:]
+
+
+class Pool(Mapping[str, FakeModel]):
+    """Fake models by their public names in a registry, running while the ``async with`` block lasts."""
+
+    def __init__(self, models: Mapping[str, FakeModel]) -> None:
+        self._models = dict(models)
+        self._running = AsyncExitStack()
+
+    def __getitem__(self, name: str) -> FakeModel:
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    async def __aenter__(self) -> Self:
+        """Raises OperatorError when a model's port is taken; those already started are stopped."""
+        async with AsyncExitStack() as starting:
+            for model in self.values():
+                runner = await model.start()
+                starting.push_async_callback(runner.cleanup)
+            self._running = starting.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._running.aclose()
+
+
+def _received(request: web.Request, body: bytes, manners: Manners) -> Received:
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        known = headers.get(name.lower())
+        headers[name.lower()] = value if known is None else f"{known}, {value}"
+    return Received(request.method, request.raw_path, headers, body, _model_in(body), manners.key(headers))
+
+
+def _model_in(body: bytes) -> str:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""  # the journal keeps the bytes; the answer will say what is wrong with them
+    model = document.get("model") if isinstance(document, dict) else None
+    return model if isinstance(model, str) else ""
+
+
+def _json(status: int, document: object, headers: Mapping[str, str]) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _request_id() -> str:
+    """Providers name their answers too; a proxy in front must not confuse that name with its own."""
+    return f"req_{uuid.uuid4().hex}"
+
+
+async def _send(
+    http: web.Request,
+    behaviour: Behaviour,
+    stream: bool,
+    pieces: tuple[list[bytes], list[bytes]],
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    """Writes the answer as ``behaviour`` asks."""
+    content_type = "text/event-stream; charset=utf-8" if stream else "application/json"
+    compress = behaviour.gzip and "gzip" in http.headers.get("accept-encoding", "")
+    encoding = {"content-encoding": "gzip"} if compress else {}
+    response = web.StreamResponse(headers={"content-type": content_type, **headers, **encoding})
+    writes, late = _writes(pieces, behaviour, compress)
+    writes = writes[: behaviour.end_after_writes]
+    if not stream:
+        response.content_length = sum(map(len, writes))
+    if behaviour.early_headers:
+        await response.prepare(http)
+    await _pause(behaviour.delay_before_body_s)
+    for number, piece in enumerate(writes):
+        if number == behaviour.reset_after_writes:
+            _reset(http)
+            return response
+        if number:
+            await _pause(behaviour.delay_between_writes_s)
+        if stream and number == late:
+            await _pause(behaviour.delay_before_usage_s)
+        await response.prepare(http)  # sends the headers, once
+        await response.write(piece)
+    await response.prepare(http)
+    await response.write_eof()
+    return response
+
+
+def _writes(
+    pieces: tuple[Sequence[bytes], Sequence[bytes]], behaviour: Behaviour, compress: bool
+) -> tuple[list[bytes], int]:
+    """What to write, and the number of the first write that tells the usage.
+
+    Only where usage is late are writes cut there, so that it does not come with what is before it.
+    """
+    before, after = pieces
+    whole = [*before, *after]
+    encoded = list(gzipped(whole)) if compress else whole
+    late = len(before) if behaviour.delay_before_usage_s else 0
+    early = list(rechunk(encoded[:late], behaviour.write_sizes))
+    return [*early, *rechunk(encoded[late:], behaviour.write_sizes)], len(early)
+
+
+async def _pause(seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds)
+
+
+def _reset(http: web.Request) -> None:
+    """Ends the connection with a TCP RST, as a crashed server does."""
+    transport = http.transport
+    if transport is None:
+        return  # the client was quicker
+    linger_0 = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0)
+    transport.abort()

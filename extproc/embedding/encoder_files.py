@@ -1,0 +1,153 @@
+"""Where the encoder's files live, and whether they are all there.
+
+tokenizer.json        as its authors published it
+model.safetensors     the original weights; only a later conversion needs them
+word_embeddings.bin   float32, shared by the two graphs below and mapped into memory
+int8.onnx  fp32.onnx  fp16.onnx
+manifest.json         written last: what was made, from what, with which hashes
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from extproc.errors import EncoderMissing
+
+MODEL = "all-MiniLM-L6-v2"
+DIMENSIONS = 384
+INNER_DIMENSIONS = 768  # of the inner layers' vectors, side by side
+# Raise it whenever the conversion gives other vectors: it is part of the encoder's name, and
+# files of another recipe are converted again.
+RECIPE = 2
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+WEIGHTS = "model.safetensors"
+WORDS = "word_embeddings.bin"
+
+Precision = Literal["int8", "fp16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+
+MEND = "run `extproc model fetch`"
+
+_SOURCE = Path(__file__).parents[2]
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """One file as it was when the manifest was written."""
+
+    bytes: int
+    sha256: str
+
+
+class EncoderManifest(msgspec.Struct, frozen=True):
+    """What the directory holds and where it came from."""
+
+    model: str
+    recipe: int
+    dimensions: int
+    wheel_sha256: str
+    files: dict[str, FileRecord]
+
+
+class EncoderFiles(msgspec.Struct, frozen=True):
+    """A directory that ``locate`` found complete."""
+
+    directory: Path
+    manifest: EncoderManifest
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's definition."""
+        return self.directory / TOKENIZER
+
+    @property
+    def weights(self) -> Path:
+        """The original weights. An operator may delete them: only a conversion reads them."""
+        return self.directory / WEIGHTS
+
+    def graph(self, precision: Precision) -> Path:
+        """The ONNX graph in this precision."""
+        return self.directory / graph_name(precision)
+
+
+def graph_name(precision: Precision) -> str:
+    """The file name of the graph in this precision."""
+    return f"{precision}.onnx"
+
+
+def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Path:
+    """Where every command looks for the encoder, and where ``extproc model fetch`` puts it.
+
+    ``EXTPROC_ENCODER_DIR`` if it is set. Else ``.cache/encoder`` of the checkout, where the code runs
+    from one: two checkouts never share files, and ``make clean`` removes them. Else a directory of the
+    user's cache. ``source`` is the directory that holds the ``extproc`` package. Raises
+    ``EncoderMissing`` for a user without a home directory.
+    """
+    if chosen := environ.get("EXTPROC_ENCODER_DIR"):
+        return Path(chosen)
+    if (source / "pyproject.toml").is_file():  # not so in site-packages
+        return source / ".cache" / "encoder"
+    try:
+        cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise EncoderMissing("no home directory for the encoder: set EXTPROC_ENCODER_DIR") from error
+    return cache / "envoy-semantic-router" / MODEL
+
+
+def locate(directory: Path | None = None) -> EncoderFiles:
+    """The encoder's files; the default directory is that of the environment.
+
+    Checks the manifest and every file's size, which takes microseconds; hashes are for
+    ``verify``. Raises ``EncoderMissing`` saying what is wrong and which command mends it.
+    """
+    directory = directory or default_directory(os.environ)
+    manifest = _read_manifest(directory / MANIFEST)
+    if (manifest.model, manifest.recipe) != (MODEL, RECIPE):
+        raise EncoderMissing(
+            f"{directory} holds {manifest.model} of recipe {manifest.recipe}, "
+            f"not {MODEL} of recipe {RECIPE}: {MEND}"
+        )
+    for name, record in manifest.files.items():
+        if name != WEIGHTS:
+            _check_size(directory / name, record)
+    return EncoderFiles(directory, manifest)
+
+
+def verify(files: EncoderFiles) -> None:
+    """Compares every file with its hash; takes a fraction of a second.
+
+    Raises ``EncoderMissing`` naming the first one that differs.
+    """
+    for name, record in files.manifest.files.items():
+        path = files.directory / name
+        if (name != WEIGHTS or path.exists()) and sha256(path) != record.sha256:
+            raise EncoderMissing(f"{path} is damaged: {MEND}")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> EncoderManifest:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EncoderManifest)
+    except FileNotFoundError as error:
+        raise EncoderMissing(f"no encoder in {path.parent}: {MEND}") from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EncoderMissing(f"{path} cannot be read ({error}): {MEND}") from error
+
+
+def _check_size(path: Path, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise EncoderMissing(f"{path} cannot be read ({error}): {MEND}") from error
+    if size != record.bytes:
+        raise EncoderMissing(f"{path} has {size} bytes instead of {record.bytes}: {MEND}")

@@ -1,0 +1,233 @@
+"""The encoder itself: texts in, unit vectors out, on whatever device really runs it."""
+
+import contextlib
+import ctypes
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from extproc.embedding.batching import Encoded
+from extproc.embedding.encoder_files import (
+    DIMENSIONS,
+    INNER_DIMENSIONS,
+    MODEL,
+    RECIPE,
+    EncoderFiles,
+    Precision,
+)
+from extproc.embedding.thread_count import allowed_cores, default_threads
+from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
+from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
+from extproc.registry import schema
+from extproc.vocabulary import Embedding
+
+logger = logging.getLogger("extproc.embedding")
+
+Device = Literal["cpu", "cuda"]
+
+_PROVIDERS: dict[Device, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+# Padded tokens of one inference. A CPU is as fast per token at 256 as at 512, and slower at
+# 2,048, so larger batches only make their members wait for each other; a GPU is not.
+BATCH_TOKENS: dict[Device, int] = {"cpu": 256, "cuda": 16_384}
+_OUTPUTS = ["embedding", "inner"]  # as embedding.graph names them, which needs onnx to be imported
+DEEP = "/deep"  # ends the name of a `DeepEncoder`
+_ERRORS_ONLY = 3  # ONNX Runtime's severity scale
+
+
+class OnnxEncoder:
+    """A ``vocabulary.Encoder`` and a ``batching.BatchEncoder`` on ONNX Runtime. Thread-safe."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, precision: Precision
+    ) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self.precision = precision
+        self.dimensions = DIMENSIONS
+        self.device = session_device(session)
+        self.batch_tokens = BATCH_TOKENS[self.device]
+
+    @property
+    def name(self) -> str:
+        """Model, precision, longest text in tokens and conversion recipe: all that makes a vector."""
+        return f"{MODEL}/{self.precision}/{self._tokenizer.max_tokens}/r{RECIPE}"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of shape (len(texts), dimensions). Raises ``errors.EncoderFailed``."""
+        return self.embed(texts).vectors
+
+    def embed(self, texts: Sequence[str]) -> Encoded:
+        """Vectors and token counts; texts of similar length run together, at most ``batch_tokens``.
+
+        Raises ``errors.EncoderFailed``.
+        """
+        rows = self._tokenizer.tokenize(texts)
+        tokens = np.array([row.size for row in rows], np.int32)
+        vectors = np.empty((len(rows), self.dimensions), np.float32)
+        inner = np.empty((len(rows), INNER_DIMENSIONS), np.float32)
+        for members in batches_by_length(tokens, self.batch_tokens):
+            vectors[members], inner[members] = self._run([rows[index] for index in members])
+        return Encoded(vectors, inner, tokens)
+
+    def estimate_tokens(self, text: str) -> int:
+        """About how many tokens ``embed`` will read of this text, without tokenising it."""
+        return estimate_tokens(text, self._tokenizer.max_tokens)
+
+    def _run(self, rows: Sequence[Ids]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        ids, mask = pad(rows)
+        try:
+            vectors, inner = self._session.run(_OUTPUTS, {"input_ids": ids, "attention_mask": mask})
+        except Exception as error:  # the runtime's exceptions share no base of their own
+            raise EncoderFailed(f"inference failed: {error}") from error
+        if not (np.isfinite(vectors).all() and np.isfinite(inner).all()):
+            raise EncoderFailed("inference gave numbers that are not finite")
+        return vectors, inner
+
+
+class DeepEncoder:
+    """A ``vocabulary.Encoder`` whose vectors carry the inner layers too, for training.
+
+    Rows are (dimensions + inner dimensions,): the embedding first, then ``Embedding.inner``.
+    """
+
+    def __init__(self, encoder: OnnxEncoder) -> None:
+        self._encoder = encoder
+
+    @property
+    def name(self) -> str:
+        """That of the encoder, and that its rows are deep: a cache must not mix the two."""
+        return f"{self._encoder.name}{DEEP}"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), dimensions + inner dimensions). Raises ``errors.EncoderFailed``."""
+        encoded = self._encoder.embed(texts)
+        return np.hstack([encoded.vectors, encoded.inner])
+
+
+def embeddings_of(rows: NDArray[np.float32]) -> list[Embedding]:
+    """An encoder's rows, deep or not, as the embeddings that requests have."""
+    inner = [row[DIMENSIONS:] if len(row) > DIMENSIONS else None for row in rows]
+    return [
+        Embedding(row[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=layers)
+        for row, layers in zip(rows, inner, strict=True)
+    ]
+
+
+def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArray[np.intp]]:
+    """Indices of texts to run together: sorted by length, each batch within ``budget`` padded tokens.
+
+    A text longer than the budget is a batch of its own.
+    """
+    order = np.argsort(tokens, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        is_last = end == len(order)
+        if is_last or (end + 1 - start) * int(tokens[order[end]]) > budget:
+            yield order[start:end]
+            start = end
+
+
+def session_device(session: onnxruntime.InferenceSession) -> Device:
+    """The device that the session got, whatever it was asked for."""
+    return "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices the driver shows; 0 without a driver.
+
+    Asked first, because ONNX Runtime offers CUDA wherever it was built with it and logs errors
+    on standard error when that does not load.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def open_encoder(
+    files: EncoderFiles, settings: schema.EncoderSettings, count_devices: Callable[[], int] = cuda_devices
+) -> OnnxEncoder:
+    """Opens the encoder where the registry wants it, and runs it once.
+
+    ``auto`` takes CUDA when it works, else the CPU, and logs which. Raises ``OperatorError`` when
+    ``cuda`` was demanded and does not work, ``EncoderMissing`` when a file cannot be opened.
+    """
+    encoder = _open_cuda(files, settings, count_devices)
+    if encoder is None:
+        encoder = _open(files, settings, "cpu")
+    encoder.encode(["The first inference allocates, so it is not a client's."])
+    logger.info("encoder %s runs on %s", encoder.name, encoder.device)
+    return encoder
+
+
+def _open_cuda(
+    files: EncoderFiles, settings: schema.EncoderSettings, count_devices: Callable[[], int]
+) -> OnnxEncoder | None:
+    """The encoder on CUDA; None when the CPU was asked for, or will do."""
+    if settings.device == "cpu":
+        return None
+    problem = ""
+    if settings.precision == "int8":
+        problem = "int8 runs on the CPU only"
+    elif count_devices() == 0:
+        problem = "the driver shows no CUDA device"
+    else:
+        _preload_cuda_libraries()
+        encoder = _open(files, settings, "cuda")
+        if encoder.device == "cuda":
+            return encoder
+        problem = "ONNX Runtime could not load its CUDA libraries; its log says which"
+    if settings.device == "cuda":
+        raise OperatorError(f"encoder.device is cuda, but {problem}")
+    logger.info("encoder not on cuda: %s", problem)
+    return None
+
+
+def _open(files: EncoderFiles, settings: schema.EncoderSettings, device: Device) -> OnnxEncoder:
+    precision = _precision(settings, device)
+    session = _session(files.graph(precision), settings, device)
+    return OnnxEncoder(session, Tokenizer(files.tokenizer, settings.max_tokens), precision)
+
+
+def _precision(settings: schema.EncoderSettings, device: Device) -> Precision:
+    if settings.precision != "auto":
+        return settings.precision
+    return "int8" if device == "cpu" else "fp16"
+
+
+def _session(graph: Path, settings: schema.EncoderSettings, device: Device) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads or default_threads(allowed_cores())
+    options.log_severity_level = _ERRORS_ONLY
+    # Spinning makes two threads a third faster on an idle machine, and on a busy one takes the
+    # cores that Envoy and the event loop need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=_PROVIDERS[device])
+    except Exception as error:  # the runtime's exceptions share no base of their own
+        raise EncoderMissing(f"{graph} cannot be opened: {error}") from error
+
+
+def _preload_cuda_libraries() -> None:
+    """Loads CUDA and cuDNN from their Python packages, where those are installed.
+
+    The runtime's helper prints what it does not find; standard output belongs to the log.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        onnxruntime.preload_dlls()
+    for line in said.getvalue().splitlines():
+        logger.info("%s", line)

@@ -1,0 +1,126 @@
+"""What a route does with a request: where it goes, under which path, for how long, how often.
+
+Clients speak ``/v1/...``; what a provider's base URL has as its path stands in place of ``/v1``.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Protocol
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRateLimitedRetryBackOff,
+    RetryPolicyResetHeader,
+    RetryPolicyResetHeaderFormat,
+    RetryPolicyRetryBackOff,
+    RouteAction,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+
+from extproc.registry.cascade_settings import Retry
+from extproc.registry.model_settings import Upstream
+from extproc.registry.schema import Registry
+
+API_ROOT = "/v1"
+LLM_METHOD = "POST"
+
+_RETRIED = "connect-failure,refused-stream,reset,retriable-status-codes"
+_BACK_OFF = RetryPolicyRetryBackOff(
+    base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250)
+)
+
+
+class Patience(Protocol):
+    """How long to wait for a model, and how often to ask it: of a route, or of a cascade's tier."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Until it begins to answer."""
+        ...
+
+    @property
+    def retry(self) -> Retry | None:
+        """None: it is asked once."""
+        ...
+
+
+def action(
+    registry: Registry,
+    upstream: Upstream,
+    *,
+    matched: str,
+    cluster: str,
+    policy: Patience | None = None,
+) -> RouteAction:
+    """Send to ``upstream``'s cluster what a route matched by the prefix or path ``matched``."""
+    return RouteAction(
+        cluster=cluster,
+        auto_host_rewrite=True,
+        prefix_rewrite=rewritten(matched, upstream),
+        # A stream may take as long as it likes, but not be silent for ever.
+        timeout=timedelta(0),
+        idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
+        retry_policy=_tries(policy) if policy else None,
+    )
+
+
+def rewritten(matched: str, upstream: Upstream) -> str:
+    """What stands in place of ``matched`` in the path that the provider sees; empty: the same."""
+    if upstream.path == API_ROOT or not f"{matched}/".startswith(f"{API_ROOT}/"):
+        return ""
+    return upstream.path + matched.removeprefix(API_ROOT)
+
+
+def header(name: str, value: str) -> HeaderValueOption:
+    """A header that replaces what the client or the provider sent of that name."""
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=value),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def exactly(name: str, value: str) -> HeaderMatcher:
+    """The request header ``name`` is ``value``."""
+    return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
+
+
+def one_of(paths: Iterable[str]) -> HeaderMatcher:
+    """The request's path, without its query, is one of ``paths``."""
+    regex = "|".join(re.escape(path) for path in sorted(paths))
+    return HeaderMatcher(
+        name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=rf"({regex})(\?.*)?"))
+    )
+
+
+def literal(text: str) -> str:
+    """``text`` where Envoy takes a format: a single % would begin a command."""
+    return text.replace("%", "%%")
+
+
+def _tries(policy: Patience) -> RetryPolicy | None:
+    """How long one attempt may take to begin its answer, and how often there is another."""
+    if policy.timeout_s is None and policy.retry is None:
+        return None
+    return RetryPolicy(
+        retry_on=_RETRIED if policy.retry else "",
+        retriable_status_codes=list(policy.retry.statuses) if policy.retry else [],
+        num_retries=policy.retry.attempts if policy.retry else 0,
+        per_try_timeout=timedelta(seconds=policy.timeout_s) if policy.timeout_s else None,
+        retry_back_off=_BACK_OFF,
+        # What a provider asks for, as far as a client would wait.
+        rate_limited_retry_back_off=RetryPolicyRateLimitedRetryBackOff(
+            reset_headers=[
+                RetryPolicyResetHeader(name="retry-after", format=RetryPolicyResetHeaderFormat.SECONDS)
+            ],
+            max_interval=timedelta(seconds=5),
+        )
+        if policy.retry
+        else None,
+    )

@@ -1,0 +1,281 @@
+"""`extproc envoy-config --xds`: keeps Envoy's files at what the registry says."""
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from extproc.envoyconf import envoy_binary, xds_files
+from extproc.envoyconf.bootstrap import render
+from extproc.envoyconf.client_listener import REQUEST_IN
+from extproc.envoyconf.envoy_admin import Admin, Unreachable
+from extproc.envoyconf.site import Site
+from extproc.envoyconf.version_switching import Switch, Switched
+from extproc.envoyconf.xds_directory import Directory
+from extproc.envoyconf.xds_files import Generation
+from extproc.errors import EnvoyMissing, NotYet, OperatorError, RouterError
+from extproc.registry.checks.shared_checks import plaintext_problem
+from extproc.registry.file_watching import FileWatch
+from extproc.registry.key_files import missing_keys
+from extproc.registry.model_settings import Endpoint, Upstream
+from extproc.registry.registry_files import Files
+from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.registry.schema import Registry
+from extproc.registry.section import many
+from extproc.registry.tier_compiling import consulted_models
+from extproc.wire.socket_files import access_of, own_directory
+from extproc.wire.version_probe import ProbeResult, can_decide
+
+log = logging.getLogger(__name__)
+
+_Upstream = TypeVar("_Upstream", bound=Upstream)
+
+# A request may take this long to arrive whole, and goes by the routes that its head met.
+KEPT_S = REQUEST_IN.total_seconds() + 30.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 10.0  # each wait is twice the one before
+_CANDIDATE = ".candidate.yaml"
+_DEFECT = "a defect of ours; the log has it"
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """What stands in place of the registry's own ``envoy`` section; empty: nothing does."""
+
+    listen: str = ""
+    admin: str = ""
+    sidecars: tuple[str, ...] = ()
+    upstreams: Mapping[str, str] = {}  # where to connect to, for an address of a model or of passthrough
+
+    def put_into(self, registry: Registry) -> Registry:
+        """The registry with these addresses. Raises ``OperatorError``."""
+        for address in self.sidecars:
+            if problem := plaintext_problem(address, registry.envoy.sidecar_plaintext):
+                raise OperatorError(f"--sidecar: {problem}")
+        envoy = msgspec.structs.replace(
+            registry.envoy,
+            listen=self.listen or registry.envoy.listen,
+            admin=self.admin or registry.envoy.admin,
+            sidecar=list(self.sidecars) or registry.envoy.sidecar,
+        )
+        passthrough = registry.passthrough
+        return msgspec.structs.replace(
+            registry,
+            envoy=envoy,
+            models={name: self._moved(model) for name, model in registry.models.items()},
+            passthrough=None if passthrough is None else self._moved(passthrough),
+        )
+
+    def _moved(self, upstream: _Upstream) -> _Upstream:
+        """The upstream with its ``base_url``, hence its host and path, at the addresses to connect to."""
+        if self.upstreams.keys().isdisjoint(upstream.addresses):
+            return upstream
+        endpoints = [
+            Endpoint(address=self.upstreams.get(address, address), weight=weight)
+            for address, weight in upstream.addresses.items()
+        ]
+        return msgspec.structs.replace(upstream, endpoints=endpoints)
+
+
+_FROM_REGISTRY = Addresses()
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What ``status.json`` says. The counts are since the writer started."""
+
+    pid: int  # of the writer that wrote this
+    version: str = ""  # that Envoy's files are of
+    problem: str = ""  # why Envoy's files are not as they should be; empty: they are
+    envoy_running: bool = False  # did an Envoy take them?
+    restart_envoy: bool = False  # bootstrap.yaml has changed since that Envoy started
+    sidecars_skipped: tuple[str, ...] = ()  # nobody answered there at the last switch
+    old: int = 0  # clusters and hops kept for requests that are still on their way
+    switched: int = 0
+    refused: int = 0  # mistakes in the registry, and what Envoy or a sidecar does not accept
+    postponed: int = 0  # what was not ready in time or could not be written, and is tried again
+
+
+class Writer:
+    """Writes one registry's files into one directory."""
+
+    def __init__(
+        self,
+        registry: Path,
+        directory: Path,
+        addresses: Addresses = _FROM_REGISTRY,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        ask: Callable[[str, str], Awaitable[ProbeResult]] = can_decide,
+        kept_s: float = KEPT_S,
+    ) -> None:
+        """Old clusters are kept for ``kept_s`` seconds. Raises ``OperatorError``."""
+        self._path = registry.absolute()
+        self._directory = Directory(directory.absolute())
+        self._addresses = addresses
+        self._clock = clock
+        self._ask = ask
+        self._kept_s = kept_s
+        self._watch = FileWatch({self._path: None})
+        self._switch: Switch | None = None  # the latest
+        self._superseded: dict[str, float] = {}  # when each old cluster and hop became one
+        self._retry_at: float | None = None  # None: nothing has failed that may succeed later
+        self._retry_s = _FIRST_RETRY_S
+        self._counts: Counter[str] = Counter()
+        self._status = Status(os.getpid())
+        self._reported = True  # is it in its file?
+
+    @property
+    def status(self) -> Status:
+        """What was done so far."""
+        return self._status
+
+    def reload(self) -> None:
+        """Read the registry again, changed or not; the signal handler for SIGHUP."""
+        self._watch.tell()
+
+    async def once(self) -> Status:
+        """Write what the registry says now. Raises ``OperatorError``, and then Envoy keeps what it has."""
+        try:
+            switched = await self._bring()
+        except RouterError as error:
+            postponed = isinstance(error, NotYet | Unreachable)
+            self._counts["postponed" if postponed else "refused"] += 1
+            self._report(problem=str(error))
+            raise error if isinstance(error, OperatorError) else NotYet(str(error)) from error
+        self._counts["switched"] += 1
+        self._report(
+            problem="",
+            envoy_running=switched.running,
+            # To be on the safe side said for as long as this process runs: Envoy may be restarted unseen.
+            restart_envoy=switched.running and (switched.restart or self._status.restart_envoy),
+            sidecars_skipped=switched.skipped,
+        )
+        return self._status
+
+    async def follow(self) -> None:
+        """Keep the files at what the registry says, until cancelled.
+
+        Nothing that goes wrong ends it. What may succeed later is tried again, with increasing waits.
+        """
+        due = True
+        while True:
+            succeeded = (await self._try_switch() if due else True) and self._try_drop()
+            self._plan_retry(succeeded and self._reported)
+            due = await self._watch.changed(self._within_s()) or self._is_past(self._retry_at)
+
+    async def _try_switch(self) -> bool:
+        """Returns False when trying again may help, although the registry does not change."""
+        try:
+            status = await self.once()
+        except NotYet as error:
+            log.error("Envoy keeps version %s, and this is tried again: %s", self._kept(), error)
+            return False
+        except OperatorError as error:
+            log.error("Envoy keeps version %s: %s", self._kept(), error)
+        except Exception:
+            self._counts["refused"] += 1
+            self._report(problem=_DEFECT)
+            log.exception("Envoy keeps version %s", self._kept())
+        else:
+            log.info("Envoy's files are of version %s", status.version, extra=msgspec.to_builtins(status))
+        return True
+
+    def _try_drop(self) -> bool:
+        """Drop what is due, if anything is; returns whether that needs no other try."""
+        if not self._is_past(self._drop_at()):
+            return True
+        try:
+            self._drop()
+        except NotYet as error:
+            self._counts["postponed"] += 1
+            self._report(problem=str(error))
+            log.error("what only older versions had is not dropped, and this is tried again: %s", error)
+            return False
+        except Exception:
+            self._report(problem=_DEFECT)
+            log.exception("what only older versions had is not dropped, and this is tried again")
+            return False
+        return True
+
+    def _plan_retry(self, succeeded: bool) -> None:
+        if succeeded:
+            self._retry_at, self._retry_s = None, _FIRST_RETRY_S
+            return
+        self._retry_at = self._clock() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+
+    def _within_s(self) -> float | None:
+        """How long to wait for a change: until a retry or, when none is planned, until a drop is due."""
+        due = self._drop_at() if self._retry_at is None else self._retry_at
+        return None if due is None else max(0.0, due - self._clock())
+
+    def _kept(self) -> str:
+        return self._status.version or "(none)"
+
+    async def _bring(self) -> Switched:
+        files = Files()
+        try:
+            loaded = await asyncio.to_thread(load, self._path, files)
+        finally:
+            self._watch.see(files.prints)
+        for problem in missing_keys(loaded.registry, self._path.parent):
+            raise NotYet(problem)
+        registry = self._addresses.put_into(loaded.registry)
+        new = await asyncio.to_thread(self._generated, registry, loaded)
+        if consulted_models(registry):
+            own_directory(registry.envoy.egress, access_of(registry.envoy.socket_group))
+        switch = Switch(self._directory, Admin(registry.envoy.admin), self._ask, clock=self._clock)
+        switched = await switch.to(new, many(registry.envoy.sidecar), examined=loaded.holdout is not None)
+        self._switch = switch
+        held, now = switch.held(), self._clock()
+        old = {*held.clusters, *held.listeners} - {*new.clusters, *new.listeners}
+        self._superseded = {name: self._superseded.get(name, now) for name in old}
+        return switched
+
+    def _generated(self, registry: Registry, loaded: LoadedRegistry) -> Generation:
+        """What is to be written, checked by Envoy itself where there is one. Blocks."""
+        site = Site(self._path.parent, self._directory.path)
+        new = xds_files.generation(registry, loaded.version, site)
+        try:
+            envoy = envoy_binary.find()
+        except EnvoyMissing:
+            log.warning("no Envoy here to check the configuration before it is written")
+            return new
+        self._directory.write(_CANDIDATE, render(new.whole))
+        envoy_binary.validate(envoy, self._directory.path / _CANDIDATE)
+        self._directory.remove(_CANDIDATE)
+        return new
+
+    def _drop(self) -> None:
+        assert self._switch is not None  # there is nothing to drop before a switch
+        dropped = [name for name, at in self._superseded.items() if self._is_past(at + self._kept_s)]
+        self._switch.drop(dropped)
+        for name in dropped:
+            del self._superseded[name]
+        log.info("what only older versions had is dropped", extra={"names": ", ".join(dropped)})
+        self._report()
+
+    def _drop_at(self) -> float | None:
+        return min(self._superseded.values()) + self._kept_s if self._superseded else None
+
+    def _is_past(self, at: float | None) -> bool:
+        return at is not None and self._clock() >= at
+
+    def _report(self, **changes: object) -> None:
+        """Bring the status up to date, and its file as far as that can be written."""
+        self._status = msgspec.structs.replace(
+            self._status, old=len(self._superseded), **{**self._counts, **changes}
+        )
+        try:
+            version = xds_files.held(self._directory.texts()).version
+            self._status = msgspec.structs.replace(self._status, version=version)
+            self._directory.report(msgspec.json.format(msgspec.json.encode(self._status)).decode() + "\n")
+        except NotYet as error:
+            log.error("the status is not written: %s", error, extra={"problem": self._status.problem})
+            self._reported = False
+        else:
+            self._reported = True

@@ -1,0 +1,125 @@
+"""What a request asks for, read from its body: the form of the answer, and the tools it may call."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from extproc import apis
+from extproc.errors import BadRequest
+from extproc.gate.gate_vocabulary import QUESTION_LIMIT, Asked, Format
+from extproc.vocabulary import Api
+
+_Schema = Mapping[str, Any]
+_Wish = tuple[Format, _Schema | None]
+_NO_WISH: Final[_Wish] = (Format.NONE, None)
+
+# Bytes of a schema, or of all tools, that are read: compiling one costs far more than its bytes.
+_SCHEMA_LIMIT: Final = 65_536
+
+
+class _Members(msgspec.Struct, gc=False):
+    """The members of any API's body that ask for something of the answer."""
+
+    response_format: Raw | UnsetType = UNSET  # chat completions, and servers' own completions
+    text: Raw | UnsetType = UNSET  # responses
+    output_config: Raw | UnsetType = UNSET  # messages
+    output_format: Raw | UnsetType = UNSET  # messages, as its beta had it
+    tools: Raw | UnsetType = UNSET
+    functions: Raw | UnsetType = UNSET  # chat completions, the first name of tools
+
+
+_MEMBERS = msgspec.json.Decoder(_Members)
+
+
+def read(api: Api, body: bytes) -> Asked:
+    """What the request ``body`` of ``api`` asks for. A body that cannot be read asks for nothing."""
+    try:
+        request = apis.parse(api, body)
+    except BadRequest:
+        return Asked(api=api)
+    members = _MEMBERS.decode(body)
+    form, schema = _WISHES[api](members)
+    return Asked(
+        api=api,
+        text=request.user_text[:QUESTION_LIMIT],
+        format=form,
+        schema=schema,
+        tools=dict.fromkeys(request.tools) | dict(_tools(members)),
+        max_tokens=request.max_tokens,
+        model=request.model,
+    )
+
+
+def _chat_wish(members: _Members) -> _Wish:
+    form = _object(_decoded(members.response_format))
+    return _wish(form, _object(form.get("json_schema")))
+
+
+def _responses_wish(members: _Members) -> _Wish:
+    form = _object(_object(_decoded(members.text)).get("format"))
+    return _wish(form, form)
+
+
+def _messages_wish(members: _Members) -> _Wish:
+    form = _object(_object(_decoded(members.output_config)).get("format"))
+    form = form or _object(_decoded(members.output_format))
+    return _wish(form, form)
+
+
+_WISHES: Final[Mapping[Api, Callable[[_Members], _Wish]]] = {
+    Api.OPENAI_CHAT: _chat_wish,
+    Api.OPENAI_COMPLETIONS: _chat_wish,
+    Api.OPENAI_RESPONSES: _responses_wish,
+    Api.ANTHROPIC_MESSAGES: _messages_wish,
+}
+
+
+def _wish(form: _Schema, holder: _Schema) -> _Wish:
+    kind = form.get("type")
+    if kind == Format.JSON_OBJECT:
+        return Format.JSON_OBJECT, None
+    if kind == Format.JSON_SCHEMA:
+        return Format.JSON_SCHEMA, _object(holder.get("schema")) or None
+    return _NO_WISH
+
+
+def _tools(members: _Members) -> Iterator[tuple[str, _Schema | None]]:
+    """Each function with its schema; what is no function stays without one."""
+    for raw in (members.tools, members.functions):
+        tools = _decoded(raw)
+        for tool in tools if isinstance(tools, list) else ():
+            yield from _tool(_object(tool), top=raw is members.functions)
+
+
+def _tool(tool: _Schema, *, top: bool) -> Iterator[tuple[str, _Schema | None]]:
+    kind = tool.get("type")
+    if kind == "namespace":
+        inner = tool.get("tools")
+        for one in inner if isinstance(inner, list) else ():
+            yield from _tool(_object(one) | {"type": "function"}, top=True)
+        return
+    function = _object(tool.get("function")) if kind == "function" else {}
+    defined = function or tool
+    name = defined.get("name")
+    if not isinstance(name, str) or not name:
+        return
+    if "input_schema" in defined:
+        yield name, _object(defined["input_schema"])
+    elif kind == "function" or top:
+        yield name, _object(defined.get("parameters"))
+
+
+def _decoded(raw: Raw | UnsetType) -> object:
+    """The value, or None where there is none or it is too large to be worth it."""
+    if raw is UNSET or len(raw) > _SCHEMA_LIMIT:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

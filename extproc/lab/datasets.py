@@ -1,0 +1,127 @@
+"""Reading labelled data: JSON lines, with every mistake told by file and line.
+
+Two formats, either of them gzipped or not; other keys in a row are left alone:
+
+    routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
+    outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}
+
+A route of null should abstain. The rest is optional: ``group`` is the same for rows that mean the
+same, ``weight`` is the number of requests that a sampled row stands for, ``tokens`` is the length of
+each model's answer.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Generic
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from extproc.errors import DataError
+from extproc.lab.measure.classification_metrics import ABSTAIN, Labels
+from extproc.registry.labelled_rows import R, RouteRow, Text, check_route, parse, unknown
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+_GZIP = b"\x1f\x8b"
+
+
+class OutcomeRow(msgspec.Struct, frozen=True):
+    """One text and how well each model answered it."""
+
+    text: Text
+    outcomes: Annotated[dict[str, Share], Meta(min_length=1)]  # by model's public name
+    tokens: dict[str, Annotated[int, Meta(ge=0)]] = {}  # of each model's answer
+
+
+class Dataset(msgspec.Struct, Generic[R], frozen=True):
+    """Rows, and where they came from."""
+
+    name: str
+    version: str  # 12 hexadecimal digits of a SHA-256 of what was read
+    rows: Sequence[R]
+
+
+# Reads rows, given the names that may stand in them. Raises ``DataError`` or ``OperatorError``.
+Reader = Callable[[Collection[str]], Dataset[R]]
+
+
+def routes_in(path: Path) -> Reader[RouteRow]:
+    """Reads a routes file."""
+    return lambda known: Dataset(str(path), _version(path), read_routes(path, known))
+
+
+def outcomes_in(path: Path) -> Reader[OutcomeRow]:
+    """Reads an outcomes file."""
+    return lambda known: Dataset(str(path), _version(path), read_outcomes(path, known))
+
+
+def read_routes(path: Path, known: Collection[str]) -> list[RouteRow]:
+    """The rows of a routes file; every route in it must be ``known``. Raises ``DataError``."""
+    rows = []
+    for line, row in _rows(path, RouteRow):
+        check_route(path, line, row, known)
+        rows.append(row)
+    return _some(path, rows)
+
+
+def read_outcomes(path: Path, known: Collection[str]) -> list[OutcomeRow]:
+    """The rows of an outcomes file; every model in it must be ``known``. Raises ``DataError``."""
+    rows = []
+    for line, row in _rows(path, OutcomeRow):
+        for model in (*row.outcomes, *row.tokens):
+            if model not in known:
+                raise DataError(str(path), line, unknown("model", model, known))
+        rows.append(row)
+    return _some(path, rows)
+
+
+def labels_of(rows: Sequence[RouteRow], routes: Sequence[str]) -> Labels:
+    """Each row's route as its place in ``routes``, `metrics.ABSTAIN` where it has none."""
+    place = {route: number for number, route in enumerate(routes)}
+    return np.array([ABSTAIN if row.route is None else place[row.route] for row in rows], np.intp)
+
+
+def printable(text: str) -> str:
+    """The text without what could steer a terminal: whoever wrote a prompt must not write on a screen."""
+    lines = text.replace("\r\n", "\n")
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in lines)
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, numbered from 1; gzipped or not. Raises ``DataError``."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(len(_GZIP)).startswith(_GZIP)
+            for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, start=1):
+                text = line.decode("utf-8-sig")
+                if text.strip():
+                    yield number, text
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), number, f"not UTF-8: {error.reason}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None)
+        at = None if reason and not number else number + 1
+        raise DataError(str(path), at, f"cannot read it: {reason or error}") from error
+
+
+def _version(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise DataError(str(path), None, f"cannot read it: {error.strerror}") from error
+
+
+def _rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
+    for line, text in lines_of(path):
+        yield line, parse(path, line, text, kind)
+
+
+def _some(path: Path, rows: list[R]) -> list[R]:
+    if not rows:
+        raise DataError(str(path), 1, "there are no rows (expected one JSON object a line)")
+    return rows

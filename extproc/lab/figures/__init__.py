@@ -1,0 +1,1 @@
+"""Draw tables, plots and pages, in one way for all reports."""

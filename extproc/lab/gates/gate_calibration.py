@@ -1,0 +1,159 @@
+"""`extproc gate fit` and `extproc gate eval`: from a file of answers to an artefact and its worth."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from extproc.errors import OperatorError
+from extproc.lab.gates.answer_rows import Pair, PairPrices, pair_of, read_answers, sha256_of
+from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
+from extproc.lab.gates.gate_worth import FRACTIONS, Figure, Worth, without_second, worth_of
+from extproc.registry.gate_artefact import CalibratedGate, GateManifest, prompt_key, read, write
+from extproc.registry.registry_loading import load
+
+
+class GateFitOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator asks of a fit."""
+
+    small: str
+    large: str
+    second: str = ""
+    target: GateTarget
+    test_share: float = 0.3
+    seed: int = 0
+    force: bool = False
+
+
+def fit_gate(
+    registry: Path,
+    data: Path,
+    out: Path,
+    wishes: GateFitOptions,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Worth]:
+    """Fits, measures on the rows set apart, and writes the artefact. Raises ``OperatorError``.
+
+    One entry without, and one with the second model, if there is one. A gate that costs more than going
+    straight to the large model is not written, unless forced. ``tell`` gets the numbers of rows.
+    """
+    rows = read_answers(data)
+    prices = _prices(registry, wishes.small, wishes.large, wishes.second)
+    pair = pair_of(rows, wishes.small, wishes.large, wishes.second, prices)
+    gate, worths = calibrate(pair, wishes, sha256_of(rows))
+    tell(
+        f"{len(rows)} rows in {data}, {len(pair.prompts)} of them with the answers and scores that are "
+        f"needed: {gate.manifest.rows} to fit on, {worths[0].rows} set apart to measure on"
+    )
+    if not worths[-1].pays and not wishes.force:
+        raise OperatorError(
+            f"this gate is not worth it: a request costs {worths[-1].cost.value:.2f} of what {wishes.large} "
+            f"alone costs. It escalates {worths[-1].realised.value:.0%}; with these prices it pays below "
+            f"{worths[-1].break_even:.0%} "
+            "(expected a lower target, a cheaper or better small model, or --force)"
+        )
+    write(out, gate)
+    return worths
+
+
+def calibrate(
+    pair: Pair, wishes: GateFitOptions, data_sha256: str = ""
+) -> tuple[CalibratedGate, list[Worth]]:
+    """Fits on all prompts but ``test_share``, which say what it is worth. Raises ``OperatorError``."""
+    apart = pair.places(wishes.seed) < wishes.test_share
+    fitted, test = pair.take(~apart), pair.take(apart)
+    alone, beside = fit(fitted, wishes.target, wishes.seed, apart=len(test.prompts))
+    if not len(test.prompts):
+        raise OperatorError("no rows are set apart to measure on (expected a larger --test-share)")
+    likely = probabilities(alone.logit, test.features)
+    worths = [worth_of(without_second(test), likely, alone.threshold, alone.escalation)]
+    if beside is not None:
+        likely = probabilities(beside.logit, test.paired_features)
+        worths.append(worth_of(test, likely, beside.threshold, beside.escalation))
+    manifest = GateManifest(
+        small=wishes.small,
+        large=wishes.large,
+        second=wishes.second,
+        threshold=alone.threshold,
+        escalation=alone.escalation,
+        threshold_paired=beside.threshold if beside else None,
+        escalation_paired=beside.escalation if beside else None,
+        target=str(wishes.target),
+        data_sha256=data_sha256,
+        seed=wishes.seed,
+        rows=len(fitted.prompts),
+        metrics={
+            "alone" if not worth.second else "beside a second": msgspec.to_builtins(worth) for worth in worths
+        },
+    )
+    keys = np.array([prompt_key(prompt) for prompt in fitted.prompts], np.uint64)
+    return CalibratedGate(manifest, goodness(alone, beside), keys), worths
+
+
+def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
+    """What an artefact is worth on the rows of a file that it was not fitted on. Raises ``OperatorError``."""
+    gate = read(artefact)
+    manifest = gate.manifest
+    prices = _prices(registry, manifest.small, manifest.large, manifest.second)
+    pair = pair_of(read_answers(data), manifest.small, manifest.large, manifest.second, prices)
+    known = set(gate.fitted.tolist())
+    new = pair.take(np.array([prompt_key(prompt) not in known for prompt in pair.prompts], bool))
+    if not len(new.prompts):
+        raise OperatorError(
+            f"{data}: no prompt with scores of {manifest.small} and {manifest.large} is new to {artefact} "
+            "(expected rows that it was not fitted on)"
+        )
+    likely = probabilities(gate.goodness.alone, new.features)
+    worths = [worth_of(without_second(new), likely, manifest.threshold, manifest.escalation)]
+    beside, threshold, configured = (
+        gate.goodness.paired,
+        manifest.threshold_paired,
+        manifest.escalation_paired,
+    )
+    if beside is not None and threshold is not None and configured is not None:
+        likely = probabilities(beside, new.paired_features)
+        worths.append(worth_of(new, likely, threshold, configured))
+    return worths
+
+
+def as_text(worths: list[Worth]) -> str:
+    """For a terminal."""
+    return "\n\n".join("\n".join(_lines(worth)) for worth in worths)
+
+
+def _lines(worth: Worth) -> list[str]:
+    beside = f" beside an answer of {worth.second}" if worth.second else ""
+    verdict = "pays" if worth.pays else "COSTS MORE than going straight to the large model"
+    lines = [
+        f"{worth.small} before {worth.large}, judged{beside}, on {worth.rows} prompts that fitted nothing",
+        f"  AUROC of P(good)      {_told(worth.auroc)}",
+        f"  calibration error     {_told(worth.ece)}",
+        f"  escalation            {_told(worth.realised)}, configured {worth.configured:.3f} "
+        f"(threshold {worth.threshold:.4f})",
+        f"  break-even escalation {worth.break_even:.3f}: this gate {verdict}",
+        f"  quality               {_told(worth.quality)} of the large model's {worth.large_quality:.3f}; "
+        f"always small {worth.small_quality:.3f}",
+        f"  cost                  {_told(worth.cost)} of always large",
+        f"  least cost at {' and '.join(f'{fraction:.0%}' for fraction in FRACTIONS)} of the large quality",
+    ]
+    return lines + [
+        f"    {way.name:<19} {'   '.join(_told(cost) for cost in way.costs)}" for way in worth.ways
+    ]
+
+
+def _told(figure: Figure) -> str:
+    return f"{figure.value:.3f} [{figure.interval.low:.3f}, {figure.interval.high:.3f}]"
+
+
+def _prices(registry: Path, *models: str) -> Mapping[str, PairPrices]:
+    known = load(registry, untrained=True).registry.models  # which may name what is only being made
+    found = {}
+    for name in filter(None, models):
+        if name not in known:
+            raise OperatorError(f"{registry}: there is no model {name} (expected one of {', '.join(known)})")
+        price = known[name].price
+        if price is None:
+            raise OperatorError(f"{registry}: {name} has no price (expected one, to know what a gate costs)")
+        found[name] = PairPrices(price.input / 1e6, price.output / 1e6)
+    return found

@@ -1,0 +1,136 @@
+"""Fitting P(the answer is good), and choosing the threshold below which the large model is asked.
+
+Everything is deterministic. A threshold is chosen on predictions of rows that took no part in the fit
+they come from: chosen on fitted rows it would promise more than it keeps.
+"""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.errors import OperatorError
+from extproc.gate.goodness import Goodness, Logit
+from extproc.lab.gates.answer_rows import Pair
+from extproc.lab.measure.classification_metrics import Floats, Truths
+
+FOLDS = 5
+FEWEST = 40  # prompts, below which nothing can be held out and believed
+PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squared standardised weights: one of these, by held-out rows
+_STEPS = 50  # of Newton's method, which takes a tenth of them
+
+
+class GateTarget(msgspec.Struct, frozen=True):
+    """What a threshold is chosen for: exactly one of the two."""
+
+    quality: float | None = None  # the least escalation that reaches this share of the large model's quality
+    escalation: float | None = None  # of so many answers the least probably good ones
+
+    def __str__(self) -> str:
+        if self.escalation is not None:
+            return f"escalation {self.escalation:g}"
+        return f"quality {self.quality:g}"
+
+
+class FittedGate(msgspec.Struct, frozen=True):
+    """One of the two ways to judge: alone, or beside a second answer."""
+
+    logit: Logit
+    held_out: Floats  # P(good) of the rows fitted on, each by a fit without it
+    threshold: float
+    escalation: float  # share of ``held_out`` below the threshold
+
+
+def fit(pair: Pair, target: GateTarget, seed: int, apart: int = 0) -> tuple[FittedGate, FittedGate | None]:
+    """Alone, and beside the second model's answers where there is one. Raises ``OperatorError``.
+
+    ``apart`` more prompts are not given, because they measure the fit: errors say so.
+    """
+    good = pair.good
+    if len(good) < FEWEST or good.all() or not good.any():
+        raise OperatorError(
+            f"{len(good) + apart} prompts have answers of {pair.small} and {pair.large} with scores; {apart} "
+            f"of them are set apart to measure on; of the {len(good)} to fit on {good.sum()} are good ones "
+            f"of {pair.small} (expected at least {FEWEST} to fit on, good ones and bad ones)"
+        )
+    folds = (pair.places(seed) * 1e9).astype(np.int64) % FOLDS
+    alone = _fitted(pair.features, pair, folds, target)
+    return alone, _fitted(pair.paired_features, pair, folds, target) if pair.second else None
+
+
+def goodness(alone: FittedGate, beside: FittedGate | None) -> Goodness:
+    """What serving reads."""
+    return Goodness(alone.logit, beside.logit if beside else None)
+
+
+def probabilities(logit: Logit, values: Floats) -> Floats:
+    """P(good) of rows of features."""
+    likely: Floats = 0.5 * (1.0 + np.tanh(0.5 * logit.log_odds(values)))
+    return likely
+
+
+def _fitted(values: Floats, pair: Pair, folds: NDArray[np.int64], target: GateTarget) -> FittedGate:
+    tried = {penalty: _held_out(values, pair.good, folds, penalty) for penalty in PENALTIES}
+    penalty = min(tried, key=lambda penalty: _loss(tried[penalty], pair.good))
+    found = tried[penalty]
+    threshold = choose_threshold(found, pair, target)
+    return FittedGate(
+        fit_logit(values, pair.good, penalty), found, threshold, float((found < threshold).mean())
+    )
+
+
+def _held_out(values: Floats, good: Truths, folds: NDArray[np.int64], penalty: float) -> Floats:
+    found = np.full(len(good), good.mean())
+    for fold in range(FOLDS):
+        out = folds == fold
+        if out.any() and not out.all():
+            found[out] = probabilities(fit_logit(values[~out], good[~out], penalty), values[out])
+    return found
+
+
+def _loss(likely: Floats, good: Truths) -> float:
+    right = np.where(good, likely, 1.0 - likely)
+    return float(-np.log(np.maximum(right, 1e-12)).mean())
+
+
+def fit_logit(values: Floats, good: Truths, penalty: float) -> Logit:
+    """Penalised logistic regression by Newton's method (Hastie et al., 2009, 4.4.1). The bias is free.
+
+    What is the same in all rows gets no weight.
+    """
+    centre, deviation = values.mean(axis=0), values.std(axis=0)
+    scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
+    design = np.column_stack([(values - centre) * scale, np.ones(len(values))])
+    ridge = np.diag(np.append(np.full(values.shape[1], penalty), 1e-6))
+    weights = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        likely = 0.5 * (1.0 + np.tanh(0.5 * (design @ weights)))
+        slope = design.T @ (likely - good) + ridge @ weights
+        curvature = (design * np.maximum(likely * (1.0 - likely), 1e-6)[:, None]).T @ design + ridge
+        step = np.linalg.solve(curvature, slope)
+        weights -= step
+        if np.abs(step).max() < 1e-9:
+            break
+    return Logit(centre, scale, weights[:-1], float(weights[-1]))
+
+
+def choose_threshold(likely: Floats, pair: Pair, target: GateTarget) -> float:
+    """The threshold on the risk-coverage curve of ``likely`` that meets the target; 1.0 where none does.
+
+    Coverage is the share of answers that are kept; the risk is what the cascade falls short of the large
+    model's quality (El-Yaniv and Wiener, 2010). It cuts half-way between neighbours, so that rows of
+    equal probability stay together.
+    """
+    order = np.argsort(likely, kind="stable")
+    ranked = likely[order]
+    escalated = np.flatnonzero(np.append(True, ranked[1:] > ranked[:-1]))  # how many, where it can be cut
+    if target.escalation is not None:
+        chosen = int(escalated[np.argmin(np.abs(escalated - target.escalation * len(ranked)))])
+        return _cut(ranked, chosen)
+    gained = np.append(0.0, np.cumsum((pair.large_score - pair.small_score)[order]))[escalated]
+    quality = pair.small_score.mean() + gained / len(ranked)
+    enough = escalated[quality >= (target.quality or 0.0) * pair.large_score.mean() - 1e-9]
+    return _cut(ranked, int(enough[0])) if len(enough) else 1.0
+
+
+def _cut(ranked: Floats, escalated: int) -> float:
+    return 0.0 if escalated == 0 else float((ranked[escalated - 1] + ranked[escalated]) / 2)

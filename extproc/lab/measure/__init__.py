@@ -1,0 +1,1 @@
+"""Measure a registry on labelled rows, and compare two registries."""

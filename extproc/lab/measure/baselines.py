@@ -1,0 +1,54 @@
+"""What a router must beat to be worth its milliseconds: chance, prompt length, nearest centroid."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from extproc.lab.measure.classification_metrics import Floats, Labels
+from extproc.routing.scorers import Matrix, fit_centroids
+from extproc.vocabulary import Encoder
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """A router that always names a route."""
+
+    name: str
+    best: Labels  # (texts,) places among the routes of the examples
+    score: Floats  # (texts,) how much a text looks like it is in scope
+
+
+def baselines(
+    examples: Mapping[str, Sequence[str]], encoder: Encoder, texts: Sequence[str], vectors: Matrix
+) -> list[Baseline]:
+    """Each baseline's guesses. ``vectors`` are those of ``texts``; ``examples`` has at least one route."""
+    sizes = [len(examples[route]) for route in examples]
+    labels = np.repeat(np.arange(len(sizes), dtype=np.intp), sizes)
+    known = [text for route in examples for text in examples[route]]
+    return [
+        _chance(len(sizes), len(texts)),
+        _length(known, labels, len(sizes), texts),
+        # A deep encoder's rows begin with the embedding.
+        _centroid(encoder.encode(known)[:, : vectors.shape[1]], labels, len(sizes), vectors),
+    ]
+
+
+def _chance(routes: int, texts: int) -> Baseline:
+    random = np.random.default_rng(0)
+    return Baseline("random", random.integers(routes, size=texts), random.random(texts))
+
+
+def _length(known: Sequence[str], labels: Labels, routes: int, texts: Sequence[str]) -> Baseline:
+    """The route whose examples' mean length is nearest, in the logarithm, as lengths spread."""
+    means = np.bincount(labels, weights=_log_length(known), minlength=routes) / np.bincount(labels)
+    away = np.abs(_log_length(texts)[:, None] - means)
+    return Baseline("prompt length", away.argmin(axis=1), -away.min(axis=1))
+
+
+def _centroid(known: Matrix, labels: Labels, routes: int, vectors: Matrix) -> Baseline:
+    cosines = fit_centroids(known, labels, routes).logits(vectors)
+    return Baseline("nearest centroid", cosines.argmax(axis=1), cosines.max(axis=1).astype(np.float64))
+
+
+def _log_length(texts: Sequence[str]) -> Floats:
+    return np.log([len(text) + 1.0 for text in texts])

@@ -1,0 +1,116 @@
+"""A comparison as Markdown for a review: the verdict first, then what moved, then whom it broke."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from extproc.lab.measure.evaluation_text import GRID_ROUTES, cut, number
+from extproc.lab.measure.registry_diff import Change, RegistryComparison
+
+_MOVES = 20
+_NOTHING = "no route"
+
+
+def as_markdown(comparison: RegistryComparison) -> str:
+    """Everything a reviewer needs to accept or send back a change of the registry."""
+    parts = [
+        _verdict(comparison),
+        _measures(comparison),
+        _moves(comparison),
+        _matrix(comparison),
+        _broken(comparison),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(comparison: RegistryComparison) -> str:
+    over = comparison.over_budget
+    lines = [
+        f"### Routing gate: {'failed' if over else 'passed'}",
+        "",
+        f"`{comparison.old.registry}` {comparison.old.version} → `{comparison.new.registry}` "
+        f"{comparison.new.version} on {comparison.rows} rows of `{comparison.data}` "
+        f"({comparison.data_version}).",
+        f"NEW alone is right on {comparison.only_new} rows, OLD alone on {comparison.only_old}: "
+        f"p = {comparison.p_value:.3g} (exact McNemar).",
+    ]
+    if comparison.old.encoder != comparison.new.encoder:
+        lines.append(f"The encoder changes: {comparison.old.encoder} → {comparison.new.encoder}.")
+    for verb, mine, other in (
+        ("adds", comparison.new.routes, comparison.old.routes),
+        ("drops", comparison.old.routes, comparison.new.routes),
+    ):
+        names = [f"`{route}`" for route in mine if route not in other]
+        if names:
+            lines.append(f"NEW {verb} {', '.join(names)}.")
+    lines += [
+        f"- **{change.name}** is worse by {change.worse_by:.3f}; its budget is {change.budget:g}."
+        for change in over
+    ]
+    return "\n".join(lines)
+
+
+def _measures(comparison: RegistryComparison) -> str:
+    """The overall measures, and those of routes that moved."""
+    shown = [change for change in comparison.changes if ":" not in change.name or change.old != change.new]
+    known = [change for change in shown if not (math.isnan(change.old) and math.isnan(change.new))]
+    measures = _table(["measure", "rows", "old", "new", "change (95 %)", "budget"], map(_measure, known))
+    unmoved = len(comparison.changes) - len(shown)
+    return measures + (f"\n\nAnother {unmoved} measures of routes did not change." if unmoved else "")
+
+
+def _measure(change: Change) -> list[str]:
+    name = f"**{change.name}**" if change.over_budget else change.name
+    gain = change.new - change.old
+    interval = "" if math.isnan(change.low) else f" [{change.low:+.3f}, {change.high:+.3f}]"
+    budget = f"{change.budget:g}" + (" exceeded" if change.over_budget else "")
+    told = "-" if math.isnan(gain) else f"{gain:+.3f}{interval}"
+    return [name, str(change.rows), number(change.old), number(change.new), told, budget]
+
+
+def _moves(comparison: RegistryComparison) -> str:
+    if not comparison.moves:
+        return "No row is decided differently."
+    rows = [
+        [move.old or _NOTHING, move.new or _NOTHING, str(move.rows), str(move.mended), str(move.broken)]
+        for move in comparison.moves[:_MOVES]
+    ]
+    return "#### Which route took whose traffic\n\n" + _table(
+        ["from", "to", "rows", "mended", "broken"], rows
+    )
+
+
+def _matrix(comparison: RegistryComparison) -> str:
+    changed = any(any(line) for line in comparison.confusion_change)
+    if not changed or len(comparison.routes) > GRID_ROUTES:  # then the moves alone must say it
+        return ""
+    rows = [
+        [truth, *(f"{count:+d}" if count else "" for count in counts)]
+        for truth, counts in zip(
+            [*comparison.routes, "out of scope"], comparison.confusion_change, strict=True
+        )
+    ]
+    head = ["truth \\ decided", *comparison.routes, "abstained"]
+    return "#### Confusion matrix, new less old\n\n" + _table(head, rows)
+
+
+def _broken(comparison: RegistryComparison) -> str:
+    if not comparison.broken:
+        return ""
+    rows = [
+        [row.route or _NOTHING, row.old or _NOTHING, row.new or _NOTHING, _escaped(cut(row.text, 100))]
+        for row in comparison.broken
+    ]
+    title = f"#### Broken rows ({len(rows)} of {comparison.only_old})"
+    return f"{title}\n\n" + _table(["labelled", "old", "new", "text"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """A text that may hold anything, as plain words in a table cell."""
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("@", "@\u200b")

@@ -1,0 +1,374 @@
+"""One registry on one data set: every figure, each with its interval. JSON is this, field by field."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from extproc.lab.datasets import Reader, labels_of
+from extproc.lab.measure import classification_metrics
+from extproc.lab.measure.baselines import baselines
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
+from extproc.lab.measure.intervals import (
+    Interval,
+    auroc_of,
+    bootstrap,
+    bootstrap_distance,
+    bootstrap_macro_f1,
+    mean_of,
+    one_by_one,
+    wilson,
+)
+from extproc.lab.measure.replay import CandidateRegistry, ReplayedDecisions, decide_all
+from extproc.registry.labelled_rows import RouteRow
+
+_SLOW_RESAMPLES = 500  # of metrics that sort every resample
+_CURVE_POINTS = 200
+_MISTAKES = 20
+SIGNALS = ("margin", "similarity", "probability")
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """A figure with its 95 % interval; NaN (null in JSON) where the data cannot tell."""
+
+    value: float
+    low: float
+    high: float
+
+
+class RouteFigures(msgspec.Struct, frozen=True):
+    """One route."""
+
+    name: str
+    rows: int
+    precision: Figure
+    recall: Figure
+    f1: float
+
+
+class BaselineFigures(msgspec.Struct, frozen=True):
+    """One baseline, and how far the registry is ahead of it on the same rows (a paired interval)."""
+
+    name: str
+    accuracy: Figure  # of rows in scope
+    macro_f1: Figure
+    auroc: Figure
+    lead: Figure
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Points of a risk-coverage curve."""
+
+    signal: str
+    coverage: list[float]
+    risk: list[float]
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True):
+    """Rows of similar confidence."""
+
+    confidence: float
+    accuracy: Figure
+    rows: int
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """A row decided otherwise than labelled; an empty route is abstaining."""
+
+    text: str
+    route: str
+    decided: str
+    probability: float | None
+    margin: float | None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything `extproc eval` tells."""
+
+    registry: str
+    version: str
+    encoder: str
+    data: str
+    data_version: str  # 12 hexadecimal digits of a SHA-256 of the data
+    rows: int
+    inside: int  # rows that have a route
+    outside: int  # rows that should abstain
+    seen: int  # rows whose text is an example of the registry: they measure memory
+    figures: dict[str, Figure]  # by the names of FIGURES
+    routes: list[RouteFigures]
+    confusion: list[list[int]]  # truths down, decisions across; last: out of scope, abstained
+    reliability: list[ReliabilityBin]
+    risk_coverage: list[Curve]
+    operating_point: tuple[float, float]  # coverage and risk at the registry's floors
+    quantiles: dict[str, dict[str, tuple[float, ...]]]  # signal -> kind of row -> at metrics.QUANTILES
+    reasons: Mapping[str, int]
+    baselines: list[BaselineFigures]
+    mistakes: list[Mistake]  # the surest first
+
+
+# What each figure means, for people.
+FIGURES = {
+    "accuracy": "rows decided as labelled; out of scope, abstaining is right",
+    "accuracy_weighted": "the same, each row weighing as many requests as it was drawn for",
+    "accuracy_inside": "rows in scope whose most probable route is right, before any floor",
+    "macro_f1": "mean F1 of the routes' decisions",
+    "kept": "rows in scope that got a route",
+    "outside_kept": "rows out of scope that got a route",
+    "right_of_kept": "of all rows that got a route, those that got the right one",
+    "auroc_margin": "margin tells in scope from out of scope",
+    "auroc_similarity": "similarity tells in scope from out of scope",
+    "auroc_probability": "probability tells in scope from out of scope",
+    "fpr95_margin": "out-of-scope rows let through by a margin floor that keeps 95 % of the others",
+    "fpr95_similarity": "out-of-scope rows let through by a similarity floor that keeps 95 % of the others",
+    "fpr95_probability": "out-of-scope rows let through by a probability floor that keeps 95 % of the others",
+    "ece": "expected calibration error of the probability, in scope",
+    "debiased_ece": "the same, less what chance adds to it",
+    "aurc_margin": "mean risk over all floors on the margin, out of scope counting as wrong",
+    "aurc_similarity": "mean risk over all floors on the similarity",
+    "aurc_probability": "mean risk over all floors on the probability",
+    "stability": "groups of paraphrases that all got one decision",
+}
+
+
+def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
+    """Measure a registry on labelled rows. Raises ``DataError``, ``EncoderFailed``, ``OperatorError``."""
+    data = read(candidate.routes)
+    rows = data.rows
+    decided = decide_all(candidate.snapshot, candidate.encoder, [row.text for row in rows], candidate.routes)
+    truth = labels_of(rows, candidate.routes)
+    table = classification_metrics.confusion(truth, decided.route, len(candidate.routes))
+    scored = ~np.isnan(decided.probability)
+    examples = {text for texts in candidate.loaded.examples.values() for text in texts}
+    return Report(
+        registry=candidate.name,
+        version=candidate.loaded.version,
+        encoder=candidate.encoder_name,
+        data=data.name,
+        data_version=data.version,
+        rows=len(rows),
+        inside=int((truth >= 0).sum()),
+        outside=int((truth < 0).sum()),
+        seen=sum(row.text in examples for row in rows),
+        figures=_figures(truth, decided, rows),
+        routes=_routes(candidate.routes, table),
+        confusion=table.tolist(),
+        reliability=_reliability(truth, decided),
+        risk_coverage=[_curve(signal, truth[scored], decided, scored) for signal in SIGNALS],
+        operating_point=_operating_point(truth, decided),
+        quantiles={signal: _quantiles(_signal(decided, signal), truth, decided.best) for signal in SIGNALS},
+        reasons=decided.reasons,
+        baselines=_baselines(candidate, rows, truth, decided),
+        mistakes=_mistakes(rows, truth, decided),
+    )
+
+
+def share(hits: Truths) -> Figure:
+    """The share of true entries, with Wilson's interval."""
+    rows = len(hits)
+    return _figure(float(hits.mean()) if rows else math.nan, wilson(int(hits.sum()), rows))
+
+
+def _figure(value: float, interval: Interval) -> Figure:
+    if math.isnan(value):
+        return Figure(math.nan, math.nan, math.nan)
+    return Figure(value, interval.low, interval.high)
+
+
+def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]) -> dict[str, Figure]:
+    inside, kept = truth >= 0, decided.route >= 0
+    routes = len(decided.routes)
+    table = classification_metrics.confusion(truth, decided.route, routes)
+    figures = {
+        "accuracy": share(decided.route == truth),
+        "accuracy_weighted": _weighted(decided.route == truth, [row.weight for row in rows]),
+        "accuracy_inside": share((decided.best == truth)[inside]),
+        "macro_f1": _figure(
+            classification_metrics.macro_f1(table), bootstrap_macro_f1(truth, decided.route, routes)
+        ),
+        "kept": share(kept[inside]),
+        "outside_kept": share(kept[~inside]),
+        "right_of_kept": share((decided.route == truth)[kept]),
+        "stability": _stability(rows, decided.route),
+    }
+    scored = ~np.isnan(decided.probability)
+    for signal in SIGNALS:
+        figures |= _detection(signal, _signal(decided, signal)[scored], truth[scored], decided.best[scored])
+    certain = scored & inside
+    confidence, right = decided.probability[certain], (decided.best == truth)[certain]
+    figures["ece"] = _calibration(classification_metrics.ece, confidence, right)
+    figures["debiased_ece"] = _calibration(classification_metrics.debiased_ece, confidence, right)
+    return {name: figures[name] for name in FIGURES}
+
+
+def _weighted(right: Truths, weights: Sequence[float]) -> Figure:
+    """The ratio estimator of a share of the traffic that a stratified sample was drawn from (Cochran, 1977).
+
+    NaN where all rows weigh the same, since it is then the plain share.
+    """
+    weight = np.array(weights)
+    if (weight == weight[0]).all():
+        return Figure(math.nan, math.nan, math.nan)
+    interval = bootstrap(
+        lambda drawn: classification_metrics.ratio(drawn @ (weight * right), drawn @ weight), len(weight)
+    )
+    return _figure(float((weight * right).sum() / weight.sum()), interval)
+
+
+def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict[str, Figure]:
+    inside, right = truth >= 0, best == truth
+
+    def fpr(drawn: Labels) -> float:
+        chosen = inside[drawn]
+        return classification_metrics.fpr_at_tpr(scores[drawn][chosen], scores[drawn][~chosen])
+
+    def area(drawn: Labels) -> float:
+        return classification_metrics.aurc(classification_metrics.risk_coverage(scores[drawn], right[drawn]))
+
+    return {
+        f"auroc_{signal}": _figure(
+            classification_metrics.auroc(scores[inside], scores[~inside]),
+            bootstrap(auroc_of(scores, inside), len(scores)),
+        ),
+        f"fpr95_{signal}": _slow_figure(fpr, len(scores)),
+        f"aurc_{signal}": _slow_figure(area, len(scores)),
+    }
+
+
+def _calibration(metric: Callable[[Floats, Truths], float], confidence: Floats, right: Truths) -> Figure:
+    value = metric(confidence, right)
+    statistic = one_by_one(lambda drawn: metric(confidence[drawn], right[drawn]))
+    return _figure(value, bootstrap_distance(statistic, value, len(right), resamples=_SLOW_RESAMPLES))
+
+
+def _slow_figure(metric: Callable[[Labels], float], rows: int) -> Figure:
+    if rows == 0:
+        return Figure(math.nan, math.nan, math.nan)
+    interval = bootstrap(one_by_one(metric), rows, resamples=_SLOW_RESAMPLES)
+    return _figure(metric(np.arange(rows, dtype=np.intp)), interval)
+
+
+def _stability(rows: Sequence[RouteRow], decided: Labels) -> Figure:
+    """Of groups with two rows or more, those whose rows were all decided alike."""
+    groups: dict[str, list[int]] = {}
+    for row, route in zip(rows, decided.tolist(), strict=True):
+        if row.group:
+            groups.setdefault(row.group, []).append(route)
+    return share(np.array([len(set(g)) == 1 for g in groups.values() if len(g) > 1], bool))
+
+
+def _routes(
+    names: Sequence[str], table: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+) -> list[RouteFigures]:
+    found = classification_metrics.per_route(table)
+    taken, support = table.sum(axis=0), table.sum(axis=1)
+    return [
+        RouteFigures(
+            name=name,
+            rows=int(support[i]),
+            precision=_figure(float(found.precision[i]), wilson(int(table[i, i]), int(taken[i]))),
+            recall=_figure(float(found.recall[i]), wilson(int(table[i, i]), int(support[i]))),
+            f1=float(found.f1[i]),
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def _reliability(truth: Labels, decided: ReplayedDecisions) -> list[ReliabilityBin]:
+    certain = ~np.isnan(decided.probability) & (truth >= 0)
+    if not certain.any():
+        return []
+    curve = classification_metrics.reliability(decided.probability[certain], (decided.best == truth)[certain])
+    return [
+        ReliabilityBin(confidence, _figure(accuracy, wilson(accuracy * count, count)), count)
+        for confidence, accuracy, count in zip(
+            curve.confidence.tolist(), curve.accuracy.tolist(), curve.count.tolist(), strict=True
+        )
+    ]
+
+
+def _curve(signal: str, truth: Labels, decided: ReplayedDecisions, scored: Truths) -> Curve:
+    curve = classification_metrics.risk_coverage(
+        _signal(decided, signal)[scored], decided.best[scored] == truth
+    )
+    last = len(curve.risk) - 1
+    points = np.unique(np.linspace(0, last, _CURVE_POINTS).astype(int)).tolist() if last >= 0 else []
+    return Curve(signal, [float(curve.coverage[i]) for i in points], [float(curve.risk[i]) for i in points])
+
+
+def _operating_point(truth: Labels, decided: ReplayedDecisions) -> tuple[float, float]:
+    kept = decided.route >= 0
+    risk = float((decided.route != truth)[kept].mean()) if kept.any() else math.nan
+    return float(kept.mean()), risk
+
+
+def _quantiles(scores: Floats, truth: Labels, best: Labels) -> dict[str, tuple[float, ...]]:
+    known = ~np.isnan(scores)
+    kinds = {
+        "right": known & (best == truth),
+        "wrong": known & (best != truth) & (truth >= 0),
+        "out of scope": known & (truth < 0),
+    }
+    return {name: classification_metrics.quantiles(scores[chosen]) for name, chosen in kinds.items()}
+
+
+def _baselines(
+    candidate: CandidateRegistry, rows: Sequence[RouteRow], truth: Labels, decided: ReplayedDecisions
+) -> list[BaselineFigures]:
+    examples = candidate.loaded.examples
+    if not examples:
+        return []
+    inside = truth >= 0
+    ours = (decided.best == truth)[inside].astype(np.float64)
+    place = np.array([candidate.routes.index(route) for route in examples], np.intp)
+    figures = []
+    for baseline in baselines(examples, candidate.encoder, [row.text for row in rows], decided.vectors):
+        best = place[baseline.best]
+        right = (best == truth)[inside]
+        lead = ours - right
+        table = classification_metrics.confusion(truth[inside], best[inside], len(candidate.routes))
+        figures.append(
+            BaselineFigures(
+                name=baseline.name,
+                accuracy=share(right),
+                macro_f1=_figure(
+                    classification_metrics.macro_f1(table),
+                    bootstrap_macro_f1(truth[inside], best[inside], len(candidate.routes)),
+                ),
+                auroc=_figure(
+                    classification_metrics.auroc(baseline.score[inside], baseline.score[~inside]),
+                    bootstrap(auroc_of(baseline.score, inside), len(truth)),
+                ),
+                lead=_figure(
+                    float(lead.mean()) if len(lead) else math.nan, bootstrap(mean_of(lead), len(lead))
+                ),
+            )
+        )
+    return figures
+
+
+def _mistakes(rows: Sequence[RouteRow], truth: Labels, decided: ReplayedDecisions) -> list[Mistake]:
+    """Rows that were sent somewhere wrong before those that abstained, each the surest first."""
+    wrong = np.flatnonzero(decided.route != truth)
+    sureness = np.nan_to_num(decided.margin[wrong], nan=1.0)
+    order = wrong[np.lexsort((-sureness, decided.route[wrong] == ABSTAIN))]
+    return [
+        Mistake(
+            text=rows[i].text,
+            route=rows[i].route or "",
+            decided=decided.routes[decided.route[i]] if decided.route[i] >= 0 else "",
+            probability=_or_none(decided.probability[i]),
+            margin=_or_none(decided.margin[i]),
+        )
+        for i in order[:_MISTAKES].tolist()
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _signal(decided: ReplayedDecisions, name: str) -> Floats:
+    return {"margin": decided.margin, "similarity": decided.similarity, "probability": decided.probability}[
+        name
+    ]

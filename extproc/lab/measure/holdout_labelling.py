@@ -1,0 +1,119 @@
+"""Labelling a holdout by hand: a state machine of keys, and the file that it resumes from.
+
+The labels are written into the file itself, a row's ``route`` being its label, so that stopping at
+any time loses nothing and the finished file is what `eval` and `diff` read. What the router decided
+is not shown: a label that follows it measures nothing.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from extproc.errors import DataError, OperatorError
+from extproc.lab.datasets import lines_of
+from extproc.registry.labelled_rows import parse
+
+UNDO, SKIP, QUIT, OUTSIDE = "u", "s", "q", "0"
+_ROUTE_KEYS = [
+    key for key in string.digits + string.ascii_lowercase if key not in (UNDO, SKIP, QUIT, OUTSIDE)
+]
+
+Row = dict[str, Any]
+
+
+class Effect(StrEnum):
+    """What a key did."""
+
+    LABELLED = "labelled"
+    SKIPPED = "skipped"
+    UNDONE = "undone"
+    NOTHING_TO_UNDO = "nothing to undo"
+    QUIT = "quit"
+    UNKNOWN = "unknown key"
+
+
+class Session:
+    """One sitting over the rows that have no label yet. Holds no file and no terminal."""
+
+    def __init__(self, rows: Sequence[Row], keys: Mapping[str, str | None]) -> None:
+        """``keys`` gives each key its route, None being out of scope. Labels go into ``rows``."""
+        self._rows = rows
+        self._keys = keys
+        self._waiting = [i for i, row in enumerate(rows) if "route" not in row]
+        self._passed: list[int] = []  # labelled or skipped in this sitting, the latest last
+
+    @property
+    def current(self) -> str | None:
+        """The text to label; None when all are done."""
+        return str(self._rows[self._waiting[0]]["text"]) if self._waiting else None
+
+    @property
+    def labelled(self) -> int:
+        """Rows that have a label, of this sitting and before."""
+        return sum("route" in row for row in self._rows)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether this sitting has done anything yet."""
+        return bool(self._passed)
+
+    def press(self, key: str) -> Effect:
+        """Take one key. With nothing left to label, only undo and quit do something."""
+        if key == QUIT:
+            return Effect.QUIT
+        if key == UNDO:
+            return self._undo()
+        if not self._waiting or (key != SKIP and key not in self._keys):
+            return Effect.UNKNOWN
+        row = self._waiting.pop(0)
+        self._passed.append(row)
+        if key == SKIP:
+            return Effect.SKIPPED
+        self._rows[row]["route"] = self._keys[key]
+        return Effect.LABELLED
+
+    def _undo(self) -> Effect:
+        if not self._passed:
+            return Effect.NOTHING_TO_UNDO
+        row = self._passed.pop()
+        self._rows[row].pop("route", None)
+        self._waiting.insert(0, row)
+        return Effect.UNDONE
+
+
+def keys_of(routes: Sequence[str]) -> dict[str, str | None]:
+    """A key for every route, 1 to 9 and then letters, and 0 for out of scope. Raises ``OperatorError``."""
+    if len(routes) > len(_ROUTE_KEYS):
+        raise OperatorError(
+            f"there are {len(routes)} routes and keys for {len(_ROUTE_KEYS)}: label this file in an editor"
+        )
+    return {**dict(zip(_ROUTE_KEYS, routes, strict=False)), OUTSIDE: None}
+
+
+def read_rows(path: Path, known: Sequence[str]) -> list[Row]:
+    """The rows, labelled or not, with all their keys. Raises ``DataError``."""
+    if path.suffix == ".gz":
+        raise DataError(str(path), 1, "labels are written into the file (expected one that is not gzipped)")
+    rows: list[Row] = []
+    for line, text in lines_of(path):
+        row = parse(path, line, text, dict[str, Any])
+        if not isinstance(row.get("text"), str) or not row["text"]:
+            raise DataError(str(path), line, "text: expected words to label")
+        if row.get("route") is not None and row["route"] not in known:
+            raise DataError(
+                str(path), line, f"there is no route {row['route']!r} (expected one of: {', '.join(known)})"
+            )
+        rows.append(row)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replace the file as one step, so that a crash leaves the labels before it."""
+    path = path.resolve()  # through a link, to what it names
+    made = path.with_name(f".{path.name}.part")
+    made.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    made.replace(path)

@@ -1,0 +1,117 @@
+"""Drawing rows to label from records: as many doubtful ones as sure ones, of every route alike.
+
+A plain sample of traffic is mostly easy requests of the busiest route. This one takes the same number
+from every stratum, which is a route (or none) and a band of margins, and writes on each row how many
+requests it stands for, so that figures can still be told for the traffic as it came.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from extproc.errors import OperatorError
+from extproc.lab.datasets import lines_of
+from extproc.lab.store.recorded_rows import text_of
+from extproc.lab.store.segment_loading import segments_in
+from extproc.registry.labelled_rows import parse
+
+_BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores has a band of its own
+_PINNED = "pin"  # the client chose: there was no decision to judge
+
+Stratum = tuple[str, int]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What sampling reads of a record; see ``telemetry.rows``."""
+
+    kind: str = "exchange"
+    input_messages: str | None = None  # recorded only where an operator opted in
+    route: str = ""
+    stage: str = ""
+    margin: float | None = None
+    request_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """What was routed; empty where it was not recorded."""
+        return text_of(self.input_messages) if self.input_messages else ""
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """A row to label, as written: it has no ``route`` yet."""
+
+    text: str
+    weight: float  # requests that it stands for
+    decided: str  # the route it got; empty: none
+    margin: float | None
+    request_id: str
+
+
+def read_records(paths: Iterable[Path]) -> list[Record]:
+    """The exchanges that carry text and were decided. Raises ``DataError`` and ``OperatorError``."""
+    exchanges, found = 0, []
+    for record in _records(paths):
+        exchanges += 1
+        if record.stage != _PINNED and record.text:
+            found.append(record)
+    if not found:
+        raise OperatorError(
+            f"none of the {exchanges} exchanges recorded there carries the text that was routed (expected "
+            "`input_messages` in some: recording prompts is an opt-in, off by default, and keeps a sample)"
+        )
+    return found
+
+
+def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
+    """At most ``rows`` rows, no text twice, as equally from every stratum as these allow.
+
+    In random order, so that whoever labels them cannot guess the next one's route.
+    """
+    random = np.random.default_rng(seed)
+    strata: dict[Stratum, dict[str, Record]] = {}
+    requests: dict[Stratum, int] = {}
+    seen: dict[str, Stratum] = {}
+    for record in records:
+        text = record.text
+        stratum = seen.setdefault(text, _stratum(record))
+        strata.setdefault(stratum, {}).setdefault(text, record)
+        requests[stratum] = requests.get(stratum, 0) + 1
+    names = sorted(strata)
+    shares = even_shares([len(strata[name]) for name in names], rows)
+    chosen = []
+    for name, share in zip(names, shares, strict=True):
+        members = list(strata[name].values())
+        picked = random.choice(len(members), size=share, replace=False).tolist()
+        chosen += [_sampled(members[i], requests[name] / share) for i in picked]
+    return [chosen[i] for i in random.permutation(len(chosen)).tolist()]
+
+
+def even_shares(sizes: Sequence[int], total: int) -> list[int]:
+    """``total`` dealt out one by one in turn, to each until it has what it can hold."""
+    shares = [0] * len(sizes)
+    left = min(total, sum(sizes))
+    while left:
+        for i, size in enumerate(sizes):
+            if left and shares[i] < size:
+                shares[i] += 1
+                left -= 1
+    return shares
+
+
+def _records(paths: Iterable[Path]) -> Iterator[Record]:
+    for path in segments_in(paths):
+        for line, text in lines_of(path):
+            record = parse(path, line, text, Record)
+            if record.kind == "exchange":
+                yield record
+
+
+def _stratum(record: Record) -> Stratum:
+    band = -1 if record.margin is None else int(np.searchsorted(_BANDS, record.margin, side="right"))
+    return record.route, band
+
+
+def _sampled(record: Record, weight: float) -> Sampled:
+    return Sampled(record.text, round(weight, 3), record.route, record.margin, record.request_id)

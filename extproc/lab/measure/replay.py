@@ -1,0 +1,122 @@
+"""Deciding many texts at once with the pipeline that serves, and what came of it as arrays."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import DIMENSIONS, locate
+from extproc.embedding.encoder_progress import ReportingEncoder
+from extproc.embedding.encoder_session import DEEP, DeepEncoder, embeddings_of, open_encoder
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
+from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.registry.snapshot_compiling import compile_snapshot
+from extproc.routing.rehearsal import rehearse
+from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import Decision, Encoder
+
+_CACHED = 200_000  # vectors, 300 MB
+DENIED = "denied"
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+class CandidateRegistry(msgspec.Struct, frozen=True):
+    """A registry ready to be measured."""
+
+    loaded: LoadedRegistry
+    snapshot: Snapshot
+    encoder: Encoder  # a `DeepEncoder` where an artefact's head reads the inner layers
+    artefact: Path | None = None  # in place of the registry's own
+
+    @property
+    def name(self) -> str:
+        """The registry's path, and the artefact that was put in place of its own."""
+        return f"{self.loaded.path} with {self.artefact}" if self.artefact else str(self.loaded.path)
+
+    @property
+    def encoder_name(self) -> str:
+        """Whose vectors they are."""
+        return self.encoder.name.removesuffix(DEEP)
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The registry's routes, as written."""
+        return tuple(self.loaded.registry.routes)
+
+
+class ReplayedDecisions(msgspec.Struct, frozen=True):
+    """What the pipeline said of each text, one entry a text.
+
+    Routes are places in ``routes``. Where no embedding was made (a rule decided), scores are NaN
+    and ``best`` is the route decided for.
+    """
+
+    routes: tuple[str, ...]
+    route: Labels  # `metrics.ABSTAIN` where no route was chosen
+    best: Labels  # the most probable route, whether its floors let it through or not
+    probability: Floats  # of ``best``
+    margin: Floats
+    similarity: Floats
+    reasons: Mapping[str, int]  # why, and how often
+    vectors: NDArray[np.float32]  # (texts, dimensions)
+
+
+def open_candidate(
+    registry: Path, encoder_dir: Path | None, progress: Progress, artefact: Path | None = None
+) -> CandidateRegistry:
+    """Load and compile a registry as `extproc serve` would, with ``artefact`` in place of its own if given.
+
+    Vectors are kept on disk by their texts' hash, so that only new texts ever reach the encoder.
+    Raises ``OperatorError`` where `serve` would not start.
+    """
+    loaded = load(registry, artefact=artefact)
+    files = locate(encoder_dir)
+    opened = open_encoder(files, loaded.registry.encoder)
+    encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
+    # A file an encoder, since a cache holds the vectors of one: two registries may use two.
+    path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
+    cached = CachedEncoder(encoder, path, _CACHED)
+    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened)
+    return CandidateRegistry(loaded, snapshot, cached, artefact)
+
+
+def decide_all(
+    snapshot: Snapshot, encoder: Encoder, texts: Sequence[str], routes: tuple[str, ...]
+) -> ReplayedDecisions:
+    """The decision for each text.
+
+    ``routes`` has all of the snapshot's and may have more. Raises ``EncoderFailed``, and
+    ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
+    """
+    vectors = encoder.encode(texts)
+    known = dict(zip(texts, embeddings_of(vectors), strict=True))
+    decisions = asyncio.run(rehearse(snapshot, texts, known))
+    return ReplayedDecisions(
+        routes=routes,
+        route=_places(routes, [d.route if d else "" for d in decisions]),
+        best=_places(routes, [_best(d) if d else "" for d in decisions]),
+        probability=_numbers([d.probability if d else None for d in decisions]),
+        margin=_numbers([d.margin if d else None for d in decisions]),
+        similarity=_numbers([d.similarity if d else None for d in decisions]),
+        reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
+        vectors=vectors[:, :DIMENSIONS],
+    )
+
+
+def _best(decision: Decision) -> str:
+    return decision.candidates[0].route if decision.candidates else decision.route
+
+
+def _places(routes: Sequence[str], names: Sequence[str]) -> Labels:
+    place = {route: number for number, route in enumerate(routes)}
+    return np.array([place[name] if name else ABSTAIN for name in names], np.intp)
+
+
+def _numbers(values: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -1,0 +1,328 @@
+"""The report on traffic as one self-contained HTML page: inline SVG, no script, nothing fetched."""
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from extproc.lab.figures.traffic_plots import Named, Series, bars, intervals, over_time
+from extproc.lab.measure import evaluation_page as shared
+from extproc.lab.traffic.concerns import Rate
+from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
+from extproc.lab.traffic.traffic_report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
+from extproc.lab.traffic.traffic_text import (
+    CHANGES,
+    dollars,
+    explained,
+    is_told,
+    milliseconds,
+    notes,
+    observed_in_words,
+    percent,
+    quality_names,
+    share,
+    would_go_to,
+)
+
+_DRAWN = 40  # slices and routes; a page of more is read by nobody, and the tables have all of them
+_NAMES = 2  # kinds of opinions drawn over time; a plot of more lines is not read
+_STYLE = (
+    Path(shared.__file__).with_name("page.css").read_text() + Path(__file__).with_name("page.css").read_text()
+)
+
+
+def as_page(report: TrafficReport) -> str:
+    """The whole document."""
+    names = quality_names(report)
+    sections = [
+        _head(report),
+        _section("Worst first", _concerns(report)),
+        _section("Quality", _quality(report, names)) if names else "",
+        _section("Routes and models", _slices(report, names)),
+        _section("No model asked", _unanswered(report)) if report.unanswered else "",
+        _section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
+        _section("Over time", _trends(report, names)),
+        _section("Cost beside the reference model", _costs(report) + _spending(report)),
+        _section("Cascades", _cascades(report)) if report.cascades else "",
+        _section("Shadows", _shadows(report)) if report.shadows else "",
+        _section("Observed, not routed", _observed(report.observed)) if report.observed else "",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Traffic by route</title><style>{_STYLE}</style></head>"
+        f"<body>{''.join(sections)}</body></html>\n"
+    )
+
+
+def _head(report: TrafficReport) -> str:
+    money = report.money
+    tiles = [
+        (f"{report.requests:,}", "", "requests"),
+        (percent_of(report.errors), _bounds(report.errors), "failed"),
+        (percent_of(report.abstained), _bounds(report.abstained), "abstained"),
+        (f"${dollars(money.cost_usd)}" if money.priced else "-", f"{money.priced:,} priced", "cost"),
+        (
+            f"${dollars(money.saving_usd)}" if money.compared else "-",
+            f"{percent(money.saving_share)} of the reference",
+            "saved",
+        ),
+    ]
+    told = "".join(
+        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(note) or "&nbsp;"}</span>'
+        f"<span>{name}</span></div>"
+        for value, note, name in tiles
+    )
+    return (
+        f'<h1>Traffic by route</h1><p class="soft">{report.begin:%Y-%m-%d %H:%M} to '
+        f'{report.end:%Y-%m-%d %H:%M} UTC</p><div class="tiles">{told}</div>'
+        f"{''.join(f'<p>{html.escape(note)}</p>' for note in notes(report))}"
+    )
+
+
+def _concerns(report: TrafficReport) -> str:
+    told = [_concerns_of(part, report) for part in report.slices[:_DRAWN]]
+    return "".join(told) or "<p>Nothing is surely bad.</p>"
+
+
+def _concerns_of(part: SliceReport, report: TrafficReport) -> str:
+    worth_telling = [concern for concern in part.concerns if is_told(concern)]
+    if not worth_telling:
+        return ""
+    changed = any(concern.kind in CHANGES for concern in worth_telling)
+    lines = "".join(
+        f"<br><{tag}>{html.escape(explained(concern, report))}</{tag}>"
+        for concern in worth_telling
+        for tag in ["em" if concern.kind in CHANGES else "span"]
+    )
+    return (
+        f'<p class="bad{"" if changed else " steady"}"><b>{html.escape(_label(part))}</b> '
+        f'<span class="soft">{part.share:.1%} of the traffic</span>{lines}</p>'
+    )
+
+
+def _quality(report: TrafficReport, names: Sequence[str]) -> str:
+    plots = [
+        f'<figure class="chart">{intervals(name, rows)}<figcaption>{html.escape(name)}: mean score, with its '
+        "95 % interval</figcaption></figure>"
+        for name in names
+        for rows in [
+            [
+                Named(_label(part), part.quality[name])
+                for part in report.slices[:_DRAWN]
+                if name in part.quality
+            ]
+        ]
+    ]
+    return (
+        f'<div class="plots">{"".join(plots)}</div>'
+        '<p class="soft">Hollow: fewer than 30 samples, not to be read as a number.</p>'
+    )
+
+
+def _slices(report: TrafficReport, names: Sequence[str]) -> str:
+    head = ["route", "model", "requests", "share", *names, "errors", "p50 ms", "p99 ms", "first token"]
+    rows = [
+        [
+            *_names(part),
+            _cell(f"{part.requests:,}"),
+            _cell(f"{part.share:.1%}"),
+            *(_rate(part.quality.get(name)) for name in names),
+            _rate(part.errors),
+            _cell(milliseconds(part.duration_ms.p50)),
+            _cell(milliseconds(part.duration_ms.p99)),
+            _cell(milliseconds(part.first_token_ms.p50)),
+        ]
+        for part in report.slices
+    ]
+    return _table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
+
+
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            *_names(part),
+            *(_rate(part.quality.get(name)) for name in names),
+            *map(_rate, part.proxies.rates),
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    return _table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
+
+
+def _spending(report: TrafficReport) -> str:
+    head = ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "priced", "margin"]
+    rows = [
+        [
+            *_names(part),
+            _cell(f"{part.tokens.input:,}" if part.tokens.counted else "-"),
+            _cell(f"{part.tokens.output:,}" if part.tokens.counted else "-"),
+            _cell(dollars(part.money.cost_usd)),
+            _cell(dollars(part.money.saving_usd)),
+            _cell(percent(part.money.saving_share)),
+            _cell(percent(part.money.priced / part.requests)),
+            _cell("-" if part.margin is None else f"{part.margin:.2f}"),
+        ]
+        for part in report.slices
+    ]
+    return _table(head, rows)
+
+
+def _names(part: SliceReport) -> list[str]:
+    return [_cell(part.route or "(none)"), _cell(part.model or "(default)")]
+
+
+def _trends(report: TrafficReport, names: Sequence[str]) -> str:
+    main = names[:_NAMES]
+    keys = "".join(
+        _key(str(number), name) + " " for number, name in enumerate(["margin", "abstained", *main])
+    )
+    ends = f"{report.begin:%m-%d %H:%M}", f"{report.end:%m-%d %H:%M}"
+    plots = "".join(
+        f"<figure><b>{html.escape(route.route or '(none)')}</b> "
+        f'<span class="soft">{route.requests:,}, abstained {percent(route.abstained.value)}</span>'
+        f"{over_time(route.route, _series(route, main), BUCKETS, ends)}</figure>"
+        for route in report.routes[:_DRAWN]
+    )
+    return (
+        f'<p class="soft">{keys}</p><div class="routes">{plots}</div>'
+        '<p class="soft">A request that abstained counts for the route it leaned to, where that is known.</p>'
+    )
+
+
+def _key(colour: str, name: str) -> str:
+    return f'<span class="with-key"><span class="key key-{colour}"></span>{html.escape(name)}</span>'
+
+
+def _series(route: RouteReport, names: Sequence[str]) -> list[Series]:
+    return [
+        Series("margin", [(point.bucket, point.margin) for point in route.trend]),
+        Series("abstained", [(point.bucket, point.abstained) for point in route.trend]),
+        *(Series(name, [(p.bucket, p.quality.get(name)) for p in route.trend]) for name in names),
+    ]
+
+
+def _costs(report: TrafficReport) -> str:
+    rows = [
+        (_label(part), money.reference_cost_usd, money.compared_cost_usd, percent(money.saving_share))
+        for part in report.slices
+        for money in [part.money]
+        if money.reference_cost_usd is not None and money.compared_cost_usd is not None
+    ]
+    rows.sort(key=lambda row: -row[1])
+    if not rows:
+        return "<p>No exchange has both a cost and a reference cost: prices or usage are not known.</p>"
+    return (
+        f'<div class="chart">{bars("Cost", rows[:_DRAWN])}</div>'
+        f'<p class="soft">{_key("whole", "at the reference model")} {_key("part", "as routed")}; on the '
+        "right, what was saved</p>"
+    )
+
+
+def _cascades(report: TrafficReport) -> str:
+    head = [
+        *("cascade", "requests", "attempts each", "escalated", "paid for three"),
+        *("cost $", "wasted $", "saved $"),
+    ]
+    rows = [
+        [
+            _cell(part.cascade or "(retries)"), _cell(f"{part.requests:,}"),
+            _cell(f"{part.attempts_each:.2f}"), _rate(part.escalated), _rate(part.thrashed),
+            _cell(dollars(part.cost_usd)),
+            _cell(dollars(part.wasted_cost_usd)), _cell(dollars(part.saved_usd)),
+        ]
+        for part in report.cascades
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _unanswered(report: TrafficReport) -> str:
+    rows = [
+        [_cell(part.why), _cell(part.rule or "-"), _cell(f"{part.requests:,}"), _cell(f"{part.share:.1%}")]
+        for part in report.unanswered
+    ]
+    return _table(["why", "rule", "requests", "share"], rows)
+
+
+def _shadows(report: TrafficReport) -> str:
+    head = ["route", "answered by", "shadow", "requests", "errors", "p50 ms", "cost $"]
+    rows = [
+        [
+            _cell(part.route or "(none)"), _cell(part.primary_model), _cell(part.model),
+            _cell(f"{part.requests:,}"), _rate(part.errors), _cell(milliseconds(part.duration_ms.p50)),
+            _cell(dollars(part.cost_usd)),
+        ]
+        for part in report.shadows
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _observed(observed: Observation) -> str:
+    money = ["cost $", "routed $", "saving $", "saving"]
+    head = ["would take", "would go to", "requests", "share", "margin", *money]
+    rows = [
+        [
+            _cell(part.route or "(none)"), _cell(would_go_to(part)), _cell(f"{part.requests:,}"),
+            _cell(percent(part.share)), _cell("-" if part.margin is None else f"{part.margin:.2f}"),
+            _cell(dollars(part.money.cost_usd)), _cell(dollars(part.money.would_cost_usd)),
+            _cell(dollars(part.money.saving_usd)), _cell(percent(part.money.saving_share)),
+        ]
+        for part in observed.parts
+    ]  # fmt: skip
+    return f"<p>{html.escape(observed_in_words(observed))}</p>{_table(head, rows)}{_routed(observed)}"
+
+
+def _routed(observed: Observation) -> str:
+    rows = [
+        (
+            f"{part.route or '(none)'} → {would_go_to(part)}",
+            part.money.cost_usd,
+            part.money.would_cost_usd,
+            percent(part.money.saving_share),
+        )
+        for part in observed.parts[:_DRAWN]
+        if part.money.cost_usd is not None and part.money.would_cost_usd is not None
+    ]
+    if not rows:
+        return ""
+    return (
+        f'<div class="chart">{bars("Cost now and routed", rows)}</div>'
+        f'<p class="soft">{_key("whole", "now")} {_key("part", "routed")}; on the right, the saving</p>'
+    )
+
+
+def percent_of(rate: Rate) -> str:
+    """A share in hundredths, with one digit behind the point."""
+    return "-" if rate.value is None else f"{rate.value:.1%}"
+
+
+def _bounds(rate: Rate) -> str:
+    return "" if rate.value is None else f"{rate.low:.1%} to {rate.high:.1%}"
+
+
+def _label(part: SliceReport) -> str:
+    return f"{part.route or '(none)'} → {part.model or '(default)'}"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _cell(text: str) -> str:
+    return f"<td>{html.escape(text)}</td>"
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None or rate.value is None:
+        return "<td>-</td>"
+    few = "" if rate.enough else ' class="few"'
+    tip = f"{share(rate)} of {rate.samples}"
+    digits = 2 if rate.high >= 0.1 else 4
+    bounds = f"{rate.low:.{digits}f}-{rate.high:.{digits}f}"
+    return f'<td{few} title="{tip}">{rate.value:.3f} <small>{bounds}</small></td>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,280 @@
+"""The report on traffic as text for a terminal."""
+
+from collections.abc import Sequence
+
+from extproc.lab.measure.evaluation_text import table
+from extproc.lab.traffic.concerns import Concern, Rate
+from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
+from extproc.lab.traffic.traffic_report import (
+    Difference,
+    Latency,
+    Money,
+    Observation,
+    ObservedReport,
+    SliceReport,
+    TrafficReport,
+)
+
+CHANGES = ("fall", "rise")
+
+_WORTH_TELLING = 0.05
+_FEW = "?"  # behind a share of too few samples
+
+
+def as_text(report: TrafficReport) -> str:
+    """Every slice, the worst first, and why it stands there."""
+    names = quality_names(report)
+    parts = [
+        _head(report),
+        table(
+            ["route", "model", "requests", "share", *names, "errors", "p50 ms", "p99 ms", "first token", ""],
+            [_health(part, names) for part in report.slices],
+        ),
+        f"{_FEW} fewer than 30 samples: not to be read as a number",
+        _unanswered(report),
+        _concerns(report),
+        _proxies(report, names),
+        table(
+            ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "margin", "priced", ""],
+            [_cost(part) for part in report.slices],
+        ),
+        table(
+            ["route", "requests", "abstained", "margin, first to last", ""],
+            [
+                [
+                    route.route or "(none)",
+                    str(route.requests),
+                    share(route.abstained),
+                    " ".join("-" if point.margin is None else f"{point.margin:.2f}" for point in route.trend),
+                    "",
+                ]
+                for route in report.routes
+            ],
+        ),
+        _cascades(report),
+        _shadows(report),
+        _observed(report),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def quality_names(report: TrafficReport) -> list[str]:
+    """What opinions there are, of any slice."""
+    return sorted({name for part in report.slices for name in part.quality})
+
+
+def share(rate: Rate | None) -> str:
+    """A share with its interval, marked where it is of too few."""
+    if rate is None or rate.value is None:
+        return "-"
+    digits = 2 if rate.high >= 0.1 else 4  # of a small share, two would be none
+    return f"{rate.value:.3f} [{rate.low:.{digits}f}, {rate.high:.{digits}f}]{'' if rate.enough else _FEW}"
+
+
+def dollars(value: float | None) -> str:
+    """As many digits as tell something."""
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole number of hundredths."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Whole milliseconds."""
+    return "-" if value is None else f"{value:.0f}"
+
+
+def explained(concern: Concern, report: TrafficReport) -> str:
+    """One concern in words."""
+    if concern.kind == "quality":
+        return f"{concern.what}: at least {concern.severity:.0%} of the answers are bad"
+    if concern.kind == "error":
+        return f"errors: at least {concern.severity:.1%} of the requests fail"
+    since = "" if concern.since is None else f" since {_when(report, concern.since)}"
+    verb = "fell" if concern.kind == "fall" else "rose"
+    return f"{concern.what} {verb} from {concern.before:.2f} to {concern.after:.2f}{since}"
+
+
+def is_told(concern: Concern) -> bool:
+    """Whether it is worth a line: what changed for the worse, and what is bad in more than a few answers."""
+    return concern.kind in CHANGES or concern.severity >= _WORTH_TELLING
+
+
+def _when(report: TrafficReport, bucket: int) -> str:
+    moment = report.begin.timestamp() + bucket * report.bucket_s
+    return f"{report.begin.fromtimestamp(moment, report.begin.tzinfo):%Y-%m-%d %H:%M}"
+
+
+def _head(report: TrafficReport) -> str:
+    money = report.money
+    saved = f"{dollars(money.saving_usd)} ({percent(money.saving_share)})"
+    return (
+        f"{report.begin:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC: {report.requests} requests, "
+        f"errors {share(report.errors)}, abstained {share(report.abstained)}\n"
+        f"cost ${dollars(money.cost_usd)}, saved ${saved} "
+        f"against the reference model, of {money.compared} requests that can be compared"
+        f"{''.join(f'{chr(10)}{line}' for line in notes(report))}"
+    )
+
+
+def notes(report: TrafficReport) -> list[str]:
+    """What the figures leave out, in sentences."""
+    found = []
+    if report.estimated:
+        found.append(
+            f"{report.estimated:,} requests told no usage; by the sizes of their bodies they cost "
+            f"about ${dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
+        )
+    if report.stray:
+        found.append(f"{report.stray:,} of {report.opinions:,} opinions are on no request that is recorded")
+    return found
+
+
+def _unanswered(report: TrafficReport) -> str:
+    rows = [
+        [part.why, part.rule or "-", str(part.requests), f"{part.share:.1%}", ""]
+        for part in report.unanswered
+    ]
+    return table(["no model asked", "rule", "requests", "share", ""], rows) if rows else ""
+
+
+def _name(route: str) -> str:
+    return route or "(none)"
+
+
+def _health(part: SliceReport, names: Sequence[str]) -> list[str]:
+    return [
+        _name(part.route),
+        part.model or "(Envoy's default)",
+        str(part.requests),
+        f"{part.share:.1%}",
+        *(share(part.quality.get(name)) for name in names),
+        share(part.errors),
+        milliseconds(part.duration_ms.p50),
+        milliseconds(part.duration_ms.p99),
+        _both(part.first_token_ms),
+        "",
+    ]
+
+
+def _both(latency: Latency) -> str:
+    if not latency.samples:
+        return "-"
+    return f"{milliseconds(latency.p50)} / {milliseconds(latency.p99)}"
+
+
+def _concerns(report: TrafficReport) -> str:
+    rows = [
+        [f"{_name(part.route)} -> {part.model}", explained(concern, report)]
+        for part in report.slices
+        for concern in part.concerns
+        if is_told(concern)
+    ]
+    return "worst first\n" + table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
+
+
+def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
+    rows = [
+        [
+            _name(part.route),
+            part.model or "(Envoy's default)",
+            *(share(part.quality.get(name)) for name in names),
+            *map(share, part.proxies.rates),
+            "",
+        ]
+        for part in report.slices
+        if part.proxies.seen
+    ]
+    head = ["route", "model", *names, *HEAD, ""]
+    return f"{TITLE}\n{table(head, rows)}\n{EXPLAINED}" if rows else ""
+
+
+def _cost(part: SliceReport) -> list[str]:
+    money: Money = part.money
+    return [
+        _name(part.route),
+        part.model or "(Envoy's default)",
+        f"{part.tokens.input:,}" if part.tokens.counted else "-",
+        f"{part.tokens.output:,}" if part.tokens.counted else "-",
+        dollars(money.cost_usd),
+        dollars(money.saving_usd),
+        percent(money.saving_share),
+        "-" if part.margin is None else f"{part.margin:.2f}",
+        percent(money.priced / part.requests),
+        "",
+    ]
+
+
+def _cascades(report: TrafficReport) -> str:
+    rows = [
+        [
+            part.cascade or "(retries)", str(part.requests), f"{part.attempts_each:.2f}",
+            share(part.escalated), share(part.thrashed), dollars(part.cost_usd),
+            dollars(part.wasted_cost_usd), dollars(part.saved_usd), "",
+        ]
+        for part in report.cascades
+    ]  # fmt: skip
+    head = [
+        *("cascade", "requests", "attempts each", "escalated", "paid for three"),
+        *("cost $", "wasted $", "saved $", ""),
+    ]
+    return table(head, rows) if rows else ""
+
+
+def _shadows(report: TrafficReport) -> str:
+    rows = [
+        [
+            _name(part.route), part.primary_model, part.model, str(part.requests), share(part.errors),
+            milliseconds(part.duration_ms.p50), dollars(part.cost_usd), "",
+        ]
+        for part in report.shadows
+    ]  # fmt: skip
+    head = ["shadow of", "answered by", "shadow", "requests", "errors", "p50 ms", "cost $", ""]
+    return table(head, rows) if rows else ""
+
+
+def _observed(report: TrafficReport) -> str:
+    if report.observed is None:
+        return ""
+    rows = [
+        [
+            _name(part.route), would_go_to(part), str(part.requests), percent(part.share),
+            "-" if part.margin is None else f"{part.margin:.2f}", dollars(part.money.cost_usd),
+            dollars(part.money.would_cost_usd), dollars(part.money.saving_usd),
+            percent(part.money.saving_share), "",
+        ]
+        for part in report.observed.parts
+    ]  # fmt: skip
+    head = [
+        "observed: would take", "to", "requests", "share", "margin", "cost $", "routed $", "saving $",
+        "saving", "",
+    ]  # fmt: skip
+    return f"{observed_in_words(report.observed)}\n{table(head, rows)}"
+
+
+def would_go_to(part: ObservedReport) -> str:
+    """The model that routing would have asked; else why there is none."""
+    return part.model or (f"(refused: {part.refusal})" if part.refusal else "(undecided)")
+
+
+def observed_in_words(observed: Observation) -> str:
+    """What switching on would change, in a sentence."""
+    told = f"{observed.requests:,} requests ({percent(observed.share)}) were only observed"
+    money = observed.money
+    if not money.compared:
+        return f"{told}; what routing saves is not known: usage, or a price, is missing"
+    return (
+        f"{told}; of {money.compared:,} that can be compared, now ${dollars(money.cost_usd)}, routed "
+        f"${dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
+    )
+
+
+def _change(money: Difference) -> str:
+    saving, share = money.saving_usd or 0.0, money.saving_share or 0.0
+    if saving < 0:
+        return f"costs ${dollars(-saving)} more ({percent(-share)})"
+    return f"saves ${dollars(saving)} ({percent(share)})"

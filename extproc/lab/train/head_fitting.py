@@ -1,0 +1,251 @@
+"""Fitting heads: embeddings, inner layers and lexical features in, a frozen head of `routing` out.
+
+Everything is deterministic under its seed. Needs scipy (the `eval` extra); serving does not.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
+
+from extproc.lab.measure.classification_metrics import Labels
+from extproc.routing.lexical_features import WIDTH, Sparse
+from extproc.routing.scorers import Fit, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
+from extproc.routing.trained_heads import (
+    Head,
+    Inputs,
+    Lexicon,
+    Linear,
+    OnEmbedding,
+    Perceptron,
+    Standard,
+    Trained,
+)
+
+FitHead = Callable[[Inputs, Labels, int, int], Head]  # inputs, labels, routes, seed
+
+STRENGTH = 10.0  # of the data against the penalty: |W|^2 / (2 STRENGTH n) beside the mean loss
+STEPS = 40  # of L-BFGS; more change no decision
+NORM = 0.6  # of a text's words, and of its characters: with 1 for the embedding, the best on held-out rows
+MANY_ROWS = 5000  # fewer rows need more epochs
+ENOUGH_ROWS = 500  # from here on a feature of a single row is not worth its weights
+PRIOR_ROWS = 32.0  # as many rows speak for one deviation common to all features of a block
+
+UNITS = 512
+DROPPED, DROPPED_INPUTS = 0.5, 0.3
+SMOOTHED = 0.1
+RATE = 2e-3
+DECAY = 1e-2  # decoupled from the gradient (Loshchilov and Hutter, 2019)
+
+
+def take(inputs: Inputs, rows: NDArray[np.intp]) -> Inputs:
+    """Some of the rows, in the order asked for."""
+    words = inputs.words
+    return Inputs(
+        vectors=inputs.vectors[rows],
+        inner=None if inputs.inner is None else inputs.inner[rows],
+        words=None if words is None else _take_words(words, rows),
+    )
+
+
+def on_embedding(fit: Fit) -> FitHead:
+    """A scorer that serving could fit as well."""
+    return lambda inputs, labels, routes, _: OnEmbedding(fit(inputs.vectors, labels, routes))
+
+
+def fit_linear(inputs: Inputs, labels: Labels, routes: int, _: int) -> Trained:
+    """Logistic regression on the embedding, its inner layers and, where given, lexical features."""
+    standard = fit_standard(inputs)
+    dense = standard.apply(inputs)
+    lexicon = None if inputs.words is None else _empty_lexicon(inputs.words, routes)
+    sparse = None if lexicon is None or inputs.words is None else _design(lexicon, inputs.words)
+    weights, bias, of_words = _logistic(dense, sparse, labels, routes)
+    if lexicon is not None and of_words is not None:
+        lexicon = msgspec.structs.replace(lexicon, weights=of_words)
+    return Trained(standard, linear=Linear(weights, bias), lexicon=lexicon)
+
+
+def fit_words(words: Sparse, labels: Labels, routes: int) -> tuple[Lexicon, Matrix]:
+    """Logistic regression on lexical features alone, and its bias."""
+    lexicon = _empty_lexicon(words, routes)
+    nothing = np.zeros((len(words), 0), np.float32)
+    _, bias, weights = _logistic(nothing, _design(lexicon, words), labels, routes)
+    assert weights is not None  # there is one row at least, of features that training never saw
+    return msgspec.structs.replace(lexicon, weights=weights), bias
+
+
+def fit_dense(inputs: Inputs, labels: Labels, routes: int, seed: int) -> Trained:
+    """`fit_linear` without lexical features."""
+    return fit_linear(msgspec.structs.replace(inputs, words=None), labels, routes, seed)
+
+
+def fit_perceptron(inputs: Inputs, labels: Labels, routes: int, seed: int) -> Trained:
+    """A perceptron on the embedding and its inner layers."""
+    standard = fit_standard(inputs)
+    return Trained(standard, perceptron=_perceptron(standard.apply(inputs), labels, routes, seed))
+
+
+def blend(linear: Trained, perceptron: Trained, temperatures: tuple[float, float]) -> Trained:
+    """Both fitted on the same rows, so that their `Standard` is the same."""
+    return Trained(linear.standard, linear.linear, linear.lexicon, perceptron.perceptron, temperatures)
+
+
+SCORERS: dict[str, FitHead] = {
+    "centroid": on_embedding(fit_centroids),
+    "prototypes": on_embedding(fit_prototypes(4)),
+    "logistic": on_embedding(fit_logistic),
+    "linear": fit_dense,
+    "lexical": fit_linear,
+    "perceptron": fit_perceptron,
+}
+BLEND = "blend"  # of lexical and perceptron
+SMALL = ("logistic",)  # not tried on many rows, where it is slow and never ahead of `linear`
+
+
+def fit_standard(inputs: Inputs) -> Standard:
+    """Mean and deviation of each feature, the deviation drawn to its block's where rows are few."""
+    rows = inputs.vectors if inputs.inner is None else np.hstack([inputs.vectors, inputs.inner])
+    width, blocks = rows.shape[1], rows.shape[1] // inputs.vectors.shape[1]
+    variance = rows.var(axis=0, dtype=np.float64).reshape(blocks, -1)
+    common = variance.mean(axis=1, keepdims=True)
+    shrunk = (len(rows) * variance + PRIOR_ROWS * common) / (len(rows) + PRIOR_ROWS)
+    return Standard(
+        centre=rows.mean(axis=0, dtype=np.float64).astype(np.float32),
+        scale=(1.0 / np.sqrt(np.maximum(shrunk, 1e-12))).reshape(width).astype(np.float32),
+        blocks=blocks,
+    )
+
+
+def _logistic(
+    dense: Matrix, sparse: csr_matrix | None, labels: Labels, routes: int
+) -> tuple[Matrix, Matrix, Matrix | None]:
+    """Weights, bias and lexical weights of least penalised mean cross-entropy, by L-BFGS.
+
+    Routes weigh the same, however many examples each has. The bias carries no penalty, nor does
+    the last row of the lexical weights, which stays zero: features that training never saw.
+    """
+    width, features = dense.shape[1], 0 if sparse is None else sparse.shape[1]
+    share = (1.0 / (np.bincount(labels, minlength=routes)[labels] * routes)).astype(np.float32)
+    targets = np.eye(routes, dtype=np.float32)[labels]
+    across, across_sparse = np.ascontiguousarray(dense.T), None if sparse is None else sparse.T.tocsr()
+    penalty = np.float32(1.0 / (STRENGTH * len(labels)))
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        theta = flat.reshape(width + 1 + features, routes).astype(np.float32)
+        logits = dense @ theta[:width] + theta[width]
+        if sparse is not None:
+            logits += sparse @ theta[width + 1 :]
+        chances = softmax(logits)
+        likely = np.maximum(chances[np.arange(len(labels)), labels], np.float32(1e-30))
+        residual = (chances - targets) * share[:, None]
+        gradient = penalty * theta
+        gradient[:width] += across @ residual
+        gradient[width] = residual.sum(axis=0)
+        if across_sparse is not None:
+            gradient[width + 1 :] += across_sparse @ residual
+        penalised = float((theta**2).sum() - (theta[width] ** 2).sum()) * float(penalty) / 2
+        return float(-(share * np.log(likely)).sum()) + penalised, gradient.ravel().astype(np.float64)
+
+    start = np.zeros((width + 1 + features) * routes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxcor": 6})
+    theta = found.x.reshape(-1, routes).astype(np.float32)
+    return theta[:width], theta[width], theta[width + 1 :] if features else None
+
+
+def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
+    """Which features training saw, and how rare each is."""
+    rows = np.bincount(words.columns, minlength=WIDTH)  # columns are distinct within a row
+    rarity = np.log((len(words) + 1) / (rows + 1)) + 1
+    seen = np.flatnonzero(rows >= (2 if len(words) >= ENOUGH_ROWS else 1))
+    slots = np.full(WIDTH, len(seen), np.int32)
+    slots[seen] = np.arange(len(seen), dtype=np.int32)
+    return Lexicon(slots, rarity.astype(np.float32), np.zeros((len(seen) + 1, routes), np.float32), NORM)
+
+
+def _design(lexicon: Lexicon, words: Sparse) -> csr_matrix:
+    """The lexical features of each row as serving weighs them; the unseen ones' column is zero."""
+    values = [lexicon.values(words, row) for row in range(len(words))]
+    flat = np.concatenate(values) if values else np.zeros(0, np.float32)
+    slots = lexicon.slots[words.columns]
+    unseen = len(lexicon.weights) - 1
+    flat = np.where(slots == unseen, np.float32(0), flat)
+    return csr_matrix((flat, slots, words.starts), shape=(len(words), unseen + 1))
+
+
+def _take_words(words: Sparse, rows: NDArray[np.intp]) -> Sparse:
+    parts = [words.row(int(row)) for row in rows]
+    return Sparse(
+        columns=np.concatenate(parts) if parts else np.zeros(0, np.int32),
+        starts=np.cumsum([0, *map(len, parts)]).astype(np.intp),
+        words=words.words[rows],
+    )
+
+
+def _perceptron(dense: Matrix, labels: Labels, routes: int, seed: int) -> Perceptron:
+    """Adam with decoupled decay, dropout and smoothed labels, on a cosine schedule.
+
+    Inputs are scaled to unit deviation for training; the scale is then part of the weights. Rows of
+    rare routes are drawn as often as others.
+    """
+    random = np.random.default_rng(seed)
+    scale = np.float32(1.0 / max(float(dense.std()), 1e-6))
+    dense = dense * scale
+    width = dense.shape[1]
+    batch = int(np.clip(len(labels) // 16, 16, 128))
+    epochs = 20 if len(labels) >= MANY_ROWS else 60
+    steps = epochs * max(1, len(labels) // batch)
+    chance = 1.0 / np.bincount(labels, minlength=routes)[labels].astype(np.float64)
+    chance /= chance.sum()
+    weights = [
+        (random.normal(size=(width, UNITS)) * np.sqrt(2 / width)).astype(np.float32),
+        np.zeros(UNITS, np.float32),
+        (random.normal(size=(UNITS, routes)) * np.sqrt(1 / UNITS)).astype(np.float32),
+        np.zeros(routes, np.float32),
+    ]
+    adam = _Adam(weights)
+    smooth = np.full((routes, routes), SMOOTHED / routes, np.float32)
+    smooth[np.diag_indices(routes)] += np.float32(1 - SMOOTHED)
+    for step in range(steps):
+        rows = random.choice(len(labels), batch, p=chance)
+        x = _drop(dense[rows], DROPPED_INPUTS, random)
+        raised = np.maximum(x @ weights[0] + weights[1], 0)
+        kept = _drop(np.ones_like(raised), DROPPED, random)
+        hidden = raised * kept
+        error = (softmax(hidden @ weights[2] + weights[3]) - smooth[labels[rows]]) / np.float32(batch)
+        back = (error @ weights[2].T) * kept * (raised > 0)
+        gradients = [x.T @ back, back.sum(axis=0), hidden.T @ error, error.sum(axis=0)]
+        adam.step(gradients, RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+    return Perceptron(weights[0] * scale, weights[1], weights[2], weights[3])
+
+
+def _drop(values: Matrix, share: float, random: np.random.Generator) -> Matrix:
+    kept = (random.random(values.shape, np.float32) >= share).astype(np.float32)
+    dropped: Matrix = values * kept / np.float32(1 - share)
+    return dropped
+
+
+class _Adam:
+    """Adam (Kingma and Ba, 2015) with decoupled decay, in place; vectors carry no decay."""
+
+    def __init__(self, weights: list[Matrix]) -> None:
+        self._weights = weights
+        self._mean = [np.zeros_like(weight) for weight in weights]
+        self._square = [np.zeros_like(weight) for weight in weights]
+        self._steps = 0
+
+    def step(self, gradients: list[Matrix], rate: float) -> None:
+        """One update."""
+        self._steps += 1
+        first, second = np.float32(1 - 0.9**self._steps), np.float32(1 - 0.999**self._steps)
+        for weight, mean, square, gradient in zip(
+            self._weights, self._mean, self._square, gradients, strict=True
+        ):
+            mean += np.float32(0.1) * (gradient - mean)
+            square += np.float32(0.001) * (gradient * gradient - square)
+            change = (mean / first) / (np.sqrt(square / second) + np.float32(1e-8))
+            if weight.ndim == 2:
+                change += np.float32(DECAY) * weight
+            weight -= np.float32(rate) * change

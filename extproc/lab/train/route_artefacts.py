@@ -1,0 +1,250 @@
+"""The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import DIMENSIONS, locate
+from extproc.embedding.encoder_progress import ReportingEncoder
+from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.errors import OperatorError
+from extproc.lab.datasets import OutcomeRow, Reader, labels_of
+from extproc.lab.measure import classification_metrics
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats
+from extproc.lab.measure.intervals import auroc_of, bootstrap, one_by_one, wilson
+from extproc.lab.measure.outcome_evaluation import learn_quality
+from extproc.lab.measure.outcome_text import learnt_text
+from extproc.lab.train import fastpath_training
+from extproc.lab.train.route_training import (
+    Corpus,
+    HeldOut,
+    TrainedRoutes,
+    corpus,
+    data_hash,
+    decisions,
+    measure,
+    set_apart,
+    train,
+)
+from extproc.lab.train.splits import groups_of
+from extproc.registry import head_artefact, quality_artefact
+from extproc.registry.labelled_rows import RouteRow
+from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.routing.fastpath import Words
+from extproc.routing.trained_heads import Trained
+from extproc.vocabulary import Encoder
+
+TEST_SHARE = 0.1
+FEW = 50  # rows a route on average, below which none are set apart: each is worth more in training
+_CACHED = 100_000  # vectors of 4.6 kB
+
+Progress = Callable[[str], None]
+
+
+class TrainOptions(msgspec.Struct, frozen=True):
+    """What the operator may choose."""
+
+    target_wrong: float = 0.02
+    test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
+    scorer: str = "auto"
+    seed: int = 0
+    outcomes: Reader[OutcomeRow] | None = None  # also learn to predict quality
+    fast_path: bool = False  # also learn when the words alone are enough
+
+
+def train_artefact(
+    registry: Path,
+    read: Reader[RouteRow],
+    out: Path,
+    encoder_dir: Path | None,
+    wishes: TrainOptions,
+    progress: Progress,
+) -> str:
+    """Train and write; what was chosen and what is to be expected of it, as text.
+
+    Raises ``OperatorError``.
+    """
+    loaded = load(registry, untrained=True)
+    if not loaded.registry.routes:
+        raise OperatorError(f"{registry} has no routes to learn")
+    files = locate(encoder_dir)
+    encoder = open_encoder(files, loaded.registry.encoder)
+    deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
+    path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
+    cached = CachedEncoder(deep, path, _CACHED)
+    rows = read_corpus(loaded, read, cached)
+    learnt = None
+    if wishes.outcomes is not None:
+        learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
+    asked = msgspec.structs.replace(wishes, fast_path=loaded.registry.fast_path is not None)
+    manifest, outcome, words = learn(rows, encoder.name, asked, progress)
+    head_artefact.write(out, manifest, outcome.meaning, words)
+    if learnt is None:
+        quality_artefact.remove(out)
+    else:
+        quality_artefact.write(out, learnt.manifest, learnt.fitted.quality)
+    progress("")
+    told = [as_text(manifest, outcome, out)]
+    if learnt is not None:
+        told.append(learnt_text(learnt.choosing, learnt.manifest.labels, priced=learnt.priced))
+    return "\n\n".join(told)
+
+
+def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -> Corpus:
+    """The registry's examples and the rows that are read, each text once: the latter's word counts."""
+    routes = tuple(loaded.registry.routes)
+    found = read(routes).rows
+    labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
+    labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
+    texts = list(labelled)
+    labels = np.array([labelled[text] for text in texts], np.intp)
+    return corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+
+
+def learn(
+    rows: Corpus, encoder: str, wishes: TrainOptions, progress: Progress
+) -> tuple[head_artefact.HeadManifest, TrainedRoutes, Words | None]:
+    """Train on all rows but those set apart, and measure on these; the words are the fast path's."""
+    share = wishes.test_share
+    if share is None:
+        share = TEST_SHARE if (rows.labels != ABSTAIN).sum() >= FEW * len(rows.routes) else 0.0
+    apart = np.zeros(len(rows.texts), bool)
+    if share > 0:
+        assert rows.inputs.words is not None
+        apart = set_apart(rows, groups_of(rows.inputs.words), share, wishes.seed)
+    fitted, measured = rows.take(np.flatnonzero(~apart)), rows.take(np.flatnonzero(apart))
+    outcome = train(
+        fitted,
+        target_wrong=wishes.target_wrong,
+        seed=wishes.seed,
+        scorer=wishes.scorer,
+        progress=progress,
+    )
+    held = measure(outcome.meaning, measured) if apart.any() else outcome.held
+    learnt, about = None, {}
+    if wishes.fast_path:
+        learnt = fastpath_training.learn(fitted, outcome, progress)
+        seen = (
+            fastpath_training.measure(learnt.words, outcome, measured, held) if apart.any() else learnt.held
+        )
+        about = _about_the_fast_path(learnt.words, seen)
+    head = outcome.meaning.head
+    manifest = head_artefact.HeadManifest(
+        format=head_artefact.FORMAT,
+        scorer=outcome.scorer,
+        kind=head_artefact.kind_of(head),
+        encoder=encoder,
+        routes=rows.routes,
+        data_sha256=data_hash(rows.texts, rows.labels, rows.routes),
+        seed=wishes.seed,
+        split={
+            "train": int((~apart).sum()),
+            "calibration": len(outcome.held.labels),
+            "test": int(apart.sum()),
+            "test_share": share,
+        },
+        temperature=outcome.meaning.calibration.temperature,
+        temperatures=head.temperatures if isinstance(head, Trained) else (1.0, 1.0),
+        norm=head.lexicon.norm if isinstance(head, Trained) and head.lexicon is not None else 0.0,
+        thresholds={
+            "margin": outcome.selected.floors.margin,
+            "similarity": outcome.selected.floors.similarity,
+            "target_wrong": wishes.target_wrong,
+        },
+        scope=msgspec.structs.asdict(outcome.scope),
+        metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
+        fast_path=about,
+    )
+    return manifest, outcome, learnt.words if learnt else None
+
+
+def _about_the_fast_path(words: Words, seen: fastpath_training.Measured) -> dict[str, float]:
+    """What serving reads of it, and what was measured."""
+    measured = {name: round(value, 4) for name, value in msgspec.structs.asdict(seen).items()}
+    known = {name: value for name, value in measured.items() if not math.isnan(value)}
+    return {"temperature": words.temperature, "norm": words.lexicon.norm, "lead": words.lead, **known}
+
+
+def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str, Any]:
+    """Held-out metrics, each with its 95 % interval; what cannot be computed is absent."""
+    probabilities = outcome.meaning.calibration.probabilities(held.logits)
+    decided = decisions(probabilities, held.similarity, outcome.selected.floors)
+    inside = held.inside
+    right = probabilities.argmax(axis=1) == held.labels
+    found: dict[str, Any] = {"measured_on": measured_on, "rows": len(held.labels)}
+    if inside.any():
+        claimed = probabilities.max(axis=1).astype(np.float64)[inside]
+        found["accuracy"] = _told(
+            float(right[inside].mean()), wilson(float(right[inside].sum()), int(inside.sum()))
+        )
+        found["debiased_ece"] = _told(
+            classification_metrics.debiased_ece(claimed, right[inside]),
+            bootstrap(one_by_one(_calibration(claimed, right[inside])), int(inside.sum()), resamples=200),
+        )
+    if inside.any() and not inside.all():
+        scope = outcome.scope.score(held.logits, held.similarity)
+        found["out_of_scope_auroc"] = _told(
+            classification_metrics.auroc(scope[inside], scope[~inside]),
+            bootstrap(auroc_of(scope, inside), len(inside)),
+        )
+    kept = decided != ABSTAIN
+    found["kept"] = _told(float(kept.mean()), wilson(float(kept.sum()), len(kept)))
+    if kept.any():
+        wrong = float((~right[kept]).sum())
+        found["wrong_of_kept"] = _told(wrong / float(kept.sum()), wilson(wrong, int(kept.sum())))
+    return found
+
+
+def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes, out: Path) -> str:
+    """What was tried, chosen and measured, and what to write into the registry."""
+    lines = ["held-out rows    accuracy  log loss"]
+    for name, (accuracy, loss) in sorted(outcome.tried.items(), key=lambda item: item[1][1]):
+        mark = "  <- chosen" if name == outcome.scorer else ""
+        lines.append(f"  {name:<14} {accuracy:8.3f} {loss:9.3f}{mark}")
+    floors, on = outcome.selected.floors, manifest.metrics["measured_on"]
+    lines.append(
+        f"floors           margin {floors.margin:.4f}, similarity {floors.similarity:.4f}: "
+        f"{outcome.selected.coverage:.1%} of held-out rows kept, {outcome.selected.wrong:.2%} of these wrong "
+        f"(target {manifest.thresholds['target_wrong']:.1%})"
+    )
+    lines.append(f"measured on      {manifest.metrics['rows']} rows, {on}")
+    for name, value in manifest.metrics.items():
+        if isinstance(value, list):
+            lines.append(f"  {name:<18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
+    if manifest.fast_path:
+        lines.append(_fast_path_text(manifest.fast_path))
+    lines.append(
+        f"written          {out}; the registry takes it as `artefact: {out.name}`, relative to its file"
+    )
+    return "\n".join(lines)
+
+
+def _fast_path_text(about: Mapping[str, float]) -> str:
+    if "agreement" not in about:
+        return "fast path        the words alone are never enough: every text will be embedded"
+    decided = about["coverage"] * about["rows"]
+    interval = wilson(round(about["agreement"] * decided), round(decided))
+    return (
+        f"fast path        decides {about['coverage']:.1%} of {about['rows']:.0f} rows, "
+        f"{about['agreement']:.2%} [{interval.low:.2%}, {interval.high:.2%}] as the whole head does; "
+        f"{about['right']:.2%} are right, and {about['whole_right']:.2%} with the whole head"
+    )
+
+
+def _told(value: float, interval: Any) -> list[float]:
+    return [round(value, 4), round(interval.low, 4), round(interval.high, 4)]
+
+
+def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray[np.intp]], float]:
+    return lambda rows: classification_metrics.debiased_ece(claimed[rows], right[rows])
+
+
+def _embedding(progress: Progress) -> Callable[[int, int], None]:
+    """Progress of the encoder, as a bar in words."""
+    return lambda done, total: progress(f"embedding [{'#' * (20 * done // total):<20}] {done} of {total}")

@@ -1,0 +1,332 @@
+"""Training routes: labelled texts in, an artefact and what is to be expected of it out.
+
+Three kinds of rows, apart by content: `test` rows are measured and nothing else; on the others heads
+are fitted, and every such row is also scored by a fit that has seen neither it nor a near-duplicate.
+On those held-out scores the scorer is chosen, its probabilities calibrated and its floors set. With
+many rows one fifth is held out once; with few, five times, so that each row serves both ends.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.errors import OperatorError
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
+from extproc.lab.train.floors import Floors, ScopeScore, Selected, choose_floors, fit_scope, kept
+from extproc.lab.train.head_fitting import BLEND, SCORERS, SMALL, blend, take
+from extproc.lab.train.splits import folds_of, groups_of, places
+from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
+from extproc.routing.embedding_scorer import SHOWN, Meaning
+from extproc.routing.lexical_features import Sparse, lexical
+from extproc.routing.scorers import Matrix, spherical_k_means
+from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
+
+FOLDS = 5
+HELD_ONCE = 2000  # rows in scope from which on one fifth is enough to calibrate on
+KEPT_EXAMPLES = 200  # a route: what nearest-example similarity is taken to
+ISOTONIC_ROWS = 1000  # held out; with fewer, its steps would be noise
+_BLOCK = 512  # rows compared with all examples at once
+
+Progress = Callable[[str], None]
+
+
+class Corpus(msgspec.Struct, frozen=True):
+    """Labelled texts with all that a head can read of them."""
+
+    texts: tuple[str, ...]
+    labels: Labels  # numbers of routes; `metrics.ABSTAIN` for null
+    inputs: Inputs
+    routes: tuple[str, ...]
+
+    def take(self, rows: NDArray[np.intp]) -> "Corpus":
+        """Some of the rows."""
+        texts = tuple(self.texts[row] for row in rows.tolist())
+        return Corpus(texts, self.labels[rows], take(self.inputs, rows), self.routes)
+
+
+class HeldOut(msgspec.Struct, frozen=True):
+    """What fits that had not seen them said of some rows."""
+
+    labels: Labels
+    logits: Matrix
+    similarity: Floats  # to the nearest example of the most probable routes
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """Which rows belong to a route."""
+        inside: NDArray[np.bool_] = self.labels != ABSTAIN
+        return inside
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """Rows that a head is fitted on, and rows that it is then to score."""
+
+    fitted: NDArray[np.intp]
+    out: NDArray[np.intp]
+
+
+class TrainedRoutes(msgspec.Struct, frozen=True):
+    """Trained, with what was found on the way."""
+
+    scorer: str
+    meaning: Meaning
+    scope: ScopeScore
+    selected: Selected  # floors, and what they do to held-out rows
+    tried: Mapping[str, tuple[float, float]]  # accuracy and log loss of each scorer on held-out rows
+    held: HeldOut  # of the scorer chosen
+    turns: Sequence[Turn]  # what was fitted, and then scored, for ``held``
+    isotonic: bool
+
+
+def corpus(texts: Sequence[str], labels: Labels, routes: Sequence[str], deep: Matrix, width: int) -> Corpus:
+    """``deep`` is what a ``DeepEncoder`` gives, ``width`` the part that is the embedding."""
+    inner = deep[:, width:] if deep.shape[1] > width else None
+    return Corpus(tuple(texts), labels, Inputs(deep[:, :width], inner, lexical(texts)), tuple(routes))
+
+
+def set_apart(rows: Corpus, groups: Labels, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are only to measure on: a share by content, near-duplicates together."""
+    return places(rows.texts, groups, seed) < share
+
+
+def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress: Progress) -> TrainedRoutes:
+    """Choose, fit and calibrate. ``scorer`` is one of the names tried, or `auto`.
+
+    Raises ``OperatorError`` where a route has no rows.
+    """
+    _check(rows)
+    inside = int((rows.labels != ABSTAIN).sum())
+    names = [name for name in (*SCORERS, BLEND) if not (inside >= HELD_ONCE and name in SMALL)]
+    if scorer != "auto":
+        names = [scorer]
+    turns = held_out(rows, groups_of(_words(rows)), seed)
+    held_rows, fits = _cross_fit(rows, turns, names, seed, progress)
+    tried = {name: _figures(held) for name, held in held_rows.items()}
+    chosen = min(tried, key=lambda name: tried[name][1])
+    held = held_rows[chosen]
+    progress(f"fitting {chosen} on all {inside} rows")
+    head = _fit(chosen, rows, seed, fits.get(chosen))
+    calibration, isotonic = _calibrate(held)
+    probabilities = calibration.probabilities(held.logits)
+    selected = choose_floors(
+        margins(probabilities), held.similarity, probabilities.argmax(axis=1) == held.labels, held.inside,
+        target_wrong,
+    )  # fmt: skip
+    return TrainedRoutes(
+        scorer=chosen,
+        meaning=_meaning(rows, head, calibration),
+        scope=fit_scope(held.logits[held.inside], held.similarity[held.inside], calibration),
+        selected=selected,
+        tried=tried,
+        held=held,
+        turns=turns,
+        isotonic=isotonic,
+    )
+
+
+def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
+    """What the trained head says of rows; they must have fitted nothing."""
+    logits = meaning.head.logits(rows.inputs)
+    ends = np.append(meaning.starts[1:], len(meaning.examples))
+    sizes = ends - meaning.starts
+    of_example = np.repeat(np.arange(len(sizes)), sizes)
+    return HeldOut(
+        rows.labels, logits, _similarity(rows.inputs.vectors, logits, meaning.examples, of_example)
+    )
+
+
+def margins(probabilities: Matrix) -> Floats:
+    """The lead of the most probable route; 1 where there is only one."""
+    if probabilities.shape[1] < 2:
+        return np.ones(len(probabilities))
+    best = np.partition(probabilities, -2, axis=1)[:, -2:].astype(np.float64)
+    lead: Floats = best[:, 1] - best[:, 0]
+    return lead
+
+
+def decisions(probabilities: Matrix, similarity: Floats, floors: Floors) -> Labels:
+    """The route of each row, `metrics.ABSTAIN` below a floor."""
+    passed = kept(margins(probabilities), similarity, floors)
+    return np.where(passed, probabilities.argmax(axis=1), ABSTAIN)
+
+
+def data_hash(texts: Sequence[str], labels: Labels, routes: Sequence[str]) -> str:
+    """SHA-256 of the rows, whatever their order."""
+    lines = sorted(
+        msgspec.json.encode(
+            (text.encode("utf-8", "surrogatepass").hex(), routes[label] if label >= 0 else None)
+        )
+        for text, label in zip(texts, labels.tolist(), strict=True)
+    )
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _check(rows: Corpus) -> None:
+    counts = np.bincount(rows.labels[rows.labels != ABSTAIN], minlength=len(rows.routes))
+    for route, count in zip(rows.routes, counts.tolist(), strict=True):
+        if count == 0:
+            raise OperatorError(f"there is no row of the route `{route}` to train on (expected 5 or more)")
+
+
+def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
+    """Once a fifth of the rows where they are many, else each fifth in turn; those in ``HeldOut`` are all of
+    these, in the order of the rows.
+
+    A route of a single text cannot be held out: its rows are in no turn. Raises ``OperatorError``
+    where none is left.
+    """
+    once = int((rows.labels != ABSTAIN).sum()) >= HELD_ONCE
+    folds = folds_of(places(rows.texts, groups, seed), rows.labels, groups, FOLDS)
+    turns = []
+    for fold in range(1 if once else FOLDS):
+        fitted = np.flatnonzero((folds != fold) & (rows.labels != ABSTAIN))
+        out = np.flatnonzero((folds == fold) | ((rows.labels == ABSTAIN) & once))
+        if len(set(rows.labels[fitted].tolist())) == len(rows.routes) and len(out):
+            turns.append(Turn(fitted, out))
+    if not turns:
+        raise OperatorError("too few rows to hold any out (expected 2 or more of each route, 5 to be sure)")
+    return turns
+
+
+def _cross_fit(
+    rows: Corpus, turns: Sequence[Turn], names: Sequence[str], seed: int, progress: Progress
+) -> tuple[dict[str, HeldOut], dict[str, tuple[float, float]]]:
+    """Held-out scores of each scorer, and the temperatures of the parts of a blend."""
+    logits: dict[str, Matrix] = {
+        name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
+    }
+    similarity: dict[str, Floats] = {name: np.zeros(len(rows.labels)) for name in [*_parts(names), *names]}
+    scored = np.zeros(len(rows.labels), bool)
+    for number, turn in enumerate(turns):
+        scored[turn.out] = True
+        part, seen = rows.take(turn.fitted), take(rows.inputs, turn.out)
+        for name in _parts(names):
+            progress(f"{name}: {len(turn.fitted)} rows, fold {number + 1} of {len(turns)}")
+            head = SCORERS[name](part.inputs, part.labels, len(rows.routes), seed)
+            logits[name][turn.out] = head.logits(seen)
+    temperatures: dict[str, tuple[float, float]] = {}
+    inside = scored & (rows.labels != ABSTAIN)
+    if BLEND in names:
+        pair = (
+            best_temperature(logits["lexical"][inside], rows.labels[inside]),
+            best_temperature(logits["perceptron"][inside], rows.labels[inside]),
+        )
+        temperatures[BLEND] = pair
+        logits[BLEND] = mean_of_logs(logits["lexical"], logits["perceptron"], pair)
+    for name in names:
+        for turn in turns:
+            examples = _examples(rows, turn.fitted)
+            similarity[name][turn.out] = _similarity(
+                rows.inputs.vectors[turn.out],
+                logits[name][turn.out],
+                rows.inputs.vectors[examples],
+                rows.labels[examples],
+            )
+    chosen = np.flatnonzero(scored)
+    held = {
+        name: HeldOut(rows.labels[chosen], logits[name][chosen], similarity[name][chosen]) for name in names
+    }
+    return held, temperatures
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    """The scorers that must be fitted for these."""
+    needed = {part for name in names for part in (("lexical", "perceptron") if name == BLEND else (name,))}
+    return [name for name in SCORERS if name in needed]
+
+
+def _fit(name: str, rows: Corpus, seed: int, temperatures: tuple[float, float] | None) -> Head:
+    part = rows.take(np.flatnonzero(rows.labels != ABSTAIN))
+    if name != BLEND:
+        return SCORERS[name](part.inputs, part.labels, len(rows.routes), seed)
+    heads = [
+        SCORERS[each](part.inputs, part.labels, len(rows.routes), seed) for each in ("lexical", "perceptron")
+    ]
+    linear, perceptron = heads
+    assert isinstance(linear, Trained)
+    assert isinstance(perceptron, Trained)
+    assert temperatures is not None
+    return blend(linear, perceptron, temperatures)
+
+
+def _calibrate(held: HeldOut) -> tuple[Calibration, bool]:
+    """The temperature, and an isotonic map where that predicts rows better that it has not seen."""
+    inside = held.inside
+    logits, labels = held.logits[inside], held.labels[inside]
+    plain = Calibration(best_temperature(logits, labels))
+    probabilities = plain.probabilities(logits)
+    top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
+    if len(labels) < ISOTONIC_ROWS or logits.shape[1] < 2:
+        return plain, False
+    turn = np.arange(len(labels)) % FOLDS
+    mapped = np.empty(len(labels))
+    for fold in range(FOLDS):
+        claimed, reached = fit_isotonic(top[turn != fold], right[turn != fold])
+        mapped[turn == fold] = np.interp(top[turn == fold], claimed, reached)
+    if _log_loss(mapped, right) >= _log_loss(top, right):
+        return plain, False
+    return Calibration(plain.temperature, *fit_isotonic(top, right)), True
+
+
+def _log_loss(claimed: Floats, right: NDArray[np.bool_]) -> float:
+    likely = np.where(right, claimed, 1.0 - claimed)
+    return float(-np.log(np.maximum(likely, 1e-6)).mean())
+
+
+def _figures(held: HeldOut) -> tuple[float, float]:
+    """Accuracy and log loss of the rows in scope, at the best temperature."""
+    inside = held.inside
+    logits, labels = held.logits[inside], held.labels[inside]
+    chances = Calibration(best_temperature(logits, labels)).probabilities(logits)
+    likely = np.maximum(chances[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
+    return float((chances.argmax(axis=1) == labels).mean()), float(-np.log(likely).mean())
+
+
+def _meaning(rows: Corpus, head: Head, calibration: Calibration) -> Meaning:
+    examples = _examples(rows, np.flatnonzero(rows.labels != ABSTAIN))
+    sizes = np.bincount(rows.labels[examples], minlength=len(rows.routes))
+    return Meaning(
+        routes=rows.routes,
+        head=head,
+        calibration=calibration,
+        examples=np.ascontiguousarray(rows.inputs.vectors[examples]),
+        texts=tuple(rows.texts[row] for row in examples.tolist()),
+        starts=np.cumsum([0, *sizes[:-1]]).astype(np.intp),
+    )
+
+
+def _examples(rows: Corpus, among: NDArray[np.intp]) -> NDArray[np.intp]:
+    """At most ``KEPT_EXAMPLES`` rows of each route, in the routes' order, spread over the route.
+
+    Of a larger route, the rows nearest to the centres of that many clusters.
+    """
+    chosen = []
+    for route in range(len(rows.routes)):
+        members = among[rows.labels[among] == route]
+        if len(members) > KEPT_EXAMPLES:
+            vectors = rows.inputs.vectors[members]
+            centres = spherical_k_means(vectors, KEPT_EXAMPLES)
+            members = members[np.unique((centres @ vectors.T).argmax(axis=1))]
+        chosen.append(members)
+    return np.concatenate(chosen)
+
+
+def _similarity(vectors: Matrix, logits: Matrix, examples: Matrix, of_example: Labels) -> Floats:
+    """Cosine to the nearest example of the ``SHOWN`` most probable routes, as serving takes it."""
+    starts = np.searchsorted(of_example, np.arange(logits.shape[1]))
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :SHOWN]
+    found = np.empty(len(vectors))
+    for start in range(0, len(vectors), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        by_route = np.maximum.reduceat(vectors[block] @ examples.T, starts, axis=1)
+        found[block] = np.take_along_axis(by_route, best[block], axis=1).max(axis=1)
+    return found
+
+
+def _words(rows: Corpus) -> Sparse:
+    words = rows.inputs.words
+    assert words is not None
+    return words

@@ -1,0 +1,162 @@
+"""Checks of ``cascades`` and ``gates``, and of the routes that name one."""
+
+import re
+from collections.abc import Mapping
+
+import re2
+
+from extproc.registry.cascade_settings import CASCADE_NAME, Cascade
+from extproc.registry.checks.shared_checks import is_address, is_loopback, known_model, unknown
+from extproc.registry.gate_artefact import CalibratedGate
+from extproc.registry.gate_settings import GATE_NAME, Gate
+from extproc.registry.judge_compiling import compile_judge
+from extproc.registry.schema import Registry
+from extproc.registry.section import many
+from extproc.registry.yaml_source import Source
+from extproc.vocabulary import Api
+
+# Of a route: what its cascade says instead, for each tier.
+_TIERS_OWN = ("fallback", "retry", "timeout_s")
+
+
+def check_cascades(registry: Registry, source: Source) -> None:
+    """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
+    with source.collecting():
+        _check_egress(registry, source)
+    for name, gate in registry.gates.items():
+        with source.collecting():
+            _check_gate(name, gate, source)
+            _check_consultings(registry, name, gate, source)
+    for name, cascade in registry.cascades.items():
+        with source.collecting():
+            _check_cascade(registry, name, cascade, source)
+    for name, route in registry.routes.items():
+        with source.collecting():
+            if route.cascade:
+                _check_use(registry, name, source)
+
+
+def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source) -> None:
+    for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
+        if asked is not None:
+            _check_consulting(registry, name, key, asked.model, source)
+    if gate.second is not None and gate.verifier is not None:
+        raise source.error(
+            f"the gate `{name}` asks for a second answer and a verifier (expected one of them)",
+            "gates", name, "verifier",
+        )  # fmt: skip
+
+
+def _check_cascade(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
+    if re.fullmatch(CASCADE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no cascade name (expected letters, digits and ._-, at most 64)", "cascades", name
+        )
+    _check_tiers(registry, name, cascade, source)
+
+
+def _check_gate(name: str, gate: Gate, source: Source) -> None:
+    if re.fullmatch(GATE_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no gate name (expected letters, digits and ._-, at most 64)", "gates", name
+        )
+    if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
+        raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
+    try:
+        compile_judge(gate)
+    except re2.error as error:
+        raise source.error(
+            f"self_report: {error} (expected RE2 syntax)", "gates", name, "self_report", "pattern"
+        ) from error
+
+
+def _check_consulting(registry: Registry, gate: str, key: str, name: str, source: Source) -> None:
+    at = ("gates", gate, key, "model")
+    known_model(registry, name, source, *at)
+    model = registry.models[name]
+    if Api.OPENAI_CHAT not in model.speaks:
+        raise source.error(
+            f"the gate `{gate}` cannot ask `{name}` (expected a model that speaks openai.chat)", *at
+        )
+    if model.auth == "passthrough":
+        raise source.error(
+            f"the gate `{gate}` cannot ask `{name}`, whose key is the client's own (expected a model "
+            "with a key of its own, or none)",
+            *at,
+        )
+
+
+def _check_egress(registry: Registry, source: Source) -> None:
+    """Whoever reaches it spends the providers' keys. Raises ``RegistryError``."""
+    address = registry.envoy.egress
+    if address.startswith("unix:/") or (is_address(address) and is_loopback(address)):
+        return
+    raise source.error(
+        f"envoy.egress: {address!r} may be reached from elsewhere (expected unix:/PATH or 127.0.0.1:PORT)",
+        "envoy", "egress",
+    )  # fmt: skip
+
+
+def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
+    for i in range(len(cascade.tiers)):
+        with source.collecting():
+            _check_tier(registry, name, cascade, i, source)
+
+
+def _check_tier(registry: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+    tier, at = cascade.tiers[i], ("cascades", name, "tiers", i)
+    known_model(registry, tier.model, source, *at, "model")
+    if tier.gate and tier.gate not in registry.gates:
+        raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
+    if tier.model in [earlier.model for earlier in cascade.tiers[:i]]:
+        raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
+    if tier.expected is not None and not tier.gate:
+        raise source.error("`expected` is for a tier with a gate", *at, "expected")
+    if tier.expected is not None and tier.expected.least > tier.expected.most:
+        raise source.error("expected.least is more than expected.most", *at, "expected")
+    if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
+        raise source.error(
+            f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
+            f"{cascade.deadline_s:g} (expected at most that)",
+            *at, "timeout_s",
+        )  # fmt: skip
+
+
+def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGate], source: Source) -> None:
+    """A gate knows the answers of the model it was fitted on, and no others. Raises ``RegistryError``."""
+    for name, cascade in registry.cascades.items():
+        for i, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            second = registry.gates[tier.gate].second if known is not None else None
+            if known is not None and second is not None and known.manifest.second not in ("", second.model):
+                raise source.error(
+                    f"the gate `{tier.gate}` was fitted on second answers of `{known.manifest.second}`, "
+                    f"not of `{second.model}` (expected the model that it was fitted on)",
+                    "gates", tier.gate, "second", "model",
+                )  # fmt: skip
+            if known is not None and known.manifest.small != tier.model:
+                raise source.error(
+                    f"the gate `{tier.gate}` was fitted on answers of `{known.manifest.small}`, not of "
+                    f"`{tier.model}` (expected a gate fitted on its own)",
+                    "cascades", name, "tiers", i, "gate",
+                )  # fmt: skip
+
+
+def _check_use(registry: Registry, name: str, source: Source) -> None:
+    route = registry.routes[name]
+    if route.cascade not in registry.cascades:
+        raise source.error(unknown("cascade", route.cascade, registry.cascades), "routes", name, "cascade")
+    for key in _TIERS_OWN:
+        if getattr(route, key):
+            raise source.error(
+                f"`{key}` of `{name}` does not go with its cascade (expected it in the tiers of "
+                f"`{route.cascade}`)",
+                "routes", name, key,
+            )  # fmt: skip
+    models = [tier.model for tier in registry.cascades[route.cascade].tiers]
+    for i, model in enumerate(many(route.candidates)):
+        if model not in models:
+            raise source.error(
+                f"`{model}` is in no tier of `{route.cascade}` (expected of: {', '.join(models)})",
+                "routes", name, "candidates", i,
+            )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Checks of ``models``, ``default`` and ``passthrough``."""
+
+import re
+
+from extproc.registry.checks.secret_checks import check_auth
+from extproc.registry.checks.shared_checks import is_address, is_host, known_model
+from extproc.registry.model_settings import MODEL_NAME, Auth, Model, Upstream
+from extproc.registry.schema import Registry
+from extproc.registry.yaml_source import Source
+from extproc.routing.stages import AUTO
+from extproc.vocabulary import Api
+
+_APIS = ", ".join(Api)
+
+
+def check_models(registry: Registry, source: Source) -> None:
+    """Names, addresses, keys. Raises ``RegistryError``."""
+    if not registry.models:
+        raise source.error("expected at least one model", "models")
+    for name, model in registry.models.items():
+        with source.collecting():
+            _check_model(name, model, source)
+        with source.collecting():
+            _check_upstream(model, source, "models", name)
+
+
+def _check_model(name: str, model: Model, source: Source) -> None:
+    if re.fullmatch(MODEL_NAME, name) is None:
+        raise source.error(
+            f"{name!r} is no model name (expected letters, digits and ._:/@-, at most 128)", "models", name
+        )
+    if name == AUTO:
+        raise source.error(
+            f"`{AUTO}` is how clients ask to be routed: name the model otherwise", "models", name
+        )
+    if len(set(model.apis)) < len(model.apis):
+        raise source.error(f"models.{name}.apis: an API is named twice", "models", name, "apis")
+
+
+def check_passthrough(registry: Registry, source: Source) -> None:
+    """Raises ``RegistryError``."""
+    if registry.passthrough is not None:
+        _check_upstream(registry.passthrough, source, "passthrough")
+
+
+def check_default(registry: Registry, source: Source) -> None:
+    """Every API that some model speaks has a default that speaks it. Raises ``RegistryError``."""
+    if isinstance(registry.default, str):
+        known_model(registry, registry.default, source, "default")
+    else:
+        for name, model in registry.default.items():
+            if name not in set(Api):
+                raise source.error(f"there is no API `{name}` (expected of {_APIS})", "default", name)
+            known_model(registry, model, source, "default", name)
+            if name not in registry.models[model].speaks:
+                raise source.error(f"the model `{model}` does not speak {name}", "default", name)
+    for name, speaker in registry.models.items():
+        silent = [api for api in speaker.speaks if api not in registry.defaults]
+        if silent:
+            raise source.error(
+                f"`{name}` speaks {silent[0]}, for which there is no default "
+                f"(expected `default: {{{silent[0]}: {name}, ...}}` with one model per API)",
+                "default",
+            )
+
+
+def check_reference(registry: Registry, source: Source) -> None:
+    """The model that savings refer to exists, and has a price. Raises ``RegistryError``."""
+    if not registry.reference:
+        return
+    known_model(registry, registry.reference, source, "reference")
+    if registry.models[registry.reference].price is None:
+        raise source.error(
+            f"the reference `{registry.reference}` has no price, so nothing can be compared with it "
+            f"(expected models.{registry.reference}.price)",
+            "reference",
+        )
+
+
+def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
+    where = ".".join(map(str, at))
+    if not _is_base_url(upstream):
+        raise source.error(
+            f"{where}.base_url: {upstream.base_url!r} is no base URL (expected http(s)://HOST[:PORT][/PATH])",
+            *at, "base_url",
+        )  # fmt: skip
+    for i, endpoint in enumerate(upstream.endpoints):
+        if not is_address(endpoint.address):
+            raise source.error(
+                f"{endpoint.address!r} is no address (expected HOST:PORT)", *at, "endpoints", i, "address"
+            )
+        if endpoint.address in [other.address for other in upstream.endpoints[:i]]:
+            raise source.error(f"the endpoint {endpoint.address} is given twice", *at, "endpoints", i)
+    if upstream.load_balancing == "random" and {endpoint.weight for endpoint in upstream.endpoints} - {1}:
+        raise source.error(
+            f"{where}: Envoy's random load balancing knows no weights (expected round_robin, least_request)",
+            *at, "load_balancing",
+        )  # fmt: skip
+    if upstream.health_check is not None and re.fullmatch(r"/[!-~]*", upstream.health_check.path) is None:
+        raise source.error(
+            f"{upstream.health_check.path!r} is no path (expected /...)", *at, "health_check", "path"
+        )
+    if upstream.url.scheme == "http" and upstream.tls != type(upstream.tls)():
+        raise source.error(f"{where}.tls is for https; base_url is http", *at, "tls")
+    if upstream.tls.server_name and not is_host(upstream.tls.server_name):
+        raise source.error(f"{upstream.tls.server_name!r} is no host's name", *at, "tls", "server_name")
+    if isinstance(upstream.auth, Auth):
+        check_auth(upstream.auth, source, *at, "auth", other="`passthrough`, or ")
+
+
+def _is_base_url(upstream: Upstream) -> bool:
+    try:
+        url = upstream.url
+        port = url.port
+    except ValueError:
+        return False
+    return (
+        re.fullmatch(r"[!-~]+", upstream.base_url) is not None  # Python's parser overlooks line breaks
+        and url.scheme in ("http", "https")
+        and is_host(url.hostname or "")
+        and port != 0
+        and not (url.query or url.fragment or "@" in url.netloc or url.netloc.endswith(":"))
+        and re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", url.path) is not None
+    )

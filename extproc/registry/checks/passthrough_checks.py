@@ -1,0 +1,55 @@
+"""Checks of ``passthrough.paths`` and ``envoy.cors``: what passes unread, and whose pages may ask."""
+
+from urllib.parse import urlsplit
+
+from extproc.registry.checks.shared_checks import is_host
+from extproc.registry.passthrough_list import opened, read, restrictions
+from extproc.registry.schema import Registry
+from extproc.registry.yaml_source import Source
+
+
+def check_paths(registry: Registry, source: Source) -> None:
+    """Patterns that can be read and that let no prompt pass by accident. Raises ``RegistryError``."""
+    written = (registry.passthrough.paths if registry.passthrough else None) or []
+    why = restrictions(registry)
+    for i, text in enumerate(written):
+        at = ("passthrough", "paths", i)
+        entry = read(text)
+        if entry is None:
+            raise source.error(
+                f"{text!r} is no path to pass (expected [METHOD ]/PATH, or /PATH/* for all paths below it)",
+                *at,
+            )
+        if text in written[:i]:
+            raise source.error(f"{text!r} is given twice", *at)
+        if why and (prompts := opened(entry)):
+            raise source.error(
+                f"{text!r} would let prompts to {prompts} pass unread, and {why[0]} "
+                "(expected each path that may pass, such as POST /v1/embeddings)",
+                *at,
+            )
+
+
+def check_cors(registry: Registry, source: Source) -> None:
+    """Origins as browsers write them. Raises ``RegistryError``."""
+    for i, origin in enumerate(registry.envoy.cors.origins if registry.envoy.cors else []):
+        if origin != "*" and not _is_origin(origin):
+            raise source.error(
+                f"{origin!r} is no origin (expected http(s)://HOST[:PORT] without a path, or *)",
+                "envoy", "cors", "origins", i,
+            )  # fmt: skip
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return (
+        url.scheme in ("http", "https")
+        and is_host(url.hostname or "")
+        # Browsers send the host in lower case; Envoy compares byte for byte.
+        and text == f"{url.scheme}://{host}" + (f":{port}" if port is not None else "")
+    )

@@ -1,0 +1,24 @@
+"""Checks of where secrets are said to be; whether they are there, ``registry.key_files`` tells."""
+
+import re
+
+from extproc.registry.model_settings import Auth
+from extproc.registry.schema import Registry
+from extproc.registry.yaml_source import Source
+
+
+def check_auth(auth: Auth, source: Source, *at: str | int, other: str = "") -> None:
+    """One place, and no secret in its stead; ``other`` is what else might stand there."""
+    where = ".".join(map(str, at))
+    if bool(auth.env) == bool(auth.file):
+        raise source.error(f"{where}: expected {other}one of env, file", *at)
+    if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
+        raise source.error(
+            f"{where}.env: {auth.env!r} is no variable's name (expected a name, not the key)", *at, "env"
+        )
+
+
+def check_feedback(registry: Registry, source: Source) -> None:
+    """Raises ``RegistryError``."""
+    if registry.feedback is not None:
+        check_auth(registry.feedback.token, source, "feedback", "token")

@@ -1,0 +1,228 @@
+"""A trained head on disk: a directory of `weights.npz` and `manifest.json`.
+
+How they are written and read, and what is refused: see `registry.weights_bundle`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.errors import ArtefactUnusable
+from extproc.registry.weights_bundle import Arrays, Bundle
+from extproc.routing.calibration import Calibration
+from extproc.routing.embedding_scorer import Meaning
+from extproc.routing.fastpath import Words
+from extproc.routing.lexical_features import WIDTH
+from extproc.routing.scorers import Centroids, Logistic, Prototypes
+from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
+
+MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
+FORMAT = 1  # raise it when a reader of the former one would misread the new
+
+Kind = Literal["centroid", "prototypes", "logistic", "trained"]
+
+
+class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artefact is, for whom, and how good it was on rows that it had not seen."""
+
+    format: int
+    scorer: str  # what `extproc train` chose
+    kind: Kind  # which arrays the weights hold
+    encoder: str  # whose vectors it was fitted on
+    routes: tuple[str, ...]
+    data_sha256: str
+    seed: int
+    split: dict[str, float]
+    temperature: float
+    temperatures: tuple[float, float]  # of the parts of a blend
+    norm: float  # of lexical features
+    thresholds: dict[str, float]  # margin, similarity, target_wrong
+    scope: dict[str, float]  # standardisation of the out-of-scope score
+    metrics: dict[str, Any]
+    fast_path: dict[str, float] = {}  # temperature, norm, lead, and what was measured; empty: there is none
+    weights_sha256: str = ""
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """An artefact in memory."""
+
+    manifest: HeadManifest
+    meaning: Meaning
+    words: Words | None = None  # of the fast path, where it was trained
+
+
+_FILES = Bundle(
+    manifest=MANIFEST,
+    weights=WEIGHTS,
+    kind=HeadManifest,
+    format=FORMAT,
+    command="extproc train",
+    no_manifest="no artefact's manifest",
+    no_weights="no artefact's",
+)
+
+
+def write(directory: Path, manifest: HeadManifest, meaning: Meaning, words: Words | None = None) -> None:
+    """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
+    _FILES.write(directory, manifest, _arrays(meaning) | ({} if words is None else _word_arrays(words)))
+
+
+def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
+    """The artefact for a registry of these routes. Raises ``ArtefactUnusable``."""
+    manifest = _FILES.read_manifest(directory)
+    if set(manifest.routes) != set(routes):
+        raise ArtefactUnusable(
+            f"{directory} was trained for the routes {', '.join(manifest.routes)}; expected "
+            f"{', '.join(routes)}: train it anew"
+        )
+
+    def made(arrays: Arrays) -> Artefact:
+        words = _words(manifest, arrays) if manifest.fast_path else None
+        return Artefact(manifest, _meaning(manifest, arrays), words)
+
+    return _FILES.read_weights(directory, manifest, made)
+
+
+def check_encoder(artefact: Artefact, encoder: str) -> None:
+    """Raises ``ArtefactUnusable`` where another encoder's vectors would be scored."""
+    if artefact.manifest.encoder != encoder:
+        raise ArtefactUnusable(
+            f"the artefact was trained on vectors of {artefact.manifest.encoder}, and this encoder is "
+            f"{encoder}: train it anew, or set encoder.device and encoder.precision to what it expects"
+        )
+
+
+def _arrays(meaning: Meaning) -> dict[str, NDArray[Any]]:
+    return {
+        "examples": meaning.examples,
+        "starts": meaning.starts.astype(np.int64),
+        "texts": np.frombuffer(msgspec.json.encode(meaning.texts), np.uint8),
+        "claimed": meaning.calibration.claimed,
+        "reached": meaning.calibration.reached,
+        **_head_arrays(meaning.head),
+    }
+
+
+def _head_arrays(head: Head) -> dict[str, NDArray[Any]]:
+    match head:
+        case OnEmbedding(Centroids(centroids)):
+            return {"centroids": centroids}
+        case OnEmbedding(Prototypes(prototypes, starts)):
+            return {"prototypes": prototypes, "prototype_starts": starts.astype(np.int64)}
+        case OnEmbedding(Logistic(weights, bias)):
+            return {"weights": weights, "bias": bias}
+        case Trained():
+            return _trained_arrays(head)
+        case _:
+            raise TypeError(f"no artefact holds a {type(head).__name__}")
+
+
+def _trained_arrays(head: Trained) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {
+        "centre": head.standard.centre,
+        "scale": head.standard.scale,
+        "blocks": np.array([head.standard.blocks], np.int64),
+    }
+    if head.linear is not None:
+        found |= {"linear": head.linear.weights, "linear_bias": head.linear.bias}
+    if head.lexicon is not None:
+        lexicon = head.lexicon
+        found |= {"slots": lexicon.slots, "rarity": lexicon.rarity, "lexical": lexicon.weights}
+    if head.perceptron is not None:
+        part = head.perceptron
+        found |= {
+            "hidden": part.hidden,
+            "hidden_bias": part.hidden_bias,
+            "output": part.weights,
+            "output_bias": part.bias,
+        }
+    return found
+
+
+def _word_arrays(words: Words) -> dict[str, NDArray[Any]]:
+    lexicon = words.lexicon
+    return {
+        "words_slots": lexicon.slots,
+        "words_rarity": lexicon.rarity,
+        "words": lexicon.weights,
+        "words_bias": words.bias,
+    }
+
+
+def _words(manifest: HeadManifest, arrays: Arrays) -> Words:
+    """Raises ValueError or KeyError where the arrays do not fit each other."""
+    about = manifest.fast_path
+    lexicon = _lexicon(arrays["words_slots"], arrays["words_rarity"], arrays["words"], about["norm"])
+    return Words(manifest.routes, lexicon, arrays["words_bias"], about["temperature"], about["lead"])
+
+
+def _lexicon(
+    slots: NDArray[np.int32], rarity: NDArray[np.float32], weights: NDArray[np.float32], norm: float
+) -> Lexicon:
+    if len(slots) != WIDTH or len(rarity) != WIDTH:
+        raise ValueError(f"its lexical features are not {WIDTH}")
+    if slots.min() < 0 or slots.max() >= len(weights):
+        raise ValueError("its lexical features point beyond its weights")
+    return Lexicon(slots, rarity, weights, norm)
+
+
+def kind_of(head: Head) -> Kind:
+    """The manifest's word for what `write` would put into the weights."""
+    match head:
+        case OnEmbedding(Centroids()):
+            return "centroid"
+        case OnEmbedding(Prototypes()):
+            return "prototypes"
+        case OnEmbedding(Logistic()):
+            return "logistic"
+        case _:
+            return "trained"
+
+
+def _meaning(manifest: HeadManifest, arrays: Arrays) -> Meaning:
+    """Raises ValueError or KeyError where the arrays do not fit each other."""
+    texts = msgspec.json.decode(arrays["texts"].tobytes(), type=tuple[str, ...])
+    examples, starts = arrays["examples"], arrays["starts"].astype(np.intp)
+    if examples.ndim != 2 or len(examples) != len(texts) or len(starts) != len(manifest.routes):
+        raise ValueError("its examples do not fit its routes")
+    meaning = Meaning(
+        routes=manifest.routes,
+        head=_head(manifest, arrays),
+        calibration=Calibration(manifest.temperature, arrays["claimed"], arrays["reached"]),
+        examples=examples,
+        texts=texts,
+        starts=starts,
+    )
+    if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+        raise ValueError("it holds numbers that are not finite")
+    return meaning
+
+
+def _head(manifest: HeadManifest, arrays: Arrays) -> Head:
+    match manifest.kind:
+        case "centroid":
+            return OnEmbedding(Centroids(arrays["centroids"]))
+        case "prototypes":
+            return OnEmbedding(Prototypes(arrays["prototypes"], arrays["prototype_starts"].astype(np.intp)))
+        case "logistic":
+            return OnEmbedding(Logistic(arrays["weights"], arrays["bias"]))
+        case "trained":
+            return _trained(manifest, arrays)
+
+
+def _trained(manifest: HeadManifest, arrays: Arrays) -> Trained:
+    standard = Standard(arrays["centre"], arrays["scale"], int(arrays["blocks"][0]))
+    linear = Linear(arrays["linear"], arrays["linear_bias"]) if "linear" in arrays else None
+    lexicon = None
+    if "slots" in arrays:
+        lexicon = _lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], manifest.norm)
+    perceptron = None
+    if "hidden" in arrays:
+        names = ("hidden", "hidden_bias", "output", "output_bias")
+        perceptron = Perceptron(*(arrays[name] for name in names))
+    if linear is None and perceptron is None:
+        raise ValueError("it holds no head")
+    return Trained(standard, linear, lexicon, perceptron, manifest.temperatures)

@@ -1,0 +1,58 @@
+"""Labelled rows, one JSON object a line: what they say, and what is wrong with one, by file and line."""
+
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from extproc.errors import DataError
+from extproc.registry.yaml_source import plain
+
+R = TypeVar("R")
+Text = Annotated[str, Meta(min_length=1)]
+_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
+
+
+class RouteRow(msgspec.Struct, frozen=True):
+    """One text and where it should go."""
+
+    text: Text
+    route: str | None  # None: out of scope, should abstain
+    group: str = ""  # texts of one group mean the same; empty: none
+    weight: Annotated[float, Meta(gt=0.0)] = 1.0  # requests that it stands for
+
+
+def parse(path: Path, line: int, text: str, kind: type[R]) -> R:
+    """One line as a row of ``kind``. Raises ``DataError``."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(str(path), line, _in_words(error)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DataError(str(path), line, f"not JSON: {error} (expected one object a line)") from error
+
+
+def check_route(path: Path, line: int, row: RouteRow, known: Collection[str]) -> None:
+    """Refuse a route that is not ``known``. Raises ``DataError``."""
+    if row.route is not None and row.route not in known:
+        raise DataError(str(path), line, unknown("route", row.route, known) + ", or null")
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """What to say of a name that is not known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    return f"there is no {what} `{name}` in the registry ({hint}expected one of: {', '.join(known)})"
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    parts = _AT.match(str(error))
+    assert parts is not None  # the pattern matches any text
+    problem = plain(parts["problem"])
+    if problem == "missing key `route`":
+        problem += " (expected a route's name or null; `extproc holdout label` asks for the missing ones)"
+    return f"{parts['path']}: {problem}" if parts["path"] else problem

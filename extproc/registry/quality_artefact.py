@@ -1,0 +1,119 @@
+"""Predicted quality on disk: `quality.npz` and `quality.json`, beside the artefact's own two files.
+
+How they are written and read, and what is refused: see `registry.weights_bundle`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.errors import ArtefactUnusable
+from extproc.registry.weights_bundle import Arrays, Bundle
+from extproc.routing.predicted_quality import FOLDED, Quality, QualityHead
+from extproc.routing.surface_features import NAMES
+from extproc.routing.trained_heads import Standard
+
+MANIFEST, WEIGHTS = "quality.json", "quality.npz"
+FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads texts otherwise
+
+
+class QualityManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What was learnt of whom, and how good it was on rows that it had not seen."""
+
+    format: int
+    encoder: str  # whose layers it reads
+    models: tuple[str, ...]
+    deep: bool  # inner layers are read
+    data_sha256: str
+    seed: int
+    texts: int
+    labels: dict[str, int]  # of each model
+    penalty: float  # on each model's own weights
+    metrics: dict[str, Any]
+    weights_sha256: str = ""
+
+
+class TrainedQuality(msgspec.Struct, frozen=True):
+    """Predicted quality in memory."""
+
+    manifest: QualityManifest
+    quality: Quality
+
+
+_FILES = Bundle(
+    manifest=MANIFEST,
+    weights=WEIGHTS,
+    kind=QualityManifest,
+    format=FORMAT,
+    command="extproc train --outcomes",
+    no_manifest="no manifest of quality",
+    no_weights="no predicted quality",
+)
+
+
+def write(directory: Path, manifest: QualityManifest, quality: Quality) -> None:
+    """Write both files; older ones there are replaced. Raises ``ArtefactUnusable``."""
+    _FILES.write(directory, manifest, _arrays(quality))
+
+
+def remove(directory: Path) -> None:
+    """An artefact trained without outcomes predicts no quality, whatever lay there before."""
+    _FILES.remove(directory)
+
+
+def read(directory: Path, encoder: str) -> TrainedQuality:
+    """Predicted quality for vectors of this encoder. Raises ``ArtefactUnusable``."""
+    manifest = _FILES.read_manifest(directory)
+    if manifest.encoder != encoder:
+        raise ArtefactUnusable(
+            f"{directory / MANIFEST} was trained on vectors of {manifest.encoder}; expected {encoder}: "
+            "train both anew"
+        )
+    return _FILES.read_weights(
+        directory, manifest, lambda arrays: TrainedQuality(manifest, _quality(manifest, arrays))
+    )
+
+
+def _arrays(quality: Quality) -> dict[str, NDArray[Any]]:
+    reading = quality.reading
+    return {
+        "layer_centre": reading.standard.centre,
+        "layer_scale": reading.standard.scale,
+        "blocks": np.array(reading.standard.blocks, np.int64),
+        "surface_centre": reading.centre,
+        "surface_scale": reading.scale,
+        "weights": quality.weights,
+        "bias": quality.bias,
+        "mean": quality.mean,
+        "length": quality.length,
+        "tokens": quality.tokens,
+    }
+
+
+def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
+    """Raises ValueError or KeyError where the arrays do not fit each other."""
+    layers, models = len(arrays["layer_centre"]), len(manifest.models)
+    width = layers + len(NAMES) + 2 * FOLDED
+    shapes = {
+        "layer_scale": (layers,), "surface_centre": (len(NAMES),), "surface_scale": (len(NAMES),),
+        "weights": (width, models), "bias": (models,), "mean": (models,), "length": (width,),
+        "tokens": (models,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"`{name}` has shape {arrays[name].shape}, expected {shape}")
+    if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "tokens"):
+        raise ValueError("it holds numbers that are not finite")
+    standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"].item()))
+    return Quality(
+        models=manifest.models,
+        reading=QualityHead(standard, manifest.deep, arrays["surface_centre"], arrays["surface_scale"]),
+        weights=arrays["weights"],
+        bias=arrays["bias"],
+        mean=arrays["mean"],
+        length=arrays["length"],
+        tokens=arrays["tokens"],
+    )

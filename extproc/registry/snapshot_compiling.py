@@ -1,0 +1,170 @@
+"""Compiling a loaded registry into the snapshot that serving decides with."""
+
+from collections.abc import Iterator, Mapping
+
+from extproc.registry.checks.rollout_checks import share_of
+from extproc.registry.head_artefact import check_encoder
+from extproc.registry.model_settings import Model
+from extproc.registry.registry_loading import LoadedRegistry
+from extproc.registry.schema import (
+    DEFAULT_MARGIN,
+    DEFAULT_SIMILARITY,
+    Registry,
+    RouteSettings,
+    RuleSettings,
+    ScorerSettings,
+    When,
+    cluster_name,
+)
+from extproc.registry.section import many
+from extproc.routing import rules, text_folding
+from extproc.routing.embedding_scorer import Meaning, fit_meaning
+from extproc.routing.fastpath import AgreementMonitor, FastPath
+from extproc.routing.model_choice import Price, Target
+from extproc.routing.rollout import Rollout
+from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
+from extproc.routing.snapshot import RoutePolicy, Snapshot
+from extproc.vocabulary import Encoder, Scope, Served, Terms
+
+
+def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
+    """Take the artefact, or embed the examples and fit the scorer; compile the rules.
+
+    Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``, and
+    ``errors.ArtefactUnusable`` where the artefact was trained on another encoder's vectors.
+    """
+    registry = loaded.registry
+    if registry.rules:
+        text_folding.prepare()
+    compiled = [_rule(rule) for rule in registry.rules]
+    targets = {name: _target(name, model) for name, model in registry.models.items()}
+    return Snapshot(
+        version=loaded.version,
+        targets=targets,
+        routes={name: _route(loaded, route, targets) for name, route in registry.routes.items()},
+        defaults=registry.defaults,
+        deny_rules=tuple(rule for rule in compiled if rule.deny),
+        route_rules=tuple(rule for rule in compiled if not rule.deny),
+        meaning=_meaning(loaded, encoder),
+        fast_path=_fast_path(loaded),
+        quality=loaded.quality.quality if loaded.quality else None,
+        budget_s=registry.decision_ms / 1000,
+        unknown_models_rejected=registry.unknown_models == "reject",
+        deny_status=registry.deny_status,
+        ask_usage=registry.stream_usage == "ask",
+        rollout=Rollout(registry.mode, share_of(registry.rollout)),
+        rollout_key=registry.rollout_key.lower(),
+        terms=_terms(registry, targets),
+    )
+
+
+def _terms(registry: Registry, targets: Mapping[str, Target]) -> Terms:
+    defaults = {api: targets[name] for api, name in registry.defaults.items()}
+    return Terms(
+        mode=registry.mode,
+        denies=any(rule.deny for rule in registry.rules),
+        conversation_header=registry.conversation_header.lower(),
+        defaults={
+            api: Served(target.model, target.upstream_model, target.provider)
+            for api, target in defaults.items()
+        },
+    )
+
+
+def _rollout(registry: Registry, route: RouteSettings) -> Rollout:
+    return Rollout(
+        mode=registry.mode if route.mode is None else route.mode,
+        share=share_of(registry.rollout if route.rollout is None else route.rollout),
+    )
+
+
+def _target(name: str, model: Model) -> Target:
+    price = model.price
+    return Target(
+        model=name,
+        upstream_model=model.name or name,
+        cluster=cluster_name(name),
+        apis=frozenset(model.speaks),
+        provider=model.provider,
+        pinnable=model.pin,
+        price=Price(price.input / 1e6, price.output / 1e6) if price else None,
+        context_window=model.context_window,
+    )
+
+
+def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[str, Target]) -> RoutePolicy:
+    own, common = route.thresholds, loaded.registry.thresholds
+    learnt = loaded.artefact.manifest.thresholds if loaded.artefact else {}
+    margin = learnt.get("margin", DEFAULT_MARGIN) if common.margin is None else common.margin
+    similarity = (
+        learnt.get("similarity", DEFAULT_SIMILARITY) if common.similarity is None else common.similarity
+    )
+    return RoutePolicy(
+        candidates=tuple(targets[name] for name in many(route.candidates)),
+        margin_floor=margin if own.margin is None else own.margin,
+        similarity_floor=similarity if own.similarity is None else own.similarity,
+        quality_bar=route.quality_bar,
+        max_tokens=route.max_tokens,
+        reasoning=route.reasoning,
+        fallback=route.asks_in_turn,
+        rollout=_rollout(loaded.registry, route),
+    )
+
+
+def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:
+    if loaded.artefact is not None:
+        check_encoder(loaded.artefact, encoder.name)
+        return loaded.artefact.meaning
+    if not loaded.examples:
+        return None
+    return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))
+
+
+def _fast_path(loaded: LoadedRegistry) -> FastPath | None:
+    wishes = loaded.registry.fast_path
+    if wishes is None or loaded.artefact is None or loaded.artefact.words is None:
+        return None
+    return FastPath(loaded.artefact.words, wishes.sample, AgreementMonitor(wishes.min_agreement))
+
+
+def _fit(registry: Registry) -> Fit:
+    match registry.scorer:
+        case ScorerSettings(kind="prototypes", prototypes=per_route):
+            return fit_prototypes(per_route)
+        case ScorerSettings(kind="centroid"):
+            return fit_centroids
+        case _:
+            return fit_logistic
+
+
+def _rule(rule: RuleSettings) -> rules.CompiledRule:
+    scope = rule.reads or (Scope.ALL_USER if rule.deny else Scope.LATEST_USER)
+    return rules.CompiledRule(
+        name=rule.name,
+        conditions=tuple(_conditions(rule.when, scope)),
+        deny=rule.deny,
+        route=rule.route,
+        model=rule.model,
+    )
+
+
+def _conditions(when: When, scope: Scope) -> Iterator[rules.Condition]:
+    """The conditions given, cheapest first, so that a rule that fails does so early."""
+    if when.path:
+        yield rules.path_like(many(when.path))
+    if when.model:
+        yield rules.model_like(many(when.model))
+    for name, values in when.header.items():
+        yield rules.header_in(name, many(values))
+    if when.images is not None:
+        yield rules.media_present(when.images)
+    if when.min_chars is not None or when.max_chars is not None:
+        yield rules.chars_between(when.min_chars, when.max_chars, scope)
+    if when.min_bytes is not None or when.max_bytes is not None:
+        yield rules.bytes_between(when.min_bytes, when.max_bytes)
+    if when.tool:
+        yield rules.tool_like(many(when.tool))
+    if when.keyword:
+        yield rules.keyword_in_text(many(when.keyword), scope)
+    if when.regex:
+        yield rules.regex_in_text(when.regex, scope)

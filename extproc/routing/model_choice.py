@@ -1,0 +1,102 @@
+"""Model choice: of a route's candidates, the cheapest that can take the request and answers it well.
+
+Filter (`can_take`), score (`offer`), pick (`pick`). Tokens are estimated from characters, since every
+provider counts its own: good enough to compare prices and to keep a novel away from a small window, not
+to bill by.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from extproc.routing.predicted_quality import Forecast
+from extproc.vocabulary import Api, ChatRequest, Offer
+
+Forecasts = Mapping[str, Forecast]  # by the model's public name
+
+CHARS_PER_TOKEN = 4  # of English prose
+# An answer's length where none is predicted and the client sets no limit; the same for every candidate.
+USUAL_TOKENS = 256
+_NOTHING: Forecasts = {}
+
+
+class Price(msgspec.Struct, frozen=True):
+    """US dollars per token."""
+
+    input: float
+    output: float
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A model as a decision names it."""
+
+    model: str  # the registry's public name
+    upstream_model: str  # what its provider calls it
+    cluster: str  # the Envoy cluster that serves it
+    apis: Collection[Api]  # what it speaks
+    provider: str = "openai"
+    pinnable: bool = True
+    price: Price | None = None
+    context_window: int | None = None  # tokens of prompt and answer; None: takes any request
+
+
+def pick(
+    candidates: Iterable[Target],
+    request: ChatRequest,
+    forecasts: Forecasts = _NOTHING,
+    bar: float | None = None,
+) -> Target | None:
+    """The cheapest candidate that can take the request, the first of equals; None when none can.
+
+    With a ``bar``, the cheapest of those whose predicted quality reaches it; where none does, the one of
+    the highest, the cheaper of equals.
+    """
+    able = [target for target in candidates if can_take(target, request)]
+    offers = [(target, offer(target, request, forecasts)) for target in able]
+    if not offers:
+        return None
+    if bar is None:
+        return min(offers, key=lambda pair: pair[1].cost)[0]
+    good = [pair for pair in offers if _quality(pair[1]) >= bar]
+    if good:
+        return min(good, key=lambda pair: pair[1].cost)[0]
+    return max(offers, key=lambda pair: (_quality(pair[1]), -pair[1].cost))[0]
+
+
+def offer(target: Target, request: ChatRequest, forecasts: Forecasts = _NOTHING) -> Offer:
+    """What the candidate promises: predicted quality, and what it is expected to cost."""
+    forecast = forecasts.get(target.model)
+    tokens = forecast.tokens if forecast else None
+    return Offer(target.model, forecast.quality if forecast else None, expected_cost(target, request, tokens))
+
+
+def can_take(target: Target, request: ChatRequest) -> bool:
+    """Whether the model speaks the request's API, and prompt and answer are likely to fit its window."""
+    if request.api not in target.apis:
+        return False
+    if target.context_window is None:
+        return True
+    return prompt_tokens(request) + (request.max_tokens or 0) <= target.context_window
+
+
+def expected_cost(target: Target, request: ChatRequest, answer_tokens: float | None = None) -> float:
+    """US dollars that the request would cost; 0 for a model without a price.
+
+    ``answer_tokens`` is the predicted length of its answer, which the client's limit cuts.
+    """
+    if target.price is None:
+        return 0.0
+    if answer_tokens is None:
+        answer: float = request.max_tokens or USUAL_TOKENS
+    else:
+        answer = min(answer_tokens, request.max_tokens or answer_tokens)
+    return prompt_tokens(request) * target.price.input + answer * target.price.output
+
+
+def prompt_tokens(request: ChatRequest) -> int:
+    """About how many tokens the model will read."""
+    return request.prompt_chars // CHARS_PER_TOKEN
+
+
+def _quality(offered: Offer) -> float:
+    return 0.0 if offered.quality is None else offered.quality

@@ -1,0 +1,59 @@
+"""What rules read of a request, and in which forms.
+
+A text is matched as it came and, where it is not ASCII, folded as well (``folding``). Text that came in
+several parts is matched with the parts on lines of their own and with nothing between them, as a client
+can split a word or a number over them.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from extproc.routing.text_folding import folded
+from extproc.vocabulary import Passage, Question, Scope
+
+# Between passages. White space does not match all of it, and a dot does not match a line's end, so
+# no common pattern reaches from one passage into the next.
+_BETWEEN = "\n\0\n"
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """The text of one scope."""
+
+    forms: tuple[str, ...]  # every form of every passage
+    whole: str  # all of them in one
+    chars: int  # of the text as it came
+
+
+class Reading:
+    """One question while rules are asked about it. Each scope is read once, when the first rule needs it."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self._texts: dict[Scope, RuleText] = {}
+
+    def text(self, scope: Scope) -> RuleText:
+        """What a rule that reads ``scope`` reads."""
+        found = self._texts.get(scope)
+        if found is None:
+            found = self._texts[scope] = text_of(_passages(self.question, scope))
+        return found
+
+
+def text_of(passages: Iterable[Passage]) -> RuleText:
+    """The text of ``passages``, in all its forms."""
+    apart = ["\n".join(filter(None, parts)) for parts in passages]
+    joined = ("".join(parts) for parts in passages if len(parts) > 1)
+    typed = dict.fromkeys((*apart, *joined))
+    forms = tuple(dict.fromkeys((*typed, *map(folded, typed))))
+    return RuleText(forms, _BETWEEN.join(forms), len("\n".join(apart)))
+
+
+def _passages(question: Question, scope: Scope) -> tuple[Passage, ...]:
+    request = question.request
+    latest = (request.user_parts or (request.user_text,),)
+    if scope is Scope.LATEST_USER:
+        return latest
+    if scope is Scope.EVERYTHING and question.everything is not None:
+        return question.everything()
+    return request.user_turns or latest

@@ -1,0 +1,251 @@
+"""The spans of one exchange, all made at once when it is over.
+
+route                     CHAIN: the exchange as Envoy saw it, and its record
+├─ rules                  CHAIN: everything that was decided without waiting
+├─ embeddings MODEL       EMBEDDING: our encoder, its queue included
+├─ score                  CHAIN: scorer, calibration, choice of a model
+└─ chat MODEL             LLM, CLIENT: the call, from the decision to the answer's last byte
+
+Where hops asked the models, each attempt is such a call, told when that attempt is over, and always:
+it is a record too.
+
+A step that did not run has no span. Ids are made of the request's, so any process that tells of
+the exchange tells the same spans, and others can be hung below them. A parent that is not sampled
+is nobody's parent: the exchange then is a root of the same trace, with a link to it.
+"""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import msgspec
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from extproc.telemetry import otel_names
+from extproc.telemetry.row_attributes import CALL_FIELDS, Value, attribute_of, attributes_of
+from extproc.telemetry.rows import (
+    TRACE_ID,
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    Row,
+    caller_of,
+    own_trace_id,
+)
+from extproc.telemetry.sinks import Outcome
+from extproc.vocabulary import Envelope, Reason, Stage
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_CHAIN = {otel_names.OPENINFERENCE_SPAN_KIND: "CHAIN"}
+_GUARDRAIL = {otel_names.OPENINFERENCE_SPAN_KIND: "GUARDRAIL"}
+# What can go wrong with the encoder; each leaves the decision to the default model.
+_ENCODER_TROUBLE = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR})
+_NOTHING_DECIDED = Envelope()
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Who tells the spans."""
+
+    resource: Resource
+    scope: InstrumentationScope
+    encoder: str  # the model that embeds, as the registry names it
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """A span below the exchange's. Times are nanoseconds since the epoch."""
+
+    name: str
+    start: int
+    end: int
+    attributes: dict[str, Value]
+    kind: SpanKind = SpanKind.INTERNAL
+    failed: bool = False
+
+
+def spans_of(outcome: Outcome, origin: Origin) -> list[ReadableSpan]:
+    """The exchange's span and, when its trace is kept, those below it."""
+    exchange, row = outcome.exchange, outcome.row
+    start = round(exchange.started_at * 1e6) * 1000  # a float of seconds holds no nanoseconds
+    end = start + round((exchange.duration or 0.0) * 1e9)
+    caller = caller_of(exchange)
+    under_caller = caller is not None and caller.trace_flags.sampled
+    context = _context(row, otel_names.ROUTE_SPAN)
+    whole = ReadableSpan(
+        name=otel_names.ROUTE_SPAN,
+        context=context,
+        parent=caller if under_caller else None,
+        links=() if under_caller or caller is None else (Link(caller),),
+        resource=origin.resource,
+        instrumentation_scope=origin.scope,
+        attributes=attributes_of(row),
+        status=_status(row.failed),
+        start_time=start,
+        end_time=end,
+    )
+    if not outcome.kept:
+        return [whole]
+    parts = [
+        ReadableSpan(
+            name=part.name,
+            context=_context(row, part.name),
+            parent=context,
+            resource=origin.resource,
+            instrumentation_scope=origin.scope,
+            attributes=part.attributes,
+            kind=part.kind,
+            status=_status(part.failed),
+            start_time=part.start,
+            end_time=part.end,
+        )
+        for part in _parts(outcome, origin.encoder, start, end)
+    ]
+    return [whole, *parts]
+
+
+def span_of_attempt(row: AttemptRow, verdict: EvaluationRow | None, origin: Origin) -> ReadableSpan:
+    """The span of one attempt, below that of its exchange; its gate's verdict is an event of it."""
+    start = round(row.time.timestamp() * 1e6) * 1000
+    operation = otel_names.OPERATIONS.get(row.api, ("", ""))[0]
+    return ReadableSpan(
+        name=f"{operation} {row.upstream_model}".strip(),
+        context=_context(row, f"{otel_names.ATTEMPT_SPAN} {row.attempt}"),
+        parent=_context(row, otel_names.ROUTE_SPAN),
+        resource=origin.resource,
+        instrumentation_scope=origin.scope,
+        attributes=attributes_of(row),
+        events=[_event(verdict)] if verdict else [],
+        kind=SpanKind.CLIENT,
+        status=_status(bool(row.error)),
+        start_time=start,
+        end_time=start + round((row.duration_ms or 0.0) * 1e6),
+    )
+
+
+def _event(verdict: EvaluationRow) -> Event:
+    about = attributes_of(verdict)
+    del (
+        about[otel_names.ROUTER_RECORD],
+        about[otel_names.OPENINFERENCE_SPAN_KIND],
+    )  # which make a span a record
+    at = round(verdict.time.timestamp() * 1e6) * 1000
+    return Event(otel_names.GEN_AI_EVALUATION_RESULT, about, timestamp=at)
+
+
+def span_of_opinion(row: EvaluationRow, origin: Origin) -> ReadableSpan:
+    """The span of one opinion: it lasts no time, and whoever tells it again tells the same.
+
+    It lies in the trace that the opinion names, below the exchange where that is named too; else in
+    one made of the request's id, which is the exchange's unless Envoy or the client had a trace.
+    """
+    known = TRACE_ID.fullmatch(row.trace_id) is not None
+    trace_id = row.trace_id if known else own_trace_id(row.request_id or row.trace_id)
+    exchange = _identity(trace_id, otel_names.ROUTE_SPAN, row.request_id)
+    at = round(row.time.timestamp() * 1e6) * 1000
+    return ReadableSpan(
+        name=f"{otel_names.EVALUATE_SPAN} {row.name}",
+        context=_identity(trace_id, otel_names.EVALUATE_SPAN, row.evaluation_id),
+        parent=exchange if known and row.request_id else None,
+        resource=origin.resource,
+        instrumentation_scope=origin.scope,
+        attributes=attributes_of(row),
+        start_time=at,
+        end_time=at,
+    )
+
+
+def _parts(outcome: Outcome, encoder: str, start: int, end: int) -> Iterator[_Part]:
+    row, envelope = outcome.row, outcome.exchange.envelope or _NOTHING_DECIDED
+    by_hops = bool(outcome.exchange.tried)  # whose attempts are the calls
+    began = _began(envelope, start, end)
+    asked = began + _nanoseconds(row.parse_us)
+    ruled = asked + _nanoseconds(row.rules_us)
+    decided = asked + _nanoseconds(row.total_us)
+    if row.rules_us is not None:
+        yield _Part(otel_names.RULES_SPAN, asked, ruled, _about_the_rules(row))
+    if row.reason in _ENCODER_TROUBLE:
+        about = {**_about_the_encoder(row, encoder), otel_names.ERROR_TYPE: row.reason}
+        yield _Part(_embeddings(encoder), ruled, decided, about, failed=True)
+    elif row.embed_us is not None:
+        embedded = ruled + _nanoseconds(row.queue_us) + _nanoseconds(row.embed_us)
+        yield _Part(_embeddings(encoder), ruled, embedded, _about_the_encoder(row, encoder))
+        yield _Part(otel_names.SCORE_SPAN, embedded, max(embedded, decided), _about_the_scores(row))
+    if row.api in otel_names.OPERATIONS and not row.refused and not by_hops:
+        yield _call(row, min(decided, end), start, end)
+
+
+def _call(row: ExchangeRow, decided: int, start: int, end: int) -> _Part:
+    operation, _ = otel_names.OPERATIONS[row.api]
+    about = dict(pair for field in CALL_FIELDS if (pair := attribute_of(row, field)) is not None)
+    about[otel_names.GEN_AI_OPERATION_NAME] = operation
+    if row.error:
+        about[otel_names.ERROR_TYPE] = row.error
+    if row.time_to_first_token_ms is not None:
+        # The row counts from the client's request, the call from its own beginning.
+        waited = row.time_to_first_token_ms / 1e3 - (decided - start) / 1e9
+        about[otel_names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = round(max(0.0, waited), 6)
+    name = f"{operation} {row.upstream_model}".rstrip()
+    return _Part(name, decided, end, about, kind=SpanKind.CLIENT, failed=row.failed)
+
+
+def _about_the_rules(row: ExchangeRow) -> dict[str, Value]:
+    about: dict[str, Value] = dict(_GUARDRAIL if row.stage == Stage.DENY else _CHAIN)
+    if row.stage in (Stage.DENY, Stage.PIN, Stage.RULE, Stage.LEXICAL):
+        about |= {otel_names.ROUTER_STAGE: row.stage, otel_names.ROUTER_REASON: row.reason}
+    if row.rule:
+        about[otel_names.ROUTER_RULE] = row.rule
+    return about
+
+
+def _about_the_encoder(row: ExchangeRow, encoder: str) -> dict[str, Value]:
+    about: dict[str, Value] = {
+        otel_names.GEN_AI_OPERATION_NAME: otel_names.EMBEDDINGS,
+        otel_names.GEN_AI_PROVIDER_NAME: otel_names.DEFAULT_SERVICE_NAME,
+        otel_names.GEN_AI_REQUEST_MODEL: encoder,
+    }
+    if row.tokens is not None:
+        about[otel_names.GEN_AI_USAGE_INPUT_TOKENS] = row.tokens
+    if row.queue_us is not None:
+        about[otel_names.ROUTER_QUEUE_US] = row.queue_us
+    return about
+
+
+def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
+    told = (attribute_of(row, field) for field in _SCORE_FIELDS)
+    return {**_CHAIN, **dict(pair for pair in told if pair is not None)}
+
+
+_SCORE_FIELDS = (
+    *("route", "would_route", "stage", "reason"),
+    *("probability", "margin", "similarity", "candidates"),
+    *("predicted_quality", "offers"),
+)
+
+
+def _embeddings(encoder: str) -> str:
+    return f"{otel_names.EMBEDDINGS} {encoder}"
+
+
+def _began(envelope: Envelope, start: int, end: int) -> int:
+    """When the body was there, by the sidecar's clock; where that cannot be, when the exchange began."""
+    began = (envelope.began_us or 0) * 1000
+    return began if start <= began <= end else start
+
+
+def _context(row: Row, name: str) -> SpanContext:
+    return _identity(row.trace_id, name, row.request_id)
+
+
+def _identity(trace_id: str, name: str, of: str) -> SpanContext:
+    """The identity of the span of this name and this request or opinion: the same whoever asks."""
+    span_id = int.from_bytes(blake2b(f"{name} {of}".encode(), digest_size=8).digest())
+    return SpanContext(int(trace_id, 16), span_id, is_remote=False, trace_flags=_SAMPLED)
+
+
+def _status(failed: bool) -> Status:
+    return Status(StatusCode.ERROR if failed else StatusCode.UNSET)
+
+
+def _nanoseconds(microseconds: int | None) -> int:
+    return (microseconds or 0) * 1000

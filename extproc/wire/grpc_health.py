@@ -1,0 +1,84 @@
+"""gRPC health checking (grpc.health.v1) of the process's components."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import grpc
+from grpc_health.v1.health import aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from extproc.health import Components
+from extproc.wire.ext_proc_service import EXT_PROC_SERVICE
+
+LIVENESS = "liveness"  # the process answers, which is all that a restart can mend
+READY_NAMES = ("", "readiness", EXT_PROC_SERVICE)
+_VERSION = "registry/"
+
+
+def version_service(version: str) -> str:
+    """The service by whose health is told whether this process can decide by one registry version."""
+    return f"{_VERSION}{version}"
+
+
+class GrpcHealth:
+    """Shows ``Components`` to whoever checks or watches over gRPC, and which versions can decide."""
+
+    def __init__(
+        self,
+        components: Components,
+        versions: Callable[[], Iterable[str]],
+        refused: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """A new version shows with the next change of a component.
+
+        ``refused`` are versions that will not be decided by, and why; whoever checks one is told so by
+        FAILED_PRECONDITION.
+        """
+        self._components = components
+        self._versions = versions
+        self._shown: set[str] = set()
+        self._servicer = _Servicer(refused)
+        self._changed = asyncio.Event()
+        components.listen(self._changed.set)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the service to ``server``."""
+        add_HealthServicer_to_server(self._servicer, server)
+
+    async def publish(self) -> None:
+        """Show the current state."""
+        serving, not_serving = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+        await self._servicer.set(LIVENESS, serving)
+        versions = {version_service(version) for version in self._versions()}
+        for name in (*READY_NAMES, *versions):
+            await self._servicer.set(name, serving if self._components.ready else not_serving)
+        for name in self._shown - versions:
+            await self._servicer.set(name, not_serving)
+        self._shown = versions
+
+    async def follow(self) -> None:
+        """Publish every change, until cancelled."""
+        while True:
+            self._changed.clear()
+            await self.publish()
+            await self._changed.wait()
+
+
+class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """The usual one, and a reason for what is refused, which a status alone could not tell."""
+
+    def __init__(self, refused: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__()
+        self._refused = refused
+
+    async def Check(  # noqa: N802  # the name is gRPC's
+        self,
+        request: HealthCheckRequest,
+        context: "grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]",
+    ) -> HealthCheckResponse:
+        """See grpc.health.v1."""
+        for version, reason in self._refused().items():
+            if request.service == version_service(version):
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        return await super().Check(request, context)

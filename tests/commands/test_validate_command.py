@@ -1,0 +1,149 @@
+"""`extproc validate` holds a registry to its holdout with the encoder that serves."""
+
+from pathlib import Path
+
+import pytest
+
+from extproc.cli import main
+from extproc.embedding.encoder_files import EncoderFiles
+
+REGISTRY = """\
+models: {a: {base_url: 'http://h:1'}}
+default: a
+holdout: {data: holdout.jsonl, min_accuracy: 1}
+routes:
+  code: {candidates: a, examples: [Fix this bug, Write a bash script]}
+  poetry: {candidates: a, examples: [Write a sonnet about the sea, Compose a poem on autumn]}
+"""
+ROWS = """\
+{"text": "Write a Python script", "route": "code"}
+{"text": "Write a poem about the sea", "route": "poetry"}
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path, encoder_files: EncoderFiles) -> Path:
+    (tmp_path / "holdout.jsonl").write_text(ROWS)
+    path = tmp_path / "r.yaml"
+    path.write_text(REGISTRY)
+    return path
+
+
+def test_a_registry_that_routes_its_holdout_is_good(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(registry)]) == 0
+    assert "; holdout: 2 of 2 rows right (1.000)\n" in capsys.readouterr().out
+
+
+def test_one_that_does_not_fails_with_the_line(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swapped = REGISTRY.replace("code:", "c:").replace("poetry:", "code:").replace("c:", "poetry:", 1)
+    registry.write_text(swapped)
+    assert main(["validate", str(registry)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"extproc: {registry}:3: holdout: 0 of 2 rows right (0.000): below min_accuracy 1;"
+    )
+    assert "wrong in holdout.jsonl, lines 1, 2" in told
+
+
+MISTAKEN = """\
+models:
+  a: {base_url: 'http://h:1', pric: {input: 1}, apis: nonsense}
+  b: {base_url: 'nowhere'}
+default: nobody
+decision_sm: 200
+rules:
+  - {name: one, when: {regex: '('}, model: a}
+  - {name: one, when: {min_chars: 5}, deny: never, route: r}
+routes:
+  r: {candidates: c, examples_file: absent.txt}
+  s: {candidates: [a, a]}
+trusted_headers: [x-router-me]
+holdout: {data: none.jsonl, min_accuracy: 2}
+"""
+
+
+def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, good = tmp_path / "r.yaml", tmp_path / "good.yaml"
+    path.write_text(MISTAKEN)
+    good.write_text("models: {a: {base_url: 'http://h:1'}}\ndefault: a\n")
+    assert main(["validate", str(path), str(good)]) == 1
+    printed, told = capsys.readouterr()
+    assert printed.startswith(f"{good}: good: 1 model, 0 routes with 0 examples, 0 rules, ")
+    lines = [line.removeprefix(f"extproc: {path}:") for line in told.splitlines()]
+    expected = [
+        "2: models.a.apis: expected `list`, got `text`",
+        "2: unknown key `pric` (did you mean `price`?",
+        "3: models.b.base_url: 'nowhere' is no base URL",
+        "4: there is no model `nobody` (expected one of: a, b)",
+        "5: unknown key `decision_sm` (did you mean `decision_ms`?",
+        "7: regex: missing ): ( (expected RE2 syntax)",
+        "8: rule `one`: expected exactly one of deny, route, model; got deny and route",
+        "8: the rule name `one` is taken",
+        "10: cannot read ",
+        "10: there is no model `c`",
+        "11: the candidate `a` is named twice",
+        "11: the route `s` is empty",
+        "12: `x-router-me` is the router's own",
+        "13: holdout.min_accuracy: expected `number` <= 1.0",
+    ]
+    assert len(lines) == len(expected), told
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+
+
+def test_what_names_an_entry_that_cannot_be_read_is_no_mistake_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("models: {a: {name: x}}\ndefault: a\nroutes:\n  r: {candidates: a, timeout_s: soon}\n")
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"extproc: {path}:1: models.a: missing key `base_url`",
+        f"extproc: {path}:4: routes.r.timeout_s: expected `number | nothing`, got `text`",
+    ]
+
+
+def test_others_print_the_first_mistake_and_how_many_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("models: {a: {base_url: 'http://h:1'}}\ndefault: b\nreference: c\n")
+    assert main(["envoy-config", "--registry", str(path)]) == 1
+    assert capsys.readouterr().err == (
+        f"extproc: {path}:2: there is no model `b` (expected one of: a) "
+        "(and 1 more; `extproc validate` prints all)\n"
+    )
+
+
+DENYING = """\
+models: {a: {base_url: 'http://h:1'}}
+default: a
+rules: [{name: no-keys, when: {keyword: key}, deny: No keys.}]
+"""
+
+
+@pytest.mark.parametrize("written", ["", "without_sidecar: {openai.chat: refuse}\n"])
+def test_deny_rules_without_a_choice_of_what_happens_without_a_sidecar_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(DENYING + written)
+    assert main(["validate", str(path)]) == 0
+    out = capsys.readouterr().out
+    (warning,) = (line for line in out.splitlines() if line.startswith(f"{path}: warning: "))
+    assert "deny rules (no-keys)" in warning
+    assert ("openai.chat" in warning) is not written.startswith("without")
+    assert "openai.completions" in warning
+    assert "`without_sidecar: refuse`" in warning
+    assert "`without_sidecar: default`" in warning
+
+
+@pytest.mark.parametrize("registry", [DENYING + "without_sidecar: default\n", DENYING.partition("rules")[0]])
+def test_no_warning_where_the_choice_is_made_or_nothing_is_denied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], registry: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(registry)
+    assert main(["validate", str(path)]) == 0
+    assert ": warning: " not in capsys.readouterr().out

@@ -1,0 +1,133 @@
+"""The harness itself against the real Envoy and sidecar: starts, fails and stops as it promises."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from extproc.demo.demo_stack import Stack, running_stack
+from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import FakeModel, Pool
+from extproc.errors import OperatorError, ProcessFailed, RegistryError
+from extproc.telemetry.segments import segment_paths
+
+HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[FakeModel]:
+    async with Pool({"only": FakeModel("only-7b", key="key-only")}) as pool:
+        yield pool["only"]
+
+
+@pytest.fixture
+def registry(tmp_path: Path, model: FakeModel) -> Path:
+    """One model and no routes: nothing that the harness does depends on how requests are decided."""
+    (tmp_path / "key").write_text(model.key)
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        f"models:\n  only: {{base_url: '{model.url}', name: {model.name}, auth: {{file: key}}}}\ndefault: only\n"
+    )
+    return path
+
+
+@pytest.fixture
+async def stack(registry: Path, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running_stack(registry, tmp_path / "run") as stack:
+        yield stack
+
+
+async def ask(stack: Stack) -> Any:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{stack.url}/v1/chat/completions", json=HELLO) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def test_a_stack_answers_once_it_is_there(stack: Stack, model: FakeModel) -> None:
+    assert (await ask(stack))["model"] == "only-7b"
+    assert model.journal[-1].key == "key-only"
+
+
+async def test_a_killed_sidecar_can_be_started_again(stack: Stack) -> None:
+    first = stack.sidecar.pid
+    assert await stack.stop_sidecar(signal.SIGKILL) == -signal.SIGKILL
+    await stack.start_sidecar()
+    assert stack.sidecar.pid != first
+    assert (await ask(stack))["model"] == "only-7b"
+
+
+async def test_a_sidecar_stops_cleanly_when_asked(stack: Stack) -> None:
+    assert await stack.stop_sidecar() == 0
+
+
+@pytest.mark.parametrize("name", ["envoy", "sidecar"])
+async def test_a_process_that_ends_by_itself_is_named_with_its_log(stack: Stack, name: str) -> None:
+    failed = asyncio.create_task(stack.failed())
+    process = stack.envoy if name == "envoy" else stack.sidecar
+    process.send_signal(signal.SIGKILL)
+    with pytest.raises(ProcessFailed, match=rf"{name} \(pid {process.pid}, log .*{name}\.log\) .* SIGKILL"):
+        await failed
+
+
+async def test_leaving_ends_both_processes_and_keeps_their_logs(registry: Path, tmp_path: Path) -> None:
+    async with running_stack(registry, tmp_path / "run") as stack:
+        envoy, sidecar = stack.envoy, stack.sidecar
+    assert (envoy.returncode, sidecar.returncode) == (0, 0)
+    assert stack.envoy_log.stat().st_size > 0
+    assert stack.sidecar_log.stat().st_size > 0
+
+
+async def test_an_answer_in_flight_is_finished_before_envoy_stops(
+    registry: Path, tmp_path: Path, model: FakeModel
+) -> None:
+    model.behaviour = Behaviour(early_headers=True, delay_before_body_s=0.5)
+    async with aiohttp.ClientSession() as client:
+        async with running_stack(registry, tmp_path / "run") as stack:
+            answer = await client.post(f"{stack.url}/v1/chat/completions", json=HELLO)  # its headers
+        assert (await answer.json())["model"] == "only-7b"
+
+
+async def test_the_record_of_the_last_exchange_arrives_before_envoy_stops(
+    registry: Path, tmp_path: Path
+) -> None:
+    async with running_stack(registry, tmp_path / "run") as stack:
+        await ask(stack)
+    (segment,) = segment_paths(stack.records)
+    assert len(segment.read_text().splitlines()) == 1
+
+
+async def test_an_old_log_is_not_mixed_with_a_new_one(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/envoy.log").write_text("yesterday\n")
+    async with running_stack(registry, tmp_path / "run") as stack:
+        assert "yesterday" not in stack.envoy_log.read_text()
+
+
+async def test_a_registry_that_cannot_be_used_is_refused_and_leaves_nothing(
+    registry: Path, tmp_path: Path
+) -> None:
+    with registry.open("a") as file:
+        file.write("defualt: only\n")
+    with pytest.raises(RegistryError, match="defualt"):
+        async with running_stack(registry, tmp_path / "run"):
+            pytest.fail("it started")
+
+
+async def test_a_run_directory_in_use_is_refused(stack: Stack, registry: Path) -> None:
+    with pytest.raises(OperatorError, match="is in use by another run"):
+        async with running_stack(registry, stack.run_dir):
+            pytest.fail("it started")
+    assert (await ask(stack))["model"] == "only-7b"
+
+
+async def test_a_run_directory_too_deep_for_a_unix_socket_is_refused(registry: Path, tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="too long for a unix socket"):
+        async with running_stack(registry, tmp_path / ("deep" * 30)):
+            pytest.fail("it started")

@@ -1,0 +1,79 @@
+"""A call of a gate: whom it names, what it may cost, and that it always comes to an end."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from extproc.egress.model_calls import Egress
+from extproc.gate.second_answer import Advice, Consultation, Trouble
+from tests.egress.serving import served
+
+WANTED = Consultation(
+    model="large",
+    path="/v1/chat/completions",
+    headers={"x-request-id": "r"},
+    body=b"{}",
+    deadline_s=60.0,
+    purse="g",
+)
+
+
+@asynccontextmanager
+async def envoy(path: Path, status: str = "200 OK", body: bytes = b"[]") -> AsyncIterator[list[bytes]]:
+    """What it was sent."""
+    got: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+    async with served(handle, f"unix:{path}"):
+        yield got
+
+
+def egress(path: Path, clock: float = 0.0) -> Egress:
+    return Egress(f"unix:{path}", lambda: clock, answer_limit=4)
+
+
+async def test_the_call_names_its_model_to_envoy_and_belongs_to_the_request(tmp_path: Path) -> None:
+    async with envoy(tmp_path / "e") as got:
+        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(200, b"[]")
+    (head,) = got
+    assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert b"\r\nx-router-egress: large\r\n" in head
+    assert b"\r\nx-request-id: r\r\n" in head
+
+
+@pytest.mark.parametrize(("status", "body"), [("503 No", b"[]"), ("204 No", b""), ("200 OK", b"[1,2]")])
+async def test_what_fails_or_is_too_large_is_no_advice(tmp_path: Path, status: str, body: bytes) -> None:
+    async with envoy(tmp_path / "e", status, body):
+        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(trouble=Trouble.FAILED)
+
+
+async def test_where_no_envoy_listens_there_is_none(tmp_path: Path) -> None:
+    assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(trouble=Trouble.FAILED)
+
+
+@pytest.mark.parametrize(("deadline_s", "within_s"), [(0.01, None), (60.0, 0.01), (60.0, -1.0)])
+async def test_it_waits_no_longer_than_both_of_its_times(
+    tmp_path: Path, deadline_s: float, within_s: float | None
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:  # it takes connections, and nothing more
+        silent.bind(str(tmp_path / "e"))
+        silent.listen()
+        advice = await egress(tmp_path / "e").ask(replace(WANTED, deadline_s=deadline_s), within_s)
+    assert advice == Advice(trouble=Trouble.TIMEOUT)
+
+
+async def test_each_gate_has_its_own_budget(tmp_path: Path) -> None:
+    asking = egress(tmp_path / "e")
+    async with envoy(tmp_path / "e") as got:
+        purses = ["a", "a", "b"]
+        told = [await asking.ask(replace(WANTED, purse=purse, per_second=0.5), None) for purse in purses]
+    assert told == [Advice(200, b"[]"), Advice(trouble=Trouble.BUDGET), Advice(200, b"[]")]
+    assert len(got) == 2

@@ -1,0 +1,192 @@
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.embedding.encoder_files import RECIPE, EncoderFiles, Precision
+from extproc.embedding.encoder_session import DeepEncoder, OnnxEncoder, batches_by_length, open_encoder
+from extproc.embedding.tokenizer import Tokenizer
+from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
+from extproc.registry import schema
+
+TEXTS = ("hi", "what is the capital of Peru?", "word " * 300, "", "please shorten this text", "ok")
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_files: EncoderFiles) -> OnnxEncoder:
+    return open_encoder(encoder_files, schema.EncoderSettings(device="cpu"))
+
+
+class FakeSession:
+    """As much of a session as the encoder uses; gives ``answer`` or raises it."""
+
+    def __init__(self, answer: float | Exception) -> None:
+        self.answer = answer
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        widths = {"embedding": 384, "inner": 768}
+        return [np.full((len(inputs["input_ids"]), widths[name]), self.answer, np.float32) for name in names]
+
+
+def encoder_on(session: FakeSession, files: EncoderFiles) -> OnnxEncoder:
+    return OnnxEncoder(session, Tokenizer(files.tokenizer, 16), "fp32")
+
+
+def no_cuda() -> int:
+    return 0
+
+
+def a_cuda_device_whose_libraries_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime does then: a session that silently runs on the CPU."""
+    monkeypatch.setattr("extproc.embedding.encoder_session._PROVIDERS", {"cuda": CPU_ONLY, "cpu": CPU_ONLY})
+    monkeypatch.setattr("extproc.embedding.encoder_session._preload_cuda_libraries", lambda: None)
+
+
+CPU_ONLY = ["CPUExecutionProvider"]
+
+
+def test_vectors_have_unit_length_in_the_order_of_their_texts(encoder: OnnxEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), encoder.dimensions)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_allclose(encoder.encode([text])[0], vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_text_gives_the_same_vector_whatever_it_is_batched_with(
+    encoder_files: EncoderFiles, precision: Precision
+) -> None:
+    encoder = open_encoder(encoder_files, schema.EncoderSettings(device="cpu", precision=precision))
+    alone = encoder.encode(["how do I sort a list?"])[0]
+    companions = ["!!!", "WORDS " * 80, "日本の首都はどこですか。", "x = {'a': [1, 2]}", "0 0 0 0 0 0 0"]
+    batched = encoder.encode(["how do I sort a list?", *companions])[0]
+    np.testing.assert_allclose(batched, alone, atol=1e-6)
+
+
+def test_tokens_are_those_read_after_truncation(encoder: OnnxEncoder) -> None:
+    np.testing.assert_array_equal(encoder.embed(["hello there", "", "word " * 5000]).tokens, [4, 2, 128])
+
+
+def test_no_texts_give_no_vectors(encoder: OnnxEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+
+
+def test_on_the_cpu_auto_means_int8_and_the_name_says_all_that_makes_a_vector(
+    encoder: OnnxEncoder,
+) -> None:
+    assert (encoder.device, encoder.precision) == ("cpu", "int8")
+    assert encoder.name == f"all-MiniLM-L6-v2/int8/128/r{RECIPE}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        schema.EncoderSettings(device="cpu", precision="fp32"),
+        schema.EncoderSettings(device="cpu", max_tokens=64),
+    ],
+)
+def test_another_precision_or_length_is_another_name(
+    encoder_files: EncoderFiles, encoder: OnnxEncoder, settings: schema.EncoderSettings
+) -> None:
+    assert open_encoder(encoder_files, settings).name != encoder.name
+
+
+def test_without_a_cuda_device_auto_runs_on_the_cpu_and_says_so(
+    encoder_files: EncoderFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="extproc.embedding")
+    encoder = open_encoder(encoder_files, schema.EncoderSettings(), count_devices=no_cuda)
+    assert (encoder.device, encoder.precision) == ("cpu", "int8")
+    assert "encoder not on cuda: the driver shows no CUDA device" in caplog.text
+    assert "runs on cpu" in caplog.text
+
+
+def test_opening_on_the_cpu_says_nothing_on_standard_error(
+    encoder_files: EncoderFiles, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_encoder(encoder_files, schema.EncoderSettings(), count_devices=no_cuda)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_demanded_without_a_device_is_the_operators_error(encoder_files: EncoderFiles) -> None:
+    with pytest.raises(OperatorError, match="is cuda, but the driver shows no CUDA device"):
+        open_encoder(encoder_files, schema.EncoderSettings(device="cuda"), count_devices=no_cuda)
+
+
+def test_int8_on_cuda_is_refused_rather_than_run_elsewhere(encoder_files: EncoderFiles) -> None:
+    with pytest.raises(OperatorError, match="int8 runs on the CPU only"):
+        open_encoder(
+            encoder_files, schema.EncoderSettings(device="cuda", precision="int8"), count_devices=lambda: 1
+        )
+
+
+def test_the_device_is_read_from_the_session_not_from_what_was_asked(
+    encoder_files: EncoderFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_cuda_device_whose_libraries_are_absent(monkeypatch)
+    with pytest.raises(OperatorError, match="could not load its CUDA libraries"):
+        open_encoder(encoder_files, schema.EncoderSettings(device="cuda"), count_devices=lambda: 1)
+    fallen_back = open_encoder(encoder_files, schema.EncoderSettings(), count_devices=lambda: 1)
+    assert (fallen_back.device, fallen_back.precision) == ("cpu", "int8")
+
+
+def test_a_graph_that_is_not_one_is_the_operators_error(encoder_files: EncoderFiles, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(encoder_files.tokenizer.absolute())
+    (tmp_path / "int8.onnx").write_bytes(b"not a graph")
+    damaged = EncoderFiles(tmp_path, encoder_files.manifest)
+    with pytest.raises(EncoderMissing, match=r"int8\.onnx cannot be opened"):
+        open_encoder(damaged, schema.EncoderSettings(device="cpu"))
+
+
+def test_deep_rows_are_the_embedding_and_the_inner_layers_under_a_name_of_their_own(
+    encoder_files: EncoderFiles,
+) -> None:
+    encoder = open_encoder(encoder_files, schema.EncoderSettings(device="cpu"))
+    deep, encoded = DeepEncoder(encoder), encoder.embed(["hello", "good bye"])
+    rows = deep.encode(["hello", "good bye"])
+    np.testing.assert_array_equal(rows, np.hstack([encoded.vectors, encoded.inner]))
+    assert deep.name != encoder.name
+
+
+def test_a_failing_runtime_is_an_encoder_failure_with_its_cause(encoder_files: EncoderFiles) -> None:
+    cause = RuntimeError("out of memory")
+    with pytest.raises(EncoderFailed, match="out of memory") as raised:
+        encoder_on(FakeSession(cause), encoder_files).encode(["a"])
+    assert raised.value.__cause__ is cause
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_an_encoder_failure(
+    encoder_files: EncoderFiles, number: float
+) -> None:
+    with pytest.raises(EncoderFailed, match="not finite"):
+        encoder_on(FakeSession(number), encoder_files).encode(["a"])
+
+
+@given(st.lists(st.integers(2, 512), max_size=60), st.integers(1, 1024))
+def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    tokens = np.array(lengths, np.int32)
+    batches = list(batches_by_length(tokens, budget))
+    assert sorted(int(index) for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * tokens[batch].max() <= budget
+
+
+@given(st.lists(st.integers(2, 512), min_size=2, max_size=60), st.integers(1, 1024))
+def test_no_batch_is_closed_before_it_had_to_be(lengths: list[int], budget: int) -> None:
+    tokens = np.array(lengths, np.int32)
+    batches = list(batches_by_length(tokens, budget))
+    for batch, following in itertools.pairwise(batches):
+        assert (len(batch) + 1) * tokens[following[0]] > budget

@@ -1,0 +1,72 @@
+"""Predicted quality as serving reads it."""
+
+import numpy as np
+import pytest
+
+from extproc.errors import EncoderFailed
+from extproc.routing.lexical_features import lexical
+from extproc.routing.predicted_quality import FOLDED, Forecast, Quality, QualityHead, fold
+from extproc.routing.surface_features import NAMES, surface
+from extproc.routing.trained_heads import Inputs, Standard
+from extproc.vocabulary import Embedding
+
+WIDTH = 4 + len(NAMES) + 2 * FOLDED
+
+
+def quality(*, deep: bool = False) -> Quality:
+    """Model `b` is good where the first layer feature is high; `a` always half; tokens of `a` are known."""
+    weights = np.zeros((WIDTH, 2), np.float32)
+    weights[0, 1] = 4.0
+    return Quality(
+        models=("a", "b"),
+        reading=QualityHead(
+            Standard(np.zeros(4, np.float32), np.ones(4, np.float32), 1),
+            deep,
+            np.zeros(len(NAMES), np.float32),
+            np.ones(len(NAMES), np.float32),
+        ),
+        weights=weights,
+        bias=np.zeros(2, np.float32),
+        mean=np.array([0.5, 0.75], np.float32),
+        length=np.zeros(WIDTH, np.float32),
+        tokens=np.array([np.log(100), np.nan], np.float32),
+    )
+
+
+def embedding(*values: float, inner: tuple[float, ...] | None = None) -> Embedding:
+    vector = np.array(values, np.float32)
+    return Embedding(vector, 1, 0.0, 0.0, None if inner is None else np.array(inner, np.float32))
+
+
+def test_one_request_is_forecast_as_many_are_predicted() -> None:
+    vectors = np.array([[1, 0, 0, 0], [-1, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    texts = ["add 1 and 2", "why?", ""]
+    together = quality().predict(Inputs(vectors, words=lexical(texts)), surface(texts))
+    for row, vector, text in zip(together, vectors, texts, strict=True):
+        found = quality().forecasts(embedding(*vector), text, ["a", "b"])
+        np.testing.assert_allclose([found["a"].quality, found["b"].quality], row, atol=1e-6)
+    assert together[0, 1] > 0.95 > 0.05 > together[1, 1]
+
+
+def test_only_models_asked_for_are_told_and_a_length_only_where_known() -> None:
+    found = quality().forecasts(embedding(0, 1, 0, 0), "x", ["b", "c"])
+    assert found == {"b": Forecast(pytest.approx(0.5), None)}
+    lengths = quality().forecasts(embedding(0, 1, 0, 0), "x", ["a"])["a"].tokens
+    assert lengths == pytest.approx(100, rel=1e-5)
+
+
+def test_without_a_text_each_model_is_as_good_as_it_usually_is() -> None:
+    assert quality().usual(["b"]) == {"b": Forecast(0.75)}
+
+
+def test_an_encoder_without_inner_layers_cannot_take_the_place_of_one_with_them() -> None:
+    with pytest.raises(EncoderFailed, match="inner layers"):
+        quality(deep=True).forecasts(embedding(1, 0, 0, 0), "x", ["a"])
+    found = quality(deep=True).forecasts(embedding(-1, 0, 0, 0, inner=(1, 0, 0, 0)), "x", ["b"])
+    assert found["b"].quality > 0.95
+
+
+def test_folding_keeps_texts_that_share_words_close() -> None:
+    near, same, far = fold(lexical(["how far is the moon", "how far is the sun", "Grüße"]))
+    assert near @ same > 3 * abs(near @ far)
+    assert near @ near == pytest.approx(2.0, abs=1e-5)

@@ -1,0 +1,260 @@
+"""Answers as bytes, judged: whole documents, streams by their beginning, and how long that may take."""
+
+import json
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from extproc.gate.second_answer import Advice, Consultation
+from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.gate_settings import Gate, Length, SecondSettings, SelfReport
+from extproc.registry.model_settings import Model
+from extproc.registry.schema import Registry, RouteSettings
+from extproc.registry.tier_compiling import judged_tiers
+from extproc.vocabulary import RequestHead, Ruling
+from extproc.vocabulary import SecondAnswer as Told
+from extproc.wire.answer_judging import Gatekeepers
+from extproc.wire.gate_exchange import AnswerWatch, Watched
+from tests.registry.test_gate_artefact import gate as calibrated
+
+ASK = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
+CHAT = "/v1/chat/completions"
+NOW = 1_000_000.0
+
+
+def registry(gate: Gate | None = None, deadline_s: float | None = None, **tier: Any) -> Registry:
+    first = Tier(model="a", gate="g", **tier)
+    return Registry(
+        models={name: Model(base_url="http://127.0.0.1:1") for name in "ab"},
+        default="b",
+        routes={"r": RouteSettings(candidates=["a"], cascade="x")},
+        cascades={"x": Cascade(tiers=[first, Tier(model="b")], deadline_s=deadline_s)},
+        gates={
+            "g": gate
+            or Gate(finish=True, self_report=SelfReport("not sure"), prefix_chars=12, prefix_events=5)
+        },
+    )
+
+
+def keepers(*made: Registry) -> Gatekeepers:
+    """Of versions v1, v2 and so on; the last is the newest."""
+    versions = {f"v{number}": judged_tiers(each) for number, each in enumerate(made, 1)}
+    return Gatekeepers(lambda version: versions.get(version or f"v{len(made)}", {}), now=lambda: NOW)
+
+
+def watched(found: Gatekeepers, tier: str = "x/0", path: str = CHAT, **headers: str) -> Watched | None:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return found.watch(tier, RequestHead(method="POST", path=path, headers=named), ASK)
+
+
+def watch(made: Registry) -> AnswerWatch:
+    found = watched(keepers(made))
+    assert found is not None
+    return found.watch
+
+
+def document(text: str, finish: str = "stop") -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
+
+
+def event(text: str, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "ruling"),
+    [
+        (document("Paris."), Ruling(False, "g")),
+        (document("I am not sure."), Ruling(True, "g", "self_report/self_report")),
+        (document("Pa", "length"), Ruling(True, "g", "finish/truncated")),
+        (b"<html>", Ruling(True, "g", "finish/failed")),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_document_is_judged_when_it_is_whole(body: bytes, ruling: Ruling, size: int) -> None:
+    judge = watch(registry())
+    assert judge.begins(200, "application/json; charset=utf-8")
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    assert [judge.sees(piece, False) for piece in pieces] == [None] * len(pieces)
+    assert judge.sees(b"", True) == ruling
+
+
+def test_a_stream_is_judged_by_its_beginning() -> None:
+    judge = watch(registry())
+    assert judge.begins(200, "text/event-stream")
+    assert judge.sees(event("I am"), False) is None
+    assert judge.sees(event(" not sure at all"), False) == Ruling(True, "g", "self_report/self_report")
+    judge = watch(registry())
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(event("Paris, of course."), False) == Ruling(False, "g")
+
+
+def test_events_without_text_are_a_beginning_too() -> None:
+    judge = watch(registry())
+    judge.begins(200, "text/event-stream")
+    assert [judge.sees(event(""), False) for _ in range(5)] == [None] * 4 + [Ruling(False, "g")]
+
+
+def test_a_stream_that_is_held_is_judged_at_its_end() -> None:
+    judge = watch(registry(stream="hold"))
+    judge.begins(200, "text/event-stream")
+    for _ in range(9):
+        assert judge.sees(event("Paris, of course. "), False) is None
+    assert judge.sees(event("I am not sure.", "stop"), True) == Ruling(True, "g", "self_report/self_report")
+
+
+def test_a_short_stream_is_judged_at_its_end() -> None:
+    judge = watch(registry(Gate(length=Length(min_chars=9))))
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(event("Paris"), False) is None
+    ruling = judge.sees(event("", "stop") + b"data: [DONE]\n\n", True)
+    assert ruling is not None
+    assert (ruling.escalate, ruling.reason.startswith("length/")) == (True, True)
+
+
+@pytest.mark.parametrize("stream", ["hold", "prefix"])
+@pytest.mark.parametrize("body", [b"", event("Paris"), event("Paris", "stop")[:-9]])
+def test_a_stream_that_ends_before_it_is_whole_is_refused_by_every_gate(stream: str, body: bytes) -> None:
+    judge = watch(registry(Gate(length=Length(min_chars=1)), stream=stream))
+    judge.begins(200, "text/event-stream")
+    assert judge.sees(body, False) is None
+    assert judge.sees(b"", True) == Ruling(True, "g", "finish/failed")
+
+
+def test_a_document_that_is_cut_is_refused_by_every_gate() -> None:
+    judge = watch(registry(Gate(length=Length(max_chars=9))))
+    judge.begins(200, "application/json")
+    assert judge.sees(document("Paris.")[:-9], True) == Ruling(True, "g", "finish/failed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream", "judged"),
+    [
+        ("text/event-stream", "off", False),
+        ("Text/Event-Stream; charset=utf-8", "prefix", True),
+        ("application/json", "off", True),
+        ("application/problem+json", "prefix", True),
+        ("audio/mpeg", "prefix", False),
+        ("", "prefix", False),
+    ],
+)
+def test_what_kinds_of_answers_are_judged(kind: str, stream: str, judged: bool) -> None:
+    assert watch(registry(stream=stream)).begins(200, kind) is judged
+
+
+def test_only_what_has_a_gate_is_judged() -> None:
+    found = keepers(registry())
+    assert watched(found, "x/1") is None
+    assert watched(found, "y/0") is None
+    assert watched(found, path="/v1/files") is None
+    assert watched(keepers()) is None
+
+
+def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
+    found = keepers(registry(), registry(Gate(length=Length(max_chars=3))))
+    assert watched(found, x_router_config="v3") is None
+    reasons = []
+    for headers in ({"x_router_config": "v1"}, {"x_router_config": "v2"}, {}):
+        made = watched(found, **headers)
+        assert made is not None
+        made.watch.begins(200, "application/json")
+        ruling = made.watch.sees(document("I am not sure"), True)
+        assert isinstance(ruling, Ruling)
+        reasons.append(ruling.reason.partition("/")[0])
+    assert reasons == ["self_report", "length", "length"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "began", "seconds"),
+    [
+        ({}, "999000000", None),
+        ({"timeout_s": 3.0}, "", 3.0),
+        ({"deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "", None),
+        ({"deadline_s": 10.0}, "soon", None),
+        ({"timeout_s": 3.0, "deadline_s": 10.0}, "999998000", 3.0),
+        ({"timeout_s": 9.0, "deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "0", 0.001),
+    ],
+)
+def test_a_verdict_must_come_in_the_tiers_time_and_in_what_is_left_of_all(
+    limits: dict[str, float], began: str, seconds: float | None
+) -> None:
+    found = watched(keepers(registry(**limits)), x_router_began=began)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.seconds == pytest.approx(seconds) if seconds else found.seconds is None
+    assert found.watch.late() == Ruling(True, "g", "late")
+
+
+def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
+    found = Gatekeepers(lambda version: judged_tiers(registry(), {"g": calibrated()}))
+    threshold = calibrated().manifest.threshold
+    held = watched(found)
+    assert held is not None
+    held.watch.begins(200, "application/json")
+    ruling = held.watch.sees(document("Paris."), True)
+    assert ruling is not None
+    assert ruling.score is not None
+    assert ruling.escalate == (ruling.score < threshold)
+    assert ruling.reason == ("score/low_score" if ruling.escalate else "")
+    begun = watched(found)
+    assert begun is not None
+    begun.watch.begins(200, "text/event-stream")
+    # Of a beginning it says nothing: only the checks do.
+    assert begun.watch.sees(event("Paris, of course."), False) == Ruling(False, "g")
+
+
+def asking(gate: Gate, calibrations: Any = MappingProxyType({}), body: bytes = ASK) -> AnswerWatch:
+    found = Gatekeepers(lambda version: judged_tiers(registry(gate, stream="hold"), calibrations))
+    headers = {"x-request-id": "r", "content-type": "application/json"}
+    held = found.watch("x/0", RequestHead(method="POST", path=f"{CHAT}?a=b", headers=headers), body)
+    assert held is not None
+    held.watch.begins(200, "application/json")
+    return held.watch
+
+
+def test_another_model_is_asked_once_the_checks_have_passed() -> None:
+    gate = Gate(finish=True, second=SecondSettings(model="b", deadline_s=3.0, budget=2.0))
+    assert asking(gate).sees(document("4", "length"), True) == Ruling(True, "g", "finish/truncated")
+    assert asking(gate).sees(document("4"), True) == Consultation(
+        model="b",
+        path=CHAT,
+        headers={"x-request-id": "r"},
+        body=b'{"model":"b","messages":[{"role":"user","content":"hi"}],"stream":false}',
+        deadline_s=3.0,
+        purse="g",
+        per_second=2.0,
+    )
+
+
+def test_a_request_that_cannot_be_put_to_another_model_is_judged_without() -> None:
+    found = asking(Gate(second=SecondSettings(model="b")), body=b"\x1f\x8b").sees(document("4"), True)
+    assert found == Ruling(False, "g", second=Told("b", "unasked"))
+
+
+def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
+    def judged(text: str, other: str) -> Ruling:
+        watch = asking(Gate(second=SecondSettings(model="b")), {"g": calibrated()})
+        assert isinstance(watch.sees(document(text), True), Consultation)
+        return watch.hears(Advice(200, document(other)))
+
+    agreed, disagreed = judged("6 * 7 = 43", "43"), judged("6 * 7 = 43", "42")
+    assert (agreed.escalate, disagreed.escalate, disagreed.reason) == (False, True, "score/low_score")
+    assert agreed.score is not None
+    assert disagreed.score is not None
+    assert agreed.score > calibrated().manifest.threshold > disagreed.score
+
+
+def test_a_fitted_gate_that_knows_of_no_second_answers_wants_both() -> None:
+    def first(text: str) -> Ruling | Consultation | None:
+        return asking(Gate(second=SecondSettings(model="b")), {"g": calibrated(paired=False)}).sees(
+            document(text), True
+        )
+
+    assert isinstance(first("6 * 7 = 42"), Consultation)
+    doubted = first("6 * 7 = 43")
+    assert isinstance(doubted, Ruling)
+    assert doubted.reason == "score/low_score"

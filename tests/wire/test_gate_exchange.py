@@ -1,0 +1,244 @@
+"""The gate's machine with plain values, and its messages."""
+
+import pytest
+
+from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
+from extproc.errors import ProtocolError
+from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.vocabulary import RequestHead, Ruling, SecondAnswer
+from extproc.wire import gate_messages, observed_metadata
+from extproc.wire.decide_exchange import BodyReceived, HeadReceived
+from extproc.wire.decide_messages import StreamMetadata
+from extproc.wire.gate_exchange import (
+    Advised,
+    AnswerHead,
+    AnswerPart,
+    Consult,
+    Effect,
+    Event,
+    GateExchange,
+    PassRequest,
+    Reject,
+    ReleaseAnswer,
+    TimeUp,
+    Wait,
+    Watched,
+)
+
+GOOD, BAD, LATE = (
+    Ruling(False, "words", "good", 0.9),
+    Ruling(True, "words", "bad"),
+    Ruling(True, reason="late"),
+)
+HEAD = HeadReceived(RequestHead(method="POST", path="/v1/chat/completions", headers={}))
+BODY = BodyReceived(b"{}")
+OK = AnswerHead(200, {"content-type": "application/json"})
+
+
+class Watch:
+    """Rules by the words that it sees; at the end it is content."""
+
+    def __init__(self, judges: bool = True) -> None:
+        self.judges = judges
+
+    def begins(self, status: int, content_type: str) -> bool:
+        return self.judges
+
+    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+        return BAD if b"bad" in data else GOOD if ended else None
+
+    def late(self) -> Ruling:
+        return LATE
+
+
+class Keeper:
+    def __init__(self, watch: Watch | None, seconds: float | None = None) -> None:
+        self._watch = watch
+        self._seconds = seconds
+        self.asked: list[tuple[str, bytes]] = []
+
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        self.asked.append((tier, body))
+        return Watched(self._watch, self._seconds) if self._watch else None
+
+
+def effects(gate: GateExchange, *events: Event) -> list[Effect]:
+    return [gate.receive(event) for event in events]
+
+
+def gate(watch: Watch | None = None, **more: int) -> GateExchange:
+    return GateExchange("frugal/0", Keeper(watch or Watch()), **more)
+
+
+def test_an_answer_is_held_until_its_ruling() -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY) == [PassRequest(), PassRequest()]
+    assert effects(machine, OK, AnswerPart(b"so"), AnswerPart(b"", ended=True)) == [
+        Wait(),
+        Wait(),
+        ReleaseAnswer(GOOD),
+    ]
+    assert machine.done
+
+
+def test_a_bad_one_is_refused_as_soon_as_it_is_seen() -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY, OK, AnswerPart(b"bad"))[-1] == Reject(BAD)
+    assert machine.done
+
+
+def test_the_keeper_gets_the_tier_and_the_body() -> None:
+    keeper = Keeper(Watch(), seconds=3.0)
+    machine = GateExchange("frugal/0", keeper)
+    assert machine.seconds is None
+    effects(machine, HEAD, BODY)
+    assert keeper.asked == [("frugal/0", b"{}")]
+    assert machine.seconds is None  # Envoy keeps the time until there is an answer
+    effects(machine, OK)
+    assert machine.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        AnswerHead(503, {}),
+        AnswerHead(503, {}, ended=True),
+        AnswerHead(429, {}),
+        AnswerHead(400, {"x-router-escalate": "1"}),
+        AnswerHead(200, {"content-encoding": "gzip"}),
+    ],
+)
+def test_what_is_no_answer_or_cannot_be_read_passes(head: AnswerHead) -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY, head)[-1] == ReleaseAnswer(None)
+    assert machine.done
+
+
+def test_an_answer_without_a_body_is_judged_by_its_head() -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY, AnswerHead(200, {}, ended=True))[-1] == ReleaseAnswer(GOOD)
+    assert machine.done
+
+
+def test_what_nobody_judges_passes() -> None:
+    assert effects(gate(Watch(judges=False)), HEAD, BODY, OK)[-1] == ReleaseAnswer(None)
+    assert effects(GateExchange("frugal/0", Keeper(None)), HEAD, BODY, OK)[-1] == ReleaseAnswer(None)
+
+
+def test_more_than_may_be_held_passes() -> None:
+    machine = gate(held_limit=3)
+    assert effects(machine, HEAD, BODY, OK, AnswerPart(b"abc"), AnswerPart(b"d"))[-2:] == [
+        Wait(),
+        ReleaseAnswer(None),
+    ]
+
+
+@pytest.mark.parametrize("before", [[OK], [OK, AnswerPart(b"so")]])
+def test_when_its_time_is_up_it_is_refused(before: list[Event]) -> None:
+    machine = gate()
+    assert effects(machine, HEAD, BODY, *before, TimeUp())[-1] == Reject(LATE)
+
+
+@pytest.mark.parametrize(
+    "events", [[BODY], [OK], [AnswerPart(b"")], [HEAD, HEAD], [HEAD, BODY, TimeUp()], [HEAD, BODY, OK, OK]]
+)
+def test_what_does_not_fit_is_a_protocol_error(events: list[Event]) -> None:
+    machine = gate()
+    with pytest.raises(ProtocolError):
+        effects(machine, *events)
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "effect"),
+    [
+        ([], HEAD, PassRequest()),
+        ([HEAD], BODY, PassRequest()),
+        ([HEAD, BODY], OK, ReleaseAnswer(None)),
+        ([HEAD, BODY, OK], AnswerPart(b"so"), ReleaseAnswer(None)),
+    ],
+)
+def test_after_a_defect_all_goes_on(before: list[Event], event: Event, effect: Effect) -> None:
+    machine = gate()
+    effects(machine, *before)
+    assert machine.give_up(event) == effect
+
+
+# --- Its messages ---------------------------------------------------------------------------------
+
+
+def decoded(**fields: object) -> Event:
+    message = ProcessingRequest(**fields)  # type: ignore[arg-type]
+    return gate_messages.decode(message.SerializeToString(), StreamMetadata())
+
+
+def test_messages_of_envoy_become_events() -> None:
+    head = HttpHeaders(end_of_stream=True)
+    for key, value in ((":status", b"200"), ("content-type", b"text/event-stream")):
+        head.headers.headers.add(key=key, raw_value=value)
+    assert decoded(response_headers=head) == AnswerHead(
+        200, {"content-type": "text/event-stream"}, ended=True
+    )
+    assert decoded(response_headers=HttpHeaders()) == AnswerHead(0, {})
+    assert decoded(request_body=HttpBody(body=b"a")) == BodyReceived(b"a")
+    assert decoded(response_body=HttpBody(body=b"a", end_of_stream=True)) == AnswerPart(b"a", ended=True)
+    assert decoded(response_trailers=Unread()) == AnswerPart(b"", ended=True)
+    for data in (b"", b"\xff", ProcessingRequest(request_trailers=Unread()).SerializeToString()):
+        with pytest.raises(ProtocolError):
+            gate_messages.decode(data, StreamMetadata())
+
+
+def reply(event: Event, effect: Effect) -> ProcessingResponse:
+    data = gate_messages.encode(event, effect)
+    assert data is not None
+    return ProcessingResponse.FromString(data)
+
+
+def test_effects_become_messages_for_envoy() -> None:
+    assert gate_messages.encode(OK, Wait()) is None
+    assert reply(HEAD, PassRequest()).WhichOneof("response") == "request_headers"
+    assert reply(BODY, PassRequest()).WhichOneof("response") == "request_body"
+    released = reply(AnswerPart(b""), ReleaseAnswer(None))
+    assert released.WhichOneof("response") == "response_headers"
+    assert not released.dynamic_metadata.fields
+    rejected = reply(AnswerPart(b""), Reject(BAD)).immediate_response
+    assert rejected.status.code == 503
+    (header,) = rejected.headers.set_headers
+    assert (header.header.key, header.header.raw_value) == ("x-router-escalate", b"1")
+
+
+SECONDS = (
+    Ruling(False, "words", second=SecondAnswer("large", "answered", 7, 0)),
+    Ruling(False, "words", second=SecondAnswer("large", "answered", 7, 1, 0.75)),
+    Ruling(True, "words", "second/timeout", second=SecondAnswer("large", "timeout")),
+)
+
+
+def test_an_answer_is_held_while_another_model_is_asked() -> None:
+    wanted = Consultation(model="large", path="/", body=b"{}", deadline_s=1.0, purse="words")
+
+    class Asking(Watch):
+        def sees(self, data: bytes, ended: bool) -> Ruling | None:
+            return wanted if ended else None  # type: ignore[return-value]
+
+        def hears(self, advice: Advice) -> Ruling:
+            return BAD if advice.trouble else GOOD
+
+    for advice, effect in (
+        (Advice(200, b"{}"), ReleaseAnswer(GOOD)),
+        (Advice(trouble=Trouble.TIMEOUT), Reject(BAD)),
+    ):
+        machine = gate(Asking())
+        effects(machine, HEAD, BODY, OK)
+        assert machine.receive(AnswerPart(b"", ended=True)) == Consult(wanted)
+        assert gate_messages.encode(AnswerPart(b""), Consult(wanted)) is None
+        assert not machine.done
+        assert machine.receive(Advised(advice)) == effect
+        assert machine.done
+
+
+@pytest.mark.parametrize("ruling", [GOOD, BAD, LATE, *SECONDS])
+def test_a_ruling_comes_back_out_of_the_metadata_as_it_went_in(ruling: Ruling) -> None:
+    effect: Effect = Reject(ruling) if ruling.escalate else ReleaseAnswer(ruling)
+    fields = reply(AnswerPart(b""), effect).dynamic_metadata.fields
+    metadata = {name: value.struct_value for name, value in fields.items()}
+    assert observed_metadata.ruling(metadata) == ruling
