@@ -74,7 +74,7 @@ fmt: $(INSTALLED) ## Format the code
 docs: $(INSTALLED) ## The documentation as a site, in .cache/site
 	@$(BIN)/python docs/generate.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "open .cache/site/index.html"
+	@echo "open .cache/site/index.html (its search needs a web server: python3 -m http.server --directory .cache/site)"
 
 bench: setup ## Measure speed against plain Envoy and a do-nothing ext_proc
 	@$(BIN)/python benchmarks/speed.py

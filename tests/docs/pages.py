@@ -10,6 +10,7 @@ GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").
 PAGES = [
     *GUIDES,
     ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "RESULTS.md",
     ROOT / "config" / "README.md",
     ROOT / "envoy" / "README.md",
     *sorted((ROOT / "docs" / "reference").glob("*.md")),

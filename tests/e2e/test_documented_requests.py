@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import Block, blocks, command_lines
+from tests.docs.pages import ROOT, Block, blocks, command_lines
 from tests.e2e.conftest import FEEDBACK_TOKEN, World
 
 REQUESTS = [block for block in blocks("console") if block.text.startswith("$ curl ")]
@@ -47,3 +47,11 @@ async def test_a_request_gets_the_answer_that_the_page_shows(
     assert names(printed) <= names(output)
     if " -i " in command:
         assert output.split("\r\n")[0] == printed.splitlines()[0]
+
+
+async def test_envoy_has_the_metrics_that_alerts_name(world: World) -> None:
+    named = set(re.findall(r"\benvoy_[a-z_]+", (ROOT / "docs" / "operate.md").read_text())) - {"envoy_"}
+    async with world.http.get(f"{world.stack.envoy_admin_url}/stats/prometheus") as answer:
+        shown = set(re.findall(r"^envoy_\w+", await answer.text(), re.MULTILINE))
+    assert named
+    assert sorted(named - shown) == []
