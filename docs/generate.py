@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # for `python docs/generate.py`
 
 from docs.every_metric import labels_by_metric  # noqa: E402
 from extproc.cli import command_line  # noqa: E402
-from extproc.registry.json_schema import key_comments, sections, sections_in, summary  # noqa: E402
+from extproc.registry.json_schema import key_comments, sections_in, summary  # noqa: E402
 from extproc.registry.schema import Registry  # noqa: E402
 from extproc.registry.section import Section  # noqa: E402
 from extproc.telemetry import rows  # noqa: E402
@@ -33,6 +33,33 @@ REFERENCE: Final = ROOT / "docs" / "reference"
 GUIDES: Final = ("registry.md", "cascades.md", "train-and-evaluate.md")  # their examples show every key
 _NOTE: Final = "<!-- Written by docs/generate.py. Change the code it reads, and run it again. -->\n\n"
 _YAML: Final = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def places() -> dict[type[Section], str]:
+    """The first place of each section in a registry, such as ``routes.NAME.retry`` or ``rules[].when``."""
+    found: dict[type[Section], str] = {Registry: "Top level"}
+
+    def visit(kind: type[Section], prefix: str) -> None:
+        for field in msgspec.structs.fields(kind):
+            for inner, suffix in _inner_sections(field.type, ""):
+                place = f"{prefix}{field.encode_name}{suffix}"
+                if found.setdefault(inner, place) == place:
+                    visit(inner, f"{place}.")
+
+    visit(Registry, "")
+    return found
+
+
+def _inner_sections(hint: Any, suffix: str) -> Iterator[tuple[type[Section], str]]:
+    """The sections that a type hint mentions, each with the step from the key to it."""
+    if isinstance(hint, type) and issubclass(hint, Section):
+        yield hint, suffix
+    step = {dict: ".NAME", list: "[]", tuple: "[]"}.get(get_origin(hint), "")
+    for part in get_args(hint):
+        yield from _inner_sections(part, suffix + step)
+
+
+PLACES: Final = places()
 
 Key = tuple[type[Section], str]  # the section that declares a key, and the key
 
@@ -60,7 +87,7 @@ def registry_page() -> str:
         "JSON Schema for editors. An unknown key is an error.\n"
     ]
     parts += [
-        f"## {kind.__name__}\n\n{summary(kind)}\n\n{_section_table(kind, examples)}" for kind in sections()
+        f"## {place}\n\n{summary(kind)}\n\n{_section_table(kind, examples)}" for kind, place in PLACES.items()
     ]
     return "\n".join(parts)
 
@@ -150,7 +177,8 @@ def _type_name(hint: Any) -> str:
     if get_args(hint):  # a union
         return " or ".join(_type_name(part) for part in get_args(hint) if part is not type(None))
     if inner:
-        return f"[{inner[0].__name__}](#{inner[0].__name__.lower()})"
+        place = PLACES[inner[0]]
+        return f"[{place}](#{re.sub(r'[^a-z_]', '', place.lower())})"
     if isinstance(hint, type) and hasattr(hint, "__members__"):
         return ", ".join(f"`{member}`" for member in hint.__members__.values())
     return {str: "text", bool: "true or false", int: "integer", float: "number"}[hint]

@@ -24,6 +24,7 @@ def json_schema() -> dict[str, Any]:
     definitions: dict[str, dict[str, Any]] = schema["$defs"]
     for kind in sections():
         definition = definitions[kind.__name__]
+        del definition["title"]  # the class's name, which says nothing to an operator
         definition["description"] = summary(kind)
         for key, words in key_comments(kind).items():
             _describe(definition["properties"][key], words)

@@ -79,7 +79,9 @@ def test_every_key_has_a_description(section: type[Section]) -> None:
 
 
 def test_a_description_is_the_comment_in_the_source() -> None:
-    route = json_schema()["$defs"]["Route"]["properties"]
+    definitions = json_schema()["$defs"]
+    reference = definitions["Registry"]["properties"]["routes"]["additionalProperties"]["$ref"]
+    route = definitions[reference.removeprefix("#/$defs/")]["properties"]
     assert route["fallback"]["description"] == "models to ask, in this order, when the chosen one fails"
     assert route["timeout_s"]["description"].startswith("Seconds until a model begins to answer. It never")
 
