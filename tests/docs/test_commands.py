@@ -19,7 +19,7 @@ COMMANDS = [
     for line in command_lines(block)
 ]
 ON_A_REGISTRY = ("schema", "validate", "explain", "envoy-config")  # those that need nothing else
-OTHER_PROGRAMS = ("curl", "envoy", "pip")  # `tests/e2e/test_documented_requests.py` runs the requests
+OTHER_PROGRAMS = ("curl", "envoy", "grep", "pip")  # `tests/e2e/test_documented_requests.py` runs the requests
 
 
 def extproc_arguments(line: str) -> list[str]:
