@@ -4,8 +4,11 @@ The reference page and the test of the dashboard read it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest.mock import patch
 
+from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.registry.cascade_settings import Band
@@ -33,6 +36,55 @@ from extproc.vocabulary import (
 _PRICES = PriceList({"m": PriceSettings(input=1.0, output=1.0)}, reference="m")
 _ANSWERED = Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1)
 _USAGE = Usage(input=1, output=2, first_token_at=1.5)
+
+
+class _Recorder:
+    """A meter that keeps what instruments are created."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str, str, str]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        kind = name.removeprefix("create_").removeprefix("observable_")
+
+        def create(name: str, *given: Any, unit: str = "", description: str = "", **_: object) -> Any:
+            texts = [text for text in given if isinstance(text, str)]
+            if texts:  # given by place: unit, description
+                unit, description = texts[0], texts[-1]
+            self.made.append((name, kind, unit, description))
+            return _Ignored()
+
+        return create
+
+
+class _Ignored:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def instruments() -> list[tuple[str, str, str, str]]:
+    """Name, kind, unit and description of every instrument of the sidecar."""
+    recorder = _Recorder()
+    with patch.object(MeterProvider, "get_meter", lambda *_: recorder):
+        metrics = Metrics()
+        for name in dir(metrics):  # those that show a state are created when it is known where that is
+            if name.startswith("watch_"):
+                watch = getattr(metrics, name)
+                needed = watch.__code__.co_varnames[1 : _parameters(watch) + 1]
+                watch(**dict.fromkeys(needed, lambda: 0))
+    metrics.close()
+    return sorted(recorder.made)
+
+
+def _parameters(method: Any) -> int:
+    code = method.__code__
+    return int(code.co_argcount + code.co_kwonlyargcount - 1)
+
+
+def prometheus_name(name: str, kind: str, unit: str) -> str:
+    """The name of an instrument on the Prometheus page."""
+    base = name.replace(".", "_") + ("_seconds" if unit == "s" else "")
+    return f"{base}_total" if kind == "counter" else base
 
 
 def labels_by_metric() -> Mapping[str, set[str]]:

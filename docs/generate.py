@@ -9,25 +9,24 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from unittest.mock import patch
 
 import msgspec
 import yaml
-from opentelemetry.sdk.metrics import MeterProvider
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `python docs/generate.py`
 
-from docs.every_metric import labels_by_metric  # noqa: E402
+from docs.every_metric import instruments, labels_by_metric, prometheus_name  # noqa: E402
 from extproc.cli import command_line  # noqa: E402
 from extproc.registry.json_schema import key_comments, sections_in, summary  # noqa: E402
 from extproc.registry.schema import Registry  # noqa: E402
 from extproc.registry.section import Section  # noqa: E402
 from extproc.telemetry import rows  # noqa: E402
-from extproc.telemetry.metrics import Metrics  # noqa: E402
+from extproc.telemetry.row_attributes import ATTRIBUTES  # noqa: E402
 
 REFERENCE: Final = ROOT / "docs" / "reference"
 GUIDES: Final = ("registry.md", "cascades.md", "train-and-evaluate.md")  # their examples show every key
@@ -229,7 +228,8 @@ def records_page() -> str:
         "# Record fields\n\n"
         "Each record is one JSON object on one line; `kind` says which one. A number or a truth value that "
         "is not known is null, a text is empty, a choice is `unknown`; never 0. All kinds join by "
-        "`request_id`. [Observe](../observe.md) explains how to use them.\n"
+        "`request_id`. Spans have the same facts as attributes; there the time to the first token is in "
+        "seconds. [Observe](../observe.md) explains how to use them.\n"
     ]
     parts += [
         f"## {rows.kind_of(kind)}\n\n{words}\n\n{_record_table(kind)}" for kind, words in _KINDS.items()
@@ -239,10 +239,12 @@ def records_page() -> str:
 
 def _record_table(kind: type[rows.Row]) -> str:
     comments = key_comments(kind)
-    lines = ["| field | type | meaning |", "|---|---|---|"]
+    lines = ["| field | type and span attribute | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(kind):
         words = comments.get(field.name, "")
-        cells = (f"`{field.name}`", _record_type(field.type), _sentence(words))
+        attribute = ATTRIBUTES.get(field.name)
+        on_spans = f"<br>`{attribute.name}`" if attribute else ""
+        cells = (f"`{field.name}`", _record_type(field.type) + on_spans, _sentence(words))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -258,55 +260,6 @@ def _record_type(hint: Any) -> str:
 
 
 # Metrics.
-
-
-class _Recorder:
-    """A meter that keeps what instruments are created."""
-
-    def __init__(self) -> None:
-        self.made: list[tuple[str, str, str, str]] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        kind = name.removeprefix("create_").removeprefix("observable_")
-
-        def create(name: str, *given: Any, unit: str = "", description: str = "", **_: object) -> Any:
-            texts = [text for text in given if isinstance(text, str)]
-            if texts:  # given by place: unit, description
-                unit, description = texts[0], texts[-1]
-            self.made.append((name, kind, unit, description))
-            return _Ignored()
-
-        return create
-
-
-class _Ignored:
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
-
-
-def instruments() -> list[tuple[str, str, str, str]]:
-    """Name, kind, unit and description of every instrument of the sidecar."""
-    recorder = _Recorder()
-    with patch.object(MeterProvider, "get_meter", lambda *_: recorder):
-        metrics = Metrics()
-        for name in dir(metrics):  # those that show a state are created when it is known where that is
-            if name.startswith("watch_"):
-                watch = getattr(metrics, name)
-                needed = watch.__code__.co_varnames[1 : _parameters(watch) + 1]
-                watch(**dict.fromkeys(needed, lambda: 0))
-    metrics.close()
-    return sorted(recorder.made)
-
-
-def _parameters(method: Any) -> int:
-    code = method.__code__
-    return int(code.co_argcount + code.co_kwonlyargcount - 1)
-
-
-def prometheus_name(name: str, kind: str, unit: str) -> str:
-    """The name of an instrument on the Prometheus page."""
-    base = name.replace(".", "_") + ("_seconds" if unit == "s" else "")
-    return f"{base}_total" if kind == "counter" else base
 
 
 def metrics_page() -> str:

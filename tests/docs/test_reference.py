@@ -2,7 +2,8 @@
 
 import pytest
 
-from docs.generate import REFERENCE, instruments, pages, prometheus_name
+from docs.every_metric import instruments, prometheus_name
+from docs.generate import REFERENCE, pages
 from extproc.telemetry.metrics import Metrics
 
 PAGES = pages()
