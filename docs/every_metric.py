@@ -16,7 +16,7 @@ from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import attempt_row_of
+from extproc.telemetry.row_building import attempt_row_of
 from extproc.telemetry.sinks import Outcome, outcome_of
 from extproc.vocabulary import (
     Attempt,
@@ -113,7 +113,7 @@ def _count(metrics: Metrics) -> None:
     metrics.failed("decide")
     metrics.restarted("embedding queue", 0)
     metrics.reloaded("loaded")
-    metrics.heard("accepted")
+    metrics.feedback_received("accepted")
     metrics.accept(_outcome(_exchange(usage=_USAGE)))
     metrics.accept(_outcome(_exchange(status=500)))
     metrics.accept(_outcome(_exchange(envelope=Envelope(error="denied"), status=400)))

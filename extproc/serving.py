@@ -33,7 +33,7 @@ from extproc.supervisor import Supervisor
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin_server import AdminServer
 from extproc.telemetry.cascade_metrics import bands_of
-from extproc.telemetry.feedback_desk import FeedbackDesk, Keep
+from extproc.telemetry.feedback_receiver import FeedbackReceiver, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.record_writer import open_records
@@ -113,8 +113,8 @@ async def serve(settings: Settings) -> None:
 
         supervisor.start("registry", partial(live.follow, changed, count=metrics.reloaded))
 
-        told, keep = _sinks(settings, registry, metrics, closing)
-        sinks = Fanout(told, partial(_prices, releases), partial(_telemetry, releases))
+        sinks, keep = _sinks(settings, registry, metrics, closing)
+        fanout = Fanout(sinks, partial(_prices, releases), partial(_telemetry, releases))
         offload = Offload()
         pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter, offload)
         admission = Admission(_limits(registry))
@@ -134,12 +134,12 @@ async def serve(settings: Settings) -> None:
                 gatekeeper=Gatekeepers(releases.tiers),
                 adviser=Egress(registry.envoy.egress, time.monotonic),
                 terms=releases.terms,
-                feedback=FeedbackDesk(token.admit, keep, metrics.heard),
+                feedback=FeedbackReceiver(token.admit, keep, metrics.feedback_received),
                 admission=admission,
                 count_unread=metrics.unread,
                 offload=offload,
             ),
-            AccessLog(sinks, count_failure=metrics.failed),
+            AccessLog(fanout, count_failure=metrics.failed),
             health,
             versions=lambda: releases.versions,
             refused=lambda: live.refused,
@@ -217,7 +217,7 @@ def _sinks(
     if spans is not None:
         closing.callback(spans.close)
         sinks.append(spans)
-        keep.append(spans.tell)
+        keep.append(spans.evaluated)
         lost["spans"] = lambda: spans.dropped
     metrics.watch_dropped(lost)
     metrics.watch_deleted(lambda: records.deleted)

@@ -20,7 +20,7 @@ from extproc.envoyconf.routes import NAME
 from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, Generation, HeldFiles
 from extproc.errors import EnvoyRefused, NotYet
-from extproc.wire.version_probe import ProbeResult
+from extproc.wire.grpc_health import ProbeResult
 
 log = logging.getLogger(__name__)
 

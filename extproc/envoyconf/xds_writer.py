@@ -29,8 +29,8 @@ from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.tier_compiling import consulted_models
+from extproc.wire.grpc_health import ProbeResult, can_decide
 from extproc.wire.socket_files import access_of, own_directory
-from extproc.wire.version_probe import ProbeResult, can_decide
 
 log = logging.getLogger(__name__)
 

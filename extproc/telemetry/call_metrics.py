@@ -10,8 +10,9 @@ from typing import Final
 from opentelemetry.metrics import Histogram, Meter
 
 from extproc.telemetry import otel_names
-from extproc.telemetry.counters import Counters
-from extproc.telemetry.rows import AttemptRow, ExchangeRow, refusal_of
+from extproc.telemetry.initial_series import Counters
+from extproc.telemetry.row_building import refusal_of
+from extproc.telemetry.rows import AttemptRow, ExchangeRow
 
 _Labels = Mapping[str, str | bool]
 
@@ -34,20 +35,20 @@ class Calls:
         count = counters.create
         self._exchanges = count(
             otel_names.EXCHANGES,
-            description="Finished exchanges, those the sidecar took no part in included.",
+            description="Finished exchanges, including those that bypassed the sidecar.",
         )
         self._attempts = count(
             otel_names.ATTEMPTS,
-            description="Models asked in turn by chains and cascades, by what became of it.",
+            description="Calls of models by fallback chains and cascades, by result.",
         )
         self._refusals = count(
             otel_names.REFUSALS,
-            description="Requests answered with an error, not forwarded; in mode observe: would-be ones.",
+            description="Requests refused and not forwarded; in mode observe, those that would be.",
         )
         self._cost = count(otel_names.COST, description="US dollars for tokens, at the registry's prices.")
         self._reference_cost = count(
             otel_names.REFERENCE_COST,
-            description="US dollars for the same tokens at the reference model; less the cost: saved.",
+            description="US dollars for the same tokens at the reference price. Minus the cost: the savings.",
         )
         self._duration = self._histogram(
             otel_names.GEN_AI_SERVER_REQUEST_DURATION,
@@ -74,7 +75,9 @@ class Calls:
             otel_names.UPSTREAM_FIRST_BYTE, "Time until the provider's first byte.", _FIRST_TOKEN_BUCKETS, "s"
         )
         self._overhead = self._histogram(
-            otel_names.OVERHEAD, "Share of an answered exchange's time that deciding took.", _SHARE_BUCKETS
+            otel_names.OVERHEAD,
+            "Share of an answered exchange's time spent deciding.",
+            _SHARE_BUCKETS,
         )
 
     def accept(self, row: ExchangeRow) -> None:

@@ -1,8 +1,8 @@
-"""The instruments of cascades: who answered after how many calls, what gates said and cost, an alarm.
+"""The instruments of cascades: the tier that answered, calls, verdicts, cost, and an escalation alarm.
 
-The alarm is for a gate that no longer does what it was calibrated for: the share of answers that it
-refused, of the last ones that this process heard of, has left the band that the registry expects by
-more than chance explains. Each process knows its own share of the traffic.
+The alarm is for a gate that no longer does what it was calibrated for: among the last answers that this
+process recorded, the share that the gate refused has left the expected band by more than chance
+explains. Each process measures its own share of the traffic.
 """
 
 import math
@@ -19,22 +19,21 @@ from extproc.registry.cascade_settings import Band
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.schema import Registry
 from extproc.telemetry import otel_names
-from extproc.telemetry.counters import Counters
-from extproc.telemetry.initial_series import LAST_RESORT
+from extproc.telemetry.initial_series import LAST_RESORT, Counters
 from extproc.telemetry.rows import AttemptRow, ExchangeRow
 
 _Place = tuple[str, int]  # a cascade and a tier of it
 Bands = Mapping[_Place, Band]
 
 _WINDOW: Final = 500  # verdicts of a tier
-_LEAST: Final = 100  # fewer tell nothing
+_LEAST: Final = 100  # fewer prove nothing
 _CHANCE: Final = 3.0  # standard errors of a share at the band's edge
 _SPREAD: Final = 0.05  # around the share that a gate was fitted to refuse
 _MANY: Final = 3  # calls for one request: it paid for three
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What a tier's gate did lately."""
+    """The latest verdicts of a tier's gate."""
 
     share: float  # of its last answers, refused
     verdicts: int
@@ -50,7 +49,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})) -> Bands:
-    """What is expected of the gates of the registry's tiers: its own word, else what they were fitted to."""
+    """The expected band of each judged tier: the registry's, else around the share the gate was fitted to."""
     found: dict[_Place, Band] = {}
     for name, cascade in registry.cascades.items():
         for number, tier in enumerate(cascade.tiers):
@@ -78,26 +77,28 @@ class Cascades:
             otel_names.CASCADE_EXCHANGES,
             description="Exchanges of cascades by the tier that answered and the calls made; 3 is 3 or more.",
         )
-        self._verdicts = count(otel_names.CASCADE_VERDICTS, description="Verdicts of gates.")
+        self._verdicts = count(
+            otel_names.CASCADE_VERDICTS, description="Verdicts of gates by tier and reason."
+        )
         self._wasted = count(
             otel_names.CASCADE_WASTED,
-            description="US dollars for answers that a gate refused, by whose they were.",
+            description="US dollars for answers that a gate refused, by tier.",
         )
         self._cost = count(otel_names.CASCADE_COST, description="US dollars for all calls of cascades.")
         self._reference = count(
             otel_names.CASCADE_REFERENCE_COST,
-            description="US dollars for the answers alone at the reference model; less the cost: saved.",
+            description="US dollars for the answers alone at the reference price. Minus the cost: savings.",
         )
         for name, description, observe in (
             (
                 otel_names.ESCALATION_SHARE,
-                "Share of a tier's last answers that its gate refused.",
+                "Share of a tier's latest answers that its gate refused.",
                 self._shares,
             ),
-            (otel_names.ESCALATION_EXPECTED, "The band that this share is expected in.", self._expected),
+            (otel_names.ESCALATION_EXPECTED, "Expected bounds of a tier's escalation share.", self._expected),
             (
                 otel_names.ESCALATION_ALARM,
-                "1: that share has left the band by more than chance.",
+                "1 if a tier's escalation share is outside its expected bounds beyond chance.",
                 self._alarms,
             ),
         ):
@@ -107,7 +108,7 @@ class Cascades:
         self._bands: Bands = {}
 
     def expect(self, bands: Bands) -> None:
-        """What the registry that is served from now on expects."""
+        """Set the expected bands of the newest registry."""
         self._bands = bands
 
     def accept(self, row: ExchangeRow) -> None:
@@ -128,8 +129,11 @@ class Cascades:
         if not row.verdict or row.tier is None:
             return
         labels = {otel_names.ROUTER_CASCADE: row.cascade, otel_names.ROUTER_TIER: _tier(row.tier)}
-        told = {otel_names.ROUTER_VERDICT: row.verdict, otel_names.ROUTER_VERDICT_REASON: row.verdict_reason}
-        self._verdicts.add(1, labels | told)
+        verdict = {
+            otel_names.ROUTER_VERDICT: row.verdict,
+            otel_names.ROUTER_VERDICT_REASON: row.verdict_reason,
+        }
+        self._verdicts.add(1, labels | verdict)
         if row.wasted_cost_usd is not None:
             self._wasted.add(row.wasted_cost_usd, labels)
         with self._lock:

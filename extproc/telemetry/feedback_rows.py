@@ -1,8 +1,8 @@
-"""Opinions on answers, such as users' feedback, into rows: one definition for all ways they come.
+"""Feedback on answers, as the route for feedback and the file import accept it, and its row.
 
-An opinion names the answer by ``request_id`` or ``trace_id``, says how good it was (``score``: 0 is
-bad, 1 is good; or a ``label`` that tells one) and who says so (``source``). Saying the same again is
-no second opinion: its row has the same ``evaluation_id``, by which the store keeps one.
+Feedback names the answer by ``request_id`` or ``trace_id``, rates it (``score``: 0 is bad, 1 is good;
+or a ``label`` that implies a score) and names its ``source``. The same feedback sent twice gets the
+same ``evaluation_id``, so the store keeps one row.
 """
 
 import hashlib
@@ -14,19 +14,19 @@ from msgspec import Meta
 
 from extproc.telemetry.rows import EvaluationRow
 
-# Labels that tell a score by themselves.
+# Labels that imply a score.
 _SCORES = {
     **dict.fromkeys(("good", "up", "positive", "pass", "correct", "yes", "thumbs_up"), 1.0),
     **dict.fromkeys(("bad", "down", "negative", "fail", "incorrect", "no", "thumbs_down"), 0.0),
 }
 
-# Texts end up on records and spans, so each has an end.
+# Texts are copied to records and spans, so their length is limited.
 _Name = Annotated[str, Meta(max_length=256)]
 _Text = Annotated[str, Meta(max_length=4096)]
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody says of one answer."""
+    """Feedback on one answer."""
 
     request_id: _Name = ""
     trace_id: _Name = ""
@@ -35,40 +35,47 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: _Name = ""
     name: Annotated[str, Meta(min_length=1, max_length=64)] = "feedback"
     explanation: _Text = ""
-    time: datetime | None = None  # of the opinion; UTC where it does not say; when absent, of its arrival
-    id: _Name = ""  # its idempotency key; made from the rest when absent
+    time: datetime | None = None  # without a time zone: UTC; absent: the time of arrival
+    id: _Name = ""  # idempotency key; absent: a hash of the rest
 
 
-def row_of(opinion: Feedback, now: datetime) -> EvaluationRow:
-    """The row of one opinion.
+def row_of(feedback: Feedback, now: datetime) -> EvaluationRow:
+    """The row of one feedback; ``now`` is its time of arrival.
 
     Raises:
-        ValueError: it does not say on what, or not how good.
+        ValueError: it names no answer, or has no score.
     """
-    if not (opinion.request_id or opinion.trace_id):
-        raise ValueError("it names no answer (expected request_id or trace_id)")
-    score = opinion.score if opinion.score is not None else _SCORES.get(opinion.label.lower())
+    if not (feedback.request_id or feedback.trace_id):
+        raise ValueError("add `request_id` or `trace_id` of the answer")
+    score = feedback.score if feedback.score is not None else _SCORES.get(feedback.label.lower())
     if score is None:
-        raise ValueError(f"it tells no score (expected score, 0 to 1, or label, one of {', '.join(_SCORES)})")
-    # As W3C and the rows have it; some clients print it in capitals.
-    opinion = msgspec.structs.replace(opinion, trace_id=opinion.trace_id.lower())
-    time = opinion.time or now
+        raise ValueError(f"add `score` (0-1) or `label` (one of {', '.join(_SCORES)})")
+    # W3C and the rows use lower case; some clients print it in capitals.
+    feedback = msgspec.structs.replace(feedback, trace_id=feedback.trace_id.lower())
+    time = feedback.time or now
     return EvaluationRow(
         time=time if time.tzinfo else time.replace(tzinfo=UTC),
-        request_id=opinion.request_id,
-        trace_id=opinion.trace_id,
-        evaluation_id=opinion.id or _identity(opinion),
-        name=opinion.name,
+        request_id=feedback.request_id,
+        trace_id=feedback.trace_id,
+        evaluation_id=feedback.id or _identity(feedback),
+        name=feedback.name,
         score=score,
-        label=opinion.label,
-        explanation=opinion.explanation,
-        source=opinion.source,
+        label=feedback.label,
+        explanation=feedback.explanation,
+        source=feedback.source,
     )
 
 
-def _identity(opinion: Feedback) -> str:
-    """Who says what of which answer: saying it again is no second opinion, saying otherwise is."""
-    said = msgspec.json.encode(
-        [opinion.request_id, opinion.trace_id, opinion.name, opinion.source, opinion.score, opinion.label]
+def _identity(feedback: Feedback) -> str:
+    """A key of answer, source and rating: the same feedback has the same key."""
+    content = msgspec.json.encode(
+        [
+            feedback.request_id,
+            feedback.trace_id,
+            feedback.name,
+            feedback.source,
+            feedback.score,
+            feedback.label,
+        ]
     )
-    return hashlib.sha256(said).hexdigest()[:32]
+    return hashlib.sha256(content).hexdigest()[:32]

@@ -5,9 +5,11 @@ with the label sets that are known beforehand, from the registry and from enumer
 the traffic knows, as an unusual status, still begins with its first event.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Final
+
+from opentelemetry.metrics import Counter, Meter
 
 from extproc.errors import BadRequest, NoFeedback, TooLarge, Unauthorized, Unavailable
 from extproc.registry.judge_compiling import reasons_of
@@ -15,8 +17,8 @@ from extproc.registry.live_registry import Result
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.telemetry import otel_names
-from extproc.telemetry.feedback_desk import ACCEPTED
-from extproc.telemetry.rows import REFUSALS
+from extproc.telemetry.feedback_receiver import ACCEPTED
+from extproc.telemetry.row_building import REFUSALS
 from extproc.vocabulary import FastPathComparison, Mode, Reason, Stage
 
 Labels = Mapping[str, str | bool]
@@ -145,3 +147,21 @@ def _decision(route: str, model: str, stage: Stage, reason: Reason, mode: str) -
         otel_names.ROUTER_REASON: reason.value,
         otel_names.ROUTER_MODE: mode,
     }
+
+
+class Counters:
+    """Makes the counters of one meter, and remembers them."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._made: dict[str, Counter] = {}
+
+    def create(self, name: str, description: str) -> Counter:
+        """A counter; each name is made once."""
+        self._made[name] = counter = self._meter.create_counter(name, description=description)
+        return counter
+
+    def begin(self, series: Iterable[Series]) -> None:
+        """Begin each of these series at 0; one that has begun goes on as it is."""
+        for name, labels in series:
+            self._made[name].add(0, labels)

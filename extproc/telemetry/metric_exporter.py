@@ -1,4 +1,4 @@
-"""The OTLP exporter of metrics, quiet at its end. Loaded only where a collector is named."""
+"""The OTLP exporter of metrics, without warnings at shutdown. Loaded only with a collector configured."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 
 class MetricExporter(OTLPMetricExporter):
-    """Once shut down, it takes no more and does not say so.
+    """After shutdown it drops batches without a warning.
 
-    A reader that is shut down while an export hangs shuts its exporter down, and then its thread,
-    which was told to end too, comes with a last batch: nothing to warn an operator of.
+    A reader that shuts down during a hanging export shuts its exporter down first. Its thread then
+    exports one last batch, which always fails and is no reason for a warning.
     """
 
-    _over = False
+    _is_shut_down = False
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         """See ``OTLPMetricExporter``."""
-        if self._over:
+        if self._is_shut_down:
             return MetricExportResult.FAILURE
         return super().export(metrics_data, timeout_millis, **kwargs)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """See ``OTLPMetricExporter``."""
-        self._over = True
+        self._is_shut_down = True
         super().shutdown(timeout_millis, **kwargs)

@@ -1,7 +1,7 @@
 """Metrics: OpenTelemetry instruments behind one class, rendered as a Prometheus page.
 
-Where the standard ``OTEL_*`` variables name a collector, they are sent there too, by a thread of
-its own: a collector that is slow or gone costs its own page, and no request.
+If the standard ``OTEL_*`` variables name a collector, a thread of its own sends the metrics there too.
+A slow or absent collector delays no request.
 
 Cardinality is bounded: labels are names from the registry, values of our enums, labels of our
 errors and Envoy's flags, never a string that a client sent. As a last resort the SDK folds what
@@ -27,8 +27,8 @@ from extproc.registry.schema import Registry
 from extproc.telemetry import initial_series, otel_names
 from extproc.telemetry.call_metrics import Calls
 from extproc.telemetry.cascade_metrics import Bands, Cascades
-from extproc.telemetry.counters import Counters
-from extproc.telemetry.resource import service_resource
+from extproc.telemetry.initial_series import Counters
+from extproc.telemetry.otlp import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Decision, Mode, Reason, Stage
@@ -51,7 +51,7 @@ class Metrics:
     """Every instrument of the sidecar. Safe to call from any thread; nothing here raises or waits."""
 
     def __init__(self, pushing: MetricReader | None = None) -> None:
-        """``pushing`` sends them elsewhere too; see ``otlp.metric_reader``. It is taken over."""
+        """``pushing`` also sends the metrics to a collector, until ``close``; see ``otlp.metric_reader``."""
         # A registry of its own, so that nothing else in the process shows up on our page.
         self._registry = CollectorRegistry()
         readers: list[MetricReader] = [
@@ -72,12 +72,12 @@ class Metrics:
         self._cascades = Cascades(self._meter, self._counters)
         self._gauge(
             otel_names.BUILD_INFO,
-            "Always 1; the labels tell which build runs.",
+            "Always 1; the labels identify the running build.",
             lambda: [(1, {otel_names.VERSION: __version__, otel_names.PYTHON: platform.python_version()})],
         )
 
     def expect(self, registry: Registry) -> None:
-        """Begin the series that this registry can give at 0; those that have begun go on."""
+        """Start each series that this registry can produce at 0; existing series keep their value."""
         self._counters.begin(initial_series.always())
         self._counters.begin(initial_series.of(registry))
 
@@ -131,19 +131,19 @@ class Metrics:
         self._unread.add(1)
 
     def reloaded(self, result: str) -> None:
-        """Count one reload of the registry by what became of it."""
+        """Count one reload of the registry by its result."""
         self._reloads.add(1, {otel_names.RESULT: result})
 
-    def heard(self, result: str) -> None:
-        """Count one request with feedback: ``accepted``, or the label of the error it was refused with."""
+    def feedback_received(self, result: str) -> None:
+        """Count one request with feedback: ``accepted``, or the label of the error."""
         self._feedback.add(1, {otel_names.RESULT: result})
 
     def failed(self, where: str) -> None:
-        """Count one failure that only a defect, of ours or of Envoy's configuration, explains."""
+        """Count one failure caused by a defect in the sidecar or in Envoy's configuration."""
         self._failures.add(1, {otel_names.ERROR_TYPE: where})
 
     def restarted(self, task: str, times: int) -> None:
-        """Count restarts of a task that had died; none makes it show with its zero."""
+        """Count restarts of a task that had died; ``times`` 0 starts the series."""
         self._restarts.add(times, {otel_names.ROUTER_TASK: task})
 
     def accept(self, outcome: Outcome) -> None:
@@ -155,19 +155,21 @@ class Metrics:
         self._cascades.accept(row)
 
     def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
-        """Count one model asked by a hop; the row says the verdict too."""
+        """Count one call of a model by a hop; the row has the verdict too."""
         self._calls.attempted(row)
         self._cascades.attempted(row)
 
     def expect_escalation(self, bands: Bands) -> None:
-        """Take over what the newest registry expects of its gates."""
+        """Set the escalation that the newest registry expects of its gates."""
         self._cascades.expect(bands)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""
         labels = {otel_names.MODEL: model, otel_names.DEVICE: device, otel_names.PRECISION: precision}
         self._gauge(
-            otel_names.ENCODER_INFO, "Always 1; the labels tell which encoder runs.", lambda: [(1, labels)]
+            otel_names.ENCODER_INFO,
+            "Always 1; the labels identify the encoder.",
+            lambda: [(1, labels)],
         )
         self._gauge(otel_names.ENCODER_QUEUE, "Requests waiting for the encoder.", lambda: [(waiting(), {})])
 
@@ -186,7 +188,7 @@ class Metrics:
         """Show which version of the registry decides. Call once; ``version`` may change its answer."""
         self._gauge(
             otel_names.REGISTRY_INFO,
-            "Always 1; the label tells which registry decides.",
+            "Always 1; the label is the version of the registry that decides.",
             lambda: [(1, {otel_names.VERSION: version()})],
         )
 
@@ -198,7 +200,9 @@ class Metrics:
             return [] if found is None else [(int(found), {})]
 
         self._gauge(
-            otel_names.FAST_PATH_OPEN, "1 while the lexical fast path decides, 0 once it ended.", observe
+            otel_names.FAST_PATH_OPEN,
+            "1 while the lexical fast path decides, 0 after it ended.",
+            observe,
         )
 
     def watch_dropped(self, sinks: Mapping[str, Callable[[], int]]) -> None:
@@ -206,7 +210,7 @@ class Metrics:
         self._meter.create_observable_counter(
             otel_names.TELEMETRY_DROPPED,
             [_observing(lambda: [(lost(), {otel_names.ROUTER_SINK: sink}) for sink, lost in sinks.items()])],
-            description="Records and spans lost to a full queue, a full disk or a collector that is gone.",
+            description="Records and spans lost to a full queue, a full disk or an unreachable collector.",
         )
 
     def watch_deleted(self, segments: Callable[[], int]) -> None:
@@ -230,30 +234,26 @@ class Metrics:
 
     def _create_decision_instruments(self) -> None:
         count = self._counters.create
-        self._decisions = count(
-            otel_names.DECISIONS, description="Decisions by where they sent the request and why."
-        )
+        self._decisions = count(otel_names.DECISIONS, description="Decisions, by target and reason.")
         self._comparisons = count(
             otel_names.FAST_PATH_COMPARISONS,
-            description="Requests of the lexical fast path's sample, by whether the encoder agreed.",
+            description="Sampled requests of the lexical fast path, by whether the encoder agreed.",
         )
         self._failures = count(
-            otel_names.FAILURES, description="Failures that a defect explains; see the log."
+            otel_names.FAILURES,
+            description="Failures caused by a defect here or in Envoy's configuration; see the log.",
         )
         self._unread = count(
             otel_names.BODIES_UNREAD,
-            description="LLM calls whose body was not read: the bytes in flight were at their limit.",
+            description="LLM calls whose body was not read because the bytes in flight were at their limit.",
         )
         self._unread.add(0)
         self._restarts = count(
-            otel_names.TASK_RESTARTS, description="Restarts of tasks of this process that died; see the log."
+            otel_names.TASK_RESTARTS,
+            description="Restarts of crashed tasks of this process; see the log.",
         )
-        self._feedback = count(
-            otel_names.FEEDBACK, description="Requests with feedback by what became of them."
-        )
-        self._reloads = count(
-            otel_names.REGISTRY_RELOADS, description="Reloads of the registry by what became of them."
-        )
+        self._feedback = count(otel_names.FEEDBACK, description="Requests with feedback, by result.")
+        self._reloads = count(otel_names.REGISTRY_RELOADS, description="Reloads of the registry, by result.")
         self._steps = self._histogram(
             otel_names.STEP_DURATION, "Time of each step of a decision.", _STEP_BUCKETS, unit="s"
         )
@@ -264,16 +264,16 @@ class Metrics:
         )
         self._margin = self._histogram(
             otel_names.DECISION_MARGIN,
-            "Probability of the best route less that of the second.",
+            "Probability of the best route minus that of the second.",
             _SCORE_BUCKETS,
         )
         self._similarity = self._histogram(
-            otel_names.DECISION_SIMILARITY, "Cosine to the nearest example.", _SCORE_BUCKETS
+            otel_names.DECISION_SIMILARITY, "Cosine similarity to the nearest example.", _SCORE_BUCKETS
         )
 
         self._quality = self._histogram(
             otel_names.DECISION_QUALITY,
-            "Probability, predicted beforehand, that the answer of the model that was chosen is good.",
+            "Predicted probability that the chosen model's answer is good.",
             _SCORE_BUCKETS,
         )
 

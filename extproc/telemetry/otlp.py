@@ -1,12 +1,15 @@
-"""Where and how the standard ``OTEL_*`` variables want spans and metrics sent."""
+"""OpenTelemetry as the standard ``OTEL_*`` variables configure it: the resource and the exports."""
 
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
+from extproc import __version__
 from extproc.errors import OperatorError
+from extproc.telemetry import otel_names
 
 Signal = Literal["TRACES", "METRICS"]
 
@@ -15,10 +18,17 @@ _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURING = frozenset({"true", "span_only", "span_and_event"})
 
 
+def service_resource() -> Resource:
+    """Our name and version, under what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say."""
+    ours = {otel_names.SERVICE_NAME: otel_names.DEFAULT_SERVICE_NAME, otel_names.SERVICE_VERSION: __version__}
+    # Resource.create prefers its argument to the environment; the operator's setting must win.
+    return Resource.create({**ours, **OTELResourceDetector().detect().attributes})
+
+
 def exports(signal: Signal) -> bool:
     """Whether the environment names a collector for ``signal``.
 
-    Raises ``OperatorError`` when it asks for a protocol that is not spoken.
+    Raises ``OperatorError`` when it asks for an unsupported protocol.
     """
     if not _variable(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         return False
@@ -36,9 +46,9 @@ def exports(signal: Signal) -> bool:
 
 
 def metric_reader() -> MetricReader | None:
-    """What sends metrics every ``OTEL_METRIC_EXPORT_INTERVAL`` ms; None where no collector is named.
+    """A reader that sends metrics every ``OTEL_METRIC_EXPORT_INTERVAL`` ms; None without a collector.
 
-    Raises ``OperatorError`` when the environment asks for what cannot be done.
+    Raises ``OperatorError`` when the exporter cannot be built from the environment.
     """
     if not exports("METRICS"):
         return None
@@ -52,7 +62,7 @@ def metric_reader() -> MetricReader | None:
 
 
 def captures_text() -> bool:
-    """Whether the operator wants text of prompts on records and spans."""
+    """Whether the operator opted in to the text of prompts on records and spans."""
     return _variable(_CAPTURE).lower() in _CAPTURING
 
 

@@ -16,8 +16,8 @@ from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
 
 _TOKENS = 1e6  # prices are per million
 
-# What an answer that told no usage is taken to have used. Of a request and a plain answer, so many bytes are
-# a token; of a stream, so many bytes of its events carry one. See docs/observe.md.
+# Estimates for an answer without usage: bytes per token of a request and a plain answer, and bytes of events
+# per token of a stream. See docs/observe.md.
 _BYTES_A_TOKEN = 4
 _STREAMED_BYTES_A_TOKEN = 200
 
@@ -64,7 +64,7 @@ class PriceList(msgspec.Struct, frozen=True):
         )
 
     def _estimated(self, row: ExchangeRow) -> float | None:
-        """A rough cost by the sizes of the bodies, of an answer that came and told no usage."""
+        """A rough cost by the sizes of the bodies, for an answer that reported no usage."""
         if row.usage_source != "unknown" or row.refused or row.failed or not row.status:
             return None
         streamed = _STREAMED_BYTES_A_TOKEN if row.stream else _BYTES_A_TOKEN

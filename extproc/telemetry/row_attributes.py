@@ -1,4 +1,4 @@
-"""Rows under attribute names: what a span says, and what the store reads back.
+"""Rows under attribute names: what a span carries, and what the store reads back.
 
 One table for all kinds, because a column means the same wherever it appears. It is data, so that
 spans are written from it and the store's SQL is generated from it.
@@ -114,7 +114,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "primary_model": Attribute(otel_names.ROUTER_PRIMARY_MODEL),
 }
 
-# What the span of an exchange's LLM call says, beside its operation, error and first token.
+# The fields on the span of an exchange's LLM call, beside its operation, error and first token.
 CALL_FIELDS: Final = (
     *("request_id", "model", "upstream_model", "original_model", "provider", "stream", "conversation_id"),
     *(
@@ -138,31 +138,31 @@ IN_THE_SPAN: Final = frozenset({"time", "trace_id", "duration_ms", "error", "ref
 
 
 def attributes_of(row: Row) -> dict[str, Value]:
-    """What the span of ``row`` says; an attribute whose value is not known is absent."""
+    """The attributes of the span of ``row``; unknown values are absent."""
     fields = msgspec.structs.asdict(row)
-    told = {
-        attribute.name: _told(attribute, fields[field])
+    known = {
+        attribute.name: _value_of(attribute, fields[field])
         for field, attribute in ATTRIBUTES.items()
         if fields.get(field) not in _UNKNOWN
     }
-    return {otel_names.ROUTER_RECORD: kind_of(row)} | told | _about_the_call(row)
+    return {otel_names.ROUTER_RECORD: kind_of(row)} | known | _about_the_call(row)
 
 
 def attribute_of(row: Row, field: str) -> tuple[str, Value] | None:
     """One field of ``row`` as an attribute; None when its value is not known."""
     value = getattr(row, field)
-    return None if value in _UNKNOWN else (ATTRIBUTES[field].name, _told(ATTRIBUTES[field], value))
+    return None if value in _UNKNOWN else (ATTRIBUTES[field].name, _value_of(ATTRIBUTES[field], value))
 
 
-def _told(attribute: Attribute, value: Any) -> Value:
+def _value_of(attribute: Attribute, value: Any) -> Value:
     if attribute.listed:
         return (value,)
-    told: Value = value if attribute.per_unit == 1.0 else value / attribute.per_unit
-    return told
+    scaled: Value = value if attribute.per_unit == 1.0 else value / attribute.per_unit
+    return scaled
 
 
 def _about_the_call(row: Row) -> dict[str, Value]:
-    """What the conventions want besides: which operation, and its error."""
+    """Attributes that the conventions require besides: the operation and its error."""
     if isinstance(row, EvaluationRow):
         return {otel_names.OPENINFERENCE_SPAN_KIND: "EVALUATOR"}
     if isinstance(row, ExchangeRow):

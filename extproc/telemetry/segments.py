@@ -3,11 +3,11 @@
 A directory holds the segments of all processes that were given it, named by when they were begun
 and by whom, so that names sort by time and no two processes share a file. A segment that is large
 or old enough is finished and the next one begun; when the directory holds too much, the oldest
-segments go first, whoever wrote them.
+segments are deleted first, whichever process wrote them.
 
-Synced to disk is a segment when it is finished, and nothing before: a crash of the machine can
-lose what the kernel had not yet written of the open one. A disk that refuses costs records, which
-are counted, and nothing else.
+A segment is synced to disk when it is finished, not before: a crash of the machine can lose what
+the kernel had not yet written of the open one. Write errors lose records, which are counted, and
+have no other effect.
 """
 
 import logging
@@ -69,7 +69,7 @@ class Segments:
             directory.mkdir(mode=0o750, exist_ok=True)
             self._open = self._begin()
         except FileExistsError as error:
-            raise OperatorError(f"records cannot be written to {directory}: it is no directory") from error
+            raise OperatorError(f"records cannot be written to {directory}: it is not a directory") from error
         except OSError as error:
             raise OperatorError(f"records cannot be written to {directory}: {error.strerror}") from error
         self._tidy()
@@ -104,7 +104,10 @@ class Segments:
             following = self._begin()
         except OSError as error:
             if not self._failing:
-                log.error("no new segment", extra={"path": str(self._directory), "error": error.strerror})
+                log.error(
+                    "cannot create a new record segment; appending to the old one",
+                    extra={"path": str(self._directory), "error": error.strerror},
+                )
             self._failing = True
             return
         self._failing = False
@@ -133,10 +136,12 @@ class Segments:
         try:
             path.unlink()
         except OSError as error:  # another process was faster, or it is not ours to delete
-            log.warning("a segment stays", extra={"path": str(path), "error": error.strerror})
+            log.warning(
+                "cannot delete an old record segment", extra={"path": str(path), "error": error.strerror}
+            )
             return
         self._deleted += 1
-        log.warning("an old segment was deleted to make room", extra={"path": str(path)})
+        log.warning("deleted an old record segment to stay within the size limit", extra={"path": str(path)})
 
 
 class AppendFile:
@@ -184,7 +189,9 @@ class AppendFile:
             finally:
                 os.close(self._fd)
         except OSError as error:
-            log.error("a segment was not synced", extra={"path": self._name, "error": error.strerror})
+            log.error(
+                "cannot sync a record segment to disk", extra={"path": self._name, "error": error.strerror}
+            )
 
     def _write(self, data: bytes) -> int:
         """Write all of ``data`` if the disk lets us; returns how many bytes it took."""
@@ -199,7 +206,7 @@ class AppendFile:
         return done
 
     def _note_failure(self, error: OSError) -> None:
-        # Once, not per record: a full disk must not fill the log too. The count tells the rest.
+        # Once, not per record: a full disk must not fill the log too. The metric counts them all.
         if not self._failing:
             log.error("records are being lost", extra={"path": self._name, "error": error.strerror})
         self._failing = True

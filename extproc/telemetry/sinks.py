@@ -1,4 +1,4 @@
-"""What became of one exchange, told once, to every sink: metrics, records, spans.
+"""Gives the outcome of each exchange, once, to every sink: metrics, records, spans.
 
 Its row is made, priced and judged here and nowhere else, so that the sinks cannot disagree.
 """
@@ -13,22 +13,15 @@ from msgspec.structs import replace
 
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import (
-    AttemptRow,
-    EvaluationRow,
-    ExchangeRow,
-    attempt_row_of,
-    refusal_of,
-    row_of,
-    verdict_row_of,
-)
+from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of, verdict_row_of
+from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
 from extproc.vocabulary import Attempt, Exchange, Reason, Stage
 
 log = logging.getLogger(__name__)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A finished exchange, as Envoy told it and as its row."""
+    """A finished exchange, as Envoy reported it and as its row."""
 
     exchange: Exchange
     row: ExchangeRow
@@ -43,7 +36,7 @@ class OutcomeSink(Protocol):
         ...
 
     def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
-        """The same of one attempt, and of its gate's verdict, if one spoke."""
+        """As ``accept``, for one attempt and its gate's verdict, if any."""
         ...
 
 
@@ -59,7 +52,7 @@ class Fanout:
         prices: Callable[[str], PriceList] = lambda version: PriceList({}),
         telemetry: Callable[[str], Telemetry] = lambda version: Telemetry(),
     ) -> None:
-        """Both give what a version of the registry says: its prices, and which traces are kept."""
+        """``prices`` and ``telemetry`` return the settings of a registry version."""
         self._sinks = tuple(sinks)
         self._prices = prices
         self._telemetry = telemetry
@@ -67,18 +60,18 @@ class Fanout:
     def accept(self, exchange: Exchange) -> None:
         """A sink that raises has its traceback logged."""
         outcome = outcome_of(exchange, self._prices, self._telemetry)
-        self._tell(lambda sink: sink.accept(outcome))
+        self._emit(lambda sink: sink.accept(outcome))
 
     def attempted(self, attempt: Attempt) -> None:
         """The same of an attempt."""
         row = self._prices(attempt.version).of_attempt(attempt_row_of(attempt))
         verdict = verdict_row_of(attempt)
-        self._tell(lambda sink: sink.attempted(row, verdict))
+        self._emit(lambda sink: sink.attempted(row, verdict))
 
-    def _tell(self, tell: Callable[[OutcomeSink], None]) -> None:
+    def _emit(self, emit: Callable[[OutcomeSink], None]) -> None:
         for sink in self._sinks:
             try:
-                tell(sink)
+                emit(sink)
             except Exception:
                 log.exception("a telemetry sink failed", extra={"sink": type(sink).__name__})
 
@@ -101,9 +94,9 @@ def outcome_of(
 def with_attempts(row: ExchangeRow, attempts: Sequence[AttemptRow]) -> ExchangeRow:
     """``row`` with the tokens and the cost of all that was tried for it.
 
-    What it would have cost elsewhere stays that of the one answer that the client got. An attempt
-    that told no usage, as one that failed at once, counts nothing; where none told any, it is unknown.
-    Second answers that gates asked for were paid for too.
+    The reference cost stays that of the one answer that the client got. An attempt without usage, such
+    as one that failed at once, adds nothing; if no attempt has usage, the sum is unknown. Second
+    answers that gates asked for are included.
     """
     return replace(
         row,

@@ -1,7 +1,7 @@
 """Spans: the trace of each exchange, made when it is over (see ``trees``), sent to an OTLP collector.
 
 The exchange's own span is sent always, so that spans and records hold the same rows; which of
-them have the spans below it, the registry's ``telemetry`` says. Nothing is left to a sampler of
+them have the spans below it, the registry's ``telemetry`` decides. Nothing is left to a sampler of
 the SDK, which would have to choose before the outcome is known.
 
 Export is the SDK's: a bounded queue and a thread. A collector that is slow or gone costs spans,
@@ -19,10 +19,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from extproc import __version__
 from extproc.errors import OperatorError
 from extproc.telemetry import otlp
-from extproc.telemetry.resource import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.span_trees import Origin, span_of_attempt, span_of_opinion, spans_of
+from extproc.telemetry.span_trees import Origin, span_of_attempt, span_of_evaluation, spans_of
 
 _QUEUE_SPANS = 2048  # the default that the OpenTelemetry specification gives
 
@@ -35,7 +34,7 @@ class SpanSink:
 
         ``queue_spans`` bounds what waits for the collector, the batch being sent included.
         """
-        self._origin = Origin(service_resource(), InstrumentationScope("extproc", __version__), encoder)
+        self._origin = Origin(otlp.service_resource(), InstrumentationScope("extproc", __version__), encoder)
         self._export = _CountedExport(exporter, queue_spans)
         self._processor = BatchSpanProcessor(
             self._export, max_queue_size=queue_spans, max_export_batch_size=min(512, queue_spans)
@@ -51,7 +50,7 @@ class SpanSink:
         self._send(spans_of(outcome, self._origin))
 
     def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
-        """The same of an attempt's one span."""
+        """Make the span of one attempt and enqueue it; never waits for the collector."""
         self._send([span_of_attempt(row, verdict, self._origin)])
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
@@ -59,11 +58,11 @@ class SpanSink:
             for span in spans:
                 self._processor.on_end(span)
 
-    def tell(self, row: EvaluationRow) -> bool:
-        """Enqueue the span of an opinion; never waits for the collector. Returns whether there was room."""
+    def evaluated(self, row: EvaluationRow) -> bool:
+        """Enqueue the span of one evaluation without waiting. Returns whether there was room."""
         admitted = self._export.admit(1)
         if admitted:
-            self._processor.on_end(span_of_opinion(row, self._origin))
+            self._processor.on_end(span_of_evaluation(row, self._origin))
         return admitted
 
     def close(self, timeout_s: float = 2.0) -> None:

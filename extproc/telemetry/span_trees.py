@@ -6,12 +6,12 @@ route                     CHAIN: the exchange as Envoy saw it, and its record
 ├─ score                  CHAIN: scorer, calibration, choice of a model
 └─ chat MODEL             LLM, CLIENT: the call, from the decision to the answer's last byte
 
-Where hops asked the models, each attempt is such a call, told when that attempt is over, and always:
-it is a record too.
+Behind hops each attempt is such a call. It is emitted when that attempt is over, and always: it is a
+record too.
 
-A step that did not run has no span. Ids are made of the request's, so any process that tells of
-the exchange tells the same spans, and others can be hung below them. A parent that is not sampled
-is nobody's parent: the exchange then is a root of the same trace, with a link to it.
+A step that did not run has no span. Ids are hashes of the request's, so every process that reports
+the exchange emits the same spans, and other spans can be placed below them. An unsampled parent is not
+used as parent: the exchange then is a root of the same trace, with a link to it.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from extproc.telemetry import otel_names
 from extproc.telemetry.row_attributes import CALL_FIELDS, Value, attribute_of, attributes_of
-from extproc.telemetry.rows import (
-    TRACE_ID,
-    AttemptRow,
-    EvaluationRow,
-    ExchangeRow,
-    Row,
-    caller_of,
-    own_trace_id,
-)
+from extproc.telemetry.row_building import TRACE_ID, caller_of, own_trace_id
+from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow, Row
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Envelope, Reason, Stage
 
@@ -46,7 +39,7 @@ _NOTHING_DECIDED = Envelope()
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Who tells the spans."""
+    """The process that emits the spans."""
 
     resource: Resource
     scope: InstrumentationScope
@@ -133,11 +126,11 @@ def _event(verdict: EvaluationRow) -> Event:
     return Event(otel_names.GEN_AI_EVALUATION_RESULT, about, timestamp=at)
 
 
-def span_of_opinion(row: EvaluationRow, origin: Origin) -> ReadableSpan:
-    """The span of one opinion: it lasts no time, and whoever tells it again tells the same.
+def span_of_evaluation(row: EvaluationRow, origin: Origin) -> ReadableSpan:
+    """The span of one evaluation: it has no duration, and is the same whenever it is emitted again.
 
-    It lies in the trace that the opinion names, below the exchange where that is named too; else in
-    one made of the request's id, which is the exchange's unless Envoy or the client had a trace.
+    It is in the trace that the evaluation names, below the exchange if that is named too. Otherwise its
+    trace is made of the request's id, as the exchange's is unless Envoy or the client had a trace.
     """
     known = TRACE_ID.fullmatch(row.trace_id) is not None
     trace_id = row.trace_id if known else own_trace_id(row.request_id or row.trace_id)
@@ -212,8 +205,8 @@ def _about_the_encoder(row: ExchangeRow, encoder: str) -> dict[str, Value]:
 
 
 def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
-    told = (attribute_of(row, field) for field in _SCORE_FIELDS)
-    return {**_CHAIN, **dict(pair for pair in told if pair is not None)}
+    pairs = (attribute_of(row, field) for field in _SCORE_FIELDS)
+    return {**_CHAIN, **dict(pair for pair in pairs if pair is not None)}
 
 
 _SCORE_FIELDS = (
@@ -238,7 +231,7 @@ def _context(row: Row, name: str) -> SpanContext:
 
 
 def _identity(trace_id: str, name: str, of: str) -> SpanContext:
-    """The identity of the span of this name and this request or opinion: the same whoever asks."""
+    """The identity of the span of this name for this request or evaluation."""
     span_id = int.from_bytes(blake2b(f"{name} {of}".encode(), digest_size=8).digest())
     return SpanContext(int(trace_id, 16), span_id, is_remote=False, trace_flags=_SAMPLED)
 

@@ -45,6 +45,7 @@ from extproc.vocabulary import (
     Stage,
     Terms,
 )
+from extproc.wire.envelope_building import as_observed, with_decision
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -179,9 +180,7 @@ Effect = Reply | Reserve | AskDecision
 
 # --- The machine --------------------------------------------------------------------------------
 
-# The envelope is small whatever a client sends.
-_TRACEPARENT_LIMIT = 128  # characters; W3C's version 00 has 55
-_CANDIDATES = 5
+_TRACEPARENT_LIMIT = 128  # characters of an envelope; W3C's version 00 has 55
 
 _TOO_BUSY = "The router is reading as many large requests as it can; try again in a moment."
 
@@ -288,11 +287,11 @@ class DecideExchange:
         decision = event.decision
         self._checked = True  # by deny rules, before anything was decided
         if decision.mode is Mode.OBSERVE:
-            return Done(), self._proceed(_observed(_decided(self._known, decision), self._served()))
+            return Done(), self._proceed(as_observed(with_decision(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
         span = apis.model_span(body) if decision.fallback else None
-        return Done(), RouteRequest(decision.cluster, changed, _decided(self._known, decision), span)
+        return Done(), RouteRequest(decision.cluster, changed, with_decision(self._known, decision), span)
 
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
         # Only rules and pins refuse, before anything waits.
@@ -305,7 +304,7 @@ class DecideExchange:
 
     def _let_go(self, reason: Reason) -> Proceed:
         known = replace(self._known, stage=Stage.DEFAULT, reason=reason)
-        return self._proceed(_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
+        return self._proceed(as_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
 
     def _proceed(self, envelope: Envelope) -> Proceed:
         return Proceed(envelope, self._checked)
@@ -318,7 +317,7 @@ class DecideExchange:
     def _refuse(self, api: Api, error: ClientError) -> Refuse | Proceed:
         known = self._refused(error)
         if known.mode == Mode.OBSERVE:
-            return self._proceed(_observed(known, self._served()))
+            return self._proceed(as_observed(known, self._served()))
         body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
         )
@@ -354,57 +353,5 @@ def _require_uncompressed(head: RequestHead) -> None:
         raise BadRequest("The request body is compressed; it must be sent without content-encoding.")
 
 
-def _decided(known: Envelope, decision: Decision) -> Envelope:
-    return replace(
-        known,
-        route=decision.route,
-        model=decision.model,
-        upstream_model=decision.upstream_model,
-        provider=decision.provider,
-        stage=decision.stage,
-        reason=decision.reason,
-        rule=decision.rule,
-        probability=_rounded(decision.probability),
-        margin=_rounded(decision.margin),
-        similarity=_rounded(decision.similarity),
-        candidates=tuple(
-            f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_CANDIDATES]
-        ),
-        predicted_quality=_rounded(decision.predicted_quality),
-        offers=tuple(
-            f"{offer.model}:{offer.quality:.4g}"
-            for offer in decision.offers[:_CANDIDATES]
-            if offer.quality is not None
-        ),
-        version=decision.version,
-        lexical=decision.comparison.result if decision.comparison else "",
-        weight=decision.comparison.weight if decision.comparison else None,
-        tokens=decision.tokens,
-        rules_us=decision.times.rules,
-        queue_us=decision.times.queue,
-        embed_us=decision.times.embed,
-        total_us=decision.times.total,
-        mode=decision.mode,
-    )
-
-
-def _observed(decided: Envelope, served: Served) -> Envelope:
-    """What was decided as what would have been done, beside who answers all the same."""
-    return replace(
-        decided,
-        route="",
-        would_route=decided.route,
-        would_model=decided.model,
-        model=served.model,
-        upstream_model=served.upstream_model,
-        provider=served.provider,
-    )
-
-
 def _microseconds(seconds: float) -> int:
     return round(seconds * 1e6)
-
-
-def _rounded(score: float | None) -> float | None:
-    # Four digits tell two decisions apart; more would only make headers and records longer.
-    return None if score is None else round(score, 4)

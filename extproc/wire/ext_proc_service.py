@@ -77,7 +77,7 @@ class ExternalProcessor:
         gatekeeper: Gatekeeper | None = None,
         adviser: gate_stream.Adviser | None = None,
         terms: Callable[[str], Terms] = lambda version: Terms(),
-        feedback: feedback_exchange.Desk | None = None,
+        feedback: feedback_exchange.FeedbackHandler | None = None,
         admission: Admission | None = None,
         count_unread: Callable[[], None] = lambda: None,
         offload: Offload | None = None,

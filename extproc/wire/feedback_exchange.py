@@ -1,11 +1,11 @@
-"""The feedback exchange as a state machine without I/O: whatever comes is answered here.
+"""The feedback exchange as a state machine without I/O: it answers every request itself.
 
 One instance lives as long as one ext_proc stream on the route for feedback:
 
 AwaitingHead ──Head with the token──> AwaitingBody ──Body──> Done   Answer 202, 400, 413 or 503
     └──Head without it──────────────────────────────────────> Done   Answer 401, 404 or 503
 
-Nothing is forwarded: the route leads nowhere, and Envoy answers 503 for a sidecar that does not.
+Nothing is forwarded: the route has no upstream. Without a sidecar Envoy answers 503.
 """
 
 from typing import Protocol
@@ -19,18 +19,18 @@ from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed
 
 ROLE = "feedback"  # of the streams whose exchanges are these
 
-_ACCEPTED = 202  # it is kept, and joined with its answer when somebody reads the records
+_ACCEPTED = 202  # stored; joined with its answer when the records are read
 
 
-class Desk(Protocol):
-    """Who takes feedback."""
+class FeedbackHandler(Protocol):
+    """Checks and stores feedback."""
 
     def admit(self, authorization: str) -> None:
-        """Returns when the header ``authorization`` is good; raises ``errors.ClientError`` else."""
+        """Accept the header ``authorization``, or raise ``errors.ClientError``."""
         ...
 
     def take(self, body: bytes) -> str:
-        """The id of the opinion in ``body``, which is kept; raises ``errors.ClientError``."""
+        """Store the feedback in ``body`` and return its id, or raise ``errors.ClientError``."""
         ...
 
 
@@ -44,10 +44,10 @@ class FeedbackResponse(msgspec.Struct, frozen=True):
 
 
 class FeedbackExchange:
-    """One request's way to the desk."""
+    """One request with feedback."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, handler: FeedbackHandler) -> None:
+        self._handler = handler
         self._admitted = False
         self._done = False
 
@@ -63,7 +63,7 @@ class FeedbackExchange:
             ProtocolError: the event does not fit what came before.
         """
         if isinstance(event, HeadReceived) is self._admitted:
-            raise ProtocolError(f"{type(event).__name__} came on a stream of feedback out of turn")
+            raise ProtocolError(f"{type(event).__name__} came out of order on a feedback stream")
         try:
             return self._on_head(event) if isinstance(event, HeadReceived) else self._on_body(event.data)
         except ClientError as error:
@@ -71,14 +71,14 @@ class FeedbackExchange:
             return _refusal(error)
 
     def _on_head(self, event: HeadReceived) -> Proceed | FeedbackResponse:
-        self._desk.admit(event.head.headers.get("authorization", ""))
+        self._handler.admit(event.head.headers.get("authorization", ""))
         if not event.head.has_body:
             return self._on_body(b"")
         self._admitted = True
         return Proceed()
 
     def _on_body(self, body: bytes) -> FeedbackResponse:
-        answered = msgspec.json.encode({"id": self._desk.take(body), "accepted": True})
+        answered = msgspec.json.encode({"id": self._handler.take(body), "accepted": True})
         self._done = True
         return FeedbackResponse(_ACCEPTED, answered, "router_feedback_accepted")
 
@@ -87,6 +87,6 @@ def _refusal(error: ClientError) -> FeedbackResponse:
     body = apis.error_body(
         Api.OPENAI_CHAT, status=error.status, message=error.message, code=error.code, param=error.param
     )
-    # As RFC 9110 wants of every 401, section 15.5.2.
+    # RFC 9110, section 15.5.2, requires it on every 401.
     challenge = (("www-authenticate", "Bearer"),) if isinstance(error, Unauthorized) else ()
     return FeedbackResponse(error.status, body, f"router_feedback_{error.label}", challenge)

@@ -225,7 +225,7 @@ def test_a_feedback_file_with_a_bad_line_changes_nothing(
     file = tmp_path / "feedback.jsonl"
     file.write_text('{"request_id": "r", "score": 1}\n{"score": 1}\n')
     assert main(["feedback", "import", str(file), "--store", store]) == 1
-    assert f"{file}:2: it names no answer" in capsys.readouterr().err
+    assert f"{file}:2: add `request_id` or `trace_id`" in capsys.readouterr().err
     assert not Path(store).exists()
 
 

@@ -10,7 +10,7 @@ from extproc.envoyconf.feedback_route import PATH
 from extproc.registry.feedback_token import FeedbackToken
 from extproc.registry.model_settings import Auth
 from extproc.registry.schema import FeedbackSettings
-from extproc.telemetry.feedback_desk import MAX_BYTES, FeedbackDesk
+from extproc.telemetry.feedback_receiver import MAX_BYTES, FeedbackReceiver
 from extproc.telemetry.rows import EvaluationRow
 from extproc.wire.ext_proc_service import ExternalProcessor
 from tests.envoyconf.conftest import CHAT, Answer, World, launcher
@@ -40,7 +40,7 @@ def processor(world: World, heard: Heard) -> ExternalProcessor:
         world.sidecar,
         version=lambda: "v1",
         count_failure=world.sidecar.failures.append,
-        feedback=FeedbackDesk(token.admit, [heard.keep], heard.counts.append),
+        feedback=FeedbackReceiver(token.admit, [heard.keep], heard.counts.append),
     )
 
 
@@ -125,9 +125,9 @@ async def test_without_the_token_it_is_401_and_nothing_is_read(
         (None, "truncated"),
         (b"{", "truncated"),
         (b"[]", "Expected `object`"),
-        (b'{"score": 1}', "expected request_id or trace_id"),
+        (b'{"score": 1}', "add `request_id` or `trace_id`"),
         (b'{"request_id": "r", "score": 2}', "<= 1.0"),
-        (b'{"request_id": "r", "label": "meh"}', "expected score, 0 to 1, or label, one of good"),
+        (b'{"request_id": "r", "label": "meh"}', "add `score` (0-1) or `label` (one of good"),
         (b'{"request_id": "r", "score": 1, "prompt": "x"}', "unknown field `prompt`"),
         (b'{"request_id": "\xff", "score": 1}', "UTF-8"),
         (b'{"request_id": "r", "explanation": "%s"}' % (b"x" * 4097), "length <= 4096"),
@@ -155,7 +155,7 @@ async def test_more_than_an_opinion_can_be_is_413(
 
 async def test_an_opinion_that_is_not_kept_is_503(world: World, heard: Heard) -> None:
     heard.keeps = False
-    assert "may be sent again" in told(await give(world), 503)
+    assert "send it again later" in told(await give(world), 503)
     assert heard.counts == ["unavailable"]
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from extproc.errors import Denied
 from extproc.registry.schema import RouteSettings
-from extproc.telemetry.rows import row_of
+from extproc.telemetry.row_building import row_of
 from extproc.vocabulary import Api, BodyPolicy, Candidate, Exchange, StageTimes
 from extproc.wire import access_log_file
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Handler, World, decided, launcher

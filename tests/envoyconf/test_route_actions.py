@@ -38,6 +38,12 @@ def asked(world: World) -> int:
     return len(world.providers["small"].received)
 
 
+async def failed_connections(world: World) -> int:
+    """How often Envoy could not connect to the model."""
+    page = await world.admin("/stats?filter=^cluster.model-small.upstream_cx_connect_fail$")
+    return int(page.rpartition(" ")[2])
+
+
 # --- timeout_s ----------------------------------------------------------------------------------
 
 
@@ -138,7 +144,9 @@ async def test_a_refused_connection_is_tried_again_until_the_server_is_back(laun
     small = world.providers["small"]
     await small.stop()
     waiting = asyncio.create_task(world.ask())
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while not await failed_connections(world):
+            await asyncio.sleep(0.01)
     assert not waiting.done()
     await small.start()
     assert (await waiting).status == 200

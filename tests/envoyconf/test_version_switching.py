@@ -13,7 +13,7 @@ from extproc.envoyconf.version_switching import Switch, Switched, Waits
 from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, ByName, Generation
 from extproc.errors import EnvoyRefused, NotYet, VersionRefused
-from extproc.wire.version_probe import ProbeResult
+from extproc.wire.grpc_health import ProbeResult
 
 COUNTED = {"cluster_manager.cds": CLUSTERS, "listener_manager.lds": LISTENERS, "http.llm.rds.llm": ROUTES}
 SIDECARS = ("unix:/a", "unix:/b")

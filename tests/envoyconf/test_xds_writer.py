@@ -17,7 +17,7 @@ from extproc.demo.loopback_ports import free
 from extproc.envoyconf.xds_writer import Addresses, Writer
 from extproc.errors import EnvoyRefused, NotYet, OperatorError, RegistryError, VersionRefused
 from extproc.registry.registry_loading import load
-from extproc.wire.version_probe import ProbeResult
+from extproc.wire.grpc_health import ProbeResult
 
 GOOD = "models:\n  a: {base_url: 'http://127.0.0.1:1', auth: {file: a.key}}\ndefault: a\n"
 OTHER = GOOD.replace("0.1:1", "0.1:2")

@@ -453,7 +453,7 @@ def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
 
 def test_feedback_is_counted_by_what_became_of_it(metrics: Metrics) -> None:
     for result in ("accepted", "accepted", "unauthorized"):
-        metrics.heard(result)
+        metrics.feedback_received(result)
     assert value(metrics, "router_feedback_total", result="accepted") == 2.0
     assert value(metrics, "router_feedback_total", result="unauthorized") == 1.0
 

@@ -77,7 +77,8 @@ def test_a_collector_that_never_answers_delays_no_call_and_not_the_end(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "10")
         metrics = Metrics(otlp.metric_reader())
-        time.sleep(0.1)  # by now one export is under way, and will be for ten seconds
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # one export is under way, and will be for ten seconds
         started = time.monotonic()
         for _ in range(1000):
             metrics.accept(outcome())
@@ -86,6 +87,7 @@ def test_a_collector_that_never_answers_delays_no_call_and_not_the_end(
         started = time.monotonic()
         metrics.close(timeout_s=0.1)
         assert time.monotonic() - started < 20  # the SDK alone would wait for 30
+        connection.close()
         for thread in set(threading.enumerate()) - before:
             thread.join(30)
     assert not [record for record in caplog.messages if "already shutdown" in record]

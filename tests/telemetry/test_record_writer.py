@@ -79,7 +79,7 @@ def test_a_directory_that_cannot_be_made_is_an_operators_error(tmp_path: Path) -
     with pytest.raises(OperatorError, match=r"records cannot be written to .*absent.*No such file"):
         open_records(str(tmp_path / "absent" / "records"))
     (tmp_path / "file").touch()
-    with pytest.raises(OperatorError, match=r"records cannot be written to .*file: it is no directory"):
+    with pytest.raises(OperatorError, match=r"records cannot be written to .*file: it is not a directory"):
         open_records(str(tmp_path / "file"))
 
 

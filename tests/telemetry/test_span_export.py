@@ -115,12 +115,12 @@ def test_an_opinion_is_a_span_of_its_own_and_one_without_room_is_counted(collect
         time=datetime(2026, 11, 25, tzinfo=UTC), request_id="r", evaluation_id="e", name="feedback", score=0.5
     )
     out = sink()
-    assert out.tell(opinion)
+    assert out.evaluated(opinion)
     out.close(timeout_s=30)
     (span,) = collector.spans
     assert span.name == "evaluate feedback"
     assert attributes(span.attributes)["gen_ai.evaluation.score.value"] == 0.5
-    assert not out.tell(opinion)
+    assert not out.evaluated(opinion)
     assert out.dropped == 1
 
 

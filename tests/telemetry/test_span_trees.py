@@ -10,9 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from extproc.telemetry.rows import EvaluationRow, attempt_row_of, verdict_row_of
+from extproc.telemetry.row_building import attempt_row_of, verdict_row_of
+from extproc.telemetry.rows import EvaluationRow
 from extproc.telemetry.sinks import Outcome
-from extproc.telemetry.span_trees import Origin, span_of_attempt, span_of_opinion, spans_of
+from extproc.telemetry.span_trees import Origin, span_of_attempt, span_of_evaluation, spans_of
 from extproc.vocabulary import Attempt, Envelope, Exchange, Ruling, Usage
 
 Make = Callable[..., Outcome]
@@ -387,7 +388,7 @@ def opinion(**fields: Any) -> EvaluationRow:
 
 
 def test_an_opinion_that_names_request_and_trace_is_below_the_exchange(outcome: Make) -> None:
-    span = span_of_opinion(opinion(score=0.0, label="bad", source="ann"), ORIGIN)
+    span = span_of_evaluation(opinion(score=0.0, label="bad", source="ann"), ORIGIN)
     assert span.parent == route(outcome()).context
     assert span.name == "evaluate feedback"
     assert span.start_time == span.end_time
@@ -410,17 +411,17 @@ def test_an_opinion_that_names_request_and_trace_is_below_the_exchange(outcome: 
 def test_an_opinion_that_does_not_name_both_is_nobodys_child(
     request_id: str, trace_id: str, lies_in: str
 ) -> None:
-    span = span_of_opinion(opinion(request_id=request_id, trace_id=trace_id), ORIGIN)
+    span = span_of_evaluation(opinion(request_id=request_id, trace_id=trace_id), ORIGIN)
     assert span.parent is None
     assert f"{span.context.trace_id:032x}" == lies_in
 
 
 @pytest.mark.parametrize("trace_id", ["no hex", "0" * 32])
 def test_an_opinion_on_what_is_no_trace_is_in_one_of_its_own(trace_id: str) -> None:
-    assert span_of_opinion(opinion(request_id="", trace_id=trace_id), ORIGIN).context.is_valid
+    assert span_of_evaluation(opinion(request_id="", trace_id=trace_id), ORIGIN).context.is_valid
 
 
 def test_the_same_opinion_is_the_same_span_and_another_is_another() -> None:
-    first, again = (span_of_opinion(opinion(), ORIGIN).context for _ in range(2))
+    first, again = (span_of_evaluation(opinion(), ORIGIN).context for _ in range(2))
     assert first == again
-    assert span_of_opinion(opinion(evaluation_id="e2"), ORIGIN).context.span_id != first.span_id
+    assert span_of_evaluation(opinion(evaluation_id="e2"), ORIGIN).context.span_id != first.span_id

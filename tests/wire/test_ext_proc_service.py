@@ -411,10 +411,13 @@ async def test_it_is_finished_when_the_last_exchange_is(
     exchange = asyncio.create_task(Stream(channel).exchange(ASK))
     await decider.busy.wait()
     finished = asyncio.create_task(processor.finished())
-    await asyncio.sleep(0)  # it would be done by now if it did not wait
+    other = Stream(channel)  # a whole other exchange comes and goes meanwhile
+    await other.send_head("/static/logo.png")
+    assert await other.receive() is not None
+    assert await other.ended_well()
     assert not finished.done()
     decider.gate.set()
-    await asyncio.wait_for(finished, 10)
+    await asyncio.wait_for(finished, 60)
     await exchange
 
 

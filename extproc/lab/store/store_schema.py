@@ -13,15 +13,7 @@ import msgspec
 from extproc.lab.store.columns import ERROR, RECORD, REFUSED, column_name, column_of, stored
 from extproc.telemetry import otel_names
 from extproc.telemetry.row_attributes import ATTRIBUTES
-from extproc.telemetry.rows import (
-    KINDS,
-    AttemptRow,
-    EvaluationRow,
-    ExchangeRow,
-    Row,
-    ShadowRow,
-    kind_of,
-)
+from extproc.telemetry.rows import KINDS, AttemptRow, EvaluationRow, ExchangeRow, Row, ShadowRow, kind_of
 
 TABLE = "otel_traces"
 

@@ -3,7 +3,7 @@
 ``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
 """
 
-from extproc.telemetry.rows import REFUSALS
+from extproc.telemetry.row_building import REFUSALS
 from extproc.vocabulary import Reason, Stage
 
 _AT = "toUnixTimestamp64Micro(time)"

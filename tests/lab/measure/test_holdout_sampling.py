@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from extproc.errors import DataError, OperatorError
 from extproc.lab.measure.holdout_sampling import Record, even_shares, read_records, sample
-from extproc.telemetry.rows import EvaluationRow, row_of
+from extproc.telemetry.row_building import row_of
+from extproc.telemetry.rows import EvaluationRow
 from extproc.vocabulary import Envelope, Exchange
 
 

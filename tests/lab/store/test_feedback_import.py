@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,16 +32,16 @@ def test_a_file_is_read_line_by_line_and_empty_lines_are_nothing(tmp_path: Path)
     ("line", "told"),
     [
         ("{", "truncated"),
-        ('{"score": 1}', "expected request_id or trace_id"),
-        ('{"request_id": "r"}', "it tells no score"),
-        ('{"request_id": "r", "label": "fine"}', "it tells no score"),
+        ('{"score": 1}', "add `request_id` or `trace_id`"),
+        ('{"request_id": "r"}', "add `score` (0-1) or `label`"),
+        ('{"request_id": "r", "label": "fine"}', "add `score` (0-1) or `label`"),
         ('{"request_id": "r", "score": 5}', "<= 1.0"),
         ('{"request_id": "r", "score": 1, "prompt": "secret"}', "unknown field `prompt`"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_with_its_number(tmp_path: Path, line: str, told: str) -> None:
     path = written(tmp_path, '{"request_id": "r", "score": 1}', line)
-    with pytest.raises(OperatorError, match=rf"feedback\.jsonl:2: .*{told}"):
+    with pytest.raises(OperatorError, match=rf"feedback\.jsonl:2: .*{re.escape(told)}"):
         list(read(path, NOW))
 
 

@@ -15,7 +15,8 @@ from extproc.lab.store.segment_loading import load
 from extproc.lab.store.store_schema import statements, view_name
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import KINDS, AnyRow, EvaluationRow, ExchangeRow, row_of
+from extproc.telemetry.row_building import row_of
+from extproc.telemetry.rows import KINDS, AnyRow, EvaluationRow, ExchangeRow
 from extproc.telemetry.sinks import outcome_of
 from extproc.telemetry.span_export import SpanSink
 from extproc.vocabulary import Envelope, Exchange

@@ -1,4 +1,4 @@
-"""The desk where feedback is handed in while serving: from a request's body to the record."""
+"""Receives feedback while serving: from a request's body to the record."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from extproc.errors import BadRequest, ClientError, TooLarge, Unavailable
 from extproc.telemetry.feedback_rows import Feedback, row_of
 from extproc.telemetry.rows import EvaluationRow
 
-# The longest opinion that fits the limits of its texts, written in any way JSON allows.
+# Feedback whose texts are all at their limits fits, however JSON escapes them.
 MAX_BYTES = 64 * 1024
 
 ACCEPTED = "accepted"
@@ -17,8 +17,8 @@ ACCEPTED = "accepted"
 Keep = Callable[[EvaluationRow], bool]  # whether it was kept; never raises, never waits
 
 
-class FeedbackDesk:
-    """Takes opinions from those who may give them; the ``wire.feedback_exchange.Desk`` that serves."""
+class FeedbackReceiver:
+    """Accepts feedback from authorized clients; a ``wire.feedback_exchange.FeedbackHandler``."""
 
     def __init__(
         self,
@@ -27,9 +27,11 @@ class FeedbackDesk:
         count: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``admit`` raises ``errors.ClientError`` for an authorization header that is not good.
+        """``admit`` raises ``errors.ClientError`` for an invalid authorization header.
 
-        ``count`` is told ``accepted``, or the label of the error that was answered.
+        ``keep`` are the sinks; feedback is accepted if at least one of them keeps it.
+
+        ``count`` gets ``accepted`` or the label of the error.
         """
         self._admit = admit
         self._keep = tuple(keep)
@@ -38,7 +40,7 @@ class FeedbackDesk:
         self._decode = msgspec.json.Decoder(Feedback).decode
 
     def admit(self, authorization: str) -> None:
-        """See ``wire.feedback_exchange.Desk``."""
+        """See ``wire.feedback_exchange.FeedbackHandler``."""
         try:
             self._admit(authorization)
         except ClientError as error:
@@ -46,12 +48,12 @@ class FeedbackDesk:
             raise
 
     def take(self, body: bytes) -> str:
-        """See ``wire.feedback_exchange.Desk``."""
+        """See ``wire.feedback_exchange.FeedbackHandler``."""
         try:
             row = self._row(body)
             kept = [keep(row) for keep in self._keep]
             if not any(kept):
-                raise Unavailable("The feedback could not be kept; it may be sent again.")
+                raise Unavailable("The feedback was not stored; send it again later.")
         except ClientError as error:
             self._count(error.label)
             raise
@@ -64,4 +66,4 @@ class FeedbackDesk:
         try:
             return row_of(self._decode(body), self._now())
         except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-            raise BadRequest(f"This is no feedback: {error}.") from error
+            raise BadRequest(f"Invalid feedback: {error}.") from error

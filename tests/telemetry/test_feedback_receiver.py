@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from extproc.errors import BadRequest, ClientError, TooLarge, Unauthorized, Unavailable
-from extproc.telemetry.feedback_desk import MAX_BYTES, FeedbackDesk
+from extproc.telemetry.feedback_receiver import MAX_BYTES, FeedbackReceiver
 from extproc.telemetry.feedback_rows import Feedback
 from extproc.telemetry.rows import EvaluationRow
 
@@ -17,7 +17,9 @@ class World:
     def __init__(self, *keeps: bool) -> None:
         self.counts: list[str] = []
         self.rows: list[EvaluationRow] = []
-        self.desk = FeedbackDesk(self.admit, [self.keeper(k) for k in keeps], self.counts.append, lambda: NOW)
+        self.desk = FeedbackReceiver(
+            self.admit, [self.keeper(k) for k in keeps], self.counts.append, lambda: NOW
+        )
 
     def admit(self, authorization: str) -> None:
         if authorization != "good":

@@ -5,17 +5,8 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from extproc.telemetry.rows import (
-    KINDS,
-    AnyRow,
-    AttemptRow,
-    ExchangeRow,
-    Row,
-    attempt_row_of,
-    kind_of,
-    refusal_of,
-    row_of,
-)
+from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of
+from extproc.telemetry.rows import KINDS, AnyRow, AttemptRow, ExchangeRow, Row, kind_of
 from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
 
 Make = Callable[..., Exchange]

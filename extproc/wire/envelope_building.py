@@ -1,0 +1,58 @@
+"""Builds the envelope of a decision: what Envoy, its access log and the record get to know of it."""
+
+from msgspec.structs import replace
+
+from extproc.vocabulary import Decision, Envelope, Served
+
+_LISTED = 5  # candidates and offers at most, so that the envelope stays small
+
+
+def with_decision(known: Envelope, decision: Decision) -> Envelope:
+    """``known`` with what ``decision`` adds."""
+    return replace(
+        known,
+        route=decision.route,
+        model=decision.model,
+        upstream_model=decision.upstream_model,
+        provider=decision.provider,
+        stage=decision.stage,
+        reason=decision.reason,
+        rule=decision.rule,
+        probability=_rounded(decision.probability),
+        margin=_rounded(decision.margin),
+        similarity=_rounded(decision.similarity),
+        candidates=tuple(f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_LISTED]),
+        predicted_quality=_rounded(decision.predicted_quality),
+        offers=tuple(
+            f"{offer.model}:{offer.quality:.4g}"
+            for offer in decision.offers[:_LISTED]
+            if offer.quality is not None
+        ),
+        version=decision.version,
+        lexical=decision.comparison.result if decision.comparison else "",
+        weight=decision.comparison.weight if decision.comparison else None,
+        tokens=decision.tokens,
+        rules_us=decision.times.rules,
+        queue_us=decision.times.queue,
+        embed_us=decision.times.embed,
+        total_us=decision.times.total,
+        mode=decision.mode,
+    )
+
+
+def as_observed(decided: Envelope, served: Served) -> Envelope:
+    """``decided`` as the envelope of a request that is only observed; ``served`` answers it."""
+    return replace(
+        decided,
+        route="",
+        would_route=decided.route,
+        would_model=decided.model,
+        model=served.model,
+        upstream_model=served.upstream_model,
+        provider=served.provider,
+    )
+
+
+def _rounded(score: float | None) -> float | None:
+    # Four digits distinguish two decisions; more would only make headers and records longer.
+    return None if score is None else round(score, 4)
