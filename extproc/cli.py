@@ -54,7 +54,7 @@ _CHAT_PATH = "/v1/chat/completions"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, or 1 with one line on stderr that says what to mend."""
+    """Run one command; the exit status is 0, or 1 with one line on stderr that says what is wrong."""
     options = command_line().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    _bear_hangups()
+    _ignore_hangups()
     from extproc.serving import Settings, serve
 
     settings = Settings(
@@ -86,8 +86,8 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _bear_hangups() -> None:
-    """SIGHUP means to read the registry again; before it was read at all, that is to do nothing."""
+def _ignore_hangups() -> None:
+    """Ignore SIGHUP, which reloads the registry, until the registry is loaded for the first time."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
@@ -103,7 +103,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _question(options: argparse.Namespace, text: str) -> Question:
     api = api_of("POST", options.path)
     if api is None:
-        raise OperatorError(f"--path: {options.path!r} is no LLM call (expected one such as {_CHAT_PATH})")
+        raise OperatorError(
+            f"--path: {options.path!r} is not an LLM path (expected one such as {_CHAT_PATH})"
+        )
     request = ChatRequest(
         api=api,
         model=options.model,
@@ -126,11 +128,11 @@ def _envoy_config(options: argparse.Namespace) -> int:
 
     if options.xds is not None:
         if options.fragments:
-            raise OperatorError("--fragments goes without --xds")
+            raise OperatorError("--fragments cannot be combined with --xds")
         return _envoy_files(options)
     for name in ("watch", "listen", "admin", "sidecar", "upstream"):
         if getattr(options, name):
-            raise OperatorError(f"--{name} goes with --xds DIR")
+            raise OperatorError(f"--{name} requires --xds DIR")
     loaded, directory = load(options.registry), options.registry.parent
     for problem in (*key_problems(loaded.registry, directory, os.environ), *notices(loaded.registry)):
         print(f"extproc: warning: {problem}", file=sys.stderr)
@@ -146,7 +148,7 @@ def _envoy_files(options: argparse.Namespace) -> int:
     from extproc.envoyconf.xds_writer import Addresses, Writer
     from extproc.telemetry import logs
 
-    _bear_hangups()
+    _ignore_hangups()
     logs.configure("info" if options.watch else "warning")
     addresses = Addresses(
         options.listen or "", options.admin or "", tuple(options.sidecar), dict(options.upstream)
@@ -289,7 +291,7 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--conversation", default="", metavar="ID",
         help="what the request's body calls the conversation, for rollouts by that",
     )  # fmt: skip
-    explain.add_argument("--path", default=_CHAT_PATH, help="the request's path, which tells its API")
+    explain.add_argument("--path", default=_CHAT_PATH, help="the request's path, which determines its API")
 
 
 def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -326,8 +328,8 @@ def _add_envoy_config(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     config.add_argument(
         "--watch",
         action="store_true",
-        help="with --xds: go on, and bring Envoy to each new version of the registry, until SIGTERM; "
-        "SIGHUP reads it anew. DIR/status.json says how things stand, and the log does on stderr",
+        help="with --xds: keep running and write each new version of the registry, until SIGTERM. "
+        "SIGHUP reloads it. DIR/status.json and the log on stderr report the state",
     )
     for name, what in (("listen", "where clients find Envoy"), ("admin", "Envoy's admin interface")):
         config.add_argument(

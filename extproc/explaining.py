@@ -1,4 +1,4 @@
-"""`extproc explain`: one decision by the pipeline that serves, told to a person or to a program."""
+"""`extproc explain`: one decision by the pipeline that serves, as text or JSON."""
 
 import asyncio
 import time
@@ -87,8 +87,8 @@ class Explanation(msgspec.Struct, frozen=True):
         """As an operator reads it: where it goes, who settled it, every score beside its floor."""
         if isinstance(self.outcome, Denied):
             observed = "; only recorded: the mode is observe"
-            told = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
-            lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{told})")]
+            suffix = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
+            lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{suffix})")]
         else:
             lines = [
                 *_lines(self.outcome, self.snapshot),
@@ -194,8 +194,8 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("models", f"quality       $ each  model, of which the bar of {bar:g} is asked"))
         lines += [("", _offer(offer, decision)) for offer in decision.offers]
     if decision.comparison is not None:
-        said = "the same" if decision.comparison.agreed else "another"
-        lines.append(("fast path", f"{said} route by its words alone, without the encoder"))
+        compared = "the same" if decision.comparison.agreed else "another"
+        lines.append(("fast path", f"{compared} route by its words alone, without the encoder"))
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines

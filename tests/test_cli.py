@@ -206,9 +206,9 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
         (["serve", "--registry", DEMO, "--listen", "0.0.0.0:50051"], "--listen: 0.0.0.0:50051 is plaintext TCP"),
         (["serve", "--registry", "none.yaml"], "extproc: none.yaml: cannot read it: No such file"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
-        (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is no LLM call"),
-        (["envoy-config", "--registry", DEMO, "--watch"], "--watch goes with --xds DIR"),
-        (["envoy-config", "--registry", DEMO, "--sidecar", "unix:/s"], "--sidecar goes with --xds DIR"),
+        (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is not an LLM path"),
+        (["envoy-config", "--registry", DEMO, "--watch"], "--watch requires --xds DIR"),
+        (["envoy-config", "--registry", DEMO, "--sidecar", "unix:/s"], "--sidecar requires --xds DIR"),
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip

@@ -39,8 +39,8 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
         'abstain; rows may carry a "group" to say that they mean the same. Outcomes are JSON lines '
         '{"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}, and measure model choice by '
-        "predicted quality: what it saves, beside random and prompt length. What no file gives is taken from "
-        "the --store where it has any: requests with recorded text and opinions on them.",
+        "predicted quality: what it saves, beside random and prompt length. Without a file, rows come from "
+        "the --store, if it has any: requests with recorded text and feedback.",
     )
     takes_registry(evaluate)
     takes_encoder(evaluate)
@@ -53,9 +53,9 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
     takes_store(evaluate, required=False)
-    told = evaluate.add_mutually_exclusive_group()
-    told.add_argument("--json", action="store_true", help="print one JSON object")
-    told.add_argument(
+    output = evaluate.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument(
         "--html", type=output_file, metavar="FILE", help="write one self-contained page with the plots"
     )
 
@@ -117,10 +117,10 @@ def _eval(options: argparse.Namespace) -> int:
         return 0
     if options.html is not None:
         write_output(options.html, as_page(report, outcomes))
-    told = [] if report is None else [as_text(report)]
+    texts = [] if report is None else [as_text(report)]
     if outcomes is not None:
-        told.append(outcomes_as_text(outcomes))
-    print("\n\n".join(told))
+        texts.append(outcomes_as_text(outcomes))
+    print("\n\n".join(texts))
     return 0
 
 
@@ -134,8 +134,8 @@ def _outcomes(candidate: "CandidateRegistry", read: "Reader[OutcomeRow]") -> "Ou
 
 def _as_json(report: "Report | None", outcomes: "OutcomeReport | None") -> str:
     """The report of routes as it stands; with outcomes, that of model choice beside it."""
-    told = report if outcomes is None else {"routes": report, "models": outcomes}
-    return msgspec.json.encode(told).decode()
+    combined = report if outcomes is None else {"routes": report, "models": outcomes}
+    return msgspec.json.encode(combined).decode()
 
 
 def _diff(options: argparse.Namespace) -> int:

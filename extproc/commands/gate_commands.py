@@ -24,9 +24,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "eval",
         _eval,
         "say what a calibrated gate is worth",
-        "Measure an artefact on the rows of a file that it was not fitted on: how well it tells good answers "
-        "from bad ones, realised against configured escalation, and quality and cost beside always-small, "
-        "always-large, random and answer length, with 95 % intervals. " + _DATA,
+        "Measure an artefact on the rows of a file that it was not fitted on: how well it separates good "
+        "answers from bad ones, realised against configured escalation, and quality and cost beside "
+        "always-small, always-large, random and answer length, with 95 % intervals. " + _DATA,
     )
     takes_registry(evaluate)
     evaluate.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled answers")
@@ -90,7 +90,7 @@ def _fit(options: argparse.Namespace) -> int:
     from extproc.lab.gates.gate_fitting import GateTarget
 
     by_escalation = options.escalation is not None
-    wishes = GateFitOptions(
+    fit_options = GateFitOptions(
         small=options.small,
         large=options.large,
         second=options.second,
@@ -99,12 +99,12 @@ def _fit(options: argparse.Namespace) -> int:
         seed=options.seed,
         force=options.force,
     )
-    worths = fit_gate(options.registry, options.data, options.out, wishes, tell=_tell)
+    worths = fit_gate(options.registry, options.data, options.out, fit_options, tell=_print_progress)
     print(msgspec.json.encode(worths).decode() if options.json else as_text(worths))
     return 0
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr)
 
 

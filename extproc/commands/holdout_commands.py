@@ -92,8 +92,8 @@ def _label(options: argparse.Namespace) -> int:
             print(f"\n{session.labelled} of {len(rows)} labelled\n\n{text}\n\n{legend}", flush=True)
             key = next(pressed)
             effect = session.press(key)
-            told = f"{key}: {keys[key] or 'out of scope'}" if effect is Effect.LABELLED else effect
-            print(told, flush=True)
+            effect_text = f"{key}: {keys[key] or 'out of scope'}" if effect is Effect.LABELLED else effect
+            print(effect_text, flush=True)
             if effect in (Effect.LABELLED, Effect.UNDONE):
                 write_rows(options.file, rows)
     print(f"{options.file}: {session.labelled} of {len(rows)} rows have a label")

@@ -16,12 +16,12 @@ from extproc.errors import OperatorError
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add both commands."""
-    records = commands.add_parser("records", help="records into a store")
+    records = commands.add_parser("records", help="load records into a store, or check that none is missing")
     actions = records.add_subparsers(metavar="ACTION", required=True)
     _add_import(actions)
     _add_check(actions)
     _add_schema(actions)
-    feedback = commands.add_parser("feedback", help="opinions on answers into a store")
+    feedback = commands.add_parser("feedback", help="load feedback on answers into a store")
     _add_feedback_import(feedback.add_subparsers(metavar="ACTION", required=True))
 
 
@@ -32,9 +32,9 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         _import,
         "load records into a store",
         "Load segments that `extproc serve --records DIR` wrote, and files that Envoy itself wrote "
-        "(`envoy.access_log`; rotated and gzipped ones too). What is in the store already, by an earlier "
-        "import, from a collector or from a sidecar that was told the same, is not doubled, so it may be run "
-        "again and again; a line that cannot be read is told, counted and left out.",
+        "(`envoy.access_log`; rotated and gzipped ones too). Rows that the store already has, from an "
+        "earlier import, a collector or another sidecar, are not added again, so the command may be "
+        "repeated. Lines that cannot be read are skipped, counted and reported on stderr.",
     )
     takes_segments(parser, "+")
     takes_store(parser, required=True)
@@ -46,9 +46,9 @@ def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "check",
         _check,
         "compare the records with what Envoy counts",
-        "Envoy counts what it told the sidecars, and nobody acknowledges it. Compare its count with the "
-        "records since it started; exit status 1 when any are missing. (What ended within the last second "
-        "may be under way.) Name every Envoy that these records are of.",
+        "Compare Envoy's count of sent log entries with the stored records since Envoy started. The exit "
+        "status is 1 if records are missing. Records of the last second may not have arrived yet. Name every "
+        "Envoy whose records these are.",
     )
     takes_segments(parser, "*")
     takes_store(parser, required=False)
@@ -79,12 +79,12 @@ def _add_feedback_import(actions: "argparse._SubParsersAction[argparse.ArgumentP
         actions,
         "import",
         _import_feedback,
-        "load opinions on answers into a store",
+        "load feedback on answers into a store",
         'Load JSON lines {"request_id" or "trace_id": ..., "score": 0 to 1, "label": ..., "source": ...}; '
-        'also "name" (default feedback), "explanation", "time" and "id". A label as good or bad tells a '
-        "score by itself. The same opinion twice is one. Nothing is loaded when a line cannot be used.",
+        'also "name" (default feedback), "explanation", "time" and "id". A label such as good or bad implies '
+        "a score. Duplicates are stored once. If any line is invalid, nothing is loaded.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the opinions")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the feedback")
     takes_store(parser, required=True)
 
 
@@ -112,16 +112,16 @@ def _check(options: argparse.Namespace) -> int:
 
     now = datetime.now(UTC)
     try:
-        told = [asyncio.run(Admin(address).told(now)) for address in options.admin]
+        reports = [asyncio.run(Admin(address).told(now)) for address in options.admin]
     except Unreachable as error:
         raise OperatorError(f"--admin: {error}") from error
-    since = min(each.since for each in told)
+    since = min(each.since for each in reports)
     with store_of(options, writes=False) as store:
         recorded = told_since(store, since)
-    entries, dropped = sum(each.entries for each in told), sum(each.dropped for each in told)
+    entries, dropped = sum(each.entries for each in reports), sum(each.dropped for each in reports)
     missing = max(0, entries - recorded)
     print(
-        f"{entries} told by Envoy since {since:%Y-%m-%dT%H:%M:%SZ}, {dropped} of them dropped by it; "
+        f"{entries} sent by Envoy since {since:%Y-%m-%dT%H:%M:%SZ}, {dropped} of them dropped; "
         f"{recorded} recorded, {missing} missing"
     )
     return 1 if missing else 0
@@ -131,14 +131,14 @@ def _import_feedback(options: argparse.Namespace) -> int:
     from extproc.lab.store.feedback_import import read
     from extproc.lab.store.segment_loading import orphans
 
-    # Read to the end before the store is opened: half of a bad file is worse than none.
+    # Read the whole file before the store is opened: a bad line must not leave half of it there.
     rows = list(read(options.file, datetime.now(UTC)))
     with tempfile.TemporaryDirectory() as folder, store_of(options, writes=True) as store:
         segment = Path(folder, "records-feedback.jsonl")
         segment.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         done = load_all(store, [segment])
         unknown = orphans(store)
-    print(f"{done.rows} new opinions of {done.lines}; {done.known} were known")
+    print(f"{done.rows} new feedback rows of {done.lines}; {done.known} were known")
     if unknown:
-        print(f"{unknown} opinions in the store are on requests that are not in it (yet)")
+        print(f"{unknown} feedback rows in the store have no exchange there (yet)")
     return 0

@@ -14,7 +14,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         commands,
         "report",
         _report,
-        "tell how each route and model does, the worst first",
+        "report how each route and model does, the worst first",
         "From recorded traffic, per route and model: volume, quality by feedback and judges with 95 % "
         "intervals, errors, latency, tokens, cost and saving, margin and abstention over time. What is "
         "surely bad, or became worse, comes first, however small its share. Reads a store, or segments.",
@@ -24,9 +24,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--since", type=moment, metavar="WHEN", help="only from then on: 24h, 7d, or a time of ISO 8601 (UTC)"
     )
-    told = parser.add_mutually_exclusive_group()
-    told.add_argument("--json", action="store_true", help="print one JSON object")
-    told.add_argument(
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument(
         "--html", type=output_file, metavar="FILE", help="also write one self-contained page with plots"
     )
 

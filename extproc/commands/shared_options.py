@@ -1,4 +1,4 @@
-"""What several commands take, said once, and how their mistakes are reported."""
+"""Options that several commands share, and how mistakes in them are reported."""
 
 import argparse
 import difflib
@@ -105,7 +105,7 @@ def output_file(text: str) -> Path:
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.absolute().parent}")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text} may not be written to")
+        raise argparse.ArgumentTypeError(f"{text} is not writable")
     return path
 
 

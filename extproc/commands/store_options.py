@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from extproc.lab.store.segment_loading import ImportedSegment
     from extproc.registry.labelled_rows import RouteRow
 
-_BAD_LINES_TOLD = 20  # of one file
+_BAD_LINES_PRINTED = 20  # of one file
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -80,7 +80,7 @@ def _check_is_there(store: Path) -> None:
 def load_all(
     store: "Store", paths: list[Path], registries: list[Path] | None = None, *, attributes: bool = True
 ) -> "ImportedSegment":
-    """Load every segment and access log that the paths name; what cannot be read is told on stderr."""
+    """Load every segment and access log of the paths; lines that cannot be read are reported on stderr."""
     from extproc.lab.store.access_log_import import Pricing, is_access_log
     from extproc.lab.store.segment_loading import ImportedSegment, load, segments_in
 
@@ -121,7 +121,7 @@ def rows_of(options: argparse.Namespace) -> Iterator[Rows]:
             outcomes = recorded_rows.outcomes_recorded(store, options.store)
         if routes is None and outcomes is None:
             raise OperatorError(
-                f"{options.store} has no opinions (expected some by the name of {recorded_rows.ROUTE}, "
+                f"{options.store} has no usable feedback (expected some named {recorded_rows.ROUTE}, "
                 f"{' or '.join(recorded_rows.GRADES)}; `extproc feedback import` loads them)"
             )
         yield routes, outcomes
@@ -135,10 +135,10 @@ def _load_access_log(store: "Store", path: Path, pricing: "Pricing", attributes:
     with tempfile.TemporaryDirectory() as folder:
         for segment in segments_of(path, pricing, reading, Path(folder)):
             total += load(store, segment, attributes=attributes)
-    for number, problem in reading.bad[:_BAD_LINES_TOLD]:
+    for number, problem in reading.bad[:_BAD_LINES_PRINTED]:
         _warn(f"{path}:{number}: {problem}")
-    if len(reading.bad) > _BAD_LINES_TOLD:
-        _warn(f"{path}: {len(reading.bad) - _BAD_LINES_TOLD} more lines are no entries of our access log")
+    if len(reading.bad) > _BAD_LINES_PRINTED:
+        _warn(f"{path}: {len(reading.bad) - _BAD_LINES_PRINTED} more lines are no entries of our access log")
     if reading.torn:
         _warn(f"{path}: its last line is cut short (import it again when Envoy has written the rest)")
     return ImportedSegment(1, reading.lines, total.rows, total.known, total.bad + len(reading.bad))

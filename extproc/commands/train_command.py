@@ -22,8 +22,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
         "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
         "registry's `artefact` key names. The data is JSON lines "
-        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. What no file gives '
-        "is taken from the --store where it has any: requests with recorded text and opinions on them. The "
+        '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. Without a file, '
+        "rows come from the --store, if it has any: requests with recorded text and feedback. The "
         "same rows and seed give the same bytes.",
     )
     takes_registry(train)
@@ -76,7 +76,7 @@ def _train(options: argparse.Namespace) -> int:
     with rows_of(options) as (routes, outcomes):
         if routes is None:
             raise OperatorError("nothing to learn routes from (expected --data, or --store with labels)")
-        wishes = TrainOptions(
+        train_options = TrainOptions(
             target_wrong=options.target_wrong,
             test_share=options.test_share,
             scorer=options.scorer,
@@ -84,14 +84,19 @@ def _train(options: argparse.Namespace) -> int:
             outcomes=outcomes,
         )
         report = train_artefact(
-            options.registry, routes, options.out, options.encoder_dir, wishes, progress=_tell
+            options.registry,
+            routes,
+            options.out,
+            options.encoder_dir,
+            train_options,
+            progress=_print_progress,
         )
     print(report)
     return 0
 
 
-def _tell(line: str) -> None:
-    """Progress goes to stderr; on a terminal each line takes the place of the one before."""
+def _print_progress(line: str) -> None:
+    """Print progress on stderr; on a terminal each line replaces the one before."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{line}" if line else "\r\x1b[K")
         sys.stderr.flush()

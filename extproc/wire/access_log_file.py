@@ -1,7 +1,7 @@
-"""Lines of Envoy's JSON access log -> ``Exchange``: the same that its gRPC stream tells, from a file.
+"""Lines of Envoy's JSON access log -> ``Exchange``: equal to that of its gRPC stream, but from a file.
 
-The stream is not acknowledged: what Envoy sends while no sidecar reads is gone. A file is not, so
-what is in it can be told again, and must then come out equal in every field. ``FORMAT`` is what
+The stream is not acknowledged: entries that Envoy sends while no sidecar reads are lost. A file keeps
+them, so they can be imported later, and must then be equal in every field. ``FORMAT`` is what
 Envoy writes; both sides of it are here.
 """
 
@@ -15,7 +15,7 @@ from extproc._pb.access_log_pb2 import RequestMethod
 from extproc.vocabulary import Envelope, Exchange
 from extproc.wire import access_log, envelope, observed_metadata
 
-KIND = "envoy"  # tells these lines from those of records
+KIND = "envoy"  # distinguishes these lines from records
 
 # Of each member of a line, Envoy's command. Times are as exact as those of the stream.
 FORMAT: Mapping[str, str] = {
@@ -48,7 +48,7 @@ _NO_FLAGS = "-"
 
 
 class BadLine(ValueError):
-    """It is no line of this log; the message says why."""
+    """Not a line of this log; the message says why."""
 
 
 class _Line(msgspec.Struct, frozen=True, tag_field="kind", tag=KIND):
@@ -79,7 +79,7 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 def exchange(line: bytes) -> Exchange:
-    """The finished exchange that one line tells of. Raises ``BadLine``."""
+    """The finished exchange that one line reports. Raises ``BadLine``."""
     try:
         read = _decode(line)
         metadata = _metadata(read)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.observed_metadata import CHAIN_PREFIXES
 
-# Attempts whose exchange is not over yet, or was never told: some 2 KiB each.
+# Attempts whose exchange is not over yet, or was never reported: some 2 KiB each.
 _KEPT = 16_384
 
 

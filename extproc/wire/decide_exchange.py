@@ -18,7 +18,7 @@ Envoy refuses a request of an API with ``without_sidecar: refuse`` unless it was
 checked: deny rules have let it pass, or do not count for it. A stream that ends in any other way leaves it
 unchecked.
 
-Nothing here knows gRPC, protobuf or asyncio: whoever drives the machine carries out its effects.
+Nothing here knows gRPC, protobuf or asyncio: the caller carries out its effects.
 """
 
 import time
@@ -132,9 +132,9 @@ Event = HeadReceived | Admitted | NoRoom | BodyReceived | Decided | Refused | Un
 
 
 class Proceed(msgspec.Struct, frozen=True):
-    """Let the request go on as it is. The envelope, if any, says why it was not routed.
+    """Let the request go on as it is. The envelope, if any, has the reason why it was not routed.
 
-    In mode observe that is all that ever happens, and the envelope says what would have been done.
+    In mode observe this is the only end, and the envelope has what would have been done.
     ``checked`` says that the API's default may answer it, as far as deny rules are concerned.
     """
 

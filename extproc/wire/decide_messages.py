@@ -36,7 +36,7 @@ _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).Serialize
 
 
 class StreamMetadata(msgspec.Struct, frozen=True):
-    """What the gRPC metadata of an ext_proc stream says of every message on it."""
+    """Facts from a stream's gRPC metadata, which hold for every message on it."""
 
     traceparent: str = ""  # of Envoy's own span: it goes before the one among the request's headers
     config_version: str = ""
@@ -72,7 +72,7 @@ def request_of(data: bytes) -> ProcessingRequest:
 
 
 def decode(data: bytes, stream: StreamMetadata) -> HeadReceived | BodyReceived:
-    """What one message of Envoy tells, on a stream with the metadata ``stream``.
+    """The event of one message from Envoy, on a stream with the metadata ``stream``.
 
     Raises:
         ProtocolError: it is no message, or one that the exchange has no use for.
@@ -118,7 +118,7 @@ def headers_of(message: HttpHeaders) -> tuple[dict[str, str], dict[str, str]]:
     headers: dict[str, str] = {}
     for header in message.headers.headers:
         name = header.key
-        # Envoy sends raw_value; `value` is for one whose runtime was told otherwise.
+        # Envoy sends raw_value, or `value` if a runtime flag says so.
         value = header.raw_value.decode(errors="replace") or header.value
         found = pseudo if name.startswith(":") else headers
         # A name that comes twice is one list: RFC 9110, section 5.3.
@@ -127,7 +127,7 @@ def headers_of(message: HttpHeaders) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def request_head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
-    """What the head of a request says."""
+    """The head of a request."""
     pseudo, headers = headers_of(message)
     return RequestHead(
         method=pseudo.get(":method", ""),
@@ -140,7 +140,7 @@ def request_head(message: HttpHeaders, stream: StreamMetadata) -> RequestHead:
 
 
 def _buffered(request: ProcessingRequest) -> bool:
-    # An Envoy that does not tell its configuration has to be believed.
+    # An Envoy that does not send its configuration is trusted to buffer.
     return not request.HasField("protocol_config") or request.protocol_config.request_body_mode == BUFFERED
 
 

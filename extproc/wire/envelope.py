@@ -23,7 +23,7 @@ _EXACT = 2**53  # JSON numbers, and so Struct's, are doubles: integers beyond th
 
 
 def write(envelope: Envelope, struct: Struct) -> None:
-    """Put what ``envelope`` says into ``struct``; fields at their defaults are left out.
+    """Write ``envelope`` into ``struct``; fields at their defaults are left out.
 
     Field by field, because ``Struct.update`` takes nearly twice the time.
     """
@@ -46,7 +46,7 @@ def write(envelope: Envelope, struct: Struct) -> None:
 
 
 def read(struct: Struct) -> Envelope:
-    """What ``struct`` says; a field that is absent or of the wrong type has its default."""
+    """The envelope in ``struct``; a field that is absent or of the wrong type has its default."""
     found = _found(struct)
     if found.get("mode") == Mode.OBSERVE and OBSERVED in struct.fields:
         found = _found(struct.fields[OBSERVED].struct_value) | found

@@ -1,4 +1,4 @@
-"""Binding the gRPC server to an address, with an error that tells the operator why it cannot be.
+"""Binding the gRPC server to an address, with an error that tells the operator why it failed.
 
 grpc says only that it failed. Worse, it wraps ports beyond 65,535, takes half of a name that has
 two addresses, and takes a unix socket from the process that listens on it. So the address is

@@ -19,7 +19,7 @@ _VERSION = "registry/"
 
 
 def version_service(version: str) -> str:
-    """The service by whose health is told whether this process can decide by one registry version."""
+    """The name of the service whose health says whether this process can decide by ``version``."""
     return f"{_VERSION}{version}"
 
 
@@ -34,8 +34,7 @@ class GrpcHealth:
     ) -> None:
         """A new version shows with the next change of a component.
 
-        ``refused`` are versions that will not be decided by, and why; whoever checks one is told so by
-        FAILED_PRECONDITION.
+        ``refused`` are the rejected versions, and why. A check of one fails with FAILED_PRECONDITION.
         """
         self._components = components
         self._versions = versions
@@ -68,7 +67,7 @@ class GrpcHealth:
 
 
 class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
-    """The usual one, and a reason for what is refused, which a status alone could not tell."""
+    """The standard servicer, which also gives the reason for a rejected version."""
 
     def __init__(self, refused: Callable[[], Mapping[str, str]]) -> None:
         super().__init__()
@@ -87,7 +86,7 @@ class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no
 
 
 class ProbeResult(Enum):
-    """What a sidecar says of one version."""
+    """A sidecar's answer about one version."""
 
     YES = "yes"
     NO = "no"  # not yet, or not while it starts or stops
@@ -95,9 +94,9 @@ class ProbeResult(Enum):
 
 
 async def can_decide(address: str, version: str, timeout_s: float = 1.0) -> ProbeResult:
-    """Ask the sidecar at ``HOST:PORT`` or ``unix:/PATH``. Never raises for what is there or is not.
+    """Ask the sidecar at ``HOST:PORT`` or ``unix:/PATH``. An unreachable sidecar is ``NOBODY``, not an error.
 
-    Raises ``VersionRefused`` when the sidecar says that it never will.
+    Raises ``VersionRefused`` when the sidecar has rejected the version.
     """
     async with grpc.aio.insecure_channel(address) as channel:
         try:

@@ -1,6 +1,6 @@
 """What Envoy observed of an exchange, as its filters left it in dynamic metadata.
 
-Anything may stand there that a provider sent: what is not of the expected kind is unknown.
+Providers' answers may have put anything there: values of an unexpected type are unknown.
 """
 
 import math
@@ -18,7 +18,7 @@ HOP_NAMESPACE = "router.hop"  # of a hop: whom it asks, for which version of the
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
 CHAIN, CASCADE = "chain-", "cascade-"  # of the names of clusters whose endpoints are hops
 CHAIN_PREFIXES = (CHAIN, CASCADE)
-CONTENT_MARK = "~"  # in names of clusters and hops: what follows tells one content from the next
+CONTENT_MARK = "~"  # in names of clusters and hops: what follows identifies the content
 TRACEPARENT_TAG = "traceparent"  # of the request, as the provider got it
 FIRST_BODY_BYTE_TAG = "first_body_byte"  # microseconds until the provider's first body byte
 PLACE_TAG = "place"  # of a hop among those that are asked in turn; see ``place``
@@ -37,7 +37,7 @@ _COUNTS = ("input", "output", "cached", "cache_write", "reasoning")
 
 
 class Hop(msgspec.Struct, frozen=True):
-    """What a hop says of itself; empty is unknown."""
+    """What a hop reports of itself; empty is unknown."""
 
     model: str  # the registry's public name
     sent: str  # what its provider calls it
@@ -49,7 +49,7 @@ class Hop(msgspec.Struct, frozen=True):
 
 
 def usage(metadata: Mapping[str, Struct]) -> Usage | None:
-    """What the answer told of itself; None when nothing was seen."""
+    """The usage that the answer reported; None when nothing was seen."""
     if USAGE_NAMESPACE not in metadata:
         return None
     fields = metadata[USAGE_NAMESPACE].fields
@@ -89,7 +89,7 @@ def hop(metadata: Mapping[str, Struct]) -> Hop | None:
 
 
 def ruling(metadata: Mapping[str, Struct]) -> Ruling | None:
-    """What the hop's gate said of the answer; None when none spoke."""
+    """The verdict of the hop's gate on the answer; None without one."""
     if GATE_NAMESPACE not in metadata:
         return None
     fields = metadata[GATE_NAMESPACE].fields
@@ -102,19 +102,23 @@ def ruling(metadata: Mapping[str, Struct]) -> Ruling | None:
     )
 
 
-def write_ruling(told: Ruling, struct: Struct) -> None:
+def write_ruling(verdict: Ruling, struct: Struct) -> None:
     """Put what ``ruling`` reads into ``struct``."""
     fields = struct.fields
-    fields["gate"].string_value = told.gate
-    fields["verdict"].string_value = _ESCALATE if told.escalate else _ACCEPT
-    fields["reason"].string_value = told.reason
-    if told.score is not None:
-        fields["score"].number_value = told.score
-    if told.second is not None:
+    fields["gate"].string_value = verdict.gate
+    fields["verdict"].string_value = _ESCALATE if verdict.escalate else _ACCEPT
+    fields["reason"].string_value = verdict.reason
+    if verdict.score is not None:
+        fields["score"].number_value = verdict.score
+    if verdict.second is not None:
         second = fields["second"].struct_value.fields
-        second["model"].string_value = told.second.model
-        second["outcome"].string_value = told.second.outcome
-        numbers = {"input": told.second.input, "output": told.second.output, "score": told.second.score}
+        second["model"].string_value = verdict.second.model
+        second["outcome"].string_value = verdict.second.outcome
+        numbers = {
+            "input": verdict.second.input,
+            "output": verdict.second.output,
+            "score": verdict.second.score,
+        }
         for name, number in numbers.items():
             if number is not None:
                 second[name].number_value = number
@@ -136,17 +140,17 @@ def _score(fields: Mapping[str, Value]) -> float | None:
 
 
 def place(number: int) -> str:
-    """What an endpoint of a chain is called, for its hop to tell which attempt it serves; 1 is the first."""
+    """The name of an endpoint of a chain, by which its hop knows which attempt it serves; 1 is the first."""
     return str(number)
 
 
-def number_of(told: str) -> int:
-    """The number that digits name, as a ``place`` does; 0 where they name none."""
-    return int(told) if told.isascii() and told.isdigit() and len(told) <= _DIGITS else 0
+def number_of(digits: str) -> int:
+    """The number of ``digits``, such as a ``place``; 0 for any other text."""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS else 0
 
 
 def seconds(digits: str) -> float | None:
-    """What microseconds that stand there as text come to; None for any other text."""
+    """Seconds, from microseconds as ``digits``; None for any other text."""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):
         return None
     return int(digits) / 1e6

@@ -208,10 +208,9 @@ def test_feedback_joins_the_exchanges_late_and_once(
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     first = run(capsys, "feedback", "import", str(file), "--store", store)
     assert first == (
-        "5 new opinions of 5; 0 were known\n"
-        "1 opinions in the store are on requests that are not in it (yet)\n"
+        "5 new feedback rows of 5; 0 were known\n1 feedback rows in the store have no exchange there (yet)\n"
     )
-    assert "0 new opinions of 5; 5 were known" in run(
+    assert "0 new feedback rows of 5; 5 were known" in run(
         capsys, "feedback", "import", str(file), "--store", store
     )
     quality = json.loads(run(capsys, "report", "--store", store, "--json"))["slices"][0]["quality"]

@@ -325,7 +325,7 @@ async def test_what_the_stream_lost_is_imported_from_envoys_log_and_nothing_twic
         ]
         before, after = capsys.readouterr().out.splitlines()
         assert statuses == [1 if lost else 0, 0]
-        assert before.startswith(f"{len(ids)} told by Envoy since ")
+        assert before.startswith(f"{len(ids)} sent by Envoy since ")
         assert before.endswith(f"{len(streamed)} recorded, {len(lost)} missing")
         assert after.endswith(f"{len(ids)} recorded, 0 missing")
 

@@ -1,0 +1,86 @@
+"""Names are unique and made of the field's words."""
+
+import ast
+import io
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import extproc
+
+PACKAGE = Path(extproc.__file__).parent
+
+# Python itself calls for these two names.
+SHARED_MODULES = {"__init__", "__main__"}
+# Generated from Envoy's own files, whose names are Envoy's.
+GENERATED = {"_pb"}
+# Classes that share a name on purpose, each with its reason.
+SHARED_CLASSES = {"Figure": "a value and its interval, once per report of the laboratory; to be merged"}
+
+COINED = {"told", "hears", "wishes", "purse", "spoken"}
+# What has been freed of coined words; a new name in it must not bring one back.
+PLAIN = [
+    "telemetry",
+    # Not yet record_commands.py: it calls `Admin.told` and `told_since`, which others own.
+    *(
+        f"commands/{name}.py"
+        for name in (
+            *("eval_commands", "gate_commands", "holdout_commands", "report_command"),
+            *("shared_options", "store_options", "train_command", "validate_command"),
+        )
+    ),
+    "cli.py",
+    "explaining.py",
+    *(
+        f"wire/{name}.py"
+        for name in (
+            *("access_log", "access_log_file", "attempt_joining", "body_admission"),
+            *("decide_exchange", "decide_messages", "envelope", "envelope_building"),
+            *("feedback_exchange", "grpc_binding", "grpc_health", "observed_metadata", "socket_files"),
+        )
+    ),
+]
+
+
+def modules(under: Path = PACKAGE) -> Iterator[Path]:
+    """The modules that people write."""
+    found = [under] if under.is_file() else sorted(under.rglob("*.py"))
+    assert found, f"{under} is not there"
+    return (path for path in found if GENERATED.isdisjoint(path.relative_to(PACKAGE).parts))
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    places = defaultdict(list)
+    for path in modules():
+        places[path.stem].append(str(path.relative_to(PACKAGE)))
+    assert {n: p for n, p in places.items() if len(p) > 1 and n not in SHARED_MODULES} == {}
+
+
+def test_no_two_public_classes_have_the_same_name() -> None:
+    places = defaultdict(list)
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    assert {n: p for n, p in places.items() if len(p) > 1 and n not in SHARED_CLASSES} == {}
+
+
+def identifiers(path: Path) -> Iterator[tuple[str, int]]:
+    """Each name in the code of a module, with its line; neither texts nor comments."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.NAME:
+            yield token.string, token.start[0]
+
+
+@pytest.mark.parametrize("place", PLAIN)
+def test_no_identifier_is_a_coined_word(place: str) -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for path in modules(PACKAGE / place)
+        for name, line in identifiers(path)
+        if not COINED.isdisjoint(name.lower().split("_"))
+    ]
+    assert found == []
