@@ -17,7 +17,7 @@ from extproc.apis.api_paths import PATHS
 from extproc.envoyconf import cors_policy, direct_responses, feedback_route, passthrough_routes
 from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
 from extproc.envoyconf.hops import SERVED_BY
-from extproc.envoyconf.http_filters import fail_open, refused
+from extproc.envoyconf.http_filters import EDITS, fail_open, refused
 from extproc.envoyconf.route_actions import API_ROOT, LLM_METHOD, action, exactly, header, literal, one_of
 from extproc.envoyconf.site import Names
 from extproc.registry import schema
@@ -145,12 +145,11 @@ def _told_to_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
 
 
 def _repeatable(registry: Registry, route: Route) -> Route:
-    """A retry needs the whole request.
+    """A retry sends the whole request again, with the decision's edits, so Envoy keeps that much.
 
-    Envoy keeps no more of it than the route allows that matched first, so a body that its edits
-    made longer than a client's may be, by a name of some bytes, is a 413 here.
+    Envoy takes the limit of the route that matched first: the fail-open routes have the same one.
     """
-    route.request_body_buffer_limit = registry.envoy.max_body_bytes
+    route.request_body_buffer_limit = registry.envoy.max_body_bytes + EDITS
     return route
 
 
@@ -167,7 +166,7 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         route = _to_model(f"fail-open-{api}", match, to)
         # This is the route while the body is awaited, decided or not.
         limit = registry.envoy.max_body_bytes
-        route.request_body_buffer_limit = limit
+        route.request_body_buffer_limit = limit + EDITS  # as in ``_repeatable``
         route.typed_per_filter_config = fail_open(api, model.name or name, version, limit)
         if api not in registry.refusing:
             yield route

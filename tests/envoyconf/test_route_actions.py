@@ -177,7 +177,7 @@ async def test_bodies_up_to_the_limit_are_tried_again_too(launch: Launch) -> Non
     assert [request.body == body for request in world.providers["small"].received] == [True, True]
 
 
-async def test_a_body_that_edits_made_longer_than_the_limit_is_too_large_to_keep_for_a_retry(
+async def test_a_body_that_edits_make_longer_than_the_limit_is_tried_again_with_its_edits(
     launch: Launch,
 ) -> None:
     route = RouteSettings(candidates="small", retry=Retry(attempts=1))
@@ -185,8 +185,19 @@ async def test_a_body_that_edits_made_longer_than_the_limit_is_too_large_to_keep
     world.sidecar.decision = decided("small", policy=BodyPolicy(model="n" * 2000))
     world.providers["small"].handler = answering(503)
     body = ASK.replace(b"hi", b"x" * (3_000_000 - len(ASK) + 2))
-    assert (await world.ask(body)).status == 413
-    assert asked(world) == 0
+    assert (await world.ask(body)).status == 200
+    first, second = (request.body for request in world.providers["small"].received)
+    assert b"n" * 2000 in first
+    assert first == second
+
+
+async def test_a_client_cannot_use_the_room_for_edits(launch: Launch) -> None:
+    route = RouteSettings(candidates="small", retry=Retry(attempts=1))
+    world = await launch(routes={"greeting": route}, max_body_bytes=3_000_000)
+    body = ASK.replace(b"hi", b"x" * (3_000_000 - len(ASK) + 3))
+    answer = await world.ask(body)
+    assert (answer.status, asked(world)) == (413, 0)
+    assert b"larger than 3000000 bytes" in answer.body
 
 
 async def test_a_provider_that_says_when_to_come_back_is_given_that_time(launch: Launch) -> None:
