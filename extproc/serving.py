@@ -132,7 +132,7 @@ async def serve(settings: Settings) -> None:
                 count_failure=metrics.failed,
                 prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
                 gatekeeper=Gatekeepers(releases.tiers),
-                adviser=Egress(registry.envoy.egress, time.monotonic),
+                second_answers=Egress(registry.envoy.egress, time.monotonic),
                 terms=releases.terms,
                 feedback=FeedbackReceiver(token.admit, keep, metrics.feedback_received),
                 admission=admission,

@@ -63,11 +63,6 @@ class AnswerReader:
             self.events += 1
             self._event(data)
 
-    @property
-    def chars(self) -> int:
-        """Of text so far; at most ``ANSWER_LIMIT``."""
-        return self._draft.text.size
-
     def answer(self, *, ended: bool = False) -> ModelAnswer:
         """What was answered so far.
 

@@ -5,13 +5,32 @@ import logging
 from collections.abc import Callable
 
 from extproc.egress import http_client
-from extproc.egress.call_budget import TokenBucket
-from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.gate.second_answer import Advice, Consultation, FailureReason
 
 log = logging.getLogger(__name__)
 
 EGRESS_HEADER = "x-router-egress"  # on each call, for Envoy alone: the model that is asked
 ANSWER_LIMIT = 8 * 1024 * 1024  # bytes
+
+
+class TokenBucket:
+    """Allows ``per_second`` calls in the long run, and as many at once, but never less than one."""
+
+    def __init__(self, per_second: float, now: float) -> None:
+        """``now`` is in seconds, from anywhere."""
+        self._size = max(1.0, per_second)
+        self._tokens = self._size
+        self._at = now
+
+    def take(self, per_second: float, now: float) -> bool:
+        """Whether one more may be made; the allowance may change from one registry to the next."""
+        self._size = max(1.0, per_second)
+        self._tokens = min(self._size, self._tokens + (now - self._at) * per_second)
+        self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
 
 
 class Egress:
@@ -22,15 +41,15 @@ class Egress:
         self._address = address
         self._clock = clock
         self._answer_limit = answer_limit
-        self._purses: dict[str, TokenBucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
-        """See ``wire.gate_stream.Adviser``."""
+        """See ``wire.gate_stream.SecondAnswerClient``."""
         seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
         if seconds <= 0:
-            return Advice(trouble=Trouble.TIMEOUT)
+            return Advice(failure=FailureReason.TIMEOUT)
         if not self._affords(consultation):
-            return Advice(trouble=Trouble.BUDGET)
+            return Advice(failure=FailureReason.BUDGET)
         headers = {
             **consultation.headers,
             "content-type": "application/json",
@@ -42,17 +61,17 @@ class Egress:
                     self._address, consultation.path, headers, consultation.body, self._answer_limit
                 )
         except TimeoutError:
-            return Advice(trouble=Trouble.TIMEOUT)
+            return Advice(failure=FailureReason.TIMEOUT)
         except (OSError, EOFError, http_client.BadAnswer) as error:
             log.warning("the model %s could not be asked for a gate: %s", consultation.model, error)
-            return Advice(trouble=Trouble.FAILED)
+            return Advice(failure=FailureReason.FAILED)
         if answer.status != 200:
-            return Advice(trouble=Trouble.FAILED)
+            return Advice(failure=FailureReason.FAILED)
         return Advice(answer.status, answer.body)
 
     def _affords(self, consultation: Consultation) -> bool:
         if consultation.per_second is None:
             return True
         now = self._clock()
-        purse = self._purses.setdefault(consultation.purse, TokenBucket(consultation.per_second, now))
-        return purse.take(consultation.per_second, now)
+        bucket = self._buckets.setdefault(consultation.budget_key, TokenBucket(consultation.per_second, now))
+        return bucket.take(consultation.per_second, now)

@@ -68,7 +68,7 @@ class Judge:
             return Verdict(False, score, _SCORE, "low_score")
         return Verdict(True, score)
 
-    def would_hear(self, verdict: Verdict) -> bool:
+    def needs_second_answer(self, verdict: Verdict) -> bool:
         """Whether a second answer could change ``verdict``, which was found without one."""
         if verdict.keep:
             return self._min_agreement is not None or self._threshold_paired is not None

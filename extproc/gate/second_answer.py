@@ -14,8 +14,8 @@ _OF_A_STREAM: Final = ("stream_options", "n")
 _REQUEST = msgspec.json.Decoder(dict[str, Raw])
 
 
-class Trouble(StrEnum):
-    """Why there is no advice."""
+class FailureReason(StrEnum):
+    """Why the other model gave no answer."""
 
     TIMEOUT = "timeout"
     BUDGET = "budget"  # more calls than there may be: none was made
@@ -30,7 +30,7 @@ class Consultation(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     body: bytes
     deadline_s: float
-    purse: str  # whose budget it is made from
+    budget_key: str  # the budget that this call counts against: the gate's name
     per_second: float | None = None  # calls that this budget allows; None: any number
 
 
@@ -39,7 +39,7 @@ class Advice(msgspec.Struct, frozen=True):
 
     status: int = 0
     body: bytes = b""
-    trouble: Trouble | None = None
+    failure: FailureReason | None = None
 
 
 def asked_of(model: str, body: bytes, temperature: float | None = None) -> bytes | None:

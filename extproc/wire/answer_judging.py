@@ -12,7 +12,7 @@ from extproc.apis.model_answer import ModelAnswer
 from extproc.gate import request_form, second_answer, verifier
 from extproc.gate.gate_vocabulary import Asked, Verdict
 from extproc.gate.judge import said
-from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.gate.second_answer import Advice, Consultation, FailureReason
 from extproc.registry.gate_settings import SecondSettings as SecondTerms
 from extproc.registry.gate_settings import VerifierSettings
 from extproc.registry.tier_compiling import Consulted, JudgedTier
@@ -76,7 +76,7 @@ class _Reading(AnswerWatch):
         self._stream: AnswerReader | None = None
         self._judged: tuple[ModelAnswer, Verdict] | None = None  # while a second answer is awaited
 
-    def begins(self, status: int, content_type: str) -> bool:
+    def on_head(self, status: int, content_type: str) -> bool:
         self._status = status
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "text/event-stream":
@@ -84,7 +84,7 @@ class _Reading(AnswerWatch):
             return self._tier.stream != "off"
         return kind == "application/json" or kind.endswith("+json")
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
+    def on_body(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
         if self._stream is None:
             self._document += data
             if not ended:
@@ -97,7 +97,7 @@ class _Reading(AnswerWatch):
             answer = self._stream.answer(ended=ended)
         verdict = self._tier.judge.judge(self._asked, answer)
         second = self._tier.second
-        if second is None or not self._would_hear(verdict, second.terms):
+        if second is None or not self._needs_second_answer(verdict, second.terms):
             return self._ruling(verdict)
         wanted = self._consultation(answer, second)
         if wanted is None:
@@ -105,23 +105,25 @@ class _Reading(AnswerWatch):
         self._judged = (answer, verdict)
         return wanted
 
-    def hears(self, advice: Advice) -> Ruling:
+    def on_second_answer(self, advice: Advice) -> Ruling:
         second = self._tier.second
         assert second is not None
         assert self._judged is not None  # it is told only what it has asked for
         answer, verdict = self._judged
-        if advice.trouble:
-            return self._without(verdict, second, SecondAnswer(second.model, advice.trouble))
+        if advice.failure:
+            return self._without(verdict, second, SecondAnswer(second.model, advice.failure))
         if isinstance(second.terms, VerifierSettings):
             return self._verified(verdict, second, second.terms, advice)
         read, written = second_answer.usage(self._asked.api, advice.body)
         other = answers.read(self._asked.api, advice.body, advice.status)
         if other.failed or not other.complete or not said(other):
-            return self._without(verdict, second, SecondAnswer(second.model, Trouble.FAILED, read, written))
+            return self._without(
+                verdict, second, SecondAnswer(second.model, FailureReason.FAILED, read, written)
+            )
         verdict = self._tier.judge.judge(self._asked, answer, other)
         return self._ruling(verdict, SecondAnswer(second.model, "answered", read, written))
 
-    def late(self) -> Ruling:
+    def on_timeout(self) -> Ruling:
         return Ruling(escalate=True, gate=self._tier.gate, reason="late")
 
     def _is_enough(self, stream: AnswerReader) -> bool:
@@ -131,10 +133,10 @@ class _Reading(AnswerWatch):
             stream.events >= self._tier.prefix_events or len(stream.answer().text) >= self._tier.prefix_chars
         )
 
-    def _would_hear(self, verdict: Verdict, terms: SecondTerms | VerifierSettings) -> bool:
+    def _needs_second_answer(self, verdict: Verdict, terms: SecondTerms | VerifierSettings) -> bool:
         if isinstance(terms, VerifierSettings):
             return verdict.keep is True
-        return self._tier.judge.would_hear(verdict)
+        return self._tier.judge.needs_second_answer(verdict)
 
     def _verified(
         self, verdict: Verdict, second: Consulted, terms: VerifierSettings, advice: Advice
@@ -143,7 +145,9 @@ class _Reading(AnswerWatch):
         word = answers.read(Api.OPENAI_CHAT, advice.body, advice.status)
         score = verifier.score(word.text)
         if word.failed or score is None:
-            return self._without(verdict, second, SecondAnswer(second.model, Trouble.FAILED, read, written))
+            return self._without(
+                verdict, second, SecondAnswer(second.model, FailureReason.FAILED, read, written)
+            )
         if score < terms.min_score:
             verdict = Verdict(False, verdict.score, "verifier", "low_score")
         return self._ruling(verdict, SecondAnswer(second.model, "answered", read, written, score))
@@ -165,7 +169,7 @@ class _Reading(AnswerWatch):
             headers={name: head.headers[name] for name in _TOLD_ON if name in head.headers},
             body=body,
             deadline_s=terms.deadline_s,
-            purse=self._tier.gate,
+            budget_key=self._tier.gate,
             per_second=terms.budget,
         )
 

@@ -75,7 +75,7 @@ class ExternalProcessor:
         clock: Callable[[], float] = time.perf_counter,
         prompt_chars: int = 0,
         gatekeeper: Gatekeeper | None = None,
-        adviser: gate_stream.Adviser | None = None,
+        second_answers: gate_stream.SecondAnswerClient | None = None,
         terms: Callable[[str], Terms] = lambda version: Terms(),
         feedback: feedback_exchange.FeedbackHandler | None = None,
         admission: Admission | None = None,
@@ -87,8 +87,8 @@ class ExternalProcessor:
         ``count_failure`` is called with ``decide`` or ``feedback`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
         ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
-        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass. ``adviser`` asks
-        other models for it; without one nobody is asked.
+        ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
+        ``second_answers`` asks other models for it; without one, no model is asked.
         ``terms`` gives what a version of the registry says of every request.
         Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
         ``admission`` bounds the bytes of bodies in flight; ``count_unread`` is called for
@@ -96,7 +96,7 @@ class ExternalProcessor:
         """
         self._decider = decider
         self._gatekeeper = gatekeeper
-        self._adviser = adviser
+        self._second_answers = second_answers
         self._version = version
         self._count_failure = count_failure
         self._clock = clock
@@ -142,7 +142,7 @@ class ExternalProcessor:
         if stream.tier:
             if self._gatekeeper is not None:
                 gate = GateExchange(stream.tier, self._gatekeeper)
-                await gate_stream.converse(context, stream, gate, self._count_failure, self._adviser)
+                await gate_stream.converse(context, stream, gate, self._count_failure, self._second_answers)
             return
         version = stream.config_version or self._version()
         terms = self._terms(version)

@@ -38,20 +38,20 @@ HELD_LIMIT = 8 * 1024 * 1024
 class AnswerWatch(Protocol):
     """The judge of one answer, as it comes."""
 
-    def begins(self, status: int, content_type: str) -> bool:
-        """Whether the answer is to be judged at all; False lets it pass."""
+    def on_head(self, status: int, content_type: str) -> bool:
+        """Whether this answer is judged; False lets it pass."""
         ...
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
-        """The next bytes of its body; None asks for more, but not when it has ended."""
+    def on_body(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
+        """Reads the next bytes of the body. None: the gate needs more of it."""
         ...
 
-    def hears(self, advice: Advice) -> Ruling:
-        """What came of the consultation that it wanted."""
+    def on_second_answer(self, advice: Advice) -> Ruling:
+        """The ruling, now that the other model has answered or failed."""
         ...
 
-    def late(self) -> Ruling:
-        """Its time is up before there was a ruling."""
+    def on_timeout(self) -> Ruling:
+        """The ruling when the time ends before the answer does."""
         ...
 
 
@@ -177,9 +177,9 @@ class GateExchange:
             case AnswerPart() if self._holding and self._watched is not None:
                 return self._on_part(self._watched.watch, event)
             case Advised() if self._holding and self._watched is not None:
-                return self._rule(self._watched.watch.hears(event.advice))
+                return self._rule(self._watched.watch.on_second_answer(event.advice))
             case TimeUp() if self._holding and self._watched is not None:
-                return self._end(Reject(self._watched.watch.late()))
+                return self._end(Reject(self._watched.watch.on_timeout()))
         raise ProtocolError(f"{type(event).__name__} came to a gate that does not expect it")
 
     def give_up(self, event: Event) -> Effect:
@@ -196,14 +196,14 @@ class GateExchange:
         if self._watched is None or not _readable(event):
             return self._end(ReleaseAnswer(None))
         watch = self._watched.watch
-        self._holding = watch.begins(event.status, event.headers.get("content-type", ""))
+        self._holding = watch.on_head(event.status, event.headers.get("content-type", ""))
         if not self._holding:
             return self._end(ReleaseAnswer(None))
         return self._on_part(watch, AnswerPart(b"", ended=True)) if event.ended else Wait()
 
     def _on_part(self, watch: AnswerWatch, event: AnswerPart) -> Effect:
         self._held += len(event.data)
-        found = watch.sees(event.data, event.ended)
+        found = watch.on_body(event.data, event.ended)
         if isinstance(found, Consultation):
             return Consult(found)
         if found is not None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from extproc.errors import ProtocolError
-from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.gate.second_answer import Advice, Consultation, FailureReason
 from extproc.wire import gate_messages
 from extproc.wire.decide_messages import StreamMetadata
 from extproc.wire.gate_exchange import Advised, Consult, Effect, Event, GateExchange, TimeUp
@@ -27,14 +27,17 @@ _QUIET_S = 1.5
 # What a consultation may take beyond its deadline, on a busy machine.
 _CONSULT_MARGIN_S = 1.0
 
-_NO_ADVICE = Advice(trouble=Trouble.FAILED)
+_NO_ADVICE = Advice(failure=FailureReason.FAILED)
 
 
-class Adviser(Protocol):
-    """Who asks other models."""
+class SecondAnswerClient(Protocol):
+    """Asks another model for a second answer or a rating."""
 
     async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
-        """What came of it, within its own deadline and ``within_s``. Never raises."""
+        """The answer or why there is none, within the consultation's deadline and ``within_s`` seconds.
+
+        Never raises.
+        """
         ...
 
 
@@ -43,7 +46,7 @@ async def converse(
     stream: StreamMetadata,
     gate: GateExchange,
     count_failure: Callable[[str], None],
-    adviser: Adviser | None,
+    second_answers: SecondAnswerClient | None,
 ) -> None:
     """Answer Envoy until the answer has gone on, or was refused.
 
@@ -66,7 +69,7 @@ async def converse(
             await _ask_for_time(context, min(stream.patience_s, longest))
             # A client that leaves meanwhile has this cancelled, and so the call.
             left = None if gate.seconds is None else began + gate.seconds - loop.time()
-            advice = await adviser.ask(effect.consultation, left) if adviser else _NO_ADVICE
+            advice = await second_answers.ask(effect.consultation, left) if second_answers else _NO_ADVICE
             event = Advised(advice)
             effect = _settle(gate, event, count_failure)
         message = gate_messages.encode(event, effect)

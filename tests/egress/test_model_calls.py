@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from extproc.egress.model_calls import Egress
-from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.egress.model_calls import Egress, TokenBucket
+from extproc.gate.second_answer import Advice, Consultation, FailureReason
 from tests.egress.serving import served
 
 WANTED = Consultation(
@@ -19,7 +19,7 @@ WANTED = Consultation(
     headers={"x-request-id": "r"},
     body=b"{}",
     deadline_s=60.0,
-    purse="g",
+    budget_key="g",
 )
 
 
@@ -52,11 +52,11 @@ async def test_the_call_names_its_model_to_envoy_and_belongs_to_the_request(tmp_
 @pytest.mark.parametrize(("status", "body"), [("503 No", b"[]"), ("204 No", b""), ("200 OK", b"[1,2]")])
 async def test_what_fails_or_is_too_large_is_no_advice(tmp_path: Path, status: str, body: bytes) -> None:
     async with envoy(tmp_path / "e", status, body):
-        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(trouble=Trouble.FAILED)
+        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(failure=FailureReason.FAILED)
 
 
 async def test_where_no_envoy_listens_there_is_none(tmp_path: Path) -> None:
-    assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(trouble=Trouble.FAILED)
+    assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(failure=FailureReason.FAILED)
 
 
 @pytest.mark.parametrize(("deadline_s", "within_s"), [(0.01, None), (60.0, 0.01), (60.0, -1.0)])
@@ -67,13 +67,45 @@ async def test_it_waits_no_longer_than_both_of_its_times(
         silent.bind(str(tmp_path / "e"))
         silent.listen()
         advice = await egress(tmp_path / "e").ask(replace(WANTED, deadline_s=deadline_s), within_s)
-    assert advice == Advice(trouble=Trouble.TIMEOUT)
+    assert advice == Advice(failure=FailureReason.TIMEOUT)
 
 
 async def test_each_gate_has_its_own_budget(tmp_path: Path) -> None:
     asking = egress(tmp_path / "e")
     async with envoy(tmp_path / "e") as got:
-        purses = ["a", "a", "b"]
-        told = [await asking.ask(replace(WANTED, purse=purse, per_second=0.5), None) for purse in purses]
-    assert told == [Advice(200, b"[]"), Advice(trouble=Trouble.BUDGET), Advice(200, b"[]")]
+        budget_keys = ["a", "a", "b"]
+        told = [
+            await asking.ask(replace(WANTED, budget_key=budget_key, per_second=0.5), None)
+            for budget_key in budget_keys
+        ]
+    assert told == [Advice(200, b"[]"), Advice(failure=FailureReason.BUDGET), Advice(200, b"[]")]
     assert len(got) == 2
+
+
+def taken(bucket: TokenBucket, per_second: float, *times: float) -> list[bool]:
+    return [bucket.take(per_second, now) for now in times]
+
+
+def test_a_second_of_calls_at_once_and_then_as_time_goes_by() -> None:
+    assert taken(TokenBucket(2.0, 10.0), 2.0, 10.0, 10.0, 10.0, 10.5, 10.5) == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_less_than_one_a_second_is_one_in_a_while() -> None:
+    assert taken(TokenBucket(0.25, 0.0), 0.25, 0.0, 3.75, 4.0, 4.0) == [True, False, True, False]
+
+
+def test_time_without_calls_saves_no_more_than_a_second_of_them() -> None:
+    assert taken(TokenBucket(1.0, 0.0), 1.0, 100.0, 100.0) == [True, False]
+
+
+@pytest.mark.parametrize(("later", "allowed"), [(4.0, [True, True]), (1.0, [True, False])])
+def test_a_registrys_next_version_may_allow_other_amounts(later: float, allowed: list[bool]) -> None:
+    bucket = TokenBucket(1.0, 0.0)
+    assert taken(bucket, 1.0, 0.0) == [True]
+    assert taken(bucket, later, 1.0, 1.0) == allowed

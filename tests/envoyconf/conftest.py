@@ -41,7 +41,7 @@ from extproc.vocabulary import (
 from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.ext_proc_service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
 from extproc.wire.gate_exchange import Gatekeeper, Watched
-from extproc.wire.gate_stream import Adviser
+from extproc.wire.gate_stream import SecondAnswerClient
 from extproc.wire.grpc_health import GrpcHealth
 
 CHAT = "/v1/chat/completions"
@@ -119,7 +119,7 @@ class Sidecar:
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
         self.attempts: list[Attempt] = []
         self.gatekeeper: Gatekeeper | None = None
-        self.adviser: Adviser | None = None
+        self.second_answers: SecondAnswerClient | None = None
         self.terms = Terms()
         self.failures: list[str] = []
         self.admission = Admission(AdmissionLimits())
@@ -132,7 +132,7 @@ class Sidecar:
             version=lambda: "v1",
             count_failure=self.failures.append,
             gatekeeper=self,
-            adviser=self,
+            second_answers=self,
             terms=lambda _: self.terms,
             admission=self.admission,
         )
@@ -164,8 +164,8 @@ class Sidecar:
 
     async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
         """The seam of gates that ask other models."""
-        assert self.adviser is not None
-        return await self.adviser.ask(consultation, within_s)
+        assert self.second_answers is not None
+        return await self.second_answers.ask(consultation, within_s)
 
     def accept(self, exchange: Exchange) -> None:
         """The seam of the access log."""

@@ -140,7 +140,7 @@ async def test_what_a_dying_sidecar_held_goes_on_unjudged(launch: Launch, mode: 
     held, on = asyncio.Event(), asyncio.Event()
 
     class Held(Reading):
-        def sees(self, data: bytes, ended: bool) -> Ruling | None:
+        def on_body(self, data: bytes, ended: bool) -> Ruling | None:
             held.set()
             return None
 
@@ -227,11 +227,11 @@ async def test_a_gate_that_is_alive_judges_an_answer_that_pauses(
 
 async def test_a_gate_that_asks_another_model_is_waited_for(launch: Launch, brief_silence: float) -> None:
     class Asking(Reading):
-        def sees(self, data: bytes, ended: bool) -> Consultation | None:
-            asked = Consultation(model="large", path=CHAT, body=b"{}", deadline_s=10.0, purse="words")
+        def on_body(self, data: bytes, ended: bool) -> Consultation | None:
+            asked = Consultation(model="large", path=CHAT, body=b"{}", deadline_s=10.0, budget_key="words")
             return asked if ended else None
 
-        def hears(self, advice: Advice) -> Ruling:
+        def on_second_answer(self, advice: Advice) -> Ruling:
             return Ruling(True, "words", "bad")
 
     class Slow:
@@ -241,7 +241,7 @@ async def test_a_gate_that_asks_another_model_is_waited_for(launch: Launch, brie
 
     world = await cascading(launch, tiers=[Tier(model="small", gate="words"), Tier(model="large")])
     keeper(world).reading = Asking
-    world.sidecar.adviser = Slow()
+    world.sidecar.second_answers = Slow()
     world.providers["small"].handler = saying("json", "so")
     answer = await world.ask(ASK)
     assert (answer.status, answer.headers["x-router-served-by"]) == (200, "large")

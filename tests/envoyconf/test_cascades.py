@@ -53,10 +53,10 @@ class Reading:
     def __init__(self) -> None:
         self.seen = b""
 
-    def begins(self, status: int, content_type: str) -> bool:
+    def on_head(self, status: int, content_type: str) -> bool:
         return True
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+    def on_body(self, data: bytes, ended: bool) -> Ruling | None:
         self.seen = self.seen[-8:] + data
         if b"bad" in self.seen:
             return Ruling(True, "words", "bad", 0.25)
@@ -64,7 +64,7 @@ class Reading:
             return Ruling(False, "words", "good", 0.75)
         return None
 
-    def late(self) -> Ruling:
+    def on_timeout(self) -> Ruling:
         return Ruling(True, "words", "late")
 
 
@@ -383,7 +383,7 @@ async def test_a_client_that_leaves_stops_the_chain_and_the_provider(world: Worl
 
 async def test_a_gate_that_breaks_lets_the_answer_pass(world: World) -> None:
     class Broken(Reading):
-        def sees(self, data: bytes, ended: bool) -> Ruling | None:
+        def on_body(self, data: bytes, ended: bool) -> Ruling | None:
             raise RuntimeError("a defect")
 
     keeper(world).reading = Broken

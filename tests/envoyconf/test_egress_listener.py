@@ -60,7 +60,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
             default="local", decision_ms=10_000, speaks=SPEAKS, paths={"large": "/api/v4"},
             egress=f"unix:{directory}/e", **policy(),
         )  # fmt: skip
-        world.sidecar.adviser = Egress(f"unix:{directory}/e", time.monotonic)
+        world.sidecar.second_answers = Egress(f"unix:{directory}/e", time.monotonic)
         yield world
 
 

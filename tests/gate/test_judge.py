@@ -100,6 +100,8 @@ def test_a_second_answer_is_wanted_only_where_it_could_change_the_verdict() -> N
     rejected, doubted = Verdict(False, gate="manners"), Verdict(False, 0.1, "score", "low_score")
     paired = Judge((), ByLength(), 0.5, threshold_paired=0.5)
     judges = (Judge(()), Judge((), ByLength(), 0.5), AGREEING, paired)
-    assert [judge.would_hear(Verdict(True)) for judge in judges] == [False, False, True, True]
-    assert [judge.would_hear(doubted) for judge in judges] == [False, False, False, True]
-    assert not any(judge.would_hear(verdict) for judge in judges for verdict in (rejected, Verdict(None)))
+    assert [judge.needs_second_answer(Verdict(True)) for judge in judges] == [False, False, True, True]
+    assert [judge.needs_second_answer(doubted) for judge in judges] == [False, False, False, True]
+    assert not any(
+        judge.needs_second_answer(verdict) for judge in judges for verdict in (rejected, Verdict(None))
+    )

@@ -76,41 +76,43 @@ def event(text: str, finish: str | None = None) -> bytes:
 @pytest.mark.parametrize("size", [1, 1000])
 def test_a_document_is_judged_when_it_is_whole(body: bytes, ruling: Ruling, size: int) -> None:
     judge = watch(registry())
-    assert judge.begins(200, "application/json; charset=utf-8")
+    assert judge.on_head(200, "application/json; charset=utf-8")
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
-    assert [judge.sees(piece, False) for piece in pieces] == [None] * len(pieces)
-    assert judge.sees(b"", True) == ruling
+    assert [judge.on_body(piece, False) for piece in pieces] == [None] * len(pieces)
+    assert judge.on_body(b"", True) == ruling
 
 
 def test_a_stream_is_judged_by_its_beginning() -> None:
     judge = watch(registry())
-    assert judge.begins(200, "text/event-stream")
-    assert judge.sees(event("I am"), False) is None
-    assert judge.sees(event(" not sure at all"), False) == Ruling(True, "g", "self_report/self_report")
+    assert judge.on_head(200, "text/event-stream")
+    assert judge.on_body(event("I am"), False) is None
+    assert judge.on_body(event(" not sure at all"), False) == Ruling(True, "g", "self_report/self_report")
     judge = watch(registry())
-    judge.begins(200, "text/event-stream")
-    assert judge.sees(event("Paris, of course."), False) == Ruling(False, "g")
+    judge.on_head(200, "text/event-stream")
+    assert judge.on_body(event("Paris, of course."), False) == Ruling(False, "g")
 
 
 def test_events_without_text_are_a_beginning_too() -> None:
     judge = watch(registry())
-    judge.begins(200, "text/event-stream")
-    assert [judge.sees(event(""), False) for _ in range(5)] == [None] * 4 + [Ruling(False, "g")]
+    judge.on_head(200, "text/event-stream")
+    assert [judge.on_body(event(""), False) for _ in range(5)] == [None] * 4 + [Ruling(False, "g")]
 
 
 def test_a_stream_that_is_held_is_judged_at_its_end() -> None:
     judge = watch(registry(stream="hold"))
-    judge.begins(200, "text/event-stream")
+    judge.on_head(200, "text/event-stream")
     for _ in range(9):
-        assert judge.sees(event("Paris, of course. "), False) is None
-    assert judge.sees(event("I am not sure.", "stop"), True) == Ruling(True, "g", "self_report/self_report")
+        assert judge.on_body(event("Paris, of course. "), False) is None
+    assert judge.on_body(event("I am not sure.", "stop"), True) == Ruling(
+        True, "g", "self_report/self_report"
+    )
 
 
 def test_a_short_stream_is_judged_at_its_end() -> None:
     judge = watch(registry(Gate(length=Length(min_chars=9))))
-    judge.begins(200, "text/event-stream")
-    assert judge.sees(event("Paris"), False) is None
-    ruling = judge.sees(event("", "stop") + b"data: [DONE]\n\n", True)
+    judge.on_head(200, "text/event-stream")
+    assert judge.on_body(event("Paris"), False) is None
+    ruling = judge.on_body(event("", "stop") + b"data: [DONE]\n\n", True)
     assert ruling is not None
     assert (ruling.escalate, ruling.reason.startswith("length/")) == (True, True)
 
@@ -119,15 +121,15 @@ def test_a_short_stream_is_judged_at_its_end() -> None:
 @pytest.mark.parametrize("body", [b"", event("Paris"), event("Paris", "stop")[:-9]])
 def test_a_stream_that_ends_before_it_is_whole_is_refused_by_every_gate(stream: str, body: bytes) -> None:
     judge = watch(registry(Gate(length=Length(min_chars=1)), stream=stream))
-    judge.begins(200, "text/event-stream")
-    assert judge.sees(body, False) is None
-    assert judge.sees(b"", True) == Ruling(True, "g", "finish/failed")
+    judge.on_head(200, "text/event-stream")
+    assert judge.on_body(body, False) is None
+    assert judge.on_body(b"", True) == Ruling(True, "g", "finish/failed")
 
 
 def test_a_document_that_is_cut_is_refused_by_every_gate() -> None:
     judge = watch(registry(Gate(length=Length(max_chars=9))))
-    judge.begins(200, "application/json")
-    assert judge.sees(document("Paris.")[:-9], True) == Ruling(True, "g", "finish/failed")
+    judge.on_head(200, "application/json")
+    assert judge.on_body(document("Paris.")[:-9], True) == Ruling(True, "g", "finish/failed")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_a_document_that_is_cut_is_refused_by_every_gate() -> None:
     ],
 )
 def test_what_kinds_of_answers_are_judged(kind: str, stream: str, judged: bool) -> None:
-    assert watch(registry(stream=stream)).begins(200, kind) is judged
+    assert watch(registry(stream=stream)).on_head(200, kind) is judged
 
 
 def test_only_what_has_a_gate_is_judged() -> None:
@@ -160,8 +162,8 @@ def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
     for headers in ({"x_router_config": "v1"}, {"x_router_config": "v2"}, {}):
         made = watched(found, **headers)
         assert made is not None
-        made.watch.begins(200, "application/json")
-        ruling = made.watch.sees(document("I am not sure"), True)
+        made.watch.on_head(200, "application/json")
+        ruling = made.watch.on_body(document("I am not sure"), True)
         assert isinstance(ruling, Ruling)
         reasons.append(ruling.reason.partition("/")[0])
     assert reasons == ["self_report", "length", "length"]
@@ -186,7 +188,7 @@ def test_a_verdict_must_come_in_the_tiers_time_and_in_what_is_left_of_all(
     found = watched(keepers(registry(**limits)), x_router_began=began)  # type: ignore[arg-type]
     assert found is not None
     assert found.seconds == pytest.approx(seconds) if seconds else found.seconds is None
-    assert found.watch.late() == Ruling(True, "g", "late")
+    assert found.watch.on_timeout() == Ruling(True, "g", "late")
 
 
 def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
@@ -194,17 +196,17 @@ def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
     threshold = calibrated().manifest.threshold
     held = watched(found)
     assert held is not None
-    held.watch.begins(200, "application/json")
-    ruling = held.watch.sees(document("Paris."), True)
+    held.watch.on_head(200, "application/json")
+    ruling = held.watch.on_body(document("Paris."), True)
     assert ruling is not None
     assert ruling.score is not None
     assert ruling.escalate == (ruling.score < threshold)
     assert ruling.reason == ("score/low_score" if ruling.escalate else "")
     begun = watched(found)
     assert begun is not None
-    begun.watch.begins(200, "text/event-stream")
+    begun.watch.on_head(200, "text/event-stream")
     # Of a beginning it says nothing: only the checks do.
-    assert begun.watch.sees(event("Paris, of course."), False) == Ruling(False, "g")
+    assert begun.watch.on_body(event("Paris, of course."), False) == Ruling(False, "g")
 
 
 def asking(gate: Gate, calibrations: Any = MappingProxyType({}), body: bytes = ASK) -> AnswerWatch:
@@ -212,34 +214,34 @@ def asking(gate: Gate, calibrations: Any = MappingProxyType({}), body: bytes = A
     headers = {"x-request-id": "r", "content-type": "application/json"}
     held = found.watch("x/0", RequestHead(method="POST", path=f"{CHAT}?a=b", headers=headers), body)
     assert held is not None
-    held.watch.begins(200, "application/json")
+    held.watch.on_head(200, "application/json")
     return held.watch
 
 
 def test_another_model_is_asked_once_the_checks_have_passed() -> None:
     gate = Gate(finish=True, second=SecondSettings(model="b", deadline_s=3.0, budget=2.0))
-    assert asking(gate).sees(document("4", "length"), True) == Ruling(True, "g", "finish/truncated")
-    assert asking(gate).sees(document("4"), True) == Consultation(
+    assert asking(gate).on_body(document("4", "length"), True) == Ruling(True, "g", "finish/truncated")
+    assert asking(gate).on_body(document("4"), True) == Consultation(
         model="b",
         path=CHAT,
         headers={"x-request-id": "r"},
         body=b'{"model":"b","messages":[{"role":"user","content":"hi"}],"stream":false}',
         deadline_s=3.0,
-        purse="g",
+        budget_key="g",
         per_second=2.0,
     )
 
 
 def test_a_request_that_cannot_be_put_to_another_model_is_judged_without() -> None:
-    found = asking(Gate(second=SecondSettings(model="b")), body=b"\x1f\x8b").sees(document("4"), True)
+    found = asking(Gate(second=SecondSettings(model="b")), body=b"\x1f\x8b").on_body(document("4"), True)
     assert found == Ruling(False, "g", second=Told("b", "unasked"))
 
 
 def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
     def judged(text: str, other: str) -> Ruling:
         watch = asking(Gate(second=SecondSettings(model="b")), {"g": calibrated()})
-        assert isinstance(watch.sees(document(text), True), Consultation)
-        return watch.hears(Advice(200, document(other)))
+        assert isinstance(watch.on_body(document(text), True), Consultation)
+        return watch.on_second_answer(Advice(200, document(other)))
 
     agreed, disagreed = judged("6 * 7 = 43", "43"), judged("6 * 7 = 43", "42")
     assert (agreed.escalate, disagreed.escalate, disagreed.reason) == (False, True, "score/low_score")
@@ -250,7 +252,7 @@ def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
 
 def test_a_fitted_gate_that_knows_of_no_second_answers_wants_both() -> None:
     def first(text: str) -> Ruling | Consultation | None:
-        return asking(Gate(second=SecondSettings(model="b")), {"g": calibrated(paired=False)}).sees(
+        return asking(Gate(second=SecondSettings(model="b")), {"g": calibrated(paired=False)}).on_body(
             document(text), True
         )
 

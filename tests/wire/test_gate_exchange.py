@@ -4,7 +4,7 @@ import pytest
 
 from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import ProtocolError
-from extproc.gate.second_answer import Advice, Consultation, Trouble
+from extproc.gate.second_answer import Advice, Consultation, FailureReason
 from extproc.vocabulary import RequestHead, Ruling, SecondAnswer
 from extproc.wire import gate_messages, observed_metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
@@ -41,13 +41,13 @@ class Watch:
     def __init__(self, judges: bool = True) -> None:
         self.judges = judges
 
-    def begins(self, status: int, content_type: str) -> bool:
+    def on_head(self, status: int, content_type: str) -> bool:
         return self.judges
 
-    def sees(self, data: bytes, ended: bool) -> Ruling | None:
+    def on_body(self, data: bytes, ended: bool) -> Ruling | None:
         return BAD if b"bad" in data else GOOD if ended else None
 
-    def late(self) -> Ruling:
+    def on_timeout(self) -> Ruling:
         return LATE
 
 
@@ -214,18 +214,18 @@ SECONDS = (
 
 
 def test_an_answer_is_held_while_another_model_is_asked() -> None:
-    wanted = Consultation(model="large", path="/", body=b"{}", deadline_s=1.0, purse="words")
+    wanted = Consultation(model="large", path="/", body=b"{}", deadline_s=1.0, budget_key="words")
 
     class Asking(Watch):
-        def sees(self, data: bytes, ended: bool) -> Ruling | None:
+        def on_body(self, data: bytes, ended: bool) -> Ruling | None:
             return wanted if ended else None  # type: ignore[return-value]
 
-        def hears(self, advice: Advice) -> Ruling:
-            return BAD if advice.trouble else GOOD
+        def on_second_answer(self, advice: Advice) -> Ruling:
+            return BAD if advice.failure else GOOD
 
     for advice, effect in (
         (Advice(200, b"{}"), ReleaseAnswer(GOOD)),
-        (Advice(trouble=Trouble.TIMEOUT), Reject(BAD)),
+        (Advice(failure=FailureReason.TIMEOUT), Reject(BAD)),
     ):
         machine = gate(Asking())
         effects(machine, HEAD, BODY, OK)
