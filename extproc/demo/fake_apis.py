@@ -1,4 +1,4 @@
-"""How each API is spoken over HTTP: its path, keys, events, errors and excuses."""
+"""The HTTP conventions of each fake API: its path, keys, events and errors."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -22,7 +22,7 @@ class _Events(Protocol):
     ) -> Iterator[JsonObject]: ...
 
 
-class Speech(msgspec.Struct, frozen=True):
+class FakeApi(msgspec.Struct, frozen=True):
     """One API. ``end`` closes every stream of it."""
 
     path: str
@@ -30,11 +30,11 @@ class Speech(msgspec.Struct, frozen=True):
     document: _Document
     events: _Events
     event: Callable[[JsonObject], bytes]
-    manners: "Manners"
+    conventions: "ProviderConventions"
     end: bytes = b""
 
 
-class Manners(msgspec.Struct, frozen=True):
+class ProviderConventions(msgspec.Struct, frozen=True):
     """What all APIs of one provider share."""
 
     request_id_header: str
@@ -51,7 +51,7 @@ def _bearer(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-OPENAI = Manners(
+OPENAI = ProviderConventions(
     request_id_header="x-request-id",
     key=_bearer,
     error_object=lambda error, _: fake_completions.error_object(error),
@@ -73,7 +73,7 @@ OPENAI = Manners(
     },
 )
 
-ANTHROPIC = Manners(
+ANTHROPIC = ProviderConventions(
     request_id_header="request-id",
     key=lambda headers: headers.get("x-api-key") or _bearer(headers),  # what clients send since version 2
     error_object=fake_messages.error_object,
@@ -87,8 +87,8 @@ ANTHROPIC = Manners(
     },
 )
 
-SPEECHES: Mapping[Api, Speech] = {
-    Api.OPENAI_CHAT: Speech(
+FAKE_APIS: Mapping[Api, FakeApi] = {
+    Api.OPENAI_CHAT: FakeApi(
         "/v1/chat/completions",
         lambda body, _: fake_completions.parse_chat(body),
         fake_completions.chat_document,
@@ -97,7 +97,7 @@ SPEECHES: Mapping[Api, Speech] = {
         OPENAI,
         fake_completions.DONE,
     ),
-    Api.OPENAI_COMPLETIONS: Speech(
+    Api.OPENAI_COMPLETIONS: FakeApi(
         "/v1/completions",
         lambda body, _: fake_completions.parse_text(body),
         fake_completions.text_document,
@@ -106,7 +106,7 @@ SPEECHES: Mapping[Api, Speech] = {
         OPENAI,
         fake_completions.DONE,
     ),
-    Api.OPENAI_RESPONSES: Speech(
+    Api.OPENAI_RESPONSES: FakeApi(
         "/v1/responses",
         lambda body, _: fake_responses.parse(body),
         fake_responses.document,
@@ -114,7 +114,7 @@ SPEECHES: Mapping[Api, Speech] = {
         fake_responses.event,
         OPENAI,
     ),
-    Api.ANTHROPIC_MESSAGES: Speech(
+    Api.ANTHROPIC_MESSAGES: FakeApi(
         "/v1/messages",
         fake_messages.parse,
         fake_messages.document,
@@ -125,23 +125,23 @@ SPEECHES: Mapping[Api, Speech] = {
 }
 
 
-def speech_at(path: str) -> tuple[Api, Speech] | None:
+def api_at(path: str) -> tuple[Api, FakeApi] | None:
     """The API whose path it is, exactly."""
-    return next(((api, speech) for api, speech in SPEECHES.items() if speech.path == path), None)
+    return next(((api, fake_api) for api, fake_api in FAKE_APIS.items() if fake_api.path == path), None)
 
 
-def manners_at(path: str) -> Manners:
-    """Whose errors and keys the path goes by; what is nobody's is OpenAI's."""
-    anthropic = SPEECHES[Api.ANTHROPIC_MESSAGES].path
+def conventions_at(path: str) -> ProviderConventions:
+    """The conventions of the provider that owns the path; OpenAI's for an unknown path."""
+    anthropic = FAKE_APIS[Api.ANTHROPIC_MESSAGES].path
     return ANTHROPIC if path == anthropic or path.startswith(f"{anthropic}/") else OPENAI
 
 
-def failure(manners: Manners, status: int) -> ApiError:
-    """The provider's excuse for an injected status."""
-    known = manners.failures.get(status, manners.failures[500])
+def failure(conventions: ProviderConventions, status: int) -> ApiError:
+    """The provider's error for an injected status."""
+    known = conventions.failures.get(status, conventions.failures[500])
     return ApiError(status, known.message, kind=known.kind, param=known.param, code=known.code)
 
 
 def carries_usage(event: JsonObject) -> bool:
-    """Does the event tell how many tokens were used, itself or in the response that it holds?"""
+    """Whether the event, or the response inside it, reports token usage."""
     return bool(event.get("usage") or (event.get("response") or {}).get("usage"))

@@ -1,4 +1,4 @@
-"""How a fake model answers: a script of the good and bad manners of real inference servers."""
+"""How a fake model answers: the delays, failures and resets of real inference servers."""
 
 import itertools
 import zlib

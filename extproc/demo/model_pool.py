@@ -25,7 +25,14 @@ import msgspec
 from aiohttp import web
 
 from extproc.demo.fake_answers import ApiError, Ask, Identity, reply
-from extproc.demo.fake_apis import Manners, Speech, carries_usage, failure, manners_at, speech_at
+from extproc.demo.fake_apis import (
+    FakeApi,
+    ProviderConventions,
+    api_at,
+    carries_usage,
+    conventions_at,
+    failure,
+)
 from extproc.demo.fake_behaviour import Behaviour, gzipped, rechunk
 from extproc.errors import OperatorError
 from extproc.vocabulary import Api
@@ -107,31 +114,35 @@ class FakeModel:
         if request.path == "/health":
             return web.Response()  # as vLLM has it: no key is asked for, and nobody counts it
         body = await request.read()
-        manners = manners_at(request.path)
-        received = _received(request, body, manners)
+        conventions = conventions_at(request.path)
+        received = _received(request, body, conventions)
         self.journal.append(received)
-        request_id = {manners.request_id_header: _request_id()}
+        request_id = {conventions.request_id_header: _request_id()}
         try:
-            self._authorize(manners, received.key)
-            return await self._answer(request, manners, received, request_id)
+            self._authorize(conventions, received.key)
+            return await self._answer(request, conventions, received, request_id)
         except ApiError as error:
-            document = manners.error_object(error, *request_id.values())
+            document = conventions.error_object(error, *request_id.values())
             return _json(error.status, document, request_id)
 
-    def _authorize(self, manners: Manners, key: str) -> None:
+    def _authorize(self, conventions: ProviderConventions, key: str) -> None:
         if self.key and key != self.key:
-            raise manners.wrong_key() if key else manners.no_key()
+            raise conventions.wrong_key() if key else conventions.no_key()
 
     async def _answer(
-        self, http: web.Request, manners: Manners, received: Received, request_id: Mapping[str, str]
+        self,
+        http: web.Request,
+        conventions: ProviderConventions,
+        received: Received,
+        request_id: Mapping[str, str],
     ) -> web.StreamResponse:
-        spoken = speech_at(http.path)
-        if spoken is not None and spoken[0] in self.apis:
+        found = api_at(http.path)
+        if found is not None and found[0] in self.apis:
             if http.method != "POST":
                 raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
-            speech = spoken[1]
-            ask = speech.parse(received.body, received.headers)
-            return await self._say(http, speech, ask, request_id)
+            fake_api = found[1]
+            ask = fake_api.parse(received.body, received.headers)
+            return await self._say(http, fake_api, ask, request_id)
         if http.path == "/v1/models":
             if http.method != "GET":
                 raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
@@ -142,26 +153,26 @@ class FakeModel:
         return {"id": self.name, "object": "model", "created": self._started, "owned_by": "demo"}
 
     async def _say(
-        self, http: web.Request, speech: Speech, ask: Ask, request_id: Mapping[str, str]
+        self, http: web.Request, fake_api: FakeApi, ask: Ask, request_id: Mapping[str, str]
     ) -> web.StreamResponse:
         if ask.model != self.name:
-            raise speech.manners.unknown_model(ask.model)
+            raise fake_api.conventions.unknown_model(ask.model)
         behaviour = self.behaviour
         await _pause(behaviour.delay_before_headers_s)
         if behaviour.status != 200:
-            raise failure(speech.manners, behaviour.status)
-        return await _send(http, behaviour, ask.stream, self._pieces(speech, ask, behaviour), request_id)
+            raise failure(fake_api.conventions, behaviour.status)
+        return await _send(http, behaviour, ask.stream, self._pieces(fake_api, ask, behaviour), request_id)
 
-    def _pieces(self, speech: Speech, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
+    def _pieces(self, fake_api: FakeApi, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
         """The answer's body, one piece for JSON, one an event for SSE: what comes before usage, and after."""
         identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
         answer = reply(msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask)
         with_usage = not behaviour.omit_usage
         if not ask.stream:
-            return [msgspec.json.encode(speech.document(identity, ask, answer, with_usage=with_usage))], []
-        events = list(speech.events(identity, ask, answer, with_usage=with_usage and ask.include_usage))
+            return [msgspec.json.encode(fake_api.document(identity, ask, answer, with_usage=with_usage))], []
+        events = list(fake_api.events(identity, ask, answer, with_usage=with_usage and ask.include_usage))
         last = max((number for number, event in enumerate(events) if carries_usage(event)), default=0)
-        pieces = [speech.event(event) for event in events] + ([speech.end] if speech.end else [])
+        pieces = [fake_api.event(event) for event in events] + ([fake_api.end] if fake_api.end else [])
         return pieces[:last], pieces[last:]
 
 
@@ -196,12 +207,14 @@ class Pool(Mapping[str, FakeModel]):
         await self._running.aclose()
 
 
-def _received(request: web.Request, body: bytes, manners: Manners) -> Received:
+def _received(request: web.Request, body: bytes, conventions: ProviderConventions) -> Received:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         known = headers.get(name.lower())
         headers[name.lower()] = value if known is None else f"{known}, {value}"
-    return Received(request.method, request.raw_path, headers, body, _model_in(body), manners.key(headers))
+    return Received(
+        request.method, request.raw_path, headers, body, _model_in(body), conventions.key(headers)
+    )
 
 
 def _model_in(body: bytes) -> str:

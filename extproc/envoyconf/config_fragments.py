@@ -76,6 +76,6 @@ def _host(host: VirtualHost) -> Tree:
 
 def _ours(registry: Registry, route: Route) -> bool:
     silent = [api for api in Api if api not in registry.defaults]
-    unspoken = [f"{kind}-{api}" for api in silent for kind in ("unspoken", "misspelt")]
+    unsupported_api = [f"{kind}-{api}" for api in silent for kind in ("unsupported_api", "misspelt")]
     rest = ["nothing-here", *(["passthrough"] if passing(registry) is None else [])]
-    return route.name not in (*unspoken, *rest)
+    return route.name not in (*unsupported_api, *rest)

@@ -39,10 +39,10 @@ def routes(registry: Registry) -> Iterator[Route]:
         yield _direct("models-unknown", other, 404, absent.decode())
 
 
-def unspoken(api: Api, match: RouteMatch) -> Route:
+def unsupported_api(api: Api, match: RouteMatch) -> Route:
     """An API that no model of the registry speaks."""
     body = apis.error_body(api, status=404, message=f"No model here speaks {api}.")
-    return _direct(f"unspoken-{api}", match, 404, body.decode())
+    return _direct(f"unsupported_api-{api}", match, 404, body.decode())
 
 
 def nothing_here(

@@ -32,7 +32,7 @@ from envoy_data_plane.google.protobuf import Any
 from extproc.envoyconf.chains import Call, hop_calls
 from extproc.envoyconf.http_filters import EDITS, ROUTER, gate
 from extproc.envoyconf.local_replies import hop_replies
-from extproc.envoyconf.observing import LUA, hop_observed, hop_observer, script, told
+from extproc.envoyconf.observing import LUA, enabled_script, hop_observed, hop_observer, script
 from extproc.envoyconf.outcome_logs import attempt_log
 from extproc.envoyconf.route_actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.site import Names
@@ -126,7 +126,7 @@ def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Rout
             request_body_buffer_limit=registry.envoy.max_body_bytes + EDITS,
             typed_per_filter_config={
                 **hop_observed(call.model, sent, model.provider, **_place(call)),
-                **told(LUA, **context, **_time(registry, call)),
+                **enabled_script(LUA, **context, **_time(registry, call)),
             },
         )
 

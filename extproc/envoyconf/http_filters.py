@@ -219,18 +219,18 @@ def _feedback() -> ExternalProcessor:
 def fail_open(api: Api, model: str, version: str, max_body_bytes: int) -> dict[str, Any]:
     """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
 
-    The sidecar is told the ``version`` of the registry that this configuration was made from, so
-    that it decides by the same; when that is empty, by the newest it knows.
+    The request carries the ``version`` of the registry that this configuration was made from, so
+    that the sidecar decides by the same version; when empty, by its newest one.
 
     Envoy makes the filters of the route that matches first, before there is a decision, and
     gives each the settings of the route that is current when the request reaches it. So a
     request that was decided runs into idle filters, its body untouched.
     """
-    told = [HeaderValue(key=VERSION_KEY, value=version)] if version else []
+    metadata = [HeaderValue(key=VERSION_KEY, value=version)] if version else []
     return {
         _BUFFER: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes))),
         _ROOM: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes + EDITS))),
-        _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=told))),
+        _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=metadata))),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
         **observing.observed(api),

@@ -23,7 +23,7 @@ def observer() -> HttpFilter:
 
 
 def hop_observer() -> HttpFilter:
-    """The reader in a hop, which is told whom the hop asks by ``hop_observed``."""
+    """The reader in a hop, which gets the name of its model from ``hop_observed``."""
     return HttpFilter(name=_IN_A_HOP, typed_config=Any.pack(script("observe")))
 
 
@@ -32,18 +32,18 @@ def hop_observed(model: str, sent: str, provider: str, **place: str) -> dict[str
 
     ``place`` is where it stands in a cascade.
     """
-    return told(_IN_A_HOP, model=model, sent=sent, provider=provider, **place)
+    return enabled_script(_IN_A_HOP, model=model, sent=sent, provider=provider, **place)
 
 
 def observed(api: Api) -> dict[str, Any]:
-    """Per-route settings that switch the reader on and tell it the API that is asked.
+    """Per-route settings that switch the reader on and give it the API of the request.
 
     They count on the route that matches first, before the decision: the fail-open one.
     """
-    return told(LUA, api=api.value)
+    return enabled_script(LUA, api=api.value)
 
 
-def told(script: str, /, **context: str) -> dict[str, Any]:
+def enabled_script(script: str, /, **context: str) -> dict[str, Any]:
     """Per-route settings that switch the filter ``script`` on and give it its ``filterContext``."""
     return {script: Any.pack(LuaPerRoute(filter_context=Struct.from_dict(context)))}
 

@@ -83,7 +83,7 @@ def _decided(registry: Registry, names: Names) -> Iterator[Route]:
     """One route per model: providers differ in path and host."""
     for name, model in registry.models.items():
         to = action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)])
-        match = _llm(exactly(CLUSTER_HEADER, cluster_name(name)), _spoken(model))
+        match = _llm(exactly(CLUSTER_HEADER, cluster_name(name)), _has_supported_path(model))
         yield _to_model(cluster_name(name), match, to)
 
 
@@ -96,7 +96,7 @@ def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iter
             conditions = (
                 exactly(ROUTE_HEADER, name),
                 exactly(CLUSTER_HEADER, cluster_name(target)),
-                _spoken(registry.models[target]),
+                _has_supported_path(registry.models[target]),
             )
             if route.asks_in_turn:
                 yield from _chained(registry, name, route, target, conditions, version, names)
@@ -130,14 +130,14 @@ def _chained(
         )
         chained = _to_model(f"{name}-{first}-{api}", match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
-        chained.request_headers_to_add += _told_to_hops(version, calls)
+        chained.request_headers_to_add += _headers_for_hops(version, calls)
         chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
         if not registry.envoy.response_headers:
             chained.response_headers_to_remove.append(SERVED_BY)
         yield _repeatable(registry, chained)
 
 
-def _told_to_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
+def _headers_for_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
     if version:
         yield header(VERSION_KEY, version)
     if calls[0].cascade:
@@ -159,7 +159,7 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
         name = registry.defaults.get(api)
         if name is None:
-            yield direct_responses.unspoken(api, match)
+            yield direct_responses.unsupported_api(api, match)
             continue
         model = registry.models[name]
         to = action(registry, model, matched=path, cluster=names[cluster_name(name)])
@@ -216,7 +216,7 @@ def _llm(*headers: HeaderMatcher) -> RouteMatch:
     return RouteMatch(prefix=f"{API_ROOT}/", headers=[exactly(":method", LLM_METHOD), *headers])
 
 
-def _spoken(model: Model) -> HeaderMatcher:
+def _has_supported_path(model: Model) -> HeaderMatcher:
     """Whatever was decided: no request goes to a model that does not speak its API."""
     return one_of(PATHS[api] for api in model.speaks)
 

@@ -1,4 +1,4 @@
-"""Manners that all APIs share: what a model does not speak, how usage comes or does not, split and packed events."""
+"""ProviderConventions that all APIs share: what a model does not speak, how usage comes or does not, split and packed events."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from extproc import apis
-from extproc.demo.fake_apis import SPEECHES
+from extproc.demo.fake_apis import FAKE_APIS
 from extproc.demo.fake_behaviour import Behaviour
 from extproc.demo.model_pool import FakeModel, Pool
 from extproc.vocabulary import Api, BodyPolicy, Effort
@@ -53,7 +53,7 @@ async def post(model: FakeModel, path: str, body: Any, **headers: str) -> tuple[
 
 async def ask(model: FakeModel, api: Api, *, stream: bool = False, **headers: str) -> bytes:
     body = {"model": "m", **ASKS[api], **(STREAMED[api] if stream else {})}
-    status, answer = await post(model, SPEECHES[api].path, body, **headers)
+    status, answer = await post(model, FAKE_APIS[api].path, body, **headers)
     assert status == 200
     return answer
 
@@ -62,7 +62,7 @@ async def ask(model: FakeModel, api: Api, *, stream: bool = False, **headers: st
 async def test_an_api_that_the_model_does_not_speak_is_not_found_in_that_apis_shape(api: Api) -> None:
     async with Pool({"m": FakeModel("m", apis=[other for other in Api if other is not api])}) as pool:
         for other in Api:
-            status, answer = await post(pool["m"], SPEECHES[other].path, {"model": "m", **ASKS[other]})
+            status, answer = await post(pool["m"], FAKE_APIS[other].path, {"model": "m", **ASKS[other]})
             assert status == (404 if other is api else 200)
             if other is api:
                 error = json.loads(answer)
@@ -95,7 +95,7 @@ async def test_late_usage_comes_after_everything_else(model: FakeModel, api: Api
     before = b""
     async with (
         aiohttp.ClientSession(headers=headers) as session,
-        session.post(model.url + SPEECHES[api].path, json=body) as answer,
+        session.post(model.url + FAKE_APIS[api].path, json=body) as answer,
     ):
         while b"would" not in before:  # of the text; what follows it waits for an hour
             before += await answer.content.readany()
@@ -147,7 +147,7 @@ async def test_other_paths_of_anthropic_are_not_found_in_its_shape(model: FakeMo
 @EACH
 @pytest.mark.parametrize("body", ["text", [], {"model": "m"}, None])
 async def test_what_the_api_cannot_read_is_a_bad_request(model: FakeModel, api: Api, body: Any) -> None:
-    status, answer = await post(model, SPEECHES[api].path, body)
+    status, answer = await post(model, FAKE_APIS[api].path, body)
     assert (status, json.loads(answer)["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -157,5 +157,5 @@ def test_a_body_edited_by_policy_is_one_that_the_strict_api_takes(api: Api, effo
     body = json.dumps({"model": "auto", **ASKS[api], "stream": True}).encode()
     policy = BodyPolicy(model="m", max_tokens=50, reasoning=effort, include_usage=True)
     edited = apis.with_policy(body, apis.parse(api, body), policy)
-    ask = SPEECHES[api].parse(edited, {"anthropic-version": "2026-10-21"})
+    ask = FAKE_APIS[api].parse(edited, {"anthropic-version": "2026-10-21"})
     assert (ask.model, ask.limit, ask.include_usage) == ("m", 50, True)
