@@ -69,7 +69,7 @@ async def count(run_dir: Path, requests: int, *, connections: int = 32, sidecars
         answers = await _ask(ports.envoy, requests, connections)
         seconds = time.perf_counter() - began
         await _settled(stack, run_dir / _LOG, requests)
-        told = await Admin(f"{HOST}:{ports.envoy_admin}").told(datetime.now(UTC))
+        told = await Admin(f"{HOST}:{ports.envoy_admin}").log_entry_counts(datetime.now(UTC))
     ids = {request_id for request_id, _ in answers}
     assert len(ids) == requests
     recorded = Counter(_recorded(stack))

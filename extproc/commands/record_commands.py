@@ -112,7 +112,7 @@ def _check(options: argparse.Namespace) -> int:
 
     now = datetime.now(UTC)
     try:
-        reports = [asyncio.run(Admin(address).told(now)) for address in options.admin]
+        reports = [asyncio.run(Admin(address).log_entry_counts(now)) for address in options.admin]
     except Unreachable as error:
         raise OperatorError(f"--admin: {error}") from error
     since = min(each.since for each in reports)

@@ -27,7 +27,7 @@ class Taken(msgspec.Struct, frozen=True):
     refusals: int = 0  # since Envoy started
 
 
-class Told(msgspec.Struct, frozen=True):
+class LogEntryCounts(msgspec.Struct, frozen=True):
     """How much an Envoy told the sidecars of finished exchanges and attempts, since it started."""
 
     since: datetime  # when it started, to a second
@@ -52,10 +52,12 @@ class Admin:
         text = await self._get("/config_dump", resource="dynamic_active_clusters", mask=mask)
         return frozenset(entry["cluster"]["name"] for entry in json.loads(text).get("configs", ()))
 
-    async def told(self, now: datetime) -> Told:
+    async def log_entry_counts(self, now: datetime) -> LogEntryCounts:
         """What it says of its access log stream. Raises ``Unreachable``."""
         info = json.loads(await self._get("/server_info"))
-        return told(await self._get("/stats", filter=_LOG_STATS), info["uptime_current_epoch"], now)
+        return log_entry_counts(
+            await self._get("/stats", filter=_LOG_STATS), info["uptime_current_epoch"], now
+        )
 
     async def _get(self, path: str, **query: str) -> str:
         return await asyncio.to_thread(self._ask, f"{path}?{urlencode(query)}")
@@ -75,11 +77,13 @@ class Admin:
         return text
 
 
-def told(stats: str, uptime: str, now: datetime) -> Told:
+def log_entry_counts(stats: str, uptime: str, now: datetime) -> LogEntryCounts:
     """Envoy's page ``/stats`` and its word for how long it runs, as ``90s``, in our words."""
     counts = {name: int(value) for name, _, value in (line.partition(": ") for line in stats.splitlines())}
     written, dropped = (counts.get(f"{_LOG_STATS}{name}", 0) for name in ("logs_written", "logs_dropped"))
-    return Told(now - timedelta(seconds=float(uptime.removesuffix("s")) + 1), written + dropped, dropped)
+    return LogEntryCounts(
+        now - timedelta(seconds=float(uptime.removesuffix("s")) + 1), written + dropped, dropped
+    )
 
 
 def taken(stats: str) -> dict[str, Taken]:

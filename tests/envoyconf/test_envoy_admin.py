@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from extproc.envoyconf.envoy_admin import Told, told
+from extproc.envoyconf.envoy_admin import LogEntryCounts, log_entry_counts
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STATS = """\
@@ -15,8 +15,8 @@ access_logs.grpc_access_log.logs_written: 33
 
 def test_what_was_told_is_what_was_written_and_what_was_dropped() -> None:
     began = NOW - timedelta(minutes=2, seconds=1)  # its word is cut to seconds
-    assert told(STATS, "120s", NOW) == Told(began, entries=506, dropped=473)
+    assert log_entry_counts(STATS, "120s", NOW) == LogEntryCounts(began, entries=506, dropped=473)
 
 
 def test_an_envoy_that_told_nothing_yet_has_no_counts() -> None:
-    assert told("", "0s", NOW) == Told(NOW - timedelta(seconds=1), entries=0, dropped=0)
+    assert log_entry_counts("", "0s", NOW) == LogEntryCounts(NOW - timedelta(seconds=1), entries=0, dropped=0)
