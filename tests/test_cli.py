@@ -169,10 +169,10 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
     assert main(["envoy-config", "--registry", str(path)]) == 0
     told = capsys.readouterr()
     assert told.err.splitlines() == [
-        f"extproc: warning: models.a: Envoy will have no key: {tmp_path / 'absent'}: No such file or directory",
-        f"extproc: warning: models.b: {tmp_path / 'empty'} is empty: every request will be a 503",
-        f"extproc: warning: models.c: {tmp_path / 'good'} may be read by everybody (expected mode 0600)",
-        "extproc: warning: models.d: Envoy will have no key without $ROUTER_TEST_ABSENT_KEY in its environment",
+        f"extproc: warning: models.a: cannot read the key file {tmp_path / 'absent'}: No such file or directory",
+        f"extproc: warning: models.b: {tmp_path / 'empty'} is empty, so Envoy answers every request with 503",
+        f"extproc: warning: models.c: every user can read the key file {tmp_path / 'good'} (expected mode 0600)",
+        "extproc: warning: models.d: the environment variable ROUTER_TEST_ABSENT_KEY is not set, so Envoy has no key",
     ]
     assert yaml.safe_load(told.out)["static_resources"]["clusters"]
 
@@ -204,7 +204,7 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["serve", "--registry", DEMO, "--listen", "0.0.0.0:50051"], "--listen: 0.0.0.0:50051 is plaintext TCP"),
-        (["serve", "--registry", "none.yaml"], "extproc: none.yaml: cannot read it: No such file"),
+        (["serve", "--registry", "none.yaml"], "extproc: none.yaml: cannot read the registry: No such file"),
         (["serve", "--registry", DEMO, "--records", "/none/r.jsonl", "--admin", "127.0.0.1:0"], "/none/r.jsonl"),
         (["explain", "--registry", DEMO, "--path", "/v1/files", "hi"], "'/v1/files' is not an LLM path"),
         (["envoy-config", "--registry", DEMO, "--watch"], "--watch requires --xds DIR"),

@@ -1,4 +1,4 @@
-"""Whether keys and certificates are where the registry says, told before Envoy would stumble on it."""
+"""Checks that keys and certificates exist and can be used, before Envoy needs them."""
 
 import stat
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ from extproc.registry.schema import Registry
 
 
 def key_problems(registry: Registry, directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with each key and each authority's file, in words; nothing for those that are good.
+    """The problems of keys and of files with certificate authorities.
 
-    They may be on another machine, which only the caller knows: so these are no errors. Files are
-    relative to ``directory``, that of the registry file. Keys are never part of the words.
+    These are warnings, because the files may be on another machine. Files are relative to ``directory``,
+    that of the registry file. No message contains a key.
     """
     for where, upstream in _upstreams(registry):
         auth = upstream.auth
@@ -22,18 +22,18 @@ def key_problems(registry: Registry, directory: Path, environment: Mapping[str, 
                 or _in_file(auth, directory)
                 or _open_to_all(auth, directory)
             )
-            yield from _told(where, problem)
-        yield from _told(where, _authority(upstream, directory))
+            yield from _located(where, problem)
+        yield from _located(where, _authority(upstream, directory))
 
 
 def missing_keys(registry: Registry, directory: Path) -> Iterator[str]:
-    """What is wrong with key files that could not be used as they are; for who is where Envoy is."""
+    """The problems of key files alone, for a caller on the machine where Envoy runs."""
     for where, upstream in _upstreams(registry):
         if isinstance(upstream.auth, Auth):
-            yield from _told(where, _in_file(upstream.auth, directory))
+            yield from _located(where, _in_file(upstream.auth, directory))
 
 
-def _told(where: str, problem: str) -> Iterator[str]:
+def _located(where: str, problem: str) -> Iterator[str]:
     if problem:
         yield f"{where}: {problem}"
 
@@ -50,7 +50,7 @@ def _in_environment(auth: Auth, environment: Mapping[str, str]) -> str:
         return ""
     key = environment.get(auth.env)
     if key is None:
-        return f"Envoy will have no key without ${auth.env} in its environment"
+        return f"the environment variable {auth.env} is not set, so Envoy has no key"
     return _unusable(f"${auth.env}", key.encode(errors="surrogateescape"))
 
 
@@ -61,28 +61,28 @@ def _in_file(auth: Auth, directory: Path) -> str:
     try:
         return _unusable(str(path), path.read_bytes())
     except OSError as error:
-        return f"Envoy will have no key: {path}: {error.strerror}"
+        return f"cannot read the key file {path}: {error.strerror}"
 
 
 def _open_to_all(auth: Auth, directory: Path) -> str:
     path = directory / auth.file
     if auth.file and path.is_file() and path.stat().st_mode & stat.S_IROTH:
-        return f"{path} may be read by everybody (expected mode 0600)"
+        return f"every user can read the key file {path} (expected mode 0600)"
     return ""
 
 
 def _authority(upstream: Upstream, directory: Path) -> str:
     path = directory / upstream.tls.ca_file
     if upstream.tls.ca_file and not path.is_file():
-        return f"Envoy will trust nobody: there is no file {path}"
+        return f"the file {path} in tls.ca_file does not exist, so Envoy rejects every certificate"
     return ""
 
 
 def _unusable(where: str, key: bytes) -> str:
-    """What makes a key no value of a header."""
+    """Why the key cannot be the value of a header; empty: it can."""
     bare = key.rstrip(b"\r\n")  # as Envoy reads it
     if not bare.strip():
-        return f"{where} is empty: every request will be a 503"
+        return f"{where} is empty, so Envoy answers every request with 503"
     if not all(33 <= byte < 127 for byte in bare):
-        return f"{where} is no key (expected one line of visible characters): every request will fail"
+        return f"{where} is not a valid key, so every request fails (expected one line of visible characters)"
     return ""

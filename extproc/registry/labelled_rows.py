@@ -1,7 +1,6 @@
-"""Labelled rows, one JSON object a line: what they say, and what is wrong with one, by file and line."""
+"""Reads labelled rows: JSON lines. A mistake is reported with its file and line."""
 
 import difflib
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -10,11 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from extproc.errors import DataError
-from extproc.registry.yaml_source import plain
+from extproc.registry.type_messages import type_mistake
 
 R = TypeVar("R")
 Text = Annotated[str, Meta(min_length=1)]
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 
 class RouteRow(msgspec.Struct, frozen=True):
@@ -31,7 +29,7 @@ def parse(path: Path, line: int, text: str, kind: type[R]) -> R:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise DataError(str(path), line, _in_words(error)) from error
+        raise DataError(str(path), line, _in_words(error, kind)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise DataError(str(path), line, f"not JSON: {error} (expected one object a line)") from error
 
@@ -43,16 +41,15 @@ def check_route(path: Path, line: int, row: RouteRow, known: Collection[str]) ->
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """What to say of a name that is not known."""
+    """The message about a name that is not in the registry."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"there is no {what} `{name}` in the registry ({hint}expected one of: {', '.join(known)})"
 
 
-def _in_words(error: msgspec.ValidationError) -> str:
-    parts = _AT.match(str(error))
-    assert parts is not None  # the pattern matches any text
-    problem = plain(parts["problem"])
-    if problem == "missing key `route`":
-        problem += " (expected a route's name or null; `extproc holdout label` asks for the missing ones)"
-    return f"{parts['path']}: {problem}" if parts["path"] else problem
+def _in_words(error: msgspec.ValidationError, kind: type[R]) -> str:
+    mistake = type_mistake(error, kind)
+    problem = mistake.problem
+    if mistake.missing == "route":
+        problem += " (expected a route's name or null; `extproc holdout label` asks for missing ones)"
+    return f"{mistake.place}: {problem}" if mistake.place else problem

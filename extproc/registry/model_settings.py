@@ -1,7 +1,7 @@
 """The registry's models: where each is, what it speaks, what it costs, and how Envoy gets there."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -17,6 +17,8 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}"
 class PriceSettings(Section, frozen=True):
     """US dollars per million tokens."""
 
+    example: ClassVar[str] = "{input: 0.1, output: 0.3}"
+
     input: Annotated[float, Meta(ge=0.0)]  # price of a million tokens of the prompt
     output: Annotated[float, Meta(ge=0.0)]  # price of a million tokens of the answer
 
@@ -26,6 +28,8 @@ class Auth(Section, frozen=True):
 
     Envoy reads the key of a provider. The sidecar reads the token of ``feedback``.
     """
+
+    example: ClassVar[str] = "{env: NAME_OF_A_VARIABLE}"
 
     env: str = ""  # a variable of the environment of the process that reads the secret
     file: str = ""  # a file with the bare secret, mode 0600; relative to the registry file

@@ -54,7 +54,7 @@ class Passing(msgspec.Struct, frozen=True):
 
 
 def read(text: str) -> Passing | None:
-    """``[METHOD ]/PATH[/*]``; None for anything else."""
+    """Parse ``[METHOD ]/PATH[/*]``; None for anything else."""
     match = _PATTERN.fullmatch(text)
     if match is None or not (match["path"] or match["below"]):
         return None
@@ -62,7 +62,7 @@ def read(text: str) -> Passing | None:
 
 
 def passing(registry: Registry) -> tuple[Passing, ...] | None:
-    """What passes, of a registry that passed every check; None: everything."""
+    """What passes. The registry has passed every check. None: everything."""
     written = registry.passthrough.paths if registry.passthrough else None
     if written is None and not restrictions(registry):
         return None
@@ -71,7 +71,7 @@ def passing(registry: Registry) -> tuple[Passing, ...] | None:
 
 
 def restrictions(registry: Registry) -> tuple[str, ...]:
-    """Why some requests are refused: what a request that passes unread would go round."""
+    """The restrictions on LLM calls that a request would evade by passing unread."""
     denying = (f"rule `{rule.name}` denies requests" for rule in registry.rules if rule.deny)
     kept = (f"clients may not choose `{name}`" for name, model in registry.models.items() if not model.pin)
     unknown = ("unknown models are rejected",) if registry.unknown_models == "reject" else ()
@@ -79,7 +79,7 @@ def restrictions(registry: Registry) -> tuple[str, ...]:
 
 
 def opened(entry: Passing) -> str:
-    """A path to which ``entry`` lets prompts pass that it does not name; empty: none."""
+    """A path of prompts that ``entry`` lets pass although it does not name it; empty: none."""
     if entry.method in _WITHOUT_PROMPT:
         return ""
     paths = _PROMPTS if entry.below else PATHS.values()
@@ -87,10 +87,10 @@ def opened(entry: Passing) -> str:
 
 
 def notices(registry: Registry) -> Iterator[str]:
-    """What an operator should know of a ``passthrough`` that says nothing of paths."""
+    """Warnings about a ``passthrough`` without ``paths``."""
     why = restrictions(registry)
     if registry.passthrough is not None and registry.passthrough.paths is None and why:
         yield (
-            f"passthrough: only {', '.join(DEFAULT)} pass, since {why[0]} and what passes is not read "
-            "(write `passthrough: {paths: [...]}` with every path that may pass, such as POST /v1/embeddings)"
+            f"passthrough: only {', '.join(DEFAULT)} pass, because {why[0]} and nothing checks what passes. "
+            "List every other path that may pass in `passthrough.paths`, such as POST /v1/embeddings"
         )

@@ -1,4 +1,4 @@
-"""The files of one registry: read once, known by version, told apart from what replaces them."""
+"""Reads the files of one registry, computes their version and detects when they change."""
 
 import hashlib
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 from extproc.errors import RegistryError
 
 Print = tuple[str, int, int, int] | None
-"""What tells one content of a file from the next: where it really is (a ConfigMap changes by a symbolic
-link), its inode, size and time in nanoseconds. None: there is no such file."""
+"""Identifies one content of a file: its real path (a ConfigMap changes through a symbolic link), inode, size
+and modification time in nanoseconds. None: the file does not exist."""
 
 
 class Files:
-    """Reads a registry's files, and remembers which they were and what they held."""
+    """Reads the files of a registry, and remembers their paths and a hash of their content."""
 
     def __init__(self) -> None:
         self._prints: dict[Path, Print] = {}
@@ -21,16 +21,16 @@ class Files:
 
     @property
     def prints(self) -> Mapping[Path, Print]:
-        """Every file that was to be read or watched, also one that is not there, as it was just before."""
+        """The state of every file just before it was read or watched, including files that do not exist."""
         return self._prints
 
     @property
     def version(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of all that was read."""
+        """The first 12 hexadecimal digits of the SHA-256 of all content that was read."""
         return self._digest.hexdigest()[:12]
 
     def watch(self, path: Path) -> None:
-        """Remember a file that belongs to the registry but is no part of its version, as a secret."""
+        """Remember a file that belongs to the registry but not to its version, such as a secret."""
         self._prints[path] = fingerprint(path)
 
     def read(self, path: Path, file: str, line: int) -> str:
@@ -41,7 +41,7 @@ class Files:
             text = content.decode()
         except OSError as error:
             if str(path) == file:
-                raise RegistryError(file, None, f"cannot read it: {error.strerror}") from error
+                raise RegistryError(file, None, f"cannot read the registry: {error.strerror}") from error
             raise RegistryError(file, line, f"cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise RegistryError(file, line, f"{path} is not UTF-8: {error.reason}") from error
@@ -50,7 +50,7 @@ class Files:
 
 
 def fingerprint(path: Path) -> Print:
-    """What tells the file's present content from any other."""
+    """The identity of the file's present content."""
     try:
         status = path.stat()
         return os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,10 +1,9 @@
-"""Reading a registry: YAML to typed values, with every mistake told by file and line."""
+"""Reads a registry file into typed, checked values. Every mistake is reported with its file and line."""
 
 import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,13 +22,11 @@ from extproc.registry.model_settings import Model
 from extproc.registry.registry_files import Files
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.section import Section, many
-from extproc.registry.yaml_source import Path as Steps
-from extproc.registry.yaml_source import Source, plain, steps
+from extproc.registry.type_messages import Path as Steps
+from extproc.registry.type_messages import TypeMistake, keys_at, type_mistake
+from extproc.registry.yaml_source import Source
 
 S = TypeVar("S", bound=Section)
-_MISSING_FIELD = re.compile(r"Object missing required field `.*`$", re.DOTALL)
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?(?P<path>\$.*)`)?$", re.DOTALL)
 
 
 class LoadedRegistry(msgspec.Struct, frozen=True):
@@ -206,7 +203,7 @@ def _beginning(route: RouteSettings, cascades: Mapping[str, Cascade]) -> RouteSe
 def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) -> dict[str, S]:
     entries = value.get(key, {})
     if not isinstance(entries, dict):
-        raise source.error(f"expected `{key}` to map names to {key}, got {_kind(entries)}", key)
+        raise source.error(f"{key}: must be a mapping from names to {key}; got {_kind(entries)}", key)
     typed: dict[str, S] = {}
     for name, entry in entries.items():
         with source.collecting():
@@ -224,9 +221,8 @@ def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            problem, path = _problem_and_path(error)
-            mistake, path = _mistake(source, problem, path, kind, at)
-        if _MISSING_FIELD.match(problem):
+            mistake, path, lacks_key = _mistake(source, type_mistake(error, kind), kind, at)
+        if lacks_key:
             # For a key beside it that is left out: that may be misspelt, or its value wrong.
             mistake = next((kept for key, kept in left_out.items() if key[:-1] == path), mistake)
         if not path or not isinstance(path[-1], str) or path in left_out:
@@ -236,22 +232,16 @@ def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
         value = _without(value, path)
 
 
-def _problem_and_path(error: msgspec.ValidationError) -> tuple[str, Steps]:
-    parts = _AT.match(str(error))
-    assert parts is not None  # the pattern matches any text
-    return parts["problem"], steps(parts["path"] or "$")
-
-
 def _mistake(
-    source: Source, problem: str, path: Steps, kind: type[Section], at: Steps
-) -> tuple[RegistryError, Steps]:
-    """What is wrong in words, and the path below ``at`` of the value that is."""
-    unknown = _UNKNOWN_FIELD.match(problem)
-    if unknown is not None:
-        key = (*path, unknown["field"])
-        return source.error(_unknown_key(unknown["field"], _fields_at(kind, path)), *at, *key), key
-    where = ".".join(str(step) for step in (*at, *path))
-    return source.error(f"{where}: {plain(problem)}" if where else plain(problem), *at, *path), path
+    source: Source, found: TypeMistake, kind: type[Section], at: Steps
+) -> tuple[RegistryError, Steps, bool]:
+    """The error, the path below ``at`` of the value that is wrong, and whether it lacks a key."""
+    if found.unknown:
+        path = (*found.path, found.unknown)
+        return source.error(_unknown_key(found.unknown, keys_at(kind, found.path)), *at, *path), path, False
+    where = ".".join(str(step) for step in (*at, *found.path))
+    problem = f"{where}: {found.problem}" if where else found.problem
+    return source.error(problem, *at, *found.path), found.path, bool(found.missing)
 
 
 def _without(value: Any, path: Steps) -> Any:
@@ -263,16 +253,6 @@ def _without(value: Any, path: Steps) -> Any:
     else:
         del copy[step]
     return copy
-
-
-def _fields_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the section at ``path`` below ``kind`` takes."""
-    for step in path:
-        if isinstance(step, str):
-            kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == step)
-        # list[Section] and Section | None both name their section first.
-        kind = get_args(kind)[0] if get_args(kind) else kind
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

@@ -1,9 +1,8 @@
-"""YAML with a memory: plain values, and the line on which each of them was written.
+"""Reads YAML into plain values, and keeps the line of each value for error messages.
 
-PyYAML's loader forgets lines and lets a repeated key win in silence; a registry must do neither.
+PyYAML's own loader loses the lines, and silently accepts a key that is given twice.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,16 +10,14 @@ from typing import Any
 import yaml
 
 from extproc.errors import RegistryError
-
-Path = tuple[str | int, ...]
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+from extproc.registry.type_messages import Path
 
 
 class Source:
     """One YAML file: its plain value and the line of every node in it."""
 
     def __init__(self, file: str, text: str) -> None:
-        """Raises ``RegistryError`` where the text is no YAML, repeats a key, or is not a mapping."""
+        """Raises ``RegistryError`` if the text is not YAML, repeats a key, or is not a mapping."""
         self.file = file
         self._lines: dict[Path, int] = {}
         self._mistakes: list[RegistryError] = []
@@ -29,15 +26,15 @@ class Source:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise RegistryError(file, line, f"not YAML: {error.problem}") from error
+            raise RegistryError(file, line, f"invalid YAML: {error.problem}") from error
         except yaml.YAMLError as error:
-            raise RegistryError(file, 1, f"not YAML: {error}") from error
+            raise RegistryError(file, 1, f"invalid YAML: {error}") from error
         except RecursionError as error:
             raise RegistryError(file, 1, "nested too deeply") from error
         if not isinstance(root, yaml.MappingNode):
             raise RegistryError(file, 1, "expected a mapping with the keys models, default, routes, ...")
         self._scalars = yaml.SafeLoader("")
-        self._open: set[int] = set()  # aliases may make a node its own descendant
+        self._open: set[int] = set()  # nodes being read: an alias may make a node its own descendant
         self.value: dict[str, Any] = self._read(root, ())
 
     def line(self, *path: str | int) -> int:
@@ -52,10 +49,9 @@ class Source:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Keep a ``RegistryError`` of the block for ``refuse``, so that what stands behind it is checked too.
+        """Collect a ``RegistryError`` of the block for ``refuse``, so that later checks run too.
 
-        A check may rely on what an earlier one refused, and then fail to look it up: that is no
-        mistake of its own.
+        A check may look up a name that an earlier check rejected. Its ``KeyError`` is then ignored.
         """
         try:
             yield
@@ -66,12 +62,12 @@ class Source:
                 raise
 
     def keep(self, mistake: RegistryError) -> None:
-        """Keep a mistake for ``refuse``."""
+        """Collect a mistake for ``refuse``."""
         if mistake.line not in self._settled:
             self._mistakes.append(mistake)
 
     def settle(self) -> None:
-        """From here on keep no second mistake of a line that has one: its value is left out."""
+        """Ignore further mistakes on lines that already have one, because their values are left out."""
         self._settled = frozenset(mistake.line for mistake in self._mistakes)
 
     def is_mistaken(self, *path: str | int) -> bool:
@@ -79,13 +75,13 @@ class Source:
         return path in self._lines and self._lines[path] in [mistake.line for mistake in self._mistakes]
 
     def mistakes(self) -> RegistryError:
-        """All that were kept, by line. There is at least one."""
+        """All collected mistakes as one error, in the order of their lines. There is at least one."""
         unique = {(mistake.line or 0, mistake.problem): mistake for mistake in self._mistakes}
         first, *more = (unique[key] for key in sorted(unique))
         return RegistryError(first.file, first.line, first.problem, tuple(more))
 
     def refuse(self) -> None:
-        """Raises the ``RegistryError`` of all mistakes that were kept, if there are any."""
+        """Raise the ``RegistryError`` of all collected mistakes, if there are any."""
         if self._mistakes:
             raise self.mistakes()
 
@@ -94,7 +90,7 @@ class Source:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
-            raise self.error("an alias points back into itself", *path)
+            raise self.error("an alias contains itself", *path)
         self._open.add(id(node))
         value: Any
         if isinstance(node, yaml.MappingNode):
@@ -109,7 +105,7 @@ class Source:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise RegistryError(self.file, line, "expected a plain key")
+                raise RegistryError(self.file, line, "expected a plain key, got a list or a mapping")
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise RegistryError(self.file, line, "merge keys (<<) are not supported; write the keys out")
             key = key_node.value
@@ -125,27 +121,4 @@ class Source:
             return self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             problem = getattr(error, "problem", None) or error
-            raise RegistryError(self.file, node.start_mark.line + 1, f"not YAML: {problem}") from error
-
-
-def steps(path: str) -> Path:
-    """msgspec's error path as steps: ``$.rules[2].when`` -> ("rules", 2, "when").
-
-    ``[...]``, which stands for any key of a mapping, ends the path.
-    """
-    found: list[str | int] = []
-    for name, index in _STEP.findall(path):
-        if index == "...":
-            break
-        found.append(name or int(index))
-    return tuple(found)
-
-
-def plain(problem: str) -> str:
-    """msgspec's words in ours: `object` is a mapping, `array` a list, `str` text, `null` nothing."""
-    words = {"object": "mapping", "array": "list", "str": "text", "null": "nothing", "int": "whole number",
-             "float": "number", "bool": "true or false"}  # fmt: skip
-    problem = problem.replace("Object missing required field", "missing key")
-    for theirs, ours in words.items():
-        problem = re.sub(rf"`((?:[\w ]+ \| )*){theirs}((?: \| [\w ]+)*)`", rf"`\g<1>{ours}\g<2>`", problem)
-    return problem[0].lower() + problem[1:]
+            raise RegistryError(self.file, node.start_mark.line + 1, f"invalid YAML: {problem}") from error

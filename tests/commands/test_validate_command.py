@@ -73,20 +73,20 @@ def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.C
     assert printed.startswith(f"{good}: good: 1 model, 0 routes with 0 examples, 0 rules, ")
     lines = [line.removeprefix(f"extproc: {path}:") for line in told.splitlines()]
     expected = [
-        "2: models.a.apis: expected `list`, got `text`",
+        "2: models.a.apis: must be a list; got text",
         "2: unknown key `pric` (did you mean `price`?",
-        "3: models.b.base_url: 'nowhere' is no base URL",
+        "3: models.b.base_url: 'nowhere' is not a valid base URL",
         "4: there is no model `nobody` (expected one of: a, b)",
         "5: unknown key `decision_sm` (did you mean `decision_ms`?",
         "7: regex: missing ): ( (expected RE2 syntax)",
+        "8: rule `one`: another rule has this name (expected unique names)",
         "8: rule `one`: expected exactly one of deny, route, model; got deny and route",
-        "8: the rule name `one` is taken",
         "10: cannot read ",
         "10: there is no model `c`",
-        "11: the candidate `a` is named twice",
-        "11: the route `s` is empty",
-        "12: `x-router-me` is the router's own",
-        "13: holdout.min_accuracy: expected `number` <= 1.0",
+        "11: the candidate `a` is listed twice",
+        "11: the route `s` can never be chosen",
+        "12: `x-router-me` is reserved: Envoy removes",
+        "13: holdout.min_accuracy: must be a number <= 1.0",
     ]
     assert len(lines) == len(expected), told
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
@@ -100,7 +100,7 @@ def test_what_names_an_entry_that_cannot_be_read_is_no_mistake_of_its_own(
     assert main(["validate", str(path)]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"extproc: {path}:1: models.a: missing key `base_url`",
-        f"extproc: {path}:4: routes.r.timeout_s: expected `number | nothing`, got `text`",
+        f"extproc: {path}:4: routes.r.timeout_s: must be a number; got text",
     ]
 
 

@@ -184,7 +184,7 @@ def test_what_is_no_origin_is_told_with_its_line(tmp_path: Path, origin: str) ->
     line, problem = mistake(tmp_path, REGISTRY.replace("ORIGIN", origin))
     assert line == 5
     if origin != "null":
-        assert "is no origin (expected http(s)://HOST[:PORT] without a path, or *)" in problem
+        assert "is not a valid origin (expected http(s)://HOST[:PORT] without a path, or *)" in problem
 
 
 def test_no_origin_at_all_is_a_mistake(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ def test_outcomes_are_scores_by_model(file: Path) -> None:
     [
         ("", "1: there are no rows (expected one JSON object a line)"),
         ('{"text": "a", "route": null}\n{"text": ', "2: not JSON: Input data was truncated (expected one object a line)"),
-        ("[]", "1: expected `mapping`, got `list`"),
-        ('{"text": "a"}', "1: missing key `route` (expected a route's name or null; `extproc holdout label` asks for the missing ones)"),
-        ('{"text": 5, "route": null}', "1: text: expected `text`, got `whole number`"),
-        ('{"text": "", "route": null}', "1: text: expected `text` of length >= 1"),
+        ("[]", "1: must be a mapping with `text` and `route`; got a list"),
+        ('{"text": "a"}', "1: missing key `route` (expected a route's name or null; `extproc holdout label` asks for missing ones)"),
+        ('{"text": 5, "route": null}', "1: text: must be text; got a whole number"),
+        ('{"text": "", "route": null}', "1: text: must not be empty"),
         ('\n{"text": "a", "route": "cod"}', "2: there is no route `cod` in the registry (did you mean `code`? expected one of: code, greeting), or null"),
         (b'{"text": "a", "route": null}\n{"text": "\xff"}', "2: not UTF-8: invalid start byte"),
         (gzip.compress(b"{}" * 99, mtime=0)[:-9], "1: cannot read it: Compressed file ended before the end-of-stream marker was reached"),
@@ -73,8 +73,8 @@ def test_a_file_that_is_absent_is_told(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"text": "a", "outcomes": {}}', "outcomes: expected `mapping` of length >= 1"),
-        ('{"text": "a", "outcomes": {"small": 1.5}}', r"outcomes\[...\]: expected `number` <= 1.0"),
+        ('{"text": "a", "outcomes": {}}', "outcomes: must not be empty"),
+        ('{"text": "a", "outcomes": {"small": 1.5}}', r"outcomes\[...\]: must be a number <= 1.0"),
         ('{"text": "a", "outcomes": {"smal": 1}}', r"there is no model `smal` in the registry \(did you mean `small`\?"),
         ('{"text": "a", "outcomes": {"small": 1}, "tokens": {"big": 1}}', "there is no model `big`"),
     ],

@@ -31,19 +31,19 @@ def test_a_good_key_file_is_no_problem(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "words"),
     [
-        (b"", 0o600, "{path} is empty: every request will be a 503"),
-        (b" \n", 0o600, "{path} is empty: every request will be a 503"),
+        (b"", 0o600, "{path} is empty, so Envoy answers every request with 503"),
+        (b" \n", 0o600, "{path} is empty, so Envoy answers every request with 503"),
         (
             b"sk-1\nsk-2\n",
             0o600,
-            "{path} is no key (expected one line of visible characters): every request will fail",
+            "{path} is not a valid key, so every request fails (expected one line of visible characters)",
         ),
         (
             b"\xff\xfe",
             0o600,
-            "{path} is no key (expected one line of visible characters): every request will fail",
+            "{path} is not a valid key, so every request fails (expected one line of visible characters)",
         ),
-        (b"sk-1", 0o644, "{path} may be read by everybody (expected mode 0600)"),
+        (b"sk-1", 0o644, "every user can read the key file {path} (expected mode 0600)"),
     ],
 )
 def test_a_key_file_that_will_not_do_is_told(tmp_path: Path, content: bytes, mode: int, words: str) -> None:
@@ -53,19 +53,19 @@ def test_a_key_file_that_will_not_do_is_told(tmp_path: Path, content: bytes, mod
 
 def test_a_key_file_that_is_absent_is_told(tmp_path: Path) -> None:
     (told,) = problems(tmp_path, Auth(file="absent"))
-    assert told == f"models.only: Envoy will have no key: {tmp_path / 'absent'}: No such file or directory"
+    assert told == f"models.only: cannot read the key file {tmp_path / 'absent'}: No such file or directory"
 
 
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
         ({"KEY": "sk-1"}, []),
-        ({}, ["models.only: Envoy will have no key without $KEY in its environment"]),
-        ({"KEY": ""}, ["models.only: $KEY is empty: every request will be a 503"]),
+        ({}, ["models.only: the environment variable KEY is not set, so Envoy has no key"]),
+        ({"KEY": ""}, ["models.only: $KEY is empty, so Envoy answers every request with 503"]),
         (
             {"KEY": "sk-1\nsk-2"},
             [
-                "models.only: $KEY is no key (expected one line of visible characters): every request will fail"
+                "models.only: $KEY is not a valid key, so every request fails (expected one line of visible characters)"
             ],
         ),
     ],
@@ -86,8 +86,8 @@ def test_the_passthrough_upstream_and_authorities_are_looked_at_too(tmp_path: Pa
         passthrough=Passthrough(base_url=URL, auth=Auth(env="KEY")),
     )
     assert list(key_problems(registry, tmp_path, {})) == [
-        f"models.only: Envoy will trust nobody: there is no file {tmp_path / 'ca.pem'}",
-        "passthrough: Envoy will have no key without $KEY in its environment",
+        f"models.only: the file {tmp_path / 'ca.pem'} in tls.ca_file does not exist, so Envoy rejects every certificate",
+        "passthrough: the environment variable KEY is not set, so Envoy has no key",
     ]
     (tmp_path / "ca.pem").touch()
     assert list(key_problems(registry, tmp_path, {"KEY": "sk-1"})) == []
@@ -117,11 +117,11 @@ def test_a_file_that_cannot_be_used_is_missing_and_one_that_others_read_is_a_pro
         good=Auth(file="good"), empty=Auth(file="empty"), open=Auth(file="open"), absent=Auth(file="absent")
     )
     assert list(missing_keys(keys, tmp_path)) == [
-        f"models.empty: {tmp_path}/empty is empty: every request will be a 503",
-        f"models.absent: Envoy will have no key: {tmp_path}/absent: No such file or directory",
+        f"models.empty: {tmp_path}/empty is empty, so Envoy answers every request with 503",
+        f"models.absent: cannot read the key file {tmp_path}/absent: No such file or directory",
     ]
     told = list(key_problems(keys, tmp_path, {}))
-    assert f"models.open: {tmp_path}/open may be read by everybody (expected mode 0600)" in told
+    assert f"models.open: every user can read the key file {tmp_path}/open (expected mode 0600)" in told
     assert len(told) == 3
     assert "sk-" not in str(told)
 
@@ -130,5 +130,5 @@ def test_envoys_environment_is_not_ours_to_miss(tmp_path: Path) -> None:
     keys = registry(a=Auth(env="A_KEY"), rest=Auth(env="REST_KEY"))
     assert list(missing_keys(keys, tmp_path)) == []
     assert list(key_problems(keys, tmp_path, {"A_KEY": "sk"})) == [
-        "passthrough: Envoy will have no key without $REST_KEY in its environment"
+        "passthrough: the environment variable REST_KEY is not set, so Envoy has no key"
     ]

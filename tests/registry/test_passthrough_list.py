@@ -34,7 +34,7 @@ def test_where_requests_are_restricted_only_what_carries_no_prompt_passes(regist
     assert passing(registry) == tuple(map(read, DEFAULT))
     (notice,) = notices(registry)
     assert "only POST /v1/messages/count_tokens, GET /v1/responses/*" in notice
-    assert "write `passthrough: {paths: [...]}`" in notice
+    assert "in `passthrough.paths`, such as POST /v1/embeddings" in notice
 
 
 @pytest.mark.parametrize("registry", [OPEN, *RESTRICTED])
@@ -79,7 +79,7 @@ def test_a_path_that_names_what_it_opens_is_taken(tmp_path: Path, path: str) -> 
 def test_what_is_no_path_is_told_with_its_line(tmp_path: Path, path: str) -> None:
     line, problem = mistake(tmp_path, YAML.replace("PATH", path))
     assert line == 8
-    assert "is no path to pass (expected [METHOD ]/PATH, or /PATH/* for all paths below it)" in problem
+    assert "is not a valid path (expected [METHOD ]/PATH, or /PATH/* for all paths below it)" in problem
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,9 @@ def test_a_pattern_that_opens_prompts_beside_deny_rules_is_refused(
 ) -> None:
     line, problem = mistake(tmp_path, YAML.replace("PATH", path))
     assert line == 8
-    assert f"would let prompts to {opened} pass unread, and rule `no-cards` denies requests" in problem
+    assert (
+        f"would let prompts to {opened} pass unchecked, although rule `no-cards` denies requests" in problem
+    )
     assert main(["validate", str(write(tmp_path, unrestricted(path)))]) == 0
 
 
@@ -117,7 +119,7 @@ def unrestricted(path: str) -> str:
 def test_a_path_that_is_given_twice_is_told(tmp_path: Path) -> None:
     assert mistake(tmp_path, YAML.replace("PATH", "POST /v1/embeddings")) == (
         8,
-        "'POST /v1/embeddings' is given twice",
+        "'POST /v1/embeddings' is listed twice",
     )
 
 
@@ -127,4 +129,4 @@ def test_the_commands_say_what_the_operator_has_to_write(
 ) -> None:
     text = YAML.partition("  paths:")[0]
     assert main([*command, str(write(tmp_path, text))]) == 0
-    assert "since rule `no-cards` denies requests" in capsys.readouterr().err
+    assert "because rule `no-cards` denies requests" in capsys.readouterr().err

@@ -84,10 +84,10 @@ def test_a_percentage_is_a_share(percent: float | str, share: float) -> None:
 )
 def test_a_rollout_that_is_no_percentage_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(
-        RegistryError, match=r"registry.yaml:12: rollout: .* is no percentage \(expected 0 to"
+        RegistryError, match=r"registry.yaml:12: rollout: .* is not a percentage \(expected 0 to"
     ):
         load(written(tmp_path, f"rollout: {bad}\n", ""))
-    with pytest.raises(RegistryError, match=r"registry.yaml:9: routes.chat.rollout: .* is no percentage"):
+    with pytest.raises(RegistryError, match=r"registry.yaml:9: routes.chat.rollout: .* is not a percentage"):
         load(written(tmp_path, "", f"    rollout: {bad}\n"))
 
 
@@ -100,6 +100,6 @@ def test_words_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize("key", ["rollout_key", "conversation_header"])
 def test_a_header_that_clients_may_send_is_no_key(tmp_path: Path, key: str) -> None:
     with pytest.raises(
-        RegistryError, match=f"registry.yaml:12: {key}: .*could come from a client.* x-chat, x-user"
+        RegistryError, match=f"registry.yaml:12: {key}: .*clients could set the header.* x-chat, x-user"
     ):
         load(written(tmp_path, f"{key}: x-other\n", ""))

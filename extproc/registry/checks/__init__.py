@@ -1,7 +1,7 @@
 """Cross-checks: what the schema cannot say about a registry.
 
-One module per section. Each check raises ``RegistryError`` with the line and what was expected, or has
-the source collect it and goes on.
+One module per section. Each check raises ``RegistryError`` with the line and what was expected, or lets
+the source collect the error and continues.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from extproc.registry.yaml_source import Source
 
 
 def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: Source) -> None:
-    """Everything that ties one part of the registry to another; the source collects the mistakes."""
+    """Run every cross-check. The source collects the mistakes."""
     checks = (
         check_models,
         check_default,
@@ -55,7 +55,7 @@ def _check_envoy(registry: Registry, source: Source) -> None:
         with source.collecting():
             if not is_address(address):
                 raise source.error(
-                    f"envoy.{key}: {address!r} is no address (expected HOST:PORT)", "envoy", key
+                    f"envoy.{key}: {address!r} is not a valid address (expected HOST:PORT)", "envoy", key
                 )
     _check_sidecars(many(registry.envoy.sidecar), registry.envoy.sidecar_plaintext, source)
 
@@ -67,11 +67,13 @@ def _check_sidecars(addresses: list[str], plaintext: bool, source: Source) -> No
     for address in addresses:
         if not address.startswith("unix:/") and not is_address(address):
             raise source.error(
-                f"envoy.sidecar: {address!r} is no address (expected HOST:PORT or unix:/PATH)", *at
+                f"envoy.sidecar: {address!r} is not a valid address (expected HOST:PORT or unix:/PATH)", *at
             )
         if problem := plaintext_problem(address, plaintext):
             raise source.error(f"envoy.sidecar: {problem}", *at)
         if addresses.count(address) > 1:
-            raise source.error(f"envoy.sidecar: {address} is named twice", *at)
+            raise source.error(f"envoy.sidecar: {address} is listed twice", *at)
     if len({address.startswith("unix:/") for address in addresses}) > 1:
-        raise source.error("envoy.sidecar: expected either unix:/PATHs or HOST:PORTs, not both", *at)
+        raise source.error(
+            "envoy.sidecar: expected only unix:/PATH addresses or only HOST:PORT addresses", *at
+        )

@@ -15,12 +15,12 @@ from extproc.registry.section import many
 from extproc.registry.yaml_source import Source
 from extproc.vocabulary import Api
 
-# Of a route: what its cascade says instead, for each tier.
+# Keys of a route that each tier of its cascade sets instead.
 _TIERS_OWN = ("fallback", "retry", "timeout_s")
 
 
 def check_cascades(registry: Registry, source: Source) -> None:
-    """Names, tiers, limits, and who uses them. Raises ``RegistryError``."""
+    """Check names, tiers, limits and the routes that use a cascade. Raises ``RegistryError``."""
     with source.collecting():
         _check_egress(registry, source)
     for name, gate in registry.gates.items():
@@ -42,7 +42,7 @@ def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source
             _check_consulting(registry, name, key, asked.model, source)
     if gate.second is not None and gate.verifier is not None:
         raise source.error(
-            f"the gate `{name}` asks for a second answer and a verifier (expected one of them)",
+            f"the gate `{name}` has both `second` and `verifier` (expected one of them)",
             "gates", name, "verifier",
         )  # fmt: skip
 
@@ -50,7 +50,9 @@ def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source
 def _check_cascade(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
     if re.fullmatch(CASCADE_NAME, name) is None:
         raise source.error(
-            f"{name!r} is no cascade name (expected letters, digits and ._-, at most 64)", "cascades", name
+            f"{name!r} is not a valid cascade name (expected letters, digits and ._-, at most 64)",
+            "cascades",
+            name,
         )
     _check_tiers(registry, name, cascade, source)
 
@@ -58,7 +60,7 @@ def _check_cascade(registry: Registry, name: str, cascade: Cascade, source: Sour
 def _check_gate(name: str, gate: Gate, source: Source) -> None:
     if re.fullmatch(GATE_NAME, name) is None:
         raise source.error(
-            f"{name!r} is no gate name (expected letters, digits and ._-, at most 64)", "gates", name
+            f"{name!r} is not a valid gate name (expected letters, digits and ._-, at most 64)", "gates", name
         )
     if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
         raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
@@ -80,19 +82,20 @@ def _check_consulting(registry: Registry, gate: str, key: str, name: str, source
         )
     if model.auth == "passthrough":
         raise source.error(
-            f"the gate `{gate}` cannot ask `{name}`, whose key is the client's own (expected a model "
-            "with a key of its own, or none)",
+            f"the gate `{gate}` cannot ask `{name}`, which needs the client's own key (expected a "
+            "model with a key in `auth`, or without `auth`)",
             *at,
         )
 
 
 def _check_egress(registry: Registry, source: Source) -> None:
-    """Whoever reaches it spends the providers' keys. Raises ``RegistryError``."""
+    """Anybody who can reach the egress listener can use the providers' keys. Raises ``RegistryError``."""
     address = registry.envoy.egress
     if address.startswith("unix:/") or (is_address(address) and is_loopback(address)):
         return
     raise source.error(
-        f"envoy.egress: {address!r} may be reached from elsewhere (expected unix:/PATH or 127.0.0.1:PORT)",
+        f"envoy.egress: {address!r} is open to other machines, which could spend your keys (expected "
+        "unix:/PATH or 127.0.0.1:PORT)",
         "envoy", "egress",
     )  # fmt: skip
 
@@ -111,19 +114,19 @@ def _check_tier(registry: Registry, name: str, cascade: Cascade, i: int, source:
     if tier.model in [earlier.model for earlier in cascade.tiers[:i]]:
         raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
     if tier.expected is not None and not tier.gate:
-        raise source.error("`expected` is for a tier with a gate", *at, "expected")
+        raise source.error("`expected` needs a `gate` in the same tier", *at, "expected")
     if tier.expected is not None and tier.expected.least > tier.expected.most:
-        raise source.error("expected.least is more than expected.most", *at, "expected")
+        raise source.error("expected.least is greater than expected.most", *at, "expected")
     if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
         raise source.error(
-            f"the tier's timeout_s {tier.timeout_s:g} is more than the cascade's deadline_s "
-            f"{cascade.deadline_s:g} (expected at most that)",
+            f"the tier's timeout_s {tier.timeout_s:g} is greater than the cascade's deadline_s "
+            f"{cascade.deadline_s:g} (expected at most the deadline)",
             *at, "timeout_s",
         )  # fmt: skip
 
 
 def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGate], source: Source) -> None:
-    """A gate knows the answers of the model it was fitted on, and no others. Raises ``RegistryError``."""
+    """A calibrated gate is used only for the models it was fitted on. Raises ``RegistryError``."""
     for name, cascade in registry.cascades.items():
         for i, tier in enumerate(cascade.tiers):
             known = calibrated.get(tier.gate)
@@ -131,13 +134,13 @@ def check_calibrations(registry: Registry, calibrated: Mapping[str, CalibratedGa
             if known is not None and second is not None and known.manifest.second not in ("", second.model):
                 raise source.error(
                     f"the gate `{tier.gate}` was fitted on second answers of `{known.manifest.second}`, "
-                    f"not of `{second.model}` (expected the model that it was fitted on)",
+                    f"not of `{second.model}` (expected the model that the gate was fitted on)",
                     "gates", tier.gate, "second", "model",
                 )  # fmt: skip
             if known is not None and known.manifest.small != tier.model:
                 raise source.error(
                     f"the gate `{tier.gate}` was fitted on answers of `{known.manifest.small}`, not of "
-                    f"`{tier.model}` (expected a gate fitted on its own)",
+                    f"`{tier.model}` (expected a gate that was fitted on answers of this model)",
                     "cascades", name, "tiers", i, "gate",
                 )  # fmt: skip
 
@@ -149,14 +152,14 @@ def _check_use(registry: Registry, name: str, source: Source) -> None:
     for key in _TIERS_OWN:
         if getattr(route, key):
             raise source.error(
-                f"`{key}` of `{name}` does not go with its cascade (expected it in the tiers of "
-                f"`{route.cascade}`)",
+                f"`{key}` of the route `{name}` cannot be combined with `cascade` (expected it in the tiers "
+                f"of `{route.cascade}`)",
                 "routes", name, key,
             )  # fmt: skip
     models = [tier.model for tier in registry.cascades[route.cascade].tiers]
     for i, model in enumerate(many(route.candidates)):
         if model not in models:
             raise source.error(
-                f"`{model}` is in no tier of `{route.cascade}` (expected of: {', '.join(models)})",
+                f"`{model}` is not in a tier of `{route.cascade}` (expected one of: {', '.join(models)})",
                 "routes", name, "candidates", i,
             )  # fmt: skip

@@ -14,7 +14,7 @@ _APIS = ", ".join(Api)
 
 
 def check_models(registry: Registry, source: Source) -> None:
-    """Names, addresses, keys. Raises ``RegistryError``."""
+    """Check names, addresses and keys. Raises ``RegistryError``."""
     if not registry.models:
         raise source.error("expected at least one model", "models")
     for name, model in registry.models.items():
@@ -27,14 +27,18 @@ def check_models(registry: Registry, source: Source) -> None:
 def _check_model(name: str, model: Model, source: Source) -> None:
     if re.fullmatch(MODEL_NAME, name) is None:
         raise source.error(
-            f"{name!r} is no model name (expected letters, digits and ._:/@-, at most 128)", "models", name
+            f"{name!r} is not a valid model name (expected letters, digits and ._:/@-, at most 128)",
+            "models",
+            name,
         )
     if name == AUTO:
         raise source.error(
-            f"`{AUTO}` is how clients ask to be routed: name the model otherwise", "models", name
+            f"the name `{AUTO}` is reserved: clients send it to be routed (expected another name)",
+            "models",
+            name,
         )
     if len(set(model.apis)) < len(model.apis):
-        raise source.error(f"models.{name}.apis: an API is named twice", "models", name, "apis")
+        raise source.error(f"models.{name}.apis: an API is listed twice", "models", name, "apis")
 
 
 def check_passthrough(registry: Registry, source: Source) -> None:
@@ -44,13 +48,13 @@ def check_passthrough(registry: Registry, source: Source) -> None:
 
 
 def check_default(registry: Registry, source: Source) -> None:
-    """Every API that some model speaks has a default that speaks it. Raises ``RegistryError``."""
+    """Each API that a model speaks needs a default model that speaks it. Raises ``RegistryError``."""
     if isinstance(registry.default, str):
         known_model(registry, registry.default, source, "default")
     else:
         for name, model in registry.default.items():
             if name not in set(Api):
-                raise source.error(f"there is no API `{name}` (expected of {_APIS})", "default", name)
+                raise source.error(f"there is no API `{name}` (expected one of: {_APIS})", "default", name)
             known_model(registry, model, source, "default", name)
             if name not in registry.models[model].speaks:
                 raise source.error(f"the model `{model}` does not speak {name}", "default", name)
@@ -58,20 +62,20 @@ def check_default(registry: Registry, source: Source) -> None:
         silent = [api for api in speaker.speaks if api not in registry.defaults]
         if silent:
             raise source.error(
-                f"`{name}` speaks {silent[0]}, for which there is no default "
+                f"`{name}` speaks {silent[0]}, but this API has no default model "
                 f"(expected `default: {{{silent[0]}: {name}, ...}}` with one model per API)",
                 "default",
             )
 
 
 def check_reference(registry: Registry, source: Source) -> None:
-    """The model that savings refer to exists, and has a price. Raises ``RegistryError``."""
+    """The model against which savings are computed exists and has a price. Raises ``RegistryError``."""
     if not registry.reference:
         return
     known_model(registry, registry.reference, source, "reference")
     if registry.models[registry.reference].price is None:
         raise source.error(
-            f"the reference `{registry.reference}` has no price, so nothing can be compared with it "
+            f"the reference `{registry.reference}` has no price, so savings cannot be computed "
             f"(expected models.{registry.reference}.price)",
             "reference",
         )
@@ -81,29 +85,41 @@ def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
     where = ".".join(map(str, at))
     if not _is_base_url(upstream):
         raise source.error(
-            f"{where}.base_url: {upstream.base_url!r} is no base URL (expected http(s)://HOST[:PORT][/PATH])",
+            f"{where}.base_url: {upstream.base_url!r} is not a valid base URL (expected http(s)://HOST[:PORT][/PATH])",
             *at, "base_url",
         )  # fmt: skip
     for i, endpoint in enumerate(upstream.endpoints):
         if not is_address(endpoint.address):
             raise source.error(
-                f"{endpoint.address!r} is no address (expected HOST:PORT)", *at, "endpoints", i, "address"
+                f"{endpoint.address!r} is not a valid address (expected HOST:PORT)",
+                *at,
+                "endpoints",
+                i,
+                "address",
             )
         if endpoint.address in [other.address for other in upstream.endpoints[:i]]:
-            raise source.error(f"the endpoint {endpoint.address} is given twice", *at, "endpoints", i)
+            raise source.error(f"the endpoint {endpoint.address} is listed twice", *at, "endpoints", i)
     if upstream.load_balancing == "random" and {endpoint.weight for endpoint in upstream.endpoints} - {1}:
         raise source.error(
-            f"{where}: Envoy's random load balancing knows no weights (expected round_robin, least_request)",
+            f"{where}: Envoy's random load balancing ignores weights (expected round_robin or "
+            "least_request, or no weights)",
             *at, "load_balancing",
         )  # fmt: skip
     if upstream.health_check is not None and re.fullmatch(r"/[!-~]*", upstream.health_check.path) is None:
         raise source.error(
-            f"{upstream.health_check.path!r} is no path (expected /...)", *at, "health_check", "path"
+            f"{upstream.health_check.path!r} is not a valid path (expected /PATH)",
+            *at,
+            "health_check",
+            "path",
         )
     if upstream.url.scheme == "http" and upstream.tls != type(upstream.tls)():
-        raise source.error(f"{where}.tls is for https; base_url is http", *at, "tls")
+        raise source.error(
+            f"{where}.tls needs an https base_url (expected https://..., got http://...)", *at, "tls"
+        )
     if upstream.tls.server_name and not is_host(upstream.tls.server_name):
-        raise source.error(f"{upstream.tls.server_name!r} is no host's name", *at, "tls", "server_name")
+        raise source.error(
+            f"{upstream.tls.server_name!r} is not a valid host name", *at, "tls", "server_name"
+        )
     if isinstance(upstream.auth, Auth):
         check_auth(upstream.auth, source, *at, "auth", other="`passthrough`, or ")
 

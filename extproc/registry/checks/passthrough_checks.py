@@ -1,4 +1,4 @@
-"""Checks of ``passthrough.paths`` and ``envoy.cors``: what passes unread, and whose pages may ask."""
+"""Checks of ``passthrough.paths`` and ``envoy.cors``."""
 
 from urllib.parse import urlsplit
 
@@ -9,7 +9,7 @@ from extproc.registry.yaml_source import Source
 
 
 def check_paths(registry: Registry, source: Source) -> None:
-    """Patterns that can be read and that let no prompt pass by accident. Raises ``RegistryError``."""
+    """Patterns are valid, and none lets prompts pass unchecked by accident. Raises ``RegistryError``."""
     written = (registry.passthrough.paths if registry.passthrough else None) or []
     why = restrictions(registry)
     for i, text in enumerate(written):
@@ -17,25 +17,25 @@ def check_paths(registry: Registry, source: Source) -> None:
         entry = read(text)
         if entry is None:
             raise source.error(
-                f"{text!r} is no path to pass (expected [METHOD ]/PATH, or /PATH/* for all paths below it)",
+                f"{text!r} is not a valid path (expected [METHOD ]/PATH, or /PATH/* for all paths below it)",
                 *at,
             )
         if text in written[:i]:
-            raise source.error(f"{text!r} is given twice", *at)
+            raise source.error(f"{text!r} is listed twice", *at)
         if why and (prompts := opened(entry)):
             raise source.error(
-                f"{text!r} would let prompts to {prompts} pass unread, and {why[0]} "
-                "(expected each path that may pass, such as POST /v1/embeddings)",
+                f"{text!r} would let prompts to {prompts} pass unchecked, although {why[0]} "
+                "(expected a list of exact paths, such as POST /v1/embeddings)",
                 *at,
             )
 
 
 def check_cors(registry: Registry, source: Source) -> None:
-    """Origins as browsers write them. Raises ``RegistryError``."""
+    """Origins are written as browsers send them. Raises ``RegistryError``."""
     for i, origin in enumerate(registry.envoy.cors.origins if registry.envoy.cors else []):
         if origin != "*" and not _is_origin(origin):
             raise source.error(
-                f"{origin!r} is no origin (expected http(s)://HOST[:PORT] without a path, or *)",
+                f"{origin!r} is not a valid origin (expected http(s)://HOST[:PORT] without a path, or *)",
                 "envoy", "cors", "origins", i,
             )  # fmt: skip
 

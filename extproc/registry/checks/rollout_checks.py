@@ -1,4 +1,4 @@
-"""Checks of ``mode``, ``rollout`` and the headers that requests are told apart by."""
+"""Checks of ``rollout`` and of the headers that identify a user or a conversation."""
 
 import re
 
@@ -9,7 +9,7 @@ _WITH_SIGN = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 
 
 def check_rollout(registry: Registry, source: Source) -> None:
-    """Shares that are one, and headers that clients cannot send. Raises ``RegistryError``."""
+    """Percentages are valid, and headers are trusted. Raises ``RegistryError``."""
     with source.collecting():
         _check_percent(registry.rollout, source, "rollout")
     for name, route in registry.routes.items():
@@ -21,14 +21,14 @@ def check_rollout(registry: Registry, source: Source) -> None:
         header = getattr(registry, key)
         if header and header.lower() not in trusted:
             raise source.error(
-                f"{key}: the header `{header}` could come from a client (expected one of trusted_headers: "
+                f"{key}: clients could set the header `{header}` (expected one of trusted_headers: "
                 f"{', '.join(sorted(trusted)) or 'none declared'})",
                 key,
             )
 
 
 def share_of(percent: Percent) -> float:
-    """A percentage as a share of 1. Raises ``ValueError`` for what is none of 0 to 100."""
+    """Convert a percentage to a share of 1. Raises ``ValueError`` outside of 0 to 100."""
     if isinstance(percent, str):
         match = _WITH_SIGN.fullmatch(percent.strip())
         percent = float(match[1]) if match else -1.0
@@ -42,5 +42,6 @@ def _check_percent(percent: Percent, source: Source, *at: str) -> None:
         share_of(percent)
     except ValueError as error:
         raise source.error(
-            f'{".".join(at)}: {percent!r} is no percentage (expected 0 to 100, or such as "10 %")', *at
+            f'{".".join(at)}: {percent!r} is not a percentage (expected 0 to 100, or text such as "10 %")',
+            *at,
         ) from error

@@ -8,7 +8,7 @@ from extproc.registry.schema import ROUTE_NAME, Registry, RouteSettings
 from extproc.registry.section import many
 from extproc.registry.yaml_source import Source
 
-# Those that frame a message, say where it goes, or prove who sends it.
+# Headers that frame the message, choose its destination or carry credentials.
 _NOT_ADDED = frozenset(
     {
         "authorization", "api-key", "connection", "content-length", "host", "te", "trailer",
@@ -18,7 +18,7 @@ _NOT_ADDED = frozenset(
 
 
 def check_routes(registry: Registry, source: Source, examples: Mapping[str, tuple[str, ...]]) -> None:
-    """Names, candidates, examples, policies. Raises ``RegistryError``."""
+    """Check names, candidates, examples and policies. Raises ``RegistryError``."""
     for name, route in registry.routes.items():
         with source.collecting():
             _check_name(name, source)
@@ -36,7 +36,9 @@ def check_routes(registry: Registry, source: Source, examples: Mapping[str, tupl
 def _check_name(name: str, source: Source) -> None:
     if re.fullmatch(ROUTE_NAME, name) is None:
         raise source.error(
-            f"{name!r} is no route name (expected letters, digits and ._-, at most 64)", "routes", name
+            f"{name!r} is not a valid route name (expected letters, digits and ._-, at most 64)",
+            "routes",
+            name,
         )
 
 
@@ -44,11 +46,11 @@ def _check_not_empty(
     registry: Registry, name: str, examples: Mapping[str, tuple[str, ...]], source: Source
 ) -> None:
     if any(source.is_mistaken("routes", name, key) for key in ("examples", "examples_file")):
-        return  # what it holds is not known
+        return  # its examples are not known
     if not examples[name] and name not in [rule.route for rule in registry.rules]:
         raise source.error(
-            f"the route `{name}` is empty (expected `examples` or an `examples_file`, or a rule that "
-            "names it)",
+            f"the route `{name}` can never be chosen (expected `examples`, an `examples_file`, or a rule "
+            "that names the route)",
             "routes", name,
         )  # fmt: skip
 
@@ -62,7 +64,7 @@ def _check_examples(examples: Mapping[str, tuple[str, ...]], source: Source) -> 
             with source.collecting():
                 if other != name:
                     raise source.error(
-                        f"{text!r} is an example of both `{other}` and `{name}` (expected one route)",
+                        f"{text!r} is an example of both `{other}` and `{name}` (expected it in one route)",
                         "routes", name, "examples", i,
                     )  # fmt: skip
 
@@ -70,18 +72,18 @@ def _check_examples(examples: Mapping[str, tuple[str, ...]], source: Source) -> 
 def _check_candidates(registry: Registry, name: str, source: Source) -> None:
     candidates, at = many(registry.routes[name].candidates), ("routes", name, "candidates")
     if not candidates and registry.routes[name].cascade:
-        return  # there is no such cascade: its tiers would be the candidates
+        return  # the cascade does not exist, which another check reports
     if not candidates:
         raise source.error(f"the route `{name}` has no candidates (expected at least one model)", *at)
     for i, model in enumerate(candidates):
         known_model(registry, model, source, *at, i)
         if model in candidates[:i]:
-            raise source.error(f"the candidate `{model}` is named twice", *at, i)
+            raise source.error(f"the candidate `{model}` is listed twice", *at, i)
     unpriced = [model for model in candidates if registry.models[model].price is None]
     if len(candidates) > 1 and unpriced:
         raise source.error(
-            f"the cheapest of {', '.join(candidates)} cannot be told: "
-            f"{', '.join(unpriced)} has no price (expected `price` in each of them)",
+            f"{', '.join(unpriced)} has no price, so the cheapest of {', '.join(candidates)} is unknown "
+            "(expected `price` in each candidate)",
             *at,
         )
 
@@ -91,16 +93,26 @@ def _check_fallback(registry: Registry, name: str, source: Source) -> None:
     for i, model in enumerate(fallback):
         known_model(registry, model, source, *at, i)
         if model in fallback[:i]:
-            raise source.error(f"the fallback `{model}` is named twice", *at, i)
+            raise source.error(f"the fallback `{model}` is listed twice", *at, i)
 
 
 def _check_headers(name: str, route: RouteSettings, source: Source) -> None:
     for key in ("request_headers", "response_headers"):
         for header, value in getattr(route, key).items():
             at = ("routes", name, key, header)
-            if not is_header_name(header) or header.lower() in _NOT_ADDED:
-                raise source.error(f"`{header}` is no header that can be added", *at)
+            if not is_header_name(header):
+                raise source.error(f"`{header}` is not a valid header name", *at)
+            if header.lower() in _NOT_ADDED:
+                raise source.error(
+                    f"`{header}` cannot be set here (expected a header without a meaning "
+                    "for the connection or the credentials)",
+                    *at,
+                )
             if header.lower().startswith("x-router-"):
-                raise source.error(f"`{header}` is the router's own", *at)
+                raise source.error(
+                    f"`{header}` is reserved for the router (expected a name without x-router-)", *at
+                )
             if any(ord(character) < 32 or ord(character) == 127 for character in value):
-                raise source.error(f"the value of `{header}` holds control characters", *at)
+                raise source.error(
+                    f"the value of `{header}` has control characters (expected one line of text)", *at
+                )

@@ -10,13 +10,16 @@ from extproc.routing.rules import regex_in_text
 
 
 def check_rules(registry: Registry, source: Source) -> None:
-    """Names, actions, conditions. Raises ``RegistryError``."""
+    """Check names, actions and conditions. Raises ``RegistryError``."""
     names: set[str] = set()
     for i, rule in enumerate(registry.rules):
         with source.collecting():
             if rule.name in names:
                 raise source.error(
-                    f"the rule name `{rule.name}` is taken (expected unique names)", "rules", i, "name"
+                    f"rule `{rule.name}`: another rule has this name (expected unique names)",
+                    "rules",
+                    i,
+                    "name",
                 )
         names.add(rule.name)
         with source.collecting():
@@ -45,11 +48,12 @@ def _check_when(registry: Registry, rule: RuleSettings, source: Source, i: int) 
     for least, most in (("min_chars", "max_chars"), ("min_bytes", "max_bytes")):
         low, high = getattr(when, least), getattr(when, most)
         if low is not None and high is not None and low > high:
-            raise source.error(f"{least} {low} is more than {most} {high}", *at, least)
+            raise source.error(f"{least} {low} is greater than {most} {high}", *at, least)
     text = when.keyword or when.regex or when.min_chars is not None or when.max_chars is not None
     if rule.reads is not None and not text:
         raise source.error(
-            f"rule `{rule.name}` reads no text (expected `in` beside keyword, regex, min_chars or max_chars)",
+            f"rule `{rule.name}` has `in` but no condition on text (expected keyword, regex, "
+            "min_chars or max_chars)",
             "rules", i, "in",
         )  # fmt: skip
     if when.regex:
@@ -59,31 +63,31 @@ def _check_when(registry: Registry, rule: RuleSettings, source: Source, i: int) 
             raise source.error(f"regex: {_text(error)} (expected RE2 syntax)", *at, "regex") from error
     for key in ("path", "model", "tool", "keyword"):
         if not all(many(getattr(when, key))):
-            raise source.error(f"{key}: expected text that is not empty", *at, key)
+            raise source.error(f"{key}: must not be empty", *at, key)
     trusted = {name.lower() for name in registry.trusted_headers}
     for name in when.header:
         if name.lower() not in trusted:
             raise source.error(
-                f"the header `{name}` could come from a client (expected one of trusted_headers: "
+                f"clients could set the header `{name}` (expected one of trusted_headers: "
                 f"{', '.join(sorted(trusted)) or 'none declared'})",
                 *at, "header", name,
             )  # fmt: skip
 
 
 def check_trusted_headers(registry: Registry, source: Source) -> None:
-    """Header names that Envoy does not remove. Raises ``RegistryError``."""
+    """Header names are valid, and Envoy does not remove them. Raises ``RegistryError``."""
     for i, name in enumerate(registry.trusted_headers):
         with source.collecting():
             if not is_header_name(name):
-                raise source.error(f"{name!r} is no header name", "trusted_headers", i)
+                raise source.error(f"{name!r} is not a valid header name", "trusted_headers", i)
             if name.lower().startswith("x-router-"):
                 raise source.error(
-                    f"`{name}` is the router's own: Envoy removes x-router-* from every request",
+                    f"`{name}` is reserved: Envoy removes x-router-* headers from every request",
                     "trusted_headers",
                     i,
                 )
 
 
 def _text(error: Exception) -> str:
-    """re2 raises with bytes."""
+    """The message of an RE2 error, whose arguments are bytes."""
     return " ".join(arg.decode() if isinstance(arg, bytes) else str(arg) for arg in error.args)

@@ -8,13 +8,15 @@ from extproc.registry.yaml_source import Source
 
 
 def check_auth(auth: Auth, source: Source, *at: str | int, other: str = "") -> None:
-    """One place, and no secret in its stead; ``other`` is what else might stand there."""
+    """A secret has one source, and is not itself in the registry. ``other``: what else the key may hold."""
     where = ".".join(map(str, at))
     if bool(auth.env) == bool(auth.file):
-        raise source.error(f"{where}: expected {other}one of env, file", *at)
+        raise source.error(f"{where}: expected {other}exactly one of env and file", *at)
     if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
         raise source.error(
-            f"{where}.env: {auth.env!r} is no variable's name (expected a name, not the key)", *at, "env"
+            f"{where}.env is not a valid variable name (expected a name, not the key itself)",
+            *at,
+            "env",
         )
 
 

@@ -1,4 +1,4 @@
-"""What several sections check: names that must be known, addresses, header names."""
+"""Checks that several sections share: known names, addresses, header names, secrets."""
 
 import ipaddress
 import re
@@ -20,12 +20,12 @@ def known_model(registry: Registry, name: str, source: Source, *at: str | int) -
 
 
 def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
-    """What to say of a name that is not there."""
+    """The message about a name that does not exist."""
     return f"there is no {kind} `{name}` (expected one of: {', '.join(known) or 'none declared'})"
 
 
 def is_address(text: str) -> bool:
-    """HOST:PORT, with the brackets of an IPv6 address, and nothing else."""
+    """Whether the text is HOST:PORT; an IPv6 address is in brackets."""
     try:
         parts = urlsplit(f"//{text}")
         port = parts.port
@@ -35,7 +35,7 @@ def is_address(text: str) -> bool:
 
 
 def is_host(text: str) -> bool:
-    """A host's name or its address, without brackets."""
+    """Whether the text is a host name or an IP address, without brackets."""
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
@@ -44,7 +44,7 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether ``HOST:PORT`` is reached from this machine, or this pod, alone."""
+    """Whether only this machine, or this pod, can reach ``HOST:PORT``."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -53,15 +53,15 @@ def is_loopback(address: str) -> bool:
 
 
 def plaintext_problem(sidecar: str, allowed: bool) -> str:
-    """What is wrong with the address of a sidecar that others can reach; empty when nothing is."""
+    """Why the address of a sidecar is unsafe, because other machines can reach it; empty: it is safe."""
     if allowed or sidecar.startswith("unix:") or is_loopback(sidecar):
         return ""
     return (
-        f"{sidecar} is plaintext TCP: whoever reaches it can read prompts and forge records (expected "
+        f"{sidecar} is plaintext TCP: other machines could read prompts and forge records (expected "
         "unix:/PATH or a loopback address; `sidecar_plaintext: true` in the registry's `envoy` allows it)"
     )
 
 
 def is_header_name(text: str) -> bool:
-    """A field name as RFC 9110 has it, section 5.6.2."""
+    """Whether the text is a field name (RFC 9110, section 5.6.2)."""
     return _HEADER_NAME.fullmatch(text) is not None

@@ -10,23 +10,25 @@ _APIS = ", ".join(Api)
 
 
 def check_unattended(registry: Registry, source: Source) -> None:
-    """Every API that it names is one that some model speaks. Raises ``RegistryError``."""
+    """``without_sidecar`` names only APIs that a model speaks. Raises ``RegistryError``."""
     if not isinstance(registry.without_sidecar, dict):
         return
     for name in registry.without_sidecar:
         if name not in set(Api):
-            raise source.error(f"there is no API `{name}` (expected of {_APIS})", "without_sidecar", name)
-        spoken = {api for model in registry.models.values() for api in model.speaks}
-        if Api(name) not in spoken:
             raise source.error(
-                f"no model speaks {name} (expected of {', '.join(sorted(spoken))})",
+                f"there is no API `{name}` (expected one of: {_APIS})", "without_sidecar", name
+            )
+        known = {api for model in registry.models.values() for api in model.speaks}
+        if Api(name) not in known:
+            raise source.error(
+                f"no model speaks {name} (expected one of: {', '.join(sorted(known))})",
                 "without_sidecar",
                 name,
             )
 
 
 def unattended_warnings(registry: Registry) -> Iterator[str]:
-    """What deny rules do not cover where ``without_sidecar`` is not written."""
+    """Warns of deny rules that nobody checks while no sidecar decides, unless ``without_sidecar`` is set."""
     rules = [rule.name for rule in registry.rules if rule.deny]
     open_apis = [api for api in registry.defaults if api not in registry.unattended]
     if not rules or not open_apis:

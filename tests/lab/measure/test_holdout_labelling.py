@@ -89,7 +89,7 @@ def test_a_file_keeps_its_other_keys_and_then_feeds_eval(tmp_path: Path) -> None
     [
         ('{"text": "a"}\n{"txt": "b"}', "2: text: expected words to label"),
         ('{"text": ""}', "1: text: expected words to label"),
-        ('["a"]', "1: expected `mapping`, got `list`"),
+        ('["a"]', "1: must be a mapping; got a list"),
         ('{"text": "a", "route": "coding"}', r"1: there is no route 'coding' \(expected one of: code, greeting\)"),
     ],
 )  # fmt: skip
