@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from extproc.lab.figures.number_formats import score
+from extproc.lab.figures.page_parts import cell, scrolling, section, table
 from extproc.lab.figures.plots import Line, heat_map, unit_plot
 from extproc.lab.measure.choice_worth import Choosing, OutcomeReport
 from extproc.lab.measure.classification_metrics import QUANTILES
@@ -55,13 +57,13 @@ def as_page(report: Report | None, outcomes: OutcomeReport | None = None) -> str
 def _of_routes(report: Report) -> list[str]:
     return [
         _head(report),
-        _section("Which route took what", _confusion(report)),
-        _section("How sure, how right", _plots(report)),
-        _section("Routes", _routes(report)),
-        _section("Beside the baselines, before any floor", _baselines(report)),
-        _section("Mistakes, the surest first", _mistakes(report)),
-        _section("Scores", _quantiles(report)),
-        _section("Every figure", _figures(report)),
+        section("Which route took what", _confusion(report)),
+        section("How sure, how right", _plots(report)),
+        section("Routes", _routes(report)),
+        section("Beside the baselines, before any floor", _baselines(report)),
+        section("Mistakes, the surest first", _mistakes(report)),
+        section("Scores", _quantiles(report)),
+        section("Every figure", _figures(report)),
     ]
 
 
@@ -73,10 +75,10 @@ def _of_choice(report: OutcomeReport) -> list[str]:
         f'<p class="soft">version {report.version} · encoder {html.escape(report.encoder)}<br>'
         f"{html.escape(report.data)}, version {report.data_version}: {report.rows} rows, {choosing.rows} "
         f"answered by every model</p>{seen}",
-        _section("Cost and quality", _cost_quality(choosing, priced=report.priced)),
-        _section(f"{html.escape(choosing.weak)} or {html.escape(choosing.strong)}", _routers(choosing)),
-        _section("What each bar gives", _table(BAR_HEAD, bar_rows(choosing))),
-        _section("Models", _table(MODEL_HEAD, model_rows(choosing, report.priced))),
+        section("Cost and quality", _cost_quality(choosing, priced=report.priced)),
+        section(f"{html.escape(choosing.weak)} or {html.escape(choosing.strong)}", _routers(choosing)),
+        section("What each bar gives", _table(BAR_HEAD, bar_rows(choosing))),
+        section("Models", _table(MODEL_HEAD, model_rows(choosing, report.priced))),
     ]
 
 
@@ -148,7 +150,7 @@ def _confusion(report: Report) -> str:
         else ""
     )
     return (
-        f'<div class="wide">{plot}</div><p class="soft">Truths down, decisions '
+        f'{scrolling(plot, ["confusion matrix"])}<p class="soft">Truths down, decisions '
         f"across. The stronger the colour, the larger the share of the row.</p>{largest}"
     )
 
@@ -235,7 +237,7 @@ def _mistakes(report: Report) -> str:
         [
             m.route or "(none)",
             m.decided or "(abstained)",
-            "-" if m.margin is None else f"{m.margin:.2f}",
+            score(m.margin),
             m.text,
         ]
         for m in report.mistakes
@@ -243,18 +245,7 @@ def _mistakes(report: Report) -> str:
     return _table(["truth", "decided", "margin", ""], rows) if rows else "<p>None.</p>"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A column whose head is empty, but for the first, holds words and may wrap."""
     kinds = [' class="words"' if i and not name else "" for i, name in enumerate(head)]
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return table(head, [[cell(text, kind) for kind, text in zip(kinds, row, strict=True)] for row in rows])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from extproc.lab.datasets import printable
+from extproc.lab.figures.number_formats import score
 from extproc.lab.measure.classification_metrics import QUANTILES
 from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Figure, Report
 
@@ -152,7 +153,7 @@ def _mistakes(report: Report) -> str:
         [
             m.route or "(none)",
             m.decided or "(abstained)",
-            "-" if m.margin is None else f"{m.margin:.2f}",
+            score(m.margin),
             cut(m.text),
         ]
         for m in report.mistakes[:_SHOWN_MISTAKES]

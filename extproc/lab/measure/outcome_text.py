@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from extproc.lab.figures.number_formats import UNKNOWN, bounds, dollars, percent
 from extproc.lab.measure.choice_worth import ENOUGH, BarFigures, Choosing, Figure, OutcomeReport, advised
 from extproc.lab.measure.evaluation_text import number, table
 
@@ -56,7 +57,7 @@ def model_rows(choosing: Choosing, priced: bool) -> list[list[str]]:
         [
             model.name,
             told(model.quality),
-            f"{model.cost:.6f} $" if priced else "-",
+            dollars(model.cost) if priced else UNKNOWN,
             told(model.calibration),
         ]
         for model in choosing.models
@@ -112,8 +113,8 @@ def _distinct(bars: list[BarFigures]) -> Iterator[BarFigures]:
 
 
 def _answered_by(bar: BarFigures) -> str:
-    return ", ".join(f"{model} {share:.0%}" for model, share in bar.shares.items() if share > 0)
+    return ", ".join(f"{model} {percent(share)}" for model, share in bar.shares.items() if share > 0)
 
 
 def _share(figure: Figure) -> str:
-    return f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]"
+    return f"{percent(figure.value)} {bounds(percent(figure.low), percent(figure.high))}"

@@ -1,9 +1,11 @@
 """The report on traffic as one self-contained HTML page: inline SVG, no script, nothing fetched."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from extproc.lab.figures.number_formats import UNKNOWN, dollars, milliseconds, percent, score
+from extproc.lab.figures.page_parts import cell, section, table
 from extproc.lab.figures.traffic_plots import Named, Series, bars, intervals, over_time
 from extproc.lab.measure import evaluation_page as shared
 from extproc.lab.traffic.concerns import Rate
@@ -11,13 +13,11 @@ from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
 from extproc.lab.traffic.traffic_report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
 from extproc.lab.traffic.traffic_text import (
     CHANGES,
-    dollars,
     explained,
     is_told,
-    milliseconds,
+    mean_score,
     notes,
     observed_in_words,
-    percent,
     quality_names,
     share,
     would_go_to,
@@ -35,16 +35,16 @@ def as_page(report: TrafficReport) -> str:
     names = quality_names(report)
     sections = [
         _head(report),
-        _section("Worst first", _concerns(report)),
-        _section("Quality", _quality(report, names)) if names else "",
-        _section("Routes and models", _slices(report, names)),
-        _section("No model asked", _unanswered(report)) if report.unanswered else "",
-        _section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
-        _section("Over time", _trends(report, names)),
-        _section("Cost beside the reference model", _costs(report) + _spending(report)),
-        _section("Cascades", _cascades(report)) if report.cascades else "",
-        _section("Shadows", _shadows(report)) if report.shadows else "",
-        _section("Observed, not routed", _observed(report.observed)) if report.observed else "",
+        section("Worst first", _concerns(report)),
+        section("Quality", _quality(report, names)) if names else "",
+        section("Routes and models", _slices(report, names)),
+        section("No model asked", _unanswered(report)) if report.unanswered else "",
+        section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
+        section("Over time", _trends(report, names)),
+        section("Cost beside the reference model", _costs(report) + _spending(report)),
+        section("Cascades", _cascades(report)) if report.cascades else "",
+        section("Shadows", _shadows(report)) if report.shadows else "",
+        section("Observed, not routed", _observed(report.observed)) if report.observed else "",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -58,11 +58,11 @@ def _head(report: TrafficReport) -> str:
     money = report.money
     tiles = [
         (f"{report.requests:,}", "", "requests"),
-        (percent_of(report.errors), _bounds(report.errors), "failed"),
-        (percent_of(report.abstained), _bounds(report.abstained), "abstained"),
-        (f"${dollars(money.cost_usd)}" if money.priced else "-", f"{money.priced:,} priced", "cost"),
+        (percent(report.errors.value), _bounds(report.errors), "failed"),
+        (percent(report.abstained.value), _bounds(report.abstained), "abstained"),
+        (dollars(money.cost_usd) if money.priced else "-", f"{money.priced:,} priced", "cost"),
         (
-            f"${dollars(money.saving_usd)}" if money.compared else "-",
+            dollars(money.saving_usd) if money.compared else "-",
             f"{percent(money.saving_share)} of the reference",
             "saved",
         ),
@@ -96,7 +96,7 @@ def _concerns_of(part: SliceReport, report: TrafficReport) -> str:
     )
     return (
         f'<p class="bad{"" if changed else " steady"}"><b>{html.escape(_label(part))}</b> '
-        f'<span class="soft">{part.share:.1%} of the traffic</span>{lines}</p>'
+        f'<span class="soft">{percent(part.share)} of the traffic</span>{lines}</p>'
     )
 
 
@@ -124,52 +124,52 @@ def _slices(report: TrafficReport, names: Sequence[str]) -> str:
     rows = [
         [
             *_names(part),
-            _cell(f"{part.requests:,}"),
-            _cell(f"{part.share:.1%}"),
-            *(_rate(part.quality.get(name)) for name in names),
+            cell(f"{part.requests:,}"),
+            cell(percent(part.share)),
+            *(_score(part.quality.get(name)) for name in names),
             _rate(part.errors),
-            _cell(milliseconds(part.duration_ms.p50)),
-            _cell(milliseconds(part.duration_ms.p99)),
-            _cell(milliseconds(part.first_token_ms.p50)),
+            cell(milliseconds(part.duration_ms.p50)),
+            cell(milliseconds(part.duration_ms.p99)),
+            cell(milliseconds(part.first_token_ms.p50)),
         ]
         for part in report.slices
     ]
-    return _table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
+    return table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
 
 
 def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
     rows = [
         [
             *_names(part),
-            *(_rate(part.quality.get(name)) for name in names),
+            *(_score(part.quality.get(name)) for name in names),
             *map(_rate, part.proxies.rates),
         ]
         for part in report.slices
         if part.proxies.seen
     ]
-    return _table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
+    return table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
 
 
 def _spending(report: TrafficReport) -> str:
-    head = ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "priced", "margin"]
+    head = ["route", "model", "tokens in", "out", "cost", "saved", "saved share", "priced", "margin"]
     rows = [
         [
             *_names(part),
-            _cell(f"{part.tokens.input:,}" if part.tokens.counted else "-"),
-            _cell(f"{part.tokens.output:,}" if part.tokens.counted else "-"),
-            _cell(dollars(part.money.cost_usd)),
-            _cell(dollars(part.money.saving_usd)),
-            _cell(percent(part.money.saving_share)),
-            _cell(percent(part.money.priced / part.requests)),
-            _cell("-" if part.margin is None else f"{part.margin:.2f}"),
+            cell(f"{part.tokens.input:,}" if part.tokens.counted else "-"),
+            cell(f"{part.tokens.output:,}" if part.tokens.counted else "-"),
+            cell(dollars(part.money.cost_usd)),
+            cell(dollars(part.money.saving_usd)),
+            cell(percent(part.money.saving_share)),
+            cell(percent(part.money.priced / part.requests)),
+            cell(score(part.margin)),
         ]
         for part in report.slices
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _names(part: SliceReport) -> list[str]:
-    return [_cell(part.route or "(none)"), _cell(part.model or "(default)")]
+    return [cell(part.route or "(none)"), cell(part.model or "(default)")]
 
 
 def _trends(report: TrafficReport, names: Sequence[str]) -> str:
@@ -222,54 +222,54 @@ def _costs(report: TrafficReport) -> str:
 def _cascades(report: TrafficReport) -> str:
     head = [
         *("cascade", "requests", "attempts each", "escalated", "paid for three"),
-        *("cost $", "wasted $", "saved $"),
+        *("cost", "wasted", "saved"),
     ]
     rows = [
         [
-            _cell(part.cascade or "(retries)"), _cell(f"{part.requests:,}"),
-            _cell(f"{part.attempts_each:.2f}"), _rate(part.escalated), _rate(part.thrashed),
-            _cell(dollars(part.cost_usd)),
-            _cell(dollars(part.wasted_cost_usd)), _cell(dollars(part.saved_usd)),
+            cell(part.cascade or "(retries)"), cell(f"{part.requests:,}"),
+            cell(f"{part.attempts_each:.2f}"), _rate(part.escalated), _rate(part.thrashed),
+            cell(dollars(part.cost_usd)),
+            cell(dollars(part.wasted_cost_usd)), cell(dollars(part.saved_usd)),
         ]
         for part in report.cascades
     ]  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _unanswered(report: TrafficReport) -> str:
     rows = [
-        [_cell(part.why), _cell(part.rule or "-"), _cell(f"{part.requests:,}"), _cell(f"{part.share:.1%}")]
+        [cell(part.why), cell(part.rule or "-"), cell(f"{part.requests:,}"), cell(percent(part.share))]
         for part in report.unanswered
     ]
-    return _table(["why", "rule", "requests", "share"], rows)
+    return table(["why", "rule", "requests", "share"], rows)
 
 
 def _shadows(report: TrafficReport) -> str:
-    head = ["route", "answered by", "shadow", "requests", "errors", "p50 ms", "cost $"]
+    head = ["route", "answered by", "shadow", "requests", "errors", "p50 ms", "cost"]
     rows = [
         [
-            _cell(part.route or "(none)"), _cell(part.primary_model), _cell(part.model),
-            _cell(f"{part.requests:,}"), _rate(part.errors), _cell(milliseconds(part.duration_ms.p50)),
-            _cell(dollars(part.cost_usd)),
+            cell(part.route or "(none)"), cell(part.primary_model), cell(part.model),
+            cell(f"{part.requests:,}"), _rate(part.errors), cell(milliseconds(part.duration_ms.p50)),
+            cell(dollars(part.cost_usd)),
         ]
         for part in report.shadows
     ]  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _observed(observed: Observation) -> str:
-    money = ["cost $", "routed $", "saving $", "saving"]
+    money = ["cost", "routed", "saving", "saving share"]
     head = ["would take", "would go to", "requests", "share", "margin", *money]
     rows = [
         [
-            _cell(part.route or "(none)"), _cell(would_go_to(part)), _cell(f"{part.requests:,}"),
-            _cell(percent(part.share)), _cell("-" if part.margin is None else f"{part.margin:.2f}"),
-            _cell(dollars(part.money.cost_usd)), _cell(dollars(part.money.would_cost_usd)),
-            _cell(dollars(part.money.saving_usd)), _cell(percent(part.money.saving_share)),
+            cell(part.route or "(none)"), cell(would_go_to(part)), cell(f"{part.requests:,}"),
+            cell(percent(part.share)), cell(score(part.margin)),
+            cell(dollars(part.money.cost_usd)), cell(dollars(part.money.would_cost_usd)),
+            cell(dollars(part.money.saving_usd)), cell(percent(part.money.saving_share)),
         ]
         for part in observed.parts
     ]  # fmt: skip
-    return f"<p>{html.escape(observed_in_words(observed))}</p>{_table(head, rows)}{_routed(observed)}"
+    return f"<p>{html.escape(observed_in_words(observed))}</p>{table(head, rows)}{_routed(observed)}"
 
 
 def _routed(observed: Observation) -> str:
@@ -291,38 +291,26 @@ def _routed(observed: Observation) -> str:
     )
 
 
-def percent_of(rate: Rate) -> str:
-    """A share in hundredths, with one digit behind the point."""
-    return "-" if rate.value is None else f"{rate.value:.1%}"
-
-
 def _bounds(rate: Rate) -> str:
-    return "" if rate.value is None else f"{rate.low:.1%} to {rate.high:.1%}"
+    return "" if rate.value is None else f"{percent(rate.low)} to {percent(rate.high)}"
 
 
 def _label(part: SliceReport) -> str:
     return f"{part.route or '(none)'} → {part.model or '(default)'}"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
-
-
-def _cell(text: str) -> str:
-    return f"<td>{html.escape(text)}</td>"
-
-
 def _rate(rate: Rate | None) -> str:
+    return _with_interval(rate, percent, share(rate))
+
+
+def _score(rate: Rate | None) -> str:
+    return _with_interval(rate, score, mean_score(rate))
+
+
+def _with_interval(rate: Rate | None, written: Callable[[float], str], whole: str) -> str:
     if rate is None or rate.value is None:
-        return "<td>-</td>"
+        return f"<td>{UNKNOWN}</td>"
     few = "" if rate.enough else ' class="few"'
-    tip = f"{share(rate)} of {rate.samples}"
-    digits = 2 if rate.high >= 0.1 else 4
-    bounds = f"{rate.low:.{digits}f}-{rate.high:.{digits}f}"
-    return f'<td{few} title="{tip}">{rate.value:.3f} <small>{bounds}</small></td>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    tip = f"{whole} of {rate.samples}"
+    ends = f"{written(rate.low)} to {written(rate.high)}"
+    return f'<td{few} title="{tip}">{written(rate.value)} <small>{ends}</small></td>'

@@ -1,7 +1,8 @@
 """The report on traffic as text for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from extproc.lab.figures.number_formats import UNKNOWN, bounds, counted, dollars, milliseconds, percent, score
 from extproc.lab.measure.evaluation_text import table
 from extproc.lab.traffic.concerns import Concern, Rate
 from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
@@ -35,7 +36,7 @@ def as_text(report: TrafficReport) -> str:
         _concerns(report),
         _proxies(report, names),
         table(
-            ["route", "model", "tokens in", "out", "cost $", "saved $", "saved", "margin", "priced", ""],
+            ["route", "model", "tokens in", "out", "cost", "saved", "saved share", "margin", "priced", ""],
             [_cost(part) for part in report.slices],
         ),
         table(
@@ -45,7 +46,7 @@ def as_text(report: TrafficReport) -> str:
                     route.route or "(none)",
                     str(route.requests),
                     share(route.abstained),
-                    " ".join("-" if point.margin is None else f"{point.margin:.2f}" for point in route.trend),
+                    " ".join(score(point.margin) for point in route.trend),
                     "",
                 ]
                 for route in report.routes
@@ -64,39 +65,31 @@ def quality_names(report: TrafficReport) -> list[str]:
 
 
 def share(rate: Rate | None) -> str:
-    """A share with its interval, marked where it is of too few."""
+    """A share with its interval in percent, marked where it is of too few samples."""
+    return _with_interval(rate, percent)
+
+
+def mean_score(rate: Rate | None) -> str:
+    """A mean score with its interval, marked where it is of too few samples."""
+    return _with_interval(rate, score)
+
+
+def _with_interval(rate: Rate | None, written: Callable[[float], str]) -> str:
     if rate is None or rate.value is None:
-        return "-"
-    digits = 2 if rate.high >= 0.1 else 4  # of a small share, two would be none
-    return f"{rate.value:.3f} [{rate.low:.{digits}f}, {rate.high:.{digits}f}]{'' if rate.enough else _FEW}"
-
-
-def dollars(value: float | None) -> str:
-    """As many digits as tell something."""
-    if value is None:
-        return "-"
-    return f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a whole number of hundredths."""
-    return "-" if value is None else f"{value:.0%}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Whole milliseconds."""
-    return "-" if value is None else f"{value:.0f}"
+        return UNKNOWN
+    mark = "" if rate.enough else _FEW
+    return f"{written(rate.value)} {bounds(written(rate.low), written(rate.high))}{mark}"
 
 
 def explained(concern: Concern, report: TrafficReport) -> str:
     """One concern in words."""
     if concern.kind == "quality":
-        return f"{concern.what}: at least {concern.severity:.0%} of the answers are bad"
+        return f"{concern.what}: at least {percent(concern.severity)} of the answers are bad"
     if concern.kind == "error":
-        return f"errors: at least {concern.severity:.1%} of the requests fail"
+        return f"errors: at least {percent(concern.severity)} of the requests fail"
     since = "" if concern.since is None else f" since {_when(report, concern.since)}"
-    verb = "fell" if concern.kind == "fall" else "rose"
-    return f"{concern.what} {verb} from {concern.before:.2f} to {concern.after:.2f}{since}"
+    verb, written = ("fell", score) if concern.kind == "fall" else ("rose", percent)
+    return f"{concern.what} {verb} from {written(concern.before)} to {written(concern.after)}{since}"
 
 
 def is_told(concern: Concern) -> bool:
@@ -113,9 +106,10 @@ def _head(report: TrafficReport) -> str:
     money = report.money
     saved = f"{dollars(money.saving_usd)} ({percent(money.saving_share)})"
     return (
-        f"{report.begin:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC: {report.requests} requests, "
+        f"{report.begin:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC: "
+        f"{counted(report.requests, 'request')}, "
         f"errors {share(report.errors)}, abstained {share(report.abstained)}\n"
-        f"cost ${dollars(money.cost_usd)}, saved ${saved} "
+        f"cost {dollars(money.cost_usd)}, saved {saved} "
         f"against the reference model, of {money.compared} requests that can be compared"
         f"{''.join(f'{chr(10)}{line}' for line in notes(report))}"
     )
@@ -126,8 +120,8 @@ def notes(report: TrafficReport) -> list[str]:
     found = []
     if report.estimated:
         found.append(
-            f"{report.estimated:,} requests told no usage; by the sizes of their bodies they cost "
-            f"about ${dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
+            f"{counted(report.estimated, 'request')} told no usage; by the sizes of their bodies they cost "
+            f"about {dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
         )
     if report.stray:
         found.append(f"{report.stray:,} of {report.opinions:,} opinions are on no request that is recorded")
@@ -136,7 +130,7 @@ def notes(report: TrafficReport) -> list[str]:
 
 def _unanswered(report: TrafficReport) -> str:
     rows = [
-        [part.why, part.rule or "-", str(part.requests), f"{part.share:.1%}", ""]
+        [part.why, part.rule or "-", str(part.requests), percent(part.share), ""]
         for part in report.unanswered
     ]
     return table(["no model asked", "rule", "requests", "share", ""], rows) if rows else ""
@@ -151,8 +145,8 @@ def _health(part: SliceReport, names: Sequence[str]) -> list[str]:
         _name(part.route),
         part.model or "(Envoy's default)",
         str(part.requests),
-        f"{part.share:.1%}",
-        *(share(part.quality.get(name)) for name in names),
+        percent(part.share),
+        *(mean_score(part.quality.get(name)) for name in names),
         share(part.errors),
         milliseconds(part.duration_ms.p50),
         milliseconds(part.duration_ms.p99),
@@ -182,7 +176,7 @@ def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
         [
             _name(part.route),
             part.model or "(Envoy's default)",
-            *(share(part.quality.get(name)) for name in names),
+            *(mean_score(part.quality.get(name)) for name in names),
             *map(share, part.proxies.rates),
             "",
         ]
@@ -203,7 +197,7 @@ def _cost(part: SliceReport) -> list[str]:
         dollars(money.cost_usd),
         dollars(money.saving_usd),
         percent(money.saving_share),
-        "-" if part.margin is None else f"{part.margin:.2f}",
+        score(part.margin),
         percent(money.priced / part.requests),
         "",
     ]
@@ -220,7 +214,7 @@ def _cascades(report: TrafficReport) -> str:
     ]  # fmt: skip
     head = [
         *("cascade", "requests", "attempts each", "escalated", "paid for three"),
-        *("cost $", "wasted $", "saved $", ""),
+        *("cost", "wasted", "saved", ""),
     ]
     return table(head, rows) if rows else ""
 
@@ -233,7 +227,7 @@ def _shadows(report: TrafficReport) -> str:
         ]
         for part in report.shadows
     ]  # fmt: skip
-    head = ["shadow of", "answered by", "shadow", "requests", "errors", "p50 ms", "cost $", ""]
+    head = ["shadow of", "answered by", "shadow", "requests", "errors", "p50 ms", "cost", ""]
     return table(head, rows) if rows else ""
 
 
@@ -243,15 +237,15 @@ def _observed(report: TrafficReport) -> str:
     rows = [
         [
             _name(part.route), would_go_to(part), str(part.requests), percent(part.share),
-            "-" if part.margin is None else f"{part.margin:.2f}", dollars(part.money.cost_usd),
+            score(part.margin), dollars(part.money.cost_usd),
             dollars(part.money.would_cost_usd), dollars(part.money.saving_usd),
             percent(part.money.saving_share), "",
         ]
         for part in report.observed.parts
     ]  # fmt: skip
     head = [
-        "observed: would take", "to", "requests", "share", "margin", "cost $", "routed $", "saving $",
-        "saving", "",
+        "observed: would take", "to", "requests", "share", "margin", "cost", "routed", "saving",
+        "saving share", "",
     ]  # fmt: skip
     return f"{observed_in_words(report.observed)}\n{table(head, rows)}"
 
@@ -263,18 +257,18 @@ def would_go_to(part: ObservedReport) -> str:
 
 def observed_in_words(observed: Observation) -> str:
     """What switching on would change, in a sentence."""
-    told = f"{observed.requests:,} requests ({percent(observed.share)}) were only observed"
+    told = f"{counted(observed.requests, 'request')} ({percent(observed.share)}) were only observed"
     money = observed.money
     if not money.compared:
         return f"{told}; what routing saves is not known: usage, or a price, is missing"
     return (
-        f"{told}; of {money.compared:,} that can be compared, now ${dollars(money.cost_usd)}, routed "
-        f"${dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
+        f"{told}; of {money.compared:,} that can be compared, now {dollars(money.cost_usd)}, routed "
+        f"{dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
     )
 
 
 def _change(money: Difference) -> str:
     saving, share = money.saving_usd or 0.0, money.saving_share or 0.0
     if saving < 0:
-        return f"costs ${dollars(-saving)} more ({percent(-share)})"
-    return f"saves ${dollars(saving)} ({percent(share)})"
+        return f"costs {dollars(-saving)} more ({percent(-share)})"
+    return f"saves {dollars(saving)} ({percent(share)})"

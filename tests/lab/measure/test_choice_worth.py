@@ -93,7 +93,7 @@ def test_text_and_page_tell_every_router_and_bar() -> None:
         assert "predicted quality" in told
         assert "prompt length" in told
         assert "0.750 [" in told
-        assert "small 50%, large 50%" in told
+        assert "small 50.0%, large 50.0%" in told
     assert page.count("<svg") == 1
     assert "warning" not in text
     learnt = learnt_text(found.choosing, {"small": 400, "large": 400}, priced=False)

@@ -137,7 +137,7 @@ def test_they_are_told_beside_quality_and_never_as_quality(store: Store, put: Pu
     assert f"<h2>{TITLE}</h2>" in page
     table = text[text.index(TITLE) :].splitlines()[1:5]
     assert any("feedback" in line for line in table)  # beside them
-    assert any(line.count("1.000 [0.91, 1.00]") == 3 for line in table)
+    assert any(line.count("100.0% [91.2%, 100.0%]") == 3 for line in table)
 
 
 def test_where_nothing_was_seen_nothing_is_told(store: Store, traffic: Traffic) -> None:

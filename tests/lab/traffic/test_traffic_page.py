@@ -78,9 +78,17 @@ def test_every_slice_is_in_the_tables_and_names_are_escaped(made: TrafficReport)
 
 
 def test_few_samples_are_marked_in_both(made: TrafficReport) -> None:
-    assert re.search(r"rare .*1\.000 \[0\.57, 1\.00\]\?", as_text(made))
+    assert re.search(r"rare .*1\.00 \[0\.57, 1\.00\]\?", as_text(made))
     assert 'class="few"' in as_page(made)
     assert 'class="mean few"' in as_page(made)
+
+
+def test_a_wide_table_scrolls_in_a_box_that_has_a_name(made: TrafficReport) -> None:
+    boxes = [tag for _, tag in Reader(as_page(made)).tags if tag.get("class") == "wide"]
+    assert len(boxes) == 2
+    for box in boxes:
+        assert (box["role"], box["tabindex"]) == ("region", "0")
+        assert box["aria-label"]
 
 
 def test_plots_are_drawn_of_quality_time_and_cost(made: TrafficReport) -> None:

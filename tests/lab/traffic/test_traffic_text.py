@@ -20,8 +20,8 @@ def test_it_is_said_what_switching_on_would_save(store: Store, traffic: Traffic)
     traffic("", "large", 3, cost_usd=2.0, **routed, **OBSERVED)
     traffic("", "large", 1, cost_usd=2.0, reason="denied", **OBSERVED)
     sentence = (
-        "4 requests (100%) were only observed; of 3 that can be compared, now $6.00, routed $1.50 for the "
-        "same tokens: saves $4.50 (75%)"
+        "4 requests (100.0%) were only observed; of 3 that can be compared, now $6.00, routed $1.50 for the "
+        "same tokens: saves $4.50 (75.0%)"
     )
     for text in told(store):
         assert sentence in text
@@ -35,7 +35,7 @@ def test_what_would_cost_more_is_said_to_cost_more(store: Store, traffic: Traffi
     routed = {"would_route": "hard", "would_model": "large", "would_cost_usd": 3.0}
     traffic("", "small", 1, cost_usd=1.0, **routed, **OBSERVED)
     for text in told(store):
-        assert "now $1.00, routed $3.00 for the same tokens: costs $2.00 more (200%)" in text
+        assert "now $1.00, routed $3.00 for the same tokens: costs $2.00 more (200.0%)" in text
 
 
 def test_without_usage_or_prices_no_saving_is_claimed(store: Store, traffic: Traffic) -> None:
