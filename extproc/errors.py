@@ -1,34 +1,34 @@
-"""The drawn error tree. Each class says who sees it, what they get, and its metric label.
+"""The error tree. Each class says who sees it, what they get, and its metric label.
 
 RouterError
 ├── ClientError            the client gets the API's own error, nothing is forwarded
-│   ├── BadRequest         400: not what the API requires
-│   ├── Denied             400, or 403 by the registry's choice: a deny rule matched
-│   ├── UnknownModel       404: the registry routes only names it knows
-│   ├── Unauthorized       401: feedback without the registry's token
-│   ├── NoFeedback         404: feedback, of which the registry wants none
-│   ├── TooLarge           413: more than anybody has to say
-│   ├── Unavailable        503: feedback that could not be kept, or not now
-│   └── TooBusy            503: a body that cannot be read now, where deny rules must read it
-├── DecisionError          the client notices nothing: the default model answers
+│   ├── BadRequest         400: the body does not follow the API
+│   ├── Denied             400, or `deny_status`: a deny rule matched
+│   ├── UnknownModel       404: the model is not in the registry, and `unknown_models` is `reject`
+│   ├── Unauthorized       401: feedback without the right token
+│   ├── NoFeedback         404: feedback, but the registry has no `feedback`
+│   ├── TooLarge           413: the body of a feedback request is too large
+│   ├── Unavailable        503: feedback could not be stored; try again later
+│   └── TooBusy            503: deny rules must read the body, and too many bodies are in flight
+├── DecisionError          the client gets an answer: the default model answers
 │   ├── DeadlineExceeded   the decision's time budget ran out
-│   ├── Overloaded         the encoder would be late with it: shed at once
+│   ├── Overloaded         the encoder is too busy or does not run
 │   ├── EncoderFailed      the encoder raised
-│   ├── PolicyFailed       a deny rule raised: nothing is decided
-│   └── UnknownVersion     the asking Envoy holds a registry that is not here: Envoy's default answers
-├── ProtocolError          the client notices nothing: Envoy's default answers, and the log says why
-└── OperatorError          a command ends with it and exit status 1; no request is answered with it
-    ├── RegistryError      a registry that cannot be used: file, line, what was expected
-    │   └── HoldoutFailed  it routes its holdout too badly
-    ├── DataError          a data set that cannot be used: file, line, what was expected
-    ├── ArtefactUnusable   a trained artefact that is damaged, or not for this registry or encoder
-    ├── EncoderMissing     the encoder's files are absent, damaged or another model's
+│   ├── PolicyFailed       a deny rule raised: the sidecar decides nothing
+│   └── UnknownVersion     Envoy uses a registry version that is not loaded here: Envoy's default answers
+├── ProtocolError          the client gets an answer: Envoy's default answers, and the log has the reason
+└── OperatorError          a command prints it and exits with status 1; no client sees it
+    ├── RegistryError      the registry cannot be used: file, line, what was expected
+    │   └── HoldoutFailed  the registry routes its holdout too badly
+    ├── DataError          a data set cannot be used: file, line, what was expected
+    ├── ArtefactUnusable   a trained artefact is damaged, or belongs to another registry or encoder
+    ├── EncoderMissing     the encoder's files are absent, damaged, or belong to another model
     ├── EnvoyMissing       there is no Envoy to run
     ├── EnvoyRefused       Envoy does not accept its configuration
-    ├── VersionRefused     a sidecar does not want to decide by a version of the registry
-    ├── NotYet             what a change waits for did not come in time: it is tried again
-    ├── ProcessFailed      a process that was started ended or did not become ready
-    └── TaskFailed         a task of `extproc serve` died again and again: the process drains and ends
+    ├── VersionRefused     a sidecar rejects a version of the registry
+    ├── NotYet             a condition for a change did not hold in time: it is tried again
+    ├── ProcessFailed      a started process ended or did not become ready
+    └── TaskFailed         a task of `extproc serve` failed too often: the process drains and ends
 """
 
 from typing import ClassVar
@@ -43,7 +43,7 @@ class RouterError(Exception):
 
 
 class ClientError(RouterError):
-    """The request cannot be served as sent. ``status`` is the HTTP status of the answer."""
+    """The request is rejected. ``status`` is the HTTP status of the answer."""
 
     status: int
     code: ClassVar[str | None] = None
@@ -55,7 +55,7 @@ class ClientError(RouterError):
 
 
 class BadRequest(ClientError):
-    """The body is not what the API requires."""
+    """The body does not follow the API."""
 
     status = 400
     label = "bad_request"
@@ -64,8 +64,8 @@ class BadRequest(ClientError):
 class Denied(ClientError):
     """A deny rule of the registry matched.
 
-    The answer is what the API's own provider gives for a violation of its content policy: clients
-    take a 403 for a wrong key, and some of them retry it.
+    The default status is 400, as providers answer a violation of their content policy. Clients take a
+    403 for a wrong key, and some of them retry it.
     """
 
     status = 400
@@ -79,7 +79,7 @@ class Denied(ClientError):
 
 
 class UnknownModel(ClientError):
-    """The registry says ``unknown_models: reject`` and does not know the name."""
+    """The model is not in the registry, and ``unknown_models`` is ``reject``."""
 
     status = 404
     label = "unknown_model"
@@ -87,7 +87,7 @@ class UnknownModel(ClientError):
 
 
 class Unauthorized(ClientError):
-    """Feedback came without the token that the registry names, or with another."""
+    """Feedback came without the token of the registry, or with a wrong one."""
 
     status = 401
     label = "unauthorized"
@@ -95,14 +95,14 @@ class Unauthorized(ClientError):
 
 
 class NoFeedback(ClientError):
-    """Feedback came, and the registry has no ``feedback``."""
+    """Feedback came, but the registry has no ``feedback``."""
 
     status = 404
     label = "no_feedback"
 
 
 class TooLarge(ClientError):
-    """The body of a request that is no LLM call is larger than such a one may be."""
+    """The body of a request to the sidecar itself, such as feedback, is too large."""
 
     status = 413
     label = "too_large"
@@ -110,7 +110,7 @@ class TooLarge(ClientError):
 
 
 class Unavailable(ClientError):
-    """What is asked for cannot be done now; the same request may succeed later."""
+    """The request cannot be served now. The client may retry it."""
 
     status = 503
     label = "unavailable"
@@ -118,7 +118,7 @@ class Unavailable(ClientError):
 
 
 class TooBusy(ClientError):
-    """The bytes in flight are at their limit, and deny rules must read the body before it goes on."""
+    """The bytes in flight are at their limit, and deny rules must read the body first."""
 
     status = 503
     label = Reason.BYTES_IN_FLIGHT.value
@@ -139,7 +139,7 @@ class DeadlineExceeded(DecisionError):
 
 
 class Overloaded(DecisionError):
-    """The encoder would not be done in time, by its pace and its queue, or does not run: shed at once."""
+    """The encoder does not run, or its queue is too long to finish in time. The text is not embedded."""
 
     label = "overloaded"
     reason = Reason.OVERLOADED
@@ -153,17 +153,17 @@ class EncoderFailed(DecisionError):
 
 
 class PolicyFailed(DecisionError):
-    """A deny rule raised, so nobody knows whether the request may be answered: nothing is decided."""
+    """A deny rule raised, so it is not known whether the request is allowed. The sidecar decides nothing."""
 
     label = "policy_failed"
     reason = Reason.INTERNAL_ERROR
 
 
 class UnknownVersion(DecisionError):
-    """The asking Envoy holds a registry that this process does not have.
+    """Envoy uses a version of the registry that this process does not have.
 
-    Another version's decision could send a request to a provider under another model's name, so
-    nothing is decided, and Envoy goes on by its own default.
+    A decision of another version could send a request to a provider under another model's name. So the
+    sidecar decides nothing, and Envoy's default answers.
     """
 
     label = "unknown_version"
@@ -171,13 +171,13 @@ class UnknownVersion(DecisionError):
 
 
 class ProtocolError(RouterError):
-    """What came does not fit the exchange: Envoy is set up in a way the sidecar cannot serve."""
+    """A message of Envoy is not expected at this point: its configuration does not fit the sidecar."""
 
     label = "protocol"
 
 
 class OperatorError(RouterError):
-    """Something an operator must mend; the message says what and how."""
+    """Something that an operator must fix. The message says what and how."""
 
     label = "operator_error"
 
@@ -186,7 +186,7 @@ class RegistryError(OperatorError):
     """A registry that cannot be used.
 
     ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based, and None for a
-    file that cannot be read. Of several mistakes it is the first, and says how many ``more`` there are.
+    file that cannot be read. It is the first of several mistakes, and says how many ``more`` there are.
     """
 
     label = "registry_error"
@@ -204,12 +204,12 @@ class RegistryError(OperatorError):
 
     @property
     def each(self) -> "tuple[RegistryError, ...]":
-        """Every mistake by itself, in the order of their lines."""
+        """Each mistake as an error of its own, in the order of their lines."""
         return (RegistryError(self.file, self.line, self.problem), *self.more)
 
 
 class HoldoutFailed(RegistryError):
-    """A registry without a mistake that routes the rows of its ``holdout`` too badly to serve."""
+    """A valid registry routes the rows of its ``holdout`` too badly to serve."""
 
     label = "holdout_failed"
 
@@ -247,19 +247,19 @@ class EnvoyMissing(OperatorError):
 
 
 class EnvoyRefused(OperatorError):
-    """Envoy does not accept its configuration; the message has the file and Envoy's words."""
+    """Envoy rejects its configuration. The message has the file and Envoy's error."""
 
     label = "envoy_refused"
 
 
 class VersionRefused(OperatorError):
-    """A sidecar refuses a version of the registry, for good; the message has the sidecar's reason."""
+    """A sidecar rejects a version of the registry permanently. The message has its reason."""
 
     label = "version_refused"
 
 
 class NotYet(OperatorError):
-    """What a change of Envoy's configuration waits for did not come in time; it is tried again."""
+    """A condition for a change of Envoy's configuration did not hold in time. The change is tried again."""
 
     label = "not_yet"
 
@@ -271,6 +271,6 @@ class ProcessFailed(OperatorError):
 
 
 class TaskFailed(OperatorError):
-    """A task that serving needs died too often; the message has its last error."""
+    """A task that serving needs failed too often. The message has its last error."""
 
     label = "task_failed"

@@ -1,6 +1,6 @@
-"""Whether this process should get traffic: the conjunction of its named components.
+"""Whether this process is ready for traffic: every named component must be ready.
 
-It knows neither gRPC nor HTTP, so that the health service and the admin page show the same.
+The health service and the admin page both show this state.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,10 @@ _DRAINING = "draining"
 
 
 class Components:
-    """The components that must all be ready, each with its state in words.
+    """The components of the process, each with whether it is ready and a detail.
 
-    All of them are named at the start, so that one which never reports keeps the process
-    unready. Changes are made on the event loop's thread; ``snapshot`` may be read from any.
+    All names are given at the start, so a component that never reports keeps the process unready. Call
+    everything on the event loop's thread, except ``snapshot``, which any thread may call.
     """
 
     def __init__(self, *names: str) -> None:
@@ -21,21 +21,21 @@ class Components:
 
     @property
     def ready(self) -> bool:
-        """Whether every component is."""
+        """Whether every component is ready."""
         return all(ready for ready, _ in self._states.values())
 
     def snapshot(self) -> Mapping[str, tuple[bool, str]]:
-        """Component name to (ready, detail); later changes do not show in it."""
+        """A copy of the state: name of a component to (ready, detail)."""
         return self._states
 
     def report(self, name: str, *, ready: bool, detail: str = "") -> None:
-        """Set one component's state. Raises ``KeyError`` for a name that was not given at the start."""
+        """Set the state of a component. Raises ``KeyError`` for a name that was not given at the start."""
         if name not in self._states:
             raise KeyError(name)
         self._put(name, ready, detail)
 
     def drain(self) -> None:
-        """Make the process unready for good, whatever its components report afterwards."""
+        """Make the process permanently unready. Later reports do not change that."""
         self._put(_DRAINING, False, "shutting down")
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class Components:
         self._listeners.append(listener)
 
     def _put(self, name: str, ready: bool, detail: str) -> None:
-        # Replaced, never changed in place: a reader on another thread holds one moment's state.
+        # The mapping is replaced, never changed, because another thread may read the old one.
         self._states = {**self._states, name: (ready, detail)}
         for listener in self._listeners:
             listener()

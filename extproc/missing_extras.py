@@ -1,4 +1,4 @@
-"""The parts of this project that need packages which a serving installation leaves out."""
+"""Error messages for features whose packages are not installed."""
 
 import re
 import shlex
@@ -10,14 +10,14 @@ _DISTRIBUTION = "envoy-semantic-router"
 
 
 def needed(what: str, missing: ImportError, extra: str) -> str:
-    """The message of an error: ``what`` failed to import a package of ``extra``, and how to install it."""
+    """The message that ``what`` needs a package of ``extra``, with the command that installs it."""
     return f"{what} needs {missing.name or missing}: {install_command(extra)}"
 
 
 def install_command(extra: str) -> str:
     """The command that adds ``extra``'s packages to this installation.
 
-    It names the packages themselves, with their versions, because this project is in no package index.
+    It lists the packages with their versions, because this project is not in a package index.
     Raises ``OperatorError`` for an extra that the project does not have.
     """
     of_extra = re.compile(rf"(.+?)\s*;\s*extra == ['\"]{re.escape(extra)}['\"]")

@@ -1,8 +1,8 @@
-"""Work on large bodies, in threads beside the event loop.
+"""Runs work on large bodies in threads, so that the event loop stays responsive.
 
-Reading, matching and editing a body of 16 MiB takes some hundred milliseconds, in which the loop would
-answer nobody, not even Envoy's health check. RE2 releases the GIL, and what does not release it
-(protobuf, msgspec) holds it for one call at a time, so the loop goes on in between.
+Reading, matching and editing a body of 16 MiB takes several hundred milliseconds. On the event loop, that
+would delay every request and Envoy's health checks. RE2 releases the GIL. protobuf and msgspec hold it for
+one call at a time, and the event loop runs between the calls.
 """
 
 import asyncio
@@ -12,23 +12,23 @@ from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 LARGE_BODY = 64 * 1024
-"""Bytes from which on a body is large. The work on a smaller one takes less than a millisecond or two."""
+"""A body of this many bytes is large. Work on a smaller one takes at most two milliseconds."""
 
 _Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
 
 
 class Offload:
-    """Runs work on large bodies in a few threads, and work on small ones at once."""
+    """Runs work on large bodies in a few threads, and work on small bodies directly."""
 
     def __init__(self, threads: int = 2) -> None:
-        """No thread starts before there is work for one."""
+        """``threads``: the greatest number of threads. Each starts with its first work."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="large-body")
 
     async def run(self, size: int, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
-        """What ``function`` returns or raises; ``size`` is that of the body, in bytes.
+        """Return or raise what ``function`` does. ``size`` is the size of the body in bytes.
 
-        When the caller is cancelled, work that has begun is waited for: until then it holds the body.
+        When the caller is cancelled, this waits until work that has begun ends, because it holds the body.
         """
         if size < LARGE_BODY:
             return function(*arguments)

@@ -1,10 +1,10 @@
-"""One supervisor for the tasks that live as long as the process.
+"""Restarts the tasks that live as long as the process.
 
-A task that raises is started again, after a pause that doubles with each death. While it is down the
-process is not ready. A task that dies ``MOST_DEATHS`` times within ``WINDOW_S`` ends the process: then a
-restart may help, and one input that kills a task cannot end the process by itself.
+A task that raises is started again, after a pause that doubles with each failure. While it is down the
+process is not ready. A task that fails ``MOST_DEATHS`` times within ``WINDOW_S`` seconds ends the process.
+So one bad input cannot end the process, and a lasting fault leads to a restart.
 
-Errors that concern one batch, one row or one reload are handled where they occur, and never come here.
+Errors of one batch, one row or one reload are handled where they occur, and do not reach the supervisor.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ FIRST_PAUSE_S: Final = 0.5  # before a restart; the fifth waits 8 seconds
 
 
 class Supervisor:
-    """Keeps tasks running. Belongs to one event loop."""
+    """Keeps tasks running. Use it from one event loop."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``components`` has one named ``COMPONENT``, which is the state of all tasks.
+        """``components`` must have one named ``COMPONENT``, which shows the state of all tasks.
 
-        ``count_restarts`` is called with the name of a task and 0 when it is started, and 1 for each
-        restart; ``give_up`` once, when a task has died too often. ``clock`` counts seconds from anywhere.
+        ``count_restarts`` gets the name of a task and 0 at its start, and 1 at each restart. ``give_up``
+        is called once, when a task has failed too often. ``clock`` returns seconds since any origin.
         """
         self._components = components
         self._count_restarts = count_restarts
@@ -58,7 +58,7 @@ class Supervisor:
         self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
 
     def check(self) -> None:
-        """Raise ``TaskFailed`` where a task has died too often."""
+        """Raise ``TaskFailed`` if a task has failed too often."""
         if self._failure is not None:
             raise self._failure
 
@@ -76,7 +76,7 @@ class Supervisor:
             cause = f"{type(error).__name__}: {error}"
             self._down[name] = cause
             self._report()
-            log.error("the task %s died", name, exc_info=error, extra={"deaths": recent})
+            log.error("the task %s failed", name, exc_info=error, extra={"deaths": recent})
             if recent == MOST_DEATHS:
                 self._fail(name, cause)
                 return
@@ -87,7 +87,7 @@ class Supervisor:
 
     def _fail(self, name: str, cause: str) -> None:
         self._failure = TaskFailed(
-            f"the task {name} died {MOST_DEATHS} times within {WINDOW_S:.0f} seconds, at last of {cause}"
+            f"the task {name} failed {MOST_DEATHS} times within {WINDOW_S:.0f} s; the last error was {cause}"
         )
         self._give_up()
 
@@ -97,7 +97,7 @@ class Supervisor:
 
 
 async def _death(work: Callable[[], Awaitable[None]]) -> BaseException | None:
-    """What ``work`` died of; None: it has returned. Raises ``CancelledError`` when we are cancelled."""
+    """The error that ended ``work``; None: it returned. Raises ``CancelledError`` if cancelled."""
     try:
         await work()
     except Exception as error:
@@ -106,5 +106,5 @@ async def _death(work: Callable[[], Awaitable[None]]) -> BaseException | None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return error  # something that it waited for was cancelled, and it did not expect that
+        return error  # something that ``work`` waited for was cancelled
     return None

@@ -105,10 +105,10 @@ async def test_each_death_doubles_the_pause_and_the_last_ends_the_process(
             await asyncio.sleep(0)
     assert world.pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
     assert world.restarts == ["queue"] * (MOST_DEATHS - 1)
-    with pytest.raises(TaskFailed, match=r"the task queue died 6 times within 300 seconds.*defect 5"):
+    with pytest.raises(TaskFailed, match=r"the task queue failed 6 times within 300 s.*defect 5"):
         world.supervisor.check()
     assert not world.components.ready
-    assert caplog.text.count("the task queue died") == MOST_DEATHS
+    assert caplog.text.count("the task queue failed") == MOST_DEATHS
 
 
 async def test_deaths_that_are_long_ago_are_forgotten(world: World) -> None:

@@ -54,7 +54,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _checked(path: Path, encoder_dir: Path | None) -> int:
-    from extproc.registry.checks.sidecar_checks import unattended_warnings
+    from extproc.registry.checks.model_checks import unattended_warnings
     from extproc.registry.passthrough_list import notices
     from extproc.registry.registry_loading import load
 

@@ -135,7 +135,7 @@ class Writer:
 
     def reload(self) -> None:
         """Read the registry again, changed or not; the signal handler for SIGHUP."""
-        self._watch.tell()
+        self._watch.wake()
 
     async def once(self) -> Status:
         """Write what the registry says now. Raises ``OperatorError``, and then Envoy keeps what it has."""
@@ -221,7 +221,7 @@ class Writer:
         try:
             loaded = await asyncio.to_thread(load, self._path, files)
         finally:
-            self._watch.see(files.prints)
+            self._watch.watch(files.prints)
         for problem in missing_keys(loaded.registry, self._path.parent):
             raise NotYet(problem)
         registry = self._addresses.put_into(loaded.registry)

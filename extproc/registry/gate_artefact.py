@@ -59,8 +59,8 @@ _FILES = Bundle(
     kind=GateManifest,
     format=FORMAT,
     command="extproc gate fit",
-    no_manifest="no manifest of a gate",
-    no_weights="no calibrated gate",
+    manifest_words="the manifest of a gate",
+    weights_words="a calibrated gate",
 )
 
 

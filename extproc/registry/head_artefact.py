@@ -1,6 +1,6 @@
 """A trained head on disk: a directory of `weights.npz` and `manifest.json`.
 
-How they are written and read, and what is refused: see `registry.weights_bundle`.
+`registry.weights_bundle` writes and reads the files.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ Kind = Literal["centroid", "prototypes", "logistic", "trained"]
 
 
 class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artefact is, for whom, and how good it was on rows that it had not seen."""
+    """Describes a trained head: its routes, its encoder and its quality on rows outside of training."""
 
     format: int
     scorer: str  # what `extproc train` chose
@@ -60,8 +60,8 @@ _FILES = Bundle(
     kind=HeadManifest,
     format=FORMAT,
     command="extproc train",
-    no_manifest="no artefact's manifest",
-    no_weights="no artefact's",
+    manifest_words="the manifest of a trained head",
+    weights_words="a trained head",
 )
 
 
@@ -76,7 +76,7 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     if set(manifest.routes) != set(routes):
         raise ArtefactUnusable(
             f"{directory} was trained for the routes {', '.join(manifest.routes)}; expected "
-            f"{', '.join(routes)}: train it anew"
+            f"{', '.join(routes)} (train it again)"
         )
 
     def made(arrays: Arrays) -> Artefact:
@@ -87,11 +87,11 @@ def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
 
 
 def check_encoder(artefact: Artefact, encoder: str) -> None:
-    """Raises ``ArtefactUnusable`` where another encoder's vectors would be scored."""
+    """Raises ``ArtefactUnusable`` if the artefact was trained on vectors of another encoder."""
     if artefact.manifest.encoder != encoder:
         raise ArtefactUnusable(
             f"the artefact was trained on vectors of {artefact.manifest.encoder}, and this encoder is "
-            f"{encoder}: train it anew, or set encoder.device and encoder.precision to what it expects"
+            f"{encoder} (train it again, or set encoder.device and encoder.precision as in training)"
         )
 
 
@@ -170,7 +170,7 @@ def _lexicon(
 
 
 def kind_of(head: Head) -> Kind:
-    """The manifest's word for what `write` would put into the weights."""
+    """The kind of head, as the manifest names it."""
     match head:
         case OnEmbedding(Centroids()):
             return "centroid"
@@ -197,7 +197,7 @@ def _meaning(manifest: HeadManifest, arrays: Arrays) -> Meaning:
         starts=starts,
     )
     if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
-        raise ValueError("it holds numbers that are not finite")
+        raise ValueError("it has numbers that are not finite")
     return meaning
 
 
@@ -224,5 +224,5 @@ def _trained(manifest: HeadManifest, arrays: Arrays) -> Trained:
         names = ("hidden", "hidden_bias", "output", "output_bias")
         perceptron = Perceptron(*(arrays[name] for name in names))
     if linear is None and perceptron is None:
-        raise ValueError("it holds no head")
+        raise ValueError("it has no head")
     return Trained(standard, linear, lexicon, perceptron, manifest.temperatures)

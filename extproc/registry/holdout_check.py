@@ -1,4 +1,4 @@
-"""The holdout of a registry: labelled rows that a version must route well enough before it decides."""
+"""Checks that a version routes the labelled rows of its ``holdout`` well enough before it serves."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from extproc.routing.rehearsal import rehearse
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Embedding
 
-_SHOWN = 5  # lines of rows that are wrong; their texts may be requests, which logs must not have
+_SHOWN = 5  # line numbers in a message; texts may come from requests, which logs must not contain
 
 Embed = Callable[[Sequence[str]], Sequence[Embedding]]
 
 
 class HoldoutRows(msgspec.Struct, frozen=True):
-    """The rows, what is asked of them, and where that is written."""
+    """The rows, the required accuracy, and where the registry has them."""
 
     path: Path
     rows: tuple[RouteRow, ...]
@@ -62,14 +62,14 @@ def read(source: Source, registry: schema.Registry, files: Files) -> HoldoutRows
         rows.append(row)
         lines.append(number)
     if not rows:
-        raise source.error(f"holdout: {path} has no rows", "holdout", "data")
+        raise source.error(f"holdout: {path} has no rows (expected JSON lines)", "holdout", "data")
     return HoldoutRows(path, tuple(rows), tuple(lines), wanted, source.file, source.line("holdout"))
 
 
 def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, embed: Embed) -> Passed:
-    """Have ``snapshot`` decide every row, as `extproc eval` does, and ``serving`` too where that matters.
+    """Decide every row with ``snapshot``, as `extproc eval` does, and with ``serving`` if `max_worse` is set.
 
-    Blocks, and runs an event loop of its own: for a thread that has none. Raises ``HoldoutFailed``,
+    This blocks and runs its own event loop, so call it in a thread without one. Raises ``HoldoutFailed``,
     and what ``embed`` raises.
     """
     texts = list(dict.fromkeys(row.text for row in holdout.rows))
@@ -92,7 +92,7 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
 
 
 def _problem(passed: Passed, wanted: schema.HoldoutSettings) -> str:
-    """What is wrong; empty: nothing. Counted in rows, so that no rounding decides."""
+    """Why the holdout fails; empty: it passes. Rows are counted, so rounding does not matter."""
     if passed.right / passed.rows < wanted.min_accuracy:
         return f"below min_accuracy {wanted.min_accuracy:g}"
     if passed.serving is None or wanted.max_worse is None:
@@ -102,7 +102,7 @@ def _problem(passed: Passed, wanted: schema.HoldoutSettings) -> str:
 
 
 def _wrong(right: Sequence[bool], before: Sequence[bool] | None) -> list[int]:
-    """Rows that are wrong, first those that the version which serves has right."""
+    """Rows that are wrong. Those that the serving version routes right come first."""
     wrong = [place for place, is_right in enumerate(right) if not is_right]
     return wrong if before is None else sorted(wrong, key=lambda place: not before[place])
 

@@ -75,7 +75,7 @@ class LiveRegistry:
 
     def reload(self) -> None:
         """Read the files again, changed or not; the signal handler for SIGHUP."""
-        self._watch.tell()
+        self._watch.wake()
 
     async def begin(self, compiled: Compile) -> Releases:
         """What decides, from ``first`` on. ``compiled`` runs on a thread, one call at a time.
@@ -111,7 +111,7 @@ class LiveRegistry:
             result = Result.FAILED
             self._keep(f"{type(error).__name__}: {error}")
             log.exception("the registry could not be reloaded, %s goes on", self._state.version)
-        self._watch.see(files.prints)
+        self._watch.watch(files.prints)
         return result
 
     async def _load(self, files: Files) -> Result:

@@ -1,6 +1,6 @@
 """Predicted quality on disk: `quality.npz` and `quality.json`, beside the artefact's own two files.
 
-How they are written and read, and what is refused: see `registry.weights_bundle`.
+`registry.weights_bundle` writes and reads the files.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ FORMAT = 1  # raise it when a reader of the former one would misread the new, or
 
 
 class QualityManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What was learnt of whom, and how good it was on rows that it had not seen."""
+    """Describes predicted quality: the models, the data and its quality on rows outside of training."""
 
     format: int
     encoder: str  # whose layers it reads
@@ -49,8 +49,8 @@ _FILES = Bundle(
     kind=QualityManifest,
     format=FORMAT,
     command="extproc train --outcomes",
-    no_manifest="no manifest of quality",
-    no_weights="no predicted quality",
+    manifest_words="a manifest of predicted quality",
+    weights_words="predicted quality",
 )
 
 
@@ -60,7 +60,7 @@ def write(directory: Path, manifest: QualityManifest, quality: Quality) -> None:
 
 
 def remove(directory: Path) -> None:
-    """An artefact trained without outcomes predicts no quality, whatever lay there before."""
+    """Delete both files, for an artefact that was trained without outcomes."""
     _FILES.remove(directory)
 
 
@@ -69,8 +69,8 @@ def read(directory: Path, encoder: str) -> TrainedQuality:
     manifest = _FILES.read_manifest(directory)
     if manifest.encoder != encoder:
         raise ArtefactUnusable(
-            f"{directory / MANIFEST} was trained on vectors of {manifest.encoder}; expected {encoder}: "
-            "train both anew"
+            f"{directory / MANIFEST} was trained on vectors of {manifest.encoder}; expected {encoder} "
+            "(train both again)"
         )
     return _FILES.read_weights(
         directory, manifest, lambda arrays: TrainedQuality(manifest, _quality(manifest, arrays))
@@ -106,7 +106,7 @@ def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
         if arrays[name].shape != shape:
             raise ValueError(f"`{name}` has shape {arrays[name].shape}, expected {shape}")
     if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "tokens"):
-        raise ValueError("it holds numbers that are not finite")
+        raise ValueError("it has numbers that are not finite")
     standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"].item()))
     return Quality(
         models=manifest.models,

@@ -30,28 +30,28 @@ S = TypeVar("S", bound=Section)
 
 
 class LoadedRegistry(msgspec.Struct, frozen=True):
-    """A registry that passed every check."""
+    """A registry that has passed every check, with the files that it names."""
 
     registry: Registry
-    # By route that has any: those in the file, then its examples_file's.
+    # By route, without routes that have none: those in the registry, then those of the examples_file.
     examples: Mapping[str, tuple[str, ...]]
     version: str  # see ``Files.version``
     path: Path
-    artefact: artefacts.Artefact | None = None  # serves in place of a scorer fitted on the examples
-    quality: qualities.TrainedQuality | None = None  # predicts how well models answer; of the same directory
-    holdout: HoldoutRows | None = None  # what it must route well enough
-    gates: Mapping[str, CalibratedGate] = {}  # what the gates score by that name an artefact
+    artefact: artefacts.Artefact | None = None  # replaces the scorer that is fitted on the examples
+    quality: qualities.TrainedQuality | None = None  # how well models answer; from that directory
+    holdout: HoldoutRows | None = None  # rows that it must route well enough
+    gates: Mapping[str, CalibratedGate] = {}  # by gate, of the gates that name an artefact
 
 
 def load(
     path: Path, files: Files | None = None, *, untrained: bool = False, artefact: Path | None = None
 ) -> LoadedRegistry:
-    """Read, type and cross-check the registry at ``path``; ``files`` learns which files that takes.
+    """Read, type and cross-check the registry at ``path``. ``files`` records every file that is read.
 
-    ``untrained`` leaves artefacts out, those of gates too: whoever makes one must not need it. ``artefact``
-    is a directory to take in place of the registry's own.
+    ``untrained`` skips all artefacts, so that a command can train them. ``artefact`` is a directory that
+    replaces the registry's own.
 
-    Raises ``RegistryError`` with the file, the line and what was expected, of every mistake.
+    Raises ``RegistryError`` with every mistake: the file, the line and what was expected.
     """
     files = files or Files()
     source = Source(str(path), files.read(path, str(path), 1))
@@ -72,7 +72,7 @@ def load(
         held = holdout_check.read(source, registry, files)
     if not untrained:
         with source.collecting():
-            trained = _artefact(source, registry, tuple(examples), files)
+            trained = _artefact(source, registry, files)
             quality = _quality(source, registry, trained, files)
         with source.collecting():
             gates = calibrations(registry.gates, source, files)
@@ -90,17 +90,16 @@ def load(
     )
 
 
-def _artefact(
-    source: Source, registry: Registry, told: tuple[str, ...], files: Files
-) -> artefacts.Artefact | None:
-    """The artefact trained on the routes that are ``told`` by examples.
+def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Artefact | None:
+    """The artefact of the registry, if it names one.
 
-    Its manifest, which holds the hash of its weights, stands for all of it.
+    The version covers its manifest, which has the hash of its weights.
     """
     if not registry.artefact:
         if registry.fast_path is not None:
             raise source.error(
-                "fast_path needs `artefact` to name a directory from `extproc train`", "fast_path"
+                "fast_path: needs an artefact (expected `artefact` to name a directory from `extproc train`)",
+                "fast_path",
             )
         return None
     directory = Path(source.file).parent / registry.artefact
@@ -111,8 +110,8 @@ def _artefact(
         raise source.error(f"artefact: {error}", "artefact") from error
     if registry.fast_path is not None and found.words is None:
         raise source.error(
-            "fast_path: the artefact was trained without one (expected it from `extproc train`, which learns "
-            "it for a registry that asks for it)",
+            "fast_path: the artefact was trained without a fast path (train it again: `extproc train` adds "
+            "one when the registry has `fast_path`)",
             "fast_path",
         )
     return found
@@ -121,7 +120,7 @@ def _artefact(
 def _quality(
     source: Source, registry: Registry, trained: artefacts.Artefact | None, files: Files
 ) -> qualities.TrainedQuality | None:
-    """What routes with a bar choose by; every candidate of theirs must be in it."""
+    """Predicted quality, which routes with a ``quality_bar`` need for each of their candidates."""
     barred = [name for name, route in registry.routes.items() if route.quality_bar is not None]
     if trained is None:
         for name in barred:
@@ -145,8 +144,8 @@ def _quality(
         ]
         if unknown:
             raise source.error(
-                f"{directory} predicts no quality of {', '.join(unknown)} (expected every candidate of "
-                f"`{name}`; it knows {', '.join(found.quality.models)}): train with outcomes of them",
+                f"{directory} does not predict the quality of {', '.join(unknown)}, only of "
+                f"{', '.join(found.quality.models)} (train with outcomes of every candidate of `{name}`)",
                 "routes", name, "quality_bar",
             )  # fmt: skip
     return found
@@ -166,7 +165,7 @@ def _more_examples(source: Source, name: str, route: RouteSettings, files: Files
 
 
 def _typed(source: Source) -> Registry:
-    """Convert the plain value, mapping by mapping, since msgspec's error paths name no keys."""
+    """Convert the plain values. Named entries are converted one by one, so that errors name their keys."""
     value = dict(source.value)
     models = _sections(source, value, "models", Model)
     routes = _sections(source, value, "routes", RouteSettings)
@@ -186,14 +185,14 @@ def _typed(source: Source) -> Registry:
         "gates": gates,
     }
     if any(len(typed) < len(source.value.get(key, {})) for key, typed in sections.items()):
-        source.refuse()  # what names an entry that is left out would be taken for a mistake
+        source.refuse()  # or each use of an entry that was left out would be a mistake, too
     source.settle()
-    routes = {name: _beginning(route, cascades) for name, route in routes.items()}
+    routes = {name: _with_candidates(route, cascades) for name, route in routes.items()}
     return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades, gates=gates)
 
 
-def _beginning(route: RouteSettings, cascades: Mapping[str, Cascade]) -> RouteSettings:
-    """``route`` with its candidates, which are all tiers of its cascade where it names none."""
+def _with_candidates(route: RouteSettings, cascades: Mapping[str, Cascade]) -> RouteSettings:
+    """``route`` with candidates. Without any, they are all tiers of its cascade."""
     if route.candidates or route.cascade not in cascades:
         return route
     models = dict.fromkeys(tier.model for tier in cascades[route.cascade].tiers)
@@ -212,9 +211,9 @@ def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) ->
 
 
 def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
-    """The typed value, without keys that are mistakes, which the source keeps.
+    """The typed value without the keys that are wrong. The source collects those mistakes.
 
-    Raises ``RegistryError`` where it cannot be typed without them.
+    Raises ``RegistryError`` if the value cannot be typed without these keys.
     """
     left_out: dict[Steps, RegistryError] = {}
     while True:
@@ -223,7 +222,7 @@ def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
         except msgspec.ValidationError as error:
             mistake, path, lacks_key = _mistake(source, type_mistake(error, kind), kind, at)
         if lacks_key:
-            # For a key beside it that is left out: that may be misspelt, or its value wrong.
+            # The missing key may be one that was left out: it is misspelt, or its value is wrong.
             mistake = next((kept for key, kept in left_out.items() if key[:-1] == path), mistake)
         if not path or not isinstance(path[-1], str) or path in left_out:
             raise mistake
@@ -245,7 +244,7 @@ def _mistake(
 
 
 def _without(value: Any, path: Steps) -> Any:
-    """A copy of plain values without the one at ``path``, which ends with a key."""
+    """A copy of the plain values without the key at the end of ``path``."""
     step, *rest = path
     copy = value.copy()
     if rest:

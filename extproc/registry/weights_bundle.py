@@ -1,8 +1,8 @@
-"""Weights on disk with their manifest: what everything that is trained is kept in.
+"""Writes and reads a trained artefact: a file of weights and a manifest.
 
-Written the same byte for byte from the same values, and read without pickle. The manifest is written
-last and carries the hash of the weights, so that half of the two is never taken for a whole. A reader
-refuses whatever it was not made for, and says what it expected.
+The same values give the same bytes, and reading never unpickles. The manifest is written last and has the
+hash of the weights, so a reader detects an incomplete or mixed pair. A reader rejects a format or a file
+that it does not know, and says what it expected.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Sealed(Protocol):
-    """What a manifest has, whatever it tells: ``format`` and this."""
+    """What every manifest has, besides ``format``."""
 
     @property
     def weights_sha256(self) -> str:
-        """Of the weights' file; empty until it is written."""
+        """SHA-256 of the file of weights; empty until it is written."""
         ...
 
 
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 
 class Bundle(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
-    """Two files of a directory, and how they are spoken of."""
+    """The two files of one kind of artefact, and the words for them in error messages."""
 
     manifest: str  # names of the files
     weights: str
     kind: type[M]
     format: int  # of the manifests that are read
     command: str  # what writes them
-    no_manifest: str  # of a file that is something else: "no manifest of ..."
-    no_weights: str
+    manifest_words: str  # what a wrong file is called
+    weights_words: str
 
     def write(self, directory: Path, manifest: M, arrays: Arrays) -> None:
         """Write both files; older ones there are replaced. Raises ``ArtefactUnusable``."""
@@ -58,10 +58,10 @@ class Bundle(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
                 directory / self.manifest, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
             )
         except OSError as error:
-            raise ArtefactUnusable(f"{directory} cannot be written: {error.strerror}") from error
+            raise ArtefactUnusable(f"cannot write to {directory}: {error.strerror}") from error
 
     def remove(self, directory: Path) -> None:
-        """Whatever lay there before."""
+        """Delete both files if they exist."""
         (directory / self.manifest).unlink(missing_ok=True)
         (directory / self.weights).unlink(missing_ok=True)
 
@@ -72,44 +72,50 @@ class Bundle(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
         try:
             number = msgspec.json.decode(content, type=dict[str, Any]).get("format")
             if number != self.format:
-                raise ArtefactUnusable(f"{path} has format {number}; expected {self.format}")
+                raise ArtefactUnusable(
+                    f"{path} has format {number}; expected {self.format} "
+                    f"(create it again with `{self.command}`)"
+                )
             return msgspec.json.decode(content, type=self.kind)
         except msgspec.MsgspecError as error:
-            raise ArtefactUnusable(f"{path} is {self.no_manifest}: {error}") from error
+            raise ArtefactUnusable(f"{path} is not {self.manifest_words}: {error}") from error
 
     def read_weights(self, directory: Path, manifest: M, make: Callable[[Arrays], T]) -> T:
-        """What ``make`` makes of the arrays; it raises ValueError or KeyError where they do not fit.
+        """The result of ``make`` for the arrays. It raises ValueError or KeyError if they do not fit.
 
         Raises ``ArtefactUnusable``.
         """
         path = directory / self.weights
         content = self._read(path)
         if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-            raise ArtefactUnusable(f"{path} is damaged: expected the hash of {self.manifest}")
+            raise ArtefactUnusable(
+                f"{path} is damaged: its hash is not the one in {self.manifest} "
+                f"(create both again with `{self.command}`)"
+            )
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return make(dict(arrays))
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
-            raise ArtefactUnusable(f"{path} is {self.no_weights}: {error}") from error
+            raise ArtefactUnusable(f"{path} is not {self.weights_words}: {error}") from error
 
     def _read(self, path: Path) -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
             raise ArtefactUnusable(
-                f"{path} cannot be read ({error.strerror}): expected a directory written by `{self.command}`"
+                f"cannot read {path}: {error.strerror} (expected a directory written by `{self.command}`)"
             ) from error
 
 
 def npz(arrays: Arrays) -> bytes:
-    """The arrays as one file. Zip members carry numpy's constant date, so equal arrays give equal bytes."""
+    """The arrays as one zip file. Its members have a constant date, so equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """As one step, so that no reader sees half of it."""
+    """Replace the file atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content)
     aside.replace(path)

@@ -148,7 +148,7 @@ def test_a_registry_that_asks_for_a_fast_path_is_taught_one_and_refused_without(
     assert "fast path" not in capsys.readouterr().out
     registry.write_text(REGISTRY + "artefact: trained\nfast_path: {}\n")
     assert main(["validate", str(registry)]) == 1
-    assert "fast_path: the artefact was trained without one" in capsys.readouterr().err
+    assert "fast_path: the artefact was trained without a fast path" in capsys.readouterr().err
     assert train(registry, "trained", "--scorer", "linear") == 0
     assert "fast path        " in capsys.readouterr().out
     assert main(["validate", str(registry)]) == 0

@@ -80,10 +80,12 @@ def test_a_route_may_begin_at_any_tier_unless_it_says_where(tmp_path: Path) -> N
         ("default: large", "envoy: {egress: 'unix:x'}\ndefault: large", 5, "(expected unix:/PATH or 127.0.0.1:PORT)"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_by_its_line(tmp_path: Path, old: str, new: str, line: int, problem: str) -> None:
+def test_a_mistake_is_reported_with_its_line(
+    tmp_path: Path, old: str, new: str, line: int, problem: str
+) -> None:
     assert old in GOOD
-    where, told = mistake(tmp_path, GOOD.replace(old, new, 1))
-    assert (where, problem in told) == (line, True), told
+    where, found = mistake(tmp_path, GOOD.replace(old, new, 1))
+    assert (where, problem in found) == (line, True), found
 
 
 def test_a_cascade_needs_a_tier(tmp_path: Path) -> None:
@@ -120,8 +122,8 @@ def test_a_gate_asks_only_whom_it_can(tmp_path: Path, model: str, problem: str) 
     text = GOOD.replace("{finish: true}", "{second: {model: mid}}").replace(
         '127.0.0.1:2",', f'127.0.0.1:2", {model},'
     )
-    line, told = mistake(tmp_path, text)
-    assert (line, problem in told) == (7, True), told
+    line, found = mistake(tmp_path, text)
+    assert (line, problem in found) == (7, True), found
 
 
 def test_a_gate_fitted_on_second_answers_asks_the_same_model(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def watch(*paths: Path) -> FileWatch:
     return FileWatch({path: fingerprint(path) for path in paths}, poll_s=0.01, settle_s=0.02)
 
 
-async def test_nothing_is_told_while_nothing_changes(path: Path) -> None:
+async def test_it_waits_while_nothing_changes(path: Path) -> None:
     assert not await watch(path).changed(NEVER_S)
 
 
@@ -57,7 +57,7 @@ async def test_a_file_that_comes_or_goes_is_noticed(path: Path) -> None:
     watching = watch(path, path.parent / "more")
     (path.parent / "more").touch()
     assert await watching.changed(10)
-    watching.see({path: fingerprint(path)})
+    watching.watch({path: fingerprint(path)})
     os.unlink(path)
     assert await watching.changed(10)
 
@@ -74,17 +74,17 @@ async def test_a_file_that_is_still_being_written_is_waited_for(path: Path) -> N
     assert await waiting
 
 
-async def test_what_was_seen_is_told_once(path: Path) -> None:
+async def test_a_change_is_reported_once(path: Path) -> None:
     watching = watch(path)
     os.truncate(path, 0)
     assert await watching.changed(10)
-    watching.see({path: fingerprint(path)})
+    watching.watch({path: fingerprint(path)})
     assert not await watching.changed(NEVER_S)
 
 
-async def test_being_told_needs_no_change(path: Path) -> None:
+async def test_wake_needs_no_change(path: Path) -> None:
     watching = watch(path)
-    watching.tell()
+    watching.wake()
     assert await watching.changed(10)
     assert not await watching.changed(NEVER_S)
 

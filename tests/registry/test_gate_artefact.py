@@ -86,7 +86,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     [
         ({"format": 99}, "has format 99; expected 1"),
         ({"features": ["length"]}, "fit it anew"),
-        ({"threshold": "high"}, "no manifest of a gate"),
+        ({"threshold": "high"}, "not the manifest of a gate"),
     ],
 )
 def test_a_manifest_of_another_make_is_refused(

@@ -125,13 +125,13 @@ def test_other_routes_are_refused_and_the_expected_ones_named(tmp_path: Path) ->
         ("weights.npz", lambda content: content.replace(b"centre", b"CENTRE"), "damaged"),
         ("weights.npz", None, "expected a directory written by `extproc train`"),
         ("manifest.json", None, "expected a directory written by `extproc train`"),
-        ("manifest.json", lambda _: b"[]", "no artefact's manifest"),
-        ("manifest.json", lambda _: b"{", "no artefact's manifest"),
+        ("manifest.json", lambda _: b"[]", "not the manifest of a trained head"),
+        ("manifest.json", lambda _: b"{", "not the manifest of a trained head"),
         ("manifest.json", lambda content: content.replace(b'"format": 1', b'"format": 9'), "format 9; expected 1"),
-        ("manifest.json", lambda content: content.replace(b'"seed"', b'"sead"'), "no artefact's manifest"),
+        ("manifest.json", lambda content: content.replace(b'"seed"', b'"sead"'), "not the manifest of a trained head"),
     ],
 )  # fmt: skip
-def test_damage_is_told(tmp_path: Path, name: str, damage: object, problem: str) -> None:
+def test_damage_is_reported(tmp_path: Path, name: str, damage: object, problem: str) -> None:
     path = put(tmp_path, blend()) / name
     if callable(damage):
         path.write_bytes(damage(path.read_bytes()))
@@ -143,13 +143,13 @@ def test_damage_is_told(tmp_path: Path, name: str, damage: object, problem: str)
 
 def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
     write(tmp_path, msgspec.structs.replace(manifest(blend()), kind="centroid"), meaning(blend()))
-    with pytest.raises(ArtefactUnusable, match="no artefact's"):
+    with pytest.raises(ArtefactUnusable, match="not a trained head"):
         read(tmp_path, ROUTES)
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactUnusable, match="cannot be written"):
+    with pytest.raises(ArtefactUnusable, match="cannot write to"):
         put(tmp_path / "file" / "below", blend())
 
 
@@ -193,7 +193,7 @@ def test_the_version_follows_the_artefact(registry: Path) -> None:
     assert load(registry).version != before
 
 
-def test_a_bad_artefact_is_told_with_the_line_of_its_key(registry: Path) -> None:
+def test_a_bad_artefact_is_reported_with_the_line_of_its_key(registry: Path) -> None:
     (registry.parent / "trained" / "weights.npz").write_bytes(b"")
     with pytest.raises(RegistryError, match=r"registry\.yaml:4: artefact: .*damaged"):
         load(registry)
@@ -222,15 +222,20 @@ def test_a_registry_takes_the_fast_path_only_when_it_asks_for_it(registry: Path)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (REGISTRY + "fast_path: {}\n", r"registry\.yaml:8: fast_path: the artefact was trained without one"),
+        (
+            REGISTRY + "fast_path: {}\n",
+            r"registry\.yaml:8: fast_path: the artefact was trained without a fast path",
+        ),
         (
             REGISTRY.replace("artefact: trained\n", "fast_path: {}\n"),
-            r"registry\.yaml:4: fast_path needs `artefact`",
+            r"registry\.yaml:4: fast_path: needs an artefact",
         ),
         (REGISTRY + "fast_path: {sample: 0}\n", r"registry\.yaml:8: .*sample.*> 0"),
     ],
 )
-def test_a_fast_path_that_cannot_be_taken_is_told_with_its_line(registry: Path, text: str, said: str) -> None:
+def test_a_fast_path_that_cannot_be_used_is_reported_with_its_line(
+    registry: Path, text: str, said: str
+) -> None:
     put(registry.parent / "trained", blend())
     registry.write_text(text)
     with pytest.raises(RegistryError, match=said):

@@ -134,7 +134,7 @@ def test_the_first_version_is_not_worse_than_any(tmp_path: Path) -> None:
     assert passed(path) == Passed(1, 4)
 
 
-def test_rows_that_what_serves_has_right_are_told_first(tmp_path: Path) -> None:
+def test_rows_that_the_serving_version_has_right_come_first(tmp_path: Path) -> None:
     hard = '{"text": "hello python code", "route": "chat"}\n'
     _, serving = compiled(written(tmp_path, rows=hard + ROWS))
     path = written(tmp_path, rows=hard + ROWS, code=CHAT, chat="[x]", wanted="min_accuracy: 0, max_worse: 10")

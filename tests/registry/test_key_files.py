@@ -46,18 +46,22 @@ def test_a_good_key_file_is_no_problem(tmp_path: Path, content: bytes) -> None:
         (b"sk-1", 0o644, "every user can read the key file {path} (expected mode 0600)"),
     ],
 )
-def test_a_key_file_that_will_not_do_is_told(tmp_path: Path, content: bytes, mode: int, words: str) -> None:
+def test_a_key_file_that_cannot_be_used_is_reported(
+    tmp_path: Path, content: bytes, mode: int, words: str
+) -> None:
     expected = words.format(path=tmp_path / "a.key")
     assert problems(tmp_path, key_file(tmp_path, content, mode)) == [f"models.only: {expected}"]
 
 
-def test_a_key_file_that_is_absent_is_told(tmp_path: Path) -> None:
-    (told,) = problems(tmp_path, Auth(file="absent"))
-    assert told == f"models.only: cannot read the key file {tmp_path / 'absent'}: No such file or directory"
+def test_a_key_file_that_is_absent_is_reported(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, Auth(file="absent"))
+    assert (
+        problem == f"models.only: cannot read the key file {tmp_path / 'absent'}: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "expected"),
     [
         ({"KEY": "sk-1"}, []),
         ({}, ["models.only: the environment variable KEY is not set, so Envoy has no key"]),
@@ -70,8 +74,8 @@ def test_a_key_file_that_is_absent_is_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_key_in_the_environment(tmp_path: Path, environment: dict[str, str], told: list[str]) -> None:
-    assert problems(tmp_path, Auth(env="KEY"), environment) == told
+def test_a_key_in_the_environment(tmp_path: Path, environment: dict[str, str], expected: list[str]) -> None:
+    assert problems(tmp_path, Auth(env="KEY"), environment) == expected
 
 
 @pytest.mark.parametrize("auth", [None, "passthrough"])
@@ -120,10 +124,10 @@ def test_a_file_that_cannot_be_used_is_missing_and_one_that_others_read_is_a_pro
         f"models.empty: {tmp_path}/empty is empty, so Envoy answers every request with 503",
         f"models.absent: cannot read the key file {tmp_path}/absent: No such file or directory",
     ]
-    told = list(key_problems(keys, tmp_path, {}))
-    assert f"models.open: every user can read the key file {tmp_path}/open (expected mode 0600)" in told
-    assert len(told) == 3
-    assert "sk-" not in str(told)
+    found = list(key_problems(keys, tmp_path, {}))
+    assert f"models.open: every user can read the key file {tmp_path}/open (expected mode 0600)" in found
+    assert len(found) == 3
+    assert "sk-" not in str(found)
 
 
 def test_envoys_environment_is_not_ours_to_miss(tmp_path: Path) -> None:

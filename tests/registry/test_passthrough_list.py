@@ -76,7 +76,7 @@ def test_a_path_that_names_what_it_opens_is_taken(tmp_path: Path, path: str) -> 
     "path",
     ["v1/files", "/", "''", "get /v1/files", "/v1/files/", "/v1//files", "/v1/*/files", "/v1/files*", "/a%20b", "'/a?b'", "/a;b"],
 )  # fmt: skip
-def test_what_is_no_path_is_told_with_its_line(tmp_path: Path, path: str) -> None:
+def test_an_invalid_path_is_reported_with_its_line(tmp_path: Path, path: str) -> None:
     line, problem = mistake(tmp_path, YAML.replace("PATH", path))
     assert line == 8
     assert "is not a valid path (expected [METHOD ]/PATH, or /PATH/* for all paths below it)" in problem
@@ -116,7 +116,7 @@ def unrestricted(path: str) -> str:
     )
 
 
-def test_a_path_that_is_given_twice_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_listed_twice_is_reported(tmp_path: Path) -> None:
     assert mistake(tmp_path, YAML.replace("PATH", "POST /v1/embeddings")) == (
         8,
         "'POST /v1/embeddings' is listed twice",

@@ -151,7 +151,7 @@ def test_a_bar_without_an_artefact_is_refused_at_its_line(registry: Path) -> Non
 
 def test_a_bar_over_a_model_that_nothing_is_known_of_is_refused_at_its_line(registry: Path) -> None:
     qualities.write(registry.parent / "trained", manifest("small"), quality("small"))
-    with pytest.raises(RegistryError, match=r"registry\.yaml:9: .*predicts no quality of large"):
+    with pytest.raises(RegistryError, match=r"registry\.yaml:9: .*does not predict the quality of large"):
         load(registry)
 
 
@@ -186,7 +186,7 @@ def test_what_is_read_is_what_was_written_and_the_same_values_give_the_same_byte
     assert found.models == ("small", "large")
 
 
-def test_another_encoder_damage_and_a_later_format_are_told(tmp_path: Path) -> None:
+def test_another_encoder_damage_and_a_later_format_are_reported(tmp_path: Path) -> None:
     qualities.write(tmp_path, manifest("small", "large"), quality("small", "large"))
     with pytest.raises(ArtefactUnusable, match="vectors of enc; expected other"):
         qualities.read(tmp_path, "other")

@@ -1,4 +1,4 @@
-"""Every mistake an operator can make is told by file, line and what was expected."""
+"""Every mistake of an operator is reported with the file, the line and what was expected."""
 
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("  small: {base_url", "  small: [] #", 2, "models.small: must be a mapping with `base_url`; got a list"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_line_and_what_was_expected(
+def test_a_mistake_is_reported_with_its_line_and_what_was_expected(
     tmp_path: Path, old: str, new: str, line: int, problem: str
 ) -> None:
     assert old in GOOD
@@ -185,7 +185,7 @@ def test_models_must_be_a_mapping_with_something_in_it(tmp_path: Path) -> None:
     assert "at least one model" in mistake(tmp_path, "models: {}\ndefault: a\n")[1]
 
 
-def test_a_file_that_is_absent_or_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_absent_or_not_utf8_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="No such file"):
         load(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"models: {caf\xe9: 1}")

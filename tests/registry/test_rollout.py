@@ -98,7 +98,7 @@ def test_words_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["rollout_key", "conversation_header"])
-def test_a_header_that_clients_may_send_is_no_key(tmp_path: Path, key: str) -> None:
+def test_a_header_that_clients_may_send_cannot_be_the_key(tmp_path: Path, key: str) -> None:
     with pytest.raises(
         RegistryError, match=f"registry.yaml:12: {key}: .*clients could set the header.* x-chat, x-user"
     ):

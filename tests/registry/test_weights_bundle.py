@@ -18,7 +18,7 @@ class About(msgspec.Struct, frozen=True):
 
 FILES = Bundle(
     manifest="about.json", weights="some.npz", kind=About, format=3, command="make them",
-    no_manifest="no manifest", no_weights="no weights",
+    manifest_words="a manifest", weights_words="a file of weights",
 )  # fmt: skip
 ARRAYS: Arrays = {"a": np.arange(3.0), "b": np.eye(2)}
 
@@ -46,13 +46,13 @@ def test_weights_of_another_manifest_are_refused(tmp_path: Path) -> None:
     FILES.write(tmp_path, About(), ARRAYS)
     about = FILES.read_manifest(tmp_path)
     FILES.write(tmp_path, About(), {"a": np.zeros(1)})
-    with pytest.raises(ArtefactUnusable, match=r"damaged: expected the hash of about\.json"):
+    with pytest.raises(ArtefactUnusable, match=r"damaged: its hash is not the one in about\.json"):
         FILES.read_weights(tmp_path, about, total)
 
 
-def test_arrays_that_do_not_fit_are_told_by_what_they_are_not(tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_reported_by_name(tmp_path: Path) -> None:
     FILES.write(tmp_path, About(), ARRAYS)
-    with pytest.raises(ArtefactUnusable, match="is no weights: 'c'"):
+    with pytest.raises(ArtefactUnusable, match="is not a file of weights: 'c'"):
         FILES.read_weights(tmp_path, FILES.read_manifest(tmp_path), lambda arrays: arrays["c"])
 
 

@@ -1,9 +1,12 @@
-"""Checks of ``models``, ``default`` and ``passthrough``."""
+"""Checks of ``models`` and of what names them: ``default``, ``without_sidecar``, ``reference``.
+
+``passthrough`` and ``feedback`` are here too, because they have an address or a secret as models have.
+"""
 
 import re
+from collections.abc import Iterator
 
-from extproc.registry.checks.secret_checks import check_auth
-from extproc.registry.checks.shared_checks import is_address, is_host, known_model
+from extproc.registry.checks.shared_checks import check_auth, is_address, is_host, known_model
 from extproc.registry.model_settings import MODEL_NAME, Auth, Model, Upstream
 from extproc.registry.schema import Registry
 from extproc.registry.yaml_source import Source
@@ -79,6 +82,43 @@ def check_reference(registry: Registry, source: Source) -> None:
             f"(expected models.{registry.reference}.price)",
             "reference",
         )
+
+
+def check_unattended(registry: Registry, source: Source) -> None:
+    """``without_sidecar`` names only APIs that a model speaks. Raises ``RegistryError``."""
+    if not isinstance(registry.without_sidecar, dict):
+        return
+    for name in registry.without_sidecar:
+        if name not in set(Api):
+            raise source.error(
+                f"there is no API `{name}` (expected one of: {_APIS})", "without_sidecar", name
+            )
+        known = {api for model in registry.models.values() for api in model.speaks}
+        if Api(name) not in known:
+            raise source.error(
+                f"no model speaks {name} (expected one of: {', '.join(sorted(known))})",
+                "without_sidecar",
+                name,
+            )
+
+
+def unattended_warnings(registry: Registry) -> Iterator[str]:
+    """Warns of deny rules that nobody checks while no sidecar decides, unless ``without_sidecar`` is set."""
+    rules = [rule.name for rule in registry.rules if rule.deny]
+    open_apis = [api for api in registry.defaults if api not in registry.unattended]
+    if not rules or not open_apis:
+        return
+    yield (
+        f"only the sidecar checks deny rules ({', '.join(rules)}). While no sidecar decides, requests of "
+        f"{', '.join(open_apis)} go to the default model unchecked. Write `without_sidecar: refuse` to "
+        "answer them with 503 instead, or `without_sidecar: default` to accept this"
+    )
+
+
+def check_feedback(registry: Registry, source: Source) -> None:
+    """The token of ``feedback`` has one source. Raises ``RegistryError``."""
+    if registry.feedback is not None:
+        check_auth(registry.feedback.token, source, "feedback", "token")
 
 
 def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:

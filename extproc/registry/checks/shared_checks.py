@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from extproc.registry.model_settings import Auth
 from extproc.registry.schema import Registry
 from extproc.registry.yaml_source import Source
 
@@ -65,3 +66,16 @@ def plaintext_problem(sidecar: str, allowed: bool) -> str:
 def is_header_name(text: str) -> bool:
     """Whether the text is a field name (RFC 9110, section 5.6.2)."""
     return _HEADER_NAME.fullmatch(text) is not None
+
+
+def check_auth(auth: Auth, source: Source, *at: str | int, other: str = "") -> None:
+    """A secret has one source, and is not itself in the registry. ``other``: what else the key may hold."""
+    where = ".".join(map(str, at))
+    if bool(auth.env) == bool(auth.file):
+        raise source.error(f"{where}: expected {other}exactly one of env and file", *at)
+    if auth.env and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", auth.env) is None:
+        raise source.error(
+            f"{where}.env is not a valid variable name (expected a name, not the key itself)",
+            *at,
+            "env",
+        )
