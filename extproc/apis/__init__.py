@@ -1,7 +1,6 @@
-"""Every LLM API's front door: bytes to ``ChatRequest``, edits into the bytes, and the API's errors.
+"""The entry point to all LLM APIs: reads a body into a ``ChatRequest``, edits a body, writes errors.
 
-What one API calls things is one ``_Dialect`` in ``_DIALECTS``; the rest of the router does not
-know which API a request came by.
+Each API is one ``_Dialect`` in ``_DIALECTS``. The rest of the router does not depend on the API.
 
 Everything here runs on the event loop. The work per body is linear in its size: the worst hostile body of
 16 MiB takes about 0.4 s of one core in any API, an ordinary one of 5 MB 20 ms, one of 2 kB 0.03 ms.
@@ -33,7 +32,7 @@ __all__ = [
 
 
 class _Dialect(msgspec.Struct, frozen=True):
-    """What one API calls things."""
+    """The functions of one API."""
 
     parse: Callable[[bytes], ChatRequest]
     edits: Callable[[BodyPolicy, bytes, ChatRequest], Iterable[Edit]]  # the model's name aside
@@ -59,44 +58,43 @@ _DIALECTS = {
 
 
 def api_of(method: str, path: str) -> Api | None:
-    """The API that a request speaks, or None for one that is not an LLM call and passes untouched.
+    """The API of a request, or None if the request is not an LLM call and passes unchanged.
 
-    ``path`` is as Envoy normalised it; its query does not count, nor does what stands before the
-    API's own segments (a tenant, a provider's prefix). Any spelling of an API's path that a server
-    may accept is that path: see ``paths``.
+    ``path`` is as Envoy normalised it. The query and segments before the API's own (a tenant, a provider's
+    prefix) are ignored. Every spelling of a path that a server may accept counts: see ``api_paths``.
     """
     return api_paths.api_at(path) if method.upper() == "POST" else None
 
 
 def parse(api: Api, body: bytes) -> ChatRequest:
-    """Reads the body of one request of ``api``.
+    """Read the body of one request of ``api``.
 
-    Strict about JSON, UTF-8 and the types of what is read; lenient where APIs evolve (unknown
-    fields, roles, kinds of content parts, items and tools).
+    It is strict about JSON, UTF-8 and the types of the fields that it reads. It accepts unknown fields,
+    roles, and kinds of content parts, items and tools, because APIs evolve.
 
     Raises:
-        BadRequest: the body is not what the API requires. ``param`` names the offending field
+        BadRequest: the body does not follow the API. ``param`` names the offending field
             as OpenAI does (``messages[0].content``); None is the body as a whole.
     """
     return _DIALECTS[api].parse(body)
 
 
 def edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> tuple[Edit, ...]:
-    """What must change in ``body``, which ``request`` was parsed from, to say what ``policy`` asks for.
+    """The edits that make ``body``, from which ``request`` was parsed, follow ``policy``.
 
-    What an API has no word for is left out.
+    Settings that the API does not have are left out.
     """
     named = () if request.model == policy.model else (Edit("model", policy.model),)
     return (*named, *_DIALECTS[request.api].edits(policy, body, request))
 
 
 def with_policy(body: bytes, request: ChatRequest, policy: BodyPolicy) -> bytes:
-    """``body`` as ``policy`` wants it; the very same object when it already says all that."""
+    """``body`` with ``policy`` applied; the same object if nothing has to change."""
     return edit(body, request, edits(policy, body, request))
 
 
 def model_span(body: bytes) -> Span:
-    """Where ``body``, which ``with_policy`` gave, names its model."""
+    """The place of the model's name in ``body``, a result of ``with_policy``."""
     document = Document(body)
     document.members(_MODEL)
     return document.spans["model"]

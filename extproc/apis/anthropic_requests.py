@@ -18,7 +18,7 @@ from extproc.vocabulary import Api, BodyPolicy, ChatRequest, Effort, Passage
 
 
 class _Result(msgspec.Struct, gc=False):
-    """One block of what a tool gave back."""
+    """One block of a tool's result."""
 
     type: str
     text: str | None = None
@@ -51,12 +51,12 @@ class _Tool(msgspec.Struct, gc=False):
 
 
 class _Turn(msgspec.Struct, gc=False):
-    """What one message comes to."""
+    """The content of one message."""
 
     parts: Passage
     media: int  # blocks that the model will look at: neither text nor a tool's result, also inside one
     chars: int
-    results: bool = False  # does it bring what a tool gave back?
+    results: bool = False  # whether it has the result of a tool
 
     @property
     def text(self) -> str:
@@ -81,9 +81,8 @@ _LEAST_BUDGET = 1024  # tokens; the API takes no smaller one, and only below max
 def parse_messages(body: bytes) -> ChatRequest:
     """See ``apis.parse``.
 
-    The user's turn is the latest one that has text of its own: what tools gave back comes as a
-    user's message too, but asks nothing new. Media count from that turn on, as the model will look
-    at all of them for its answer.
+    The user's turn is the latest one with text of its own. Results of tools are user messages too, but ask
+    nothing new. Media count from that turn on, because the model uses all of them for its answer.
     """
     document = Document(body)
     members = document.members(_MESSAGES_API)
@@ -162,10 +161,10 @@ def _media(content: _ResultContent) -> int:
 
 
 def messages_edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> Iterator[Edit]:
-    """What ``policy`` asks for, the model's name aside. Streams of this API always tell the usage.
+    """The edits for ``policy``, except the model's name. Streams of this API always report the usage.
 
-    An effort is asked for in the words of models that think adaptively (``output_config.effort``);
-    those before them know only budgets, and want none of this.
+    The effort is set as ``output_config.effort``, for models with adaptive thinking. Older models have only
+    token budgets and do not accept it.
     """
     if policy.max_tokens is not None:
         yield from capped(body, request, ("max_tokens",), policy.max_tokens)
@@ -184,7 +183,7 @@ def _effort(effort: Effort, body: bytes, request: ChatRequest) -> Iterator[Edit]
 
 
 def _budget(limit: int, body: bytes, request: ChatRequest) -> Iterator[Edit]:
-    """Keeps the client's budget for thinking below a lowered limit: the API refuses it otherwise."""
+    """Keep the client's thinking budget below a lowered limit, or the API rejects the request."""
     budget = given(body, request, "thinking.budget_tokens")
     lowered = request.max_tokens is not None and request.max_tokens > limit
     if not lowered or not isinstance(budget, int | float) or budget < limit:

@@ -1,8 +1,8 @@
-"""Which conversation a request is of: what its API, or the operator's proxy, says of that.
+"""Finds the conversation of a request, in its body or in a header of the operator's proxy.
 
-Only a hash of it goes further, so records join the turns of a conversation and show nothing of how
-its user names it. What names a user (``user``, ``safety_identifier``, Anthropic's
-``metadata.user_id``) names no conversation. Nobody is refused for it: what is not text is not there.
+Only a hash of the id is used, so records join the turns of a conversation without showing the id. Ids of
+users (``user``, ``safety_identifier``, Anthropic's ``metadata.user_id``) are not conversations. A value
+that is not text is ignored, and never an error.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ _CONVERSATION = msgspec.json.Decoder(_Conversation)
 
 
 def conversation_id(request: ChatRequest, head: RequestHead, header: str) -> str:
-    """A hash of what the trusted ``header`` says (in lower case; empty: none), else of what the body does.
+    """A hash of the id in the trusted ``header`` (in lower case; empty: none), else of the id in the body.
 
-    32 hexadecimal digits; empty when neither says anything.
+    It has 32 hexadecimal digits. It is empty if there is no id.
     """
-    told = (head.headers.get(header, "") if header else "") or request.conversation
-    return blake2b(told.encode(), digest_size=16).hexdigest() if told else ""
+    found = (head.headers.get(header, "") if header else "") or request.conversation
+    return blake2b(found.encode(), digest_size=16).hexdigest() if found else ""
 
 
 def of_chat(members: Mapping[str, Raw]) -> str:

@@ -1,8 +1,8 @@
-"""What the JSON bodies of all APIs share: reading them strictly, where each value stands, and what is wrong.
+"""Reads JSON bodies strictly, for all APIs: decodes members, finds their positions and reports errors.
 
-A body is decoded twice: once for the places of the top-level members that its API gives a meaning
-(nothing is built for the others), then each of these by itself. Knowing the places, a member can be
-edited without touching another byte. A body in which an object has a key twice is refused (``uniqueness``).
+A body is decoded twice: first for the positions of the top-level members that its API defines, without
+building any other value, then each of these members by itself. With their positions, a member can be edited
+without changing any other byte. A body in which an object has a key twice is rejected (``duplicate_keys``).
 
 All scanning is done in C, and Python loops only run over objects that ``_OBJECT_LIMIT``
 counts. Depth is bounded by the interpreter's recursion limit, which msgspec heeds (1,000 levels in
@@ -30,7 +30,7 @@ _OBJECT_LIMIT = 250_000
 # OpenAI takes 128. Rules match patterns against each name, so there must be an end to them.
 _TOOL_LIMIT = 2048
 
-# The name travels in Envoy's dynamic metadata and on every record, so it must stay small.
+# The name is part of Envoy's dynamic metadata and of every record, so it must stay short.
 _MODEL_NAME_LIMIT = 1024  # characters
 
 
@@ -56,7 +56,7 @@ class Document:
     """One body while it is read. ``spans`` grows with each object whose members are asked for."""
 
     def __init__(self, body: bytes) -> None:
-        """Raises ``BadRequest`` for a body that no JSON decoder should be given."""
+        """Raises ``BadRequest`` for a body that is empty, too complex or not UTF-8."""
         _require_readable(body)
         self._body = body
         self._place_of = places_in(body)
@@ -135,7 +135,7 @@ def require_few_strings(raw: bytes, field: str) -> None:
 
 
 def require_few_tools(count: int) -> None:
-    """Raises ``BadRequest`` for more tools than rules should be asked about."""
+    """Raises ``BadRequest`` for more tools than rules should match."""
     if count > _TOOL_LIMIT:
         raise BadRequest(f"'tools' must hold at most {_TOOL_LIMIT} tools.", param="tools")
 
@@ -144,7 +144,7 @@ def decode(decoder: msgspec.json.Decoder[_T], data: bytes | Raw, *path: str | in
     """Decodes ``data``, the value at ``path`` (``"messages", 0, "content"``) or else the whole body.
 
     Raises:
-        BadRequest: what is wrong, in words that the client understands.
+        BadRequest: says which field is wrong and what it must be.
     """
     try:
         return decoder.decode(data)
@@ -175,7 +175,7 @@ def _require_readable(body: bytes) -> None:
         raise BadRequest(f"The request body must hold at most {_OBJECT_LIMIT} opening braces.")
 
 
-# --- msgspec's findings in the client's words ---------------------------------------------------
+# --- msgspec's errors as messages for clients ---------------------------------------------------
 
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _WRONG_TYPE = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<got>.*)`")
@@ -211,7 +211,7 @@ def _wrong_shape(finding: str, field: str) -> BadRequest:
 def _requirement(problem: str) -> str:
     wrong = _WRONG_TYPE.fullmatch(problem)
     if not wrong:
-        return f"is not what the API requires: {problem}"
+        return f"is not valid: {problem}"
     kinds = dict.fromkeys(_TYPE_WORDS.get(kind, kind) for kind in wrong["expected"].split(" | "))
     *others, last = kinds
     expected = f"{', '.join(others)} or {last}" if others else last

@@ -1,4 +1,4 @@
-"""Where a value that was decoded stands in the bytes that it was decoded from."""
+"""Finds the position of a decoded value in the bytes that it was decoded from."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def places_in(data: bytes) -> Callable[[Raw], Span]:
         start = _address(value) - base
         end = start + len(value)
         if start < 0 or end > size:
-            # An edit in the wrong place would corrupt the request, so never go on from here.
+            # An edit in the wrong place would corrupt the request.
             raise RuntimeError("msgspec.Raw is not a view into the decoder's input")
         return start, end
 

@@ -70,12 +70,12 @@ def text_and_media(content: Content) -> tuple[str, int]:
 
 
 def json_size(members: Mapping[str, Raw], *names: str) -> int:
-    """The bytes of those of ``names`` that are given."""
+    """The total size in bytes of the members ``names`` that are given."""
     return sum(len(members[name]) for name in names if name in members)
 
 
 def named(names: Iterable[str | None]) -> tuple[str, ...]:
-    """The names that are one."""
+    """The names that are not empty."""
     return tuple(filter(None, names))
 
 
@@ -91,7 +91,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def error_body(status: int, message: str, code: str | None, param: str | None) -> bytes:
-    """See ``apis.error_body``. What has no value is null, since clients read all four members."""
+    """See ``apis.error_body``. Members without a value are null, because clients read all four."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return msgspec.json.encode(_ErrorBody(_Error(message, kind, param, code)))
 
@@ -199,7 +199,7 @@ def _chat_tool_name(tool: _Tool) -> str | None:
 
 
 def chat_edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> Iterator[Edit]:
-    """What ``policy`` asks for, the model's name aside, in words of chat completions."""
+    """The edits for ``policy``, except the model's name."""
     if policy.max_tokens is not None:
         yield from capped(body, request, _CHAT_LIMITS, policy.max_tokens)
     if policy.reasoning is not None:
@@ -254,7 +254,7 @@ def _prompt(members: dict[str, Raw]) -> tuple[str, int]:
 
 
 def completions_edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> Iterator[Edit]:
-    """What ``policy`` asks for, the model's name aside. This API has no word for reasoning.
+    """The edits for ``policy``, except the model's name. This API has no setting for reasoning.
 
     A limit is set where the client gave none, though OpenAI's own default (16) may be lower:
     other servers have none.

@@ -32,15 +32,15 @@ _WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+")
 
 
 def earlier_turns(texts: Iterable[str]) -> tuple[str, ...]:
-    """Of the user's earlier messages, the latest first, what will be compared; most have no text."""
+    """The texts of the user's earlier messages to compare with, the latest first."""
     asked = (_bounded(text) for text in islice(texts, _MESSAGES) if text)
     return tuple(islice(asked, TURNS))
 
 
 def asks_again(text: str, earlier: Sequence[str]) -> bool | None:
-    """Whether ``text`` is nearly one of ``earlier``, which ``earlier_turns`` gave; None: who knows.
+    """Whether ``text`` nearly repeats one of ``earlier``, a result of ``earlier_turns``; None: unknown.
 
-    Nothing can be known where there are no earlier turns, and of a text of less than three words.
+    It is unknown without earlier turns, and for a text of less than three words.
     """
     if not earlier:
         return None
@@ -56,7 +56,7 @@ def asks_again(text: str, earlier: Sequence[str]) -> bool | None:
 
 
 def _jaccard(ours: set[_Trigram], theirs: set[_Trigram]) -> float:
-    """Of which at least ``ours`` is not empty."""
+    """The Jaccard index. ``ours`` is not empty."""
     common = len(ours & theirs)
     return common / (len(ours) + len(theirs) - common)
 

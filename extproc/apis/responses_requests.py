@@ -47,7 +47,7 @@ class _Tool(msgspec.Struct, gc=False):
 
 
 class _Input(msgspec.Struct):
-    """What the input items come to."""
+    """The content of all input items."""
 
     user: Content = None  # of the latest user turn
     chars: int = 0
@@ -164,7 +164,7 @@ def _tool_names(tool: _Tool) -> Iterator[str | None]:
 
 
 def responses_edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> Iterator[Edit]:
-    """What ``policy`` asks for, the model's name aside. Streams of this API always tell the usage."""
+    """The edits for ``policy``, except the model's name. Streams of this API always report the usage."""
     if policy.max_tokens is not None:
         yield from capped(body, request, ("max_output_tokens",), policy.max_tokens)
     if policy.reasoning is not None:

@@ -59,14 +59,14 @@ class RouteSettings(Section, frozen=True):
 
     @property
     def has_envoy_policy(self) -> bool:
-        """Whether Envoy must treat this route's requests otherwise than any others."""
+        """Whether the route has a policy that Envoy applies."""
         return bool(
             self.timeout_s or self.retry or self.asks_in_turn or self.request_headers or self.response_headers
         )
 
     @property
     def asks_in_turn(self) -> bool:
-        """Whether other models may be asked should the chosen one fail, or not be good enough."""
+        """Whether other models may be asked when the chosen one fails or its answer is not good enough."""
         return bool(self.fallback or self.cascade)
 
 
@@ -245,12 +245,12 @@ class Registry(Section, frozen=True):
 
     @property
     def transfer_s(self) -> float:
-        """Seconds that the largest body may take on its way into the sidecar, or wait before it."""
+        """Seconds that the largest body may take to reach the sidecar, or wait before it is read."""
         return max(_LEAST_TRANSFER_S, self.envoy.max_body_bytes / _TRANSFER_BYTES_PER_S)
 
     @property
     def defaults(self) -> Mapping[Api, str]:
-        """The default model of each API; an API that is not there is spoken by no model."""
+        """The default model of each API that a model speaks."""
         if isinstance(self.default, str):
             return dict.fromkeys(self.models[self.default].speaks, self.default)
         return {Api(api): model for api, model in self.default.items()}
@@ -266,7 +266,7 @@ class Registry(Section, frozen=True):
     def refusing(self) -> frozenset[Api]:
         """The APIs whose requests are refused unless a sidecar has checked them.
 
-        None of them while the mode is observe, which lets pass even what deny rules name.
+        None while the mode is observe: then requests pass even if a deny rule matches.
         """
         if self.mode is Mode.OBSERVE:
             return frozenset()

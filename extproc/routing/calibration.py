@@ -1,8 +1,8 @@
-"""Calibration: what a head's logits are worth as probabilities.
+"""Calibration: turns the logits of a head into probabilities.
 
 Temperature scaling (Guo et al., 2017): probabilities are softmax(logits / T), with T chosen to
-make held-out examples as likely as possible. It keeps the order of routes, so that it can make
-a decision honest but never change it. Where held-out rows are many, an isotonic map of the best
+make held-out examples as likely as possible. It keeps the order of routes, so it changes how sure a
+decision is, but never the decision. Where held-out rows are many, an isotonic map of the best
 route's probability may follow (Zadrozny and Elkan, 2002), which keeps the order too.
 """
 

@@ -1,4 +1,4 @@
-"""Scoring by meaning: one embedding against every route and every example at once."""
+"""Scores one embedding against every route, and against the examples of the most probable ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,10 +28,9 @@ class Meaning(msgspec.Struct, frozen=True):
     def score(self, embedding: Embedding, text: str) -> Scores:
         """Scores of one text and its embedding. Raises ``EncoderFailed`` where inner layers are missing.
 
-        Margin and similarity answer different questions, and a router needs both: the margin
-        finds requests between two routes, the similarity those that are like no example. Only
-        examples of the most probable routes are compared, so that the cost of a decision does not
-        grow with the number of routes.
+        A small margin finds requests between two routes. A small similarity finds requests unlike every
+        example. Only examples of the most probable routes are compared, so the cost of a decision does
+        not grow with the number of routes.
         """
         logits = self.head.logits(self._inputs(embedding, text))
         probabilities = self.calibration.probabilities(logits)[0]
@@ -54,7 +53,7 @@ class Meaning(msgspec.Struct, frozen=True):
         inner = None
         if reads_inner(self.head):
             if embedding.inner is None:
-                raise EncoderFailed("the encoder tells no inner layers, and the trained head needs them")
+                raise EncoderFailed("the encoder returns no inner layers, but the trained head needs them")
             inner = embedding.inner[None, :]
         words = lexical([text]) if reads_words(self.head) else None
         return Inputs(embedding.vector[None, :], inner, words)

@@ -1,10 +1,10 @@
-"""The lexical fast path: routes told by word and character n-grams alone, where these suffice.
+"""The lexical fast path: decides by word and character n-grams alone where they are enough.
 
-Most texts say in so many words what they want, and a linear head on hashed n-grams is then as good as
-the encoder at a hundredth of its cost. How sure it must be is learnt in training, where its answers
-are compared with the whole head's on rows that neither has seen; everything below goes to the encoder.
-A sample of what it would have decided goes to the encoder too, and `Watch` ends the fast path
-where the two no longer agree.
+For most texts, a linear head on hashed n-grams is as good as the encoder at a hundredth of its cost.
+Training learns the least margin that the fast path needs, by comparing it with the whole head on rows that
+neither was trained on. Every text below this margin goes to the encoder.
+A sample of the others goes to the encoder too, and `AgreementMonitor` turns the fast path off when the two
+no longer agree.
 """
 
 import logging
@@ -31,21 +31,21 @@ LEAST = 50  # comparisons before which nothing is concluded
 
 
 class Words(msgspec.Struct, frozen=True):
-    """A linear head on lexical features alone, calibrated, with the lead from which on it is believed."""
+    """A calibrated linear head on lexical features alone, with the least margin at which it decides."""
 
     routes: tuple[str, ...]
     lexicon: Lexicon
     bias: Matrix  # (routes,)
     temperature: float
-    lead: float  # least margin at which it agreed with the whole head as often as was asked for
+    lead: float  # least margin at which it agrees with the whole head often enough; above 1: never
 
     def probabilities(self, words: Sparse) -> Matrix:
         """Shape (n, routes)."""
         return softmax((self.lexicon.logits(words) + self.bias) / np.float32(self.temperature))
 
     def read(self, text: str) -> Scores | None:
-        """What the words say; None where they do not say enough. Similarities are not known."""
-        if self.lead > 1:  # none has such a one
+        """Scores by the words alone; None if they are not clear enough. The scores have no similarities."""
+        if self.lead > 1:  # no margin is greater than 1
             return None
         words = lexical([text])
         if not len(words.columns):
@@ -60,10 +60,10 @@ class Words(msgspec.Struct, frozen=True):
 
 
 class AgreementMonitor:
-    """Ends the fast path of one version when it agrees too rarely with the encoder, and says so once.
+    """Turns off the fast path of one version when it agrees too rarely with the encoder, and logs that once.
 
-    Per process, on the latest ``WINDOW`` comparisons: as soon as even the upper end of Wilson's
-    interval of the agreement is below what is asked for. It stays ended; a new version begins anew.
+    It uses the latest ``WINDOW`` comparisons of this process. The fast path ends when the upper end of
+    Wilson's interval of the agreement is below ``at_least``. A new version starts with a new monitor.
     """
 
     def __init__(self, at_least: float) -> None:
@@ -72,7 +72,7 @@ class AgreementMonitor:
         self.ended = False
 
     def note(self, *, agreed: bool) -> None:
-        """One comparison."""
+        """Record one comparison."""
         self._latest.append(agreed)
         if agreed or self.ended or len(self._latest) < LEAST:
             return
@@ -91,15 +91,15 @@ class AgreementMonitor:
 
 
 class FastPath(msgspec.Struct, frozen=True):
-    """The head with the registry's wishes, and what was seen of it in this process."""
+    """The head, the settings of the registry, and the agreement seen in this process."""
 
     words: Words
     sample: float  # share of requests that goes to the encoder all the same, (0, 1]
     watch: AgreementMonitor
 
     def samples(self, request_id: str) -> bool:
-        """Whether this request is one of the sample: the same in every process, as its id says.
+        """Whether the encoder decides this request too. Every process decides the same by the request's id.
 
-        One without an id is: nothing then says that others are.
+        A request without an id is always part of the sample.
         """
         return not request_id or zlib.crc32(request_id.encode()) < self.sample * 2**32

@@ -1,12 +1,12 @@
 """Lexical features: hashed word and character n-grams of a text, in tens of microseconds.
 
-What a text is made of, where an embedding tells what it is about. One extractor serves the linear
-heads beside the embedding, and whoever wants to decide without an encoder.
+They describe the words of a text, and an embedding describes its meaning. One extractor serves the linear
+heads beside the embedding and the fast path, which needs no encoder.
 
 Text is lower-cased; letters, digits and apostrophes make words, and every run of other ASCII is a
 space. Features are words, pairs of neighbouring words, and character n-grams of 3 to 5 that may
 span words. Each is hashed into one of ``BUCKETS`` (the hashing trick, Weinberger et al., 2009), so
-there is no vocabulary to keep, and is present or not. All of it is array arithmetic on code points
+no vocabulary is kept. A feature is present or absent. All of it is array arithmetic on code points
 in numpy, with no loop over n-grams.
 """
 
@@ -61,7 +61,7 @@ class Sparse(msgspec.Struct, frozen=True):
 
 
 def lexical(texts: Sequence[str]) -> Sparse:
-    """The features of each text. Total: any str has some, if only none at all."""
+    """The features of each text. It accepts any text; an empty one has no features."""
     rows = [_columns(text) for text in texts]
     sizes = [len(words) + len(characters) for words, characters in rows]
     parts = [part for row in rows for part in row]
@@ -78,7 +78,7 @@ def _columns(text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 
 def _distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Sorted, each once; in a fraction of the time that `np.unique` takes for so few."""
+    """The distinct values, sorted. For few values it is much faster than `np.unique`."""
     values.sort()
     distinct: NDArray[np.int32] = values[np.append(values[1:] != values[:-1], True)[: len(values)]]
     return distinct

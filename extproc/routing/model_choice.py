@@ -1,8 +1,8 @@
-"""Model choice: of a route's candidates, the cheapest that can take the request and answers it well.
+"""Chooses the cheapest candidate of a route that can take the request and answers it well enough.
 
-Filter (`can_take`), score (`offer`), pick (`pick`). Tokens are estimated from characters, since every
-provider counts its own: good enough to compare prices and to keep a novel away from a small window, not
-to bill by.
+Filter (`can_take`), score (`offer`), pick (`pick`). Tokens are estimated from characters, because each
+provider counts them differently. The estimate is good enough to compare prices and to respect context
+windows, but not for billing.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -46,10 +46,10 @@ def pick(
     forecasts: Forecasts = _NOTHING,
     bar: float | None = None,
 ) -> Target | None:
-    """The cheapest candidate that can take the request, the first of equals; None when none can.
+    """The cheapest candidate that can take the request; None if none can. Among equals, the first.
 
-    With a ``bar``, the cheapest of those whose predicted quality reaches it; where none does, the one of
-    the highest, the cheaper of equals.
+    With a ``bar``, the cheapest candidate whose predicted quality reaches it. If none does, the candidate
+    with the highest quality; among equals, the cheaper one.
     """
     able = [target for target in candidates if can_take(target, request)]
     offers = [(target, offer(target, request, forecasts)) for target in able]
@@ -64,7 +64,7 @@ def pick(
 
 
 def offer(target: Target, request: ChatRequest, forecasts: Forecasts = _NOTHING) -> Offer:
-    """What the candidate promises: predicted quality, and what it is expected to cost."""
+    """The predicted quality and the expected cost of a candidate."""
     forecast = forecasts.get(target.model)
     tokens = forecast.tokens if forecast else None
     return Offer(target.model, forecast.quality if forecast else None, expected_cost(target, request, tokens))

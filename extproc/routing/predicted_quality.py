@@ -1,7 +1,7 @@
 """Predicted quality: how likely each model is to answer a request well, and how long the answer is.
 
-One linear model over all that is known of a text before anyone answers it: the encoder's inner
-layers (its embedding, where it tells no inner ones), lexical features and surface features. All models
+One linear model reads what is known of a text before it is answered: the encoder's inner layers (or its
+embedding, if it has no inner layers), lexical features and surface features. All models
 are predicted by one matrix product, so that a decision costs microseconds however many there are.
 """
 
@@ -45,9 +45,9 @@ class QualityHead(msgspec.Struct, frozen=True):
         ``looks`` are the texts' surface features. Raises ``EncoderFailed`` where inner layers are
         missing that were there in training.
         """
-        assert inputs.words is not None  # whoever predicts quality reads words
+        assert inputs.words is not None  # the caller always computes them
         if self.deep and inputs.inner is None:
-            raise EncoderFailed("the encoder tells no inner layers, and predicted quality needs them")
+            raise EncoderFailed("the encoder returns no inner layers, but predicted quality needs them")
         layers = self.standard.apply(Inputs(layers_of(inputs, deep=self.deep)))
         moved = np.clip((looks - self.centre) * self.scale, -_SIGMAS, _SIGMAS)
         seen = moved * (_SURFACE_WEIGHT / np.float32(np.sqrt(looks.shape[1])))
@@ -63,30 +63,30 @@ class Quality(msgspec.Struct, frozen=True):
     bias: Matrix  # (models,) both give log-odds, calibrated
     mean: Matrix  # (models,) mean quality in training: all that is known of a request without text
     length: Matrix  # (width,) log of an answer's tokens, what all models have in common
-    tokens: Matrix  # (models,) log of its own; NaN where never told
+    tokens: Matrix  # (models,) log of its own; NaN where training had no lengths
 
     def predict(self, inputs: Inputs, looks: Matrix) -> Matrix:
         """P(good) of each text by each model, shape (n, models)."""
         return sigmoid(self.reading.apply(inputs, looks) @ self.weights + self.bias)
 
     def lengths(self, inputs: Inputs, looks: Matrix) -> Matrix:
-        """Expected tokens of each answer, shape (n, models); NaN where never told."""
+        """Expected tokens of each answer, shape (n, models); NaN where training had no lengths."""
         lengths: Matrix = np.exp((self.reading.apply(inputs, looks) @ self.length)[:, None] + self.tokens)
         return lengths
 
     def forecasts(self, embedding: Embedding, text: str, models: Collection[str]) -> dict[str, Forecast]:
-        """What to expect of each of ``models`` that is known. Raises ``EncoderFailed``."""
+        """The forecast of each of ``models`` that was trained. Raises ``EncoderFailed``."""
         inner = None if embedding.inner is None else embedding.inner[None, :]
         inputs = Inputs(embedding.vector[None, :], inner, lexical([text]))
         row = self.reading.apply(inputs, surface([text]))[0]
         likely = sigmoid(row @ self.weights + self.bias)
-        return self._told(likely, float(row @ self.length), models)
+        return self._by_model(likely, float(row @ self.length), models)
 
     def usual(self, models: Collection[str]) -> dict[str, Forecast]:
-        """What to expect where a request was not embedded: each model's mean."""
-        return self._told(self.mean, 0.0, models)
+        """The mean of each model in training, for a request that was not embedded."""
+        return self._by_model(self.mean, 0.0, models)
 
-    def _told(self, likely: Matrix, length: float, models: Collection[str]) -> dict[str, Forecast]:
+    def _by_model(self, likely: Matrix, length: float, models: Collection[str]) -> dict[str, Forecast]:
         tokens = np.exp(self.tokens + np.float32(length)).tolist()
         return {
             model: Forecast(quality, None if np.isnan(expected) else expected)
@@ -96,7 +96,7 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 def layers_of(inputs: Inputs, *, deep: bool) -> Matrix:
-    """The part of the encoder that is read."""
+    """The layers of the encoder that the model reads."""
     return inputs.inner if deep and inputs.inner is not None else inputs.vectors
 
 

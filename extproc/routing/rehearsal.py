@@ -1,7 +1,7 @@
-"""Deciding texts apart from traffic, by the stages that serve, to see what a snapshot makes of them.
+"""Decides texts outside of traffic, with the same stages, to measure a snapshot.
 
-Nothing is modelled here: rules, scorer, floors and whatever else the registry asks for run as they
-do for traffic. Only the embeddings are made beforehand, in batches, and no fast path goes before them.
+Rules, scorer and floors run as they do for traffic. Only the embeddings are computed before, in batches,
+and the fast path is off.
 """
 
 import time
@@ -21,9 +21,9 @@ _FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR,
 async def rehearse(
     snapshot: Snapshot, texts: Sequence[str], embeddings: Mapping[str, Embedding]
 ) -> list[Decision | None]:
-    """A decision a text; None where a rule refused it. ``embeddings`` has each text's.
+    """The decision for each text; None if a deny rule matched. ``embeddings`` has an entry for each text.
 
-    Raises ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
+    Raises ``OperatorError`` if a decision failed, because a figure of the others would look too good.
     """
     # The encoder decides every text, as it does in traffic where a request has no id. The fast path is
     # left out because its watch counts traffic only, and belongs to the thread that serves.
@@ -40,13 +40,13 @@ async def rehearse(
             continue
         if decision.reason in _FAILURES:
             # Without the text, which may be somebody's request, and this may go to a log.
-            raise OperatorError(f"no decision for text {number}: {decision.reason}; the log says why")
+            raise OperatorError(f"no decision for text {number}: {decision.reason} (the log has the cause)")
         decisions.append(decision)
     return decisions
 
 
 def plain_question(text: str, api: Api = Api.OPENAI_CHAT) -> Question:
-    """A chat request that says ``text`` and nothing else, for the router to choose the model of."""
+    """A chat request with ``text`` as its only message, for model `auto`."""
     request = ChatRequest(
         api=api,
         model="auto",

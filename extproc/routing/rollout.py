@@ -1,9 +1,9 @@
-"""Whether a decision is obeyed or only observed: the mode, and the share of keys that are in.
+"""Decides whether a decision is obeyed or only observed, by the mode and the rollout share.
 
 A key (a user, a conversation, a request) has one fixed place in [0, 1) on each route: the first 8
-bytes of BLAKE2b over the route's name, a zero byte and the key, read as a fraction. It is in when
-its place is below the share. So every process says the same of it, now and after a restart; a key
-that is in at 10 % is in at 20 %; and who is in on one route says nothing of another.
+bytes of BLAKE2b over the route's name, a zero byte and the key, read as a fraction. A key is in
+when its place is below the share. So all processes agree, also after a restart. A key that is in at 10 %
+is also in at 20 %. Its places on two routes are independent.
 """
 
 from hashlib import blake2b
@@ -39,9 +39,9 @@ def place(key: str, route: str) -> float:
 
 
 def mode_of(rollout: Rollout, route: str, key: str) -> Mode:
-    """How a decision for ``route`` (empty: for none) is taken, of a request with ``key``.
+    """The mode of a decision for ``route`` (empty: no route) of a request with ``key``.
 
-    A request without a key is in only when all are.
+    A request without a key is in only when the share is 1.
     """
     if rollout.mode is Mode.ACTIVE and (
         rollout.share >= 1.0 or (key != "" and place(key, route) < rollout.share)
@@ -51,7 +51,7 @@ def mode_of(rollout: Rollout, route: str, key: str) -> Mode:
 
 
 def key_of(question: Question, header: str) -> Key:
-    """What a request is in or out by: the trusted ``header``, else its conversation, else itself.
+    """The key of a request: the trusted ``header``, else its conversation, else its request id.
 
     ``header`` is in lower case; empty: the registry names none.
     """

@@ -1,8 +1,8 @@
-"""What rules read of a request, and in which forms.
+"""The text of a request that rules read, in all forms in which it is matched.
 
-A text is matched as it came and, where it is not ASCII, folded as well (``folding``). Text that came in
-several parts is matched with the parts on lines of their own and with nothing between them, as a client
-can split a word or a number over them.
+A text is matched as it came and, if it is not ASCII, also folded (``text_folding``). A text of several
+parts is matched with each part on its own line and also joined without a separator, because a client can
+split a word or a number over parts.
 """
 
 from collections.abc import Iterable
@@ -26,14 +26,14 @@ class RuleText(msgspec.Struct, frozen=True):
 
 
 class Reading:
-    """One question while rules are asked about it. Each scope is read once, when the first rule needs it."""
+    """One question while its rules are evaluated. Each scope is read once, when a rule first needs it."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
         self._texts: dict[Scope, RuleText] = {}
 
     def text(self, scope: Scope) -> RuleText:
-        """What a rule that reads ``scope`` reads."""
+        """The text of ``scope``."""
         found = self._texts.get(scope)
         if found is None:
             found = self._texts[scope] = text_of(_passages(self.question, scope))

@@ -1,7 +1,7 @@
-"""Rules: conditions an operator writes, compiled once, asked of every request in microseconds.
+"""Rules: conditions of the operator, compiled once and evaluated for every request in microseconds.
 
-A rule holds when all of its conditions do. Regular expressions are RE2, whose time is linear
-in the text whatever the pattern: no client's text can make one of them slow.
+A rule holds when all its conditions hold. Regular expressions are RE2, whose time is linear in the text.
+So no client can make one slow.
 """
 
 import fnmatch
@@ -27,7 +27,7 @@ class CompiledRule(msgspec.Struct, frozen=True):
     model: str = ""
 
     def holds(self, reading: Reading) -> bool:
-        """Do all conditions hold?"""
+        """Whether all conditions hold."""
         return all(condition(reading) for condition in self.conditions)
 
 
@@ -79,7 +79,7 @@ def bytes_between(low: int | None, high: int | None) -> Condition:
 
 
 def keyword_in_text(keywords: Sequence[str], scope: Scope = Scope.LATEST_USER) -> Condition:
-    """One of the words or phrases stands in the text of ``scope``, whole, in any case.
+    """The text of ``scope`` contains one of the words or phrases, as whole words, in any case.
 
     RE2's ``\\b`` knows only ASCII letters, so the word boundary is spelled out for every script.
     """
@@ -91,8 +91,8 @@ def keyword_in_text(keywords: Sequence[str], scope: Scope = Scope.LATEST_USER) -
 def regex_in_text(pattern: str, scope: Scope = Scope.LATEST_USER) -> Condition:
     """The RE2 pattern is found in the text of ``scope``. Raises ``re2.error`` on a bad pattern.
 
-    A pattern that may be anchored is searched in each passage by itself: its ``^`` means where any of
-    the turns begins.
+    A pattern that may be anchored is searched in each passage separately, so ``^`` matches at the start of
+    every turn.
     """
     search = _search(pattern)
     if _MAY_BE_ANCHORED.search(pattern):

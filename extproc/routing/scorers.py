@@ -1,7 +1,6 @@
-"""Scorers: embeddings in, one logit per route out, as matrix products.
+"""Scorers: compute one logit per route from an embedding, by matrix products.
 
-A scorer is fitted from unit vectors of examples and knows nothing of probabilities: what a
-logit is worth is the business of ``routing.calibration``.
+A scorer is fitted on unit vectors of examples. ``routing.calibration`` turns its logits into probabilities.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Surface features: what a text looks like, told by counting. A prompt's arithmetic, not its meaning.
+"""Surface features: counts of characters, words, numbers and marks in a text.
 
-They say little of which route a text belongs to, and something of how hard it is to answer.
+They hardly help to choose a route, but they help to predict how hard a text is to answer.
 """
 
 import math
@@ -58,7 +58,7 @@ NAMES = ("characters", *_COUNTED, *_MARKS, *_SHAPES)
 
 
 def surface(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Shape (texts, len(NAMES)). Total: any str has them."""
+    """The features of each text, shape (texts, len(NAMES)). It accepts any text."""
     return np.array([_row(text) for text in texts], np.float32).reshape(len(texts), len(NAMES))
 
 

@@ -1,15 +1,15 @@
 """Folds text to what a reader sees, so that a pattern finds it in whatever form it was typed.
 
 - NFKC: full-width, mathematical, circled and superscript forms become plain letters and digits.
-- Characters that nobody sees are removed: zero-width spaces and joiners, bidirectional controls, tags,
+- Invisible characters are removed: zero-width spaces and joiners, bidirectional controls, tags,
   variation selectors, soft hyphens (Unicode's ``Default_Ignorable_Code_Point``), and combining marks
   that NFKC leaves by themselves.
 - Decimal digits of every script become ASCII digits.
 - Characters that look like an ASCII character become that one (``confusables``).
 
 No ASCII character ever changes. Unicode's own skeletons (UTS 39) turn 1 and I into l, and a pattern such as
-``\\d{16}`` would find nothing in them. Folding takes letters of one language for those of another, so the
-result is for matching beside the text itself, and never in place of it.
+``\\d{16}`` would find nothing in them. Folding confuses letters of different languages, so the
+result is matched in addition to the text itself, never instead of it.
 """
 
 import functools
@@ -52,7 +52,7 @@ _LONG_LIGATURES = str.maketrans("\ufdfa\ufdfb", "  ")
 
 
 def folded(text: str) -> str:
-    """``text`` as a reader sees it; the very same object where it is ASCII. Linear in its length."""
+    """``text`` as a reader sees it; the same object if it is ASCII. Linear in its length."""
     if text.isascii():
         return text
     normal = unicodedata.normalize("NFKC", _bounded(text))
@@ -61,7 +61,7 @@ def folded(text: str) -> str:
 
 
 def prepare() -> None:
-    """Build the tables now: it takes 0.1 s, which no request should wait for."""
+    """Build the tables now. It takes 0.1 s, and no request should wait for that."""
     _tables()
 
 

@@ -1,7 +1,7 @@
-"""Trained heads: what an artefact holds and a decision reads, frozen and in numpy alone.
+"""Trained heads: score a text against every route, with numpy alone.
 
-A head takes everything known of a text: its embedding, the encoder's inner layers, its lexical
-features. It gives logits; what those are worth as probabilities is a `calibration.Calibration`.
+A head reads the embedding of a text, the encoder's inner layers and the lexical features. It returns
+logits, which a `calibration.Calibration` turns into probabilities.
 """
 
 from typing import Protocol
@@ -15,7 +15,7 @@ from extproc.routing.scorers import Matrix, Scorer, softmax
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Texts as a head sees them, a row each."""
+    """The inputs of a head. Each text is one row."""
 
     vectors: Matrix  # (n, dimensions), unit rows
     inner: Matrix | None = None  # (n, inner dimensions): see vocabulary.Embedding
@@ -121,8 +121,8 @@ class Perceptron(msgspec.Struct, frozen=True):
 class Trained(msgspec.Struct, frozen=True):
     """A head from `extproc train`: a linear part, a perceptron, or the mean of both.
 
-    Both parts are softened by their own temperature before the mean, since one that is surer than
-    it should be would drown the other.
+    Each part has its own temperature, applied before the mean, so that an overconfident part does not
+    dominate the other.
     """
 
     standard: Standard
@@ -132,14 +132,14 @@ class Trained(msgspec.Struct, frozen=True):
     temperatures: tuple[float, float] = (1.0, 1.0)  # of the linear part and of the perceptron
 
     def logits(self, inputs: Inputs) -> Matrix:
-        """Log-probabilities where both parts speak, else the one part's logits; shape (n, routes)."""
+        """Log-probabilities if both parts exist, else the logits of one part; shape (n, routes)."""
         dense = self.standard.apply(inputs)
         linear, perceptron = self._linear(dense, inputs), None
         if self.perceptron is not None:
             perceptron = self.perceptron.logits(dense)
         if linear is None or perceptron is None:
             only = perceptron if linear is None else linear
-            assert only is not None  # whoever makes a head gives it a part
+            assert only is not None  # a head always has at least one part
             return only
         return mean_of_logs(linear, perceptron, self.temperatures)
 
@@ -153,12 +153,12 @@ class Trained(msgspec.Struct, frozen=True):
 
 
 def reads_inner(head: Head) -> bool:
-    """Does the head need the encoder's inner layers?"""
+    """Whether the head needs the encoder's inner layers."""
     return isinstance(head, Trained) and head.standard.blocks > 1
 
 
 def reads_words(head: Head) -> bool:
-    """Does the head need lexical features?"""
+    """Whether the head needs lexical features."""
     return isinstance(head, Trained) and head.lexicon is not None
 
 

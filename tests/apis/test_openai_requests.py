@@ -224,7 +224,7 @@ def test_a_missing_field_is_named(body: bytes, param: str) -> None:
 def test_a_number_beyond_every_float_is_refused_where_it_is_read() -> None:
     error = refusal(b'{"model": "auto", "messages": [{"role": 1e999}]}')
     assert error.param == "messages[0].role"
-    assert error.message == "'messages[0].role' is not what the API requires: Number out of range."
+    assert error.message == "'messages[0].role' is not valid: Number out of range."
 
 
 @pytest.mark.parametrize(
