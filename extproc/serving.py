@@ -244,5 +244,5 @@ def _only(sidecars: list[str]) -> str:
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise OperatorError(f"--admin: {address!r} is no address (expected HOST:PORT)")
+        raise OperatorError(f"--admin: {address!r} is not a valid address (expected HOST:PORT)")
     return host.strip("[]"), int(port)

@@ -81,7 +81,7 @@ def listen_address(text: str) -> str:
     """The type of an option that takes HOST:PORT; port 0 is any free one."""
     host, _, port = text.rpartition(":")
     if not (is_host(host.strip("[]")) and port.isdecimal() and int(port) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address (expected HOST:PORT)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid address (expected HOST:PORT)")
     return text
 
 
@@ -93,7 +93,7 @@ def sidecar_address(text: str) -> str:
         return listen_address(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no address (expected HOST:PORT or unix:/PATH)"
+            f"{text!r} is not a valid address (expected HOST:PORT or unix:/PATH)"
         ) from None
 
 

@@ -403,7 +403,7 @@ async def test_a_key_that_is_not_there_keeps_the_old_version_until_it_is(tmp_pat
         (good,) = world.versions
         (tmp_path / "poet.key").rename(tmp_path / "elsewhere.key")
         version = world.put(Config(poet="poet"))
-        await world.until(lambda: "models.poet: Envoy will have no key" in world.status()["problem"])
+        await world.until(lambda: "models.poet: cannot read the key file" in world.status()["problem"])
         assert set(world.answered) == {good}
         (tmp_path / "elsewhere.key").rename(tmp_path / "poet.key")
         world.stack.writer.send_signal(signal.SIGHUP)
