@@ -177,7 +177,7 @@ def test_the_report_is_a_table_and_a_page(
     page = tmp_path / "report.html"
     told = run(capsys, "report", str(segments), "--html", str(page))
     assert "40 requests" in told
-    assert "judge: at least 14% of the answers are bad" in told
+    assert "judge: at least 14.2% of the answers are bad" in told
     assert page.read_text().startswith("<!doctype html>")
 
 
