@@ -17,10 +17,10 @@ EASY = "implement quicksort in python"
 SITE = "sitecustomize.py"
 DEFECTS = """
 import pathlib, time
-from extproc.embedding import batching, session
+from extproc.embedding import batching, encoder_session
 
 HERE = pathlib.Path(__file__).parent
-take, embed = batching.BatchingEmbedder._take, session.OnnxEncoder.embed
+take, embed = batching.BatchingEmbedder._take, encoder_session.OnnxEncoder.embed
 
 def breakable(self):
     if (HERE / "broken").exists():
@@ -32,7 +32,7 @@ def slow(self, texts):
         time.sleep(0.05 * len(texts))
     return embed(self, texts)
 
-batching.BatchingEmbedder._take, session.OnnxEncoder.embed = breakable, slow
+batching.BatchingEmbedder._take, encoder_session.OnnxEncoder.embed = breakable, slow
 """
 
 
