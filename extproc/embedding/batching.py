@@ -2,7 +2,7 @@
 
 While the device is busy, texts queue; when it is free, the next batch is whatever has queued,
 up to a budget of padded tokens. There is no timer: an idle device takes a lone text at once.
-A text that would not be encoded in time is refused before it queues; see ``backlog``.
+A text that would not be encoded in time is refused before it queues; see ``encode_backlog``.
 """
 
 import asyncio

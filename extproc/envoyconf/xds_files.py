@@ -1,7 +1,7 @@
 """Filesystem xDS: one version of a registry as the files that Envoy reads, and reads again.
 
-Pure: values in, texts out. ``directory`` keeps them on the disk, ``switching`` brings Envoy from one
-version to the next.
+Pure: values in, texts out. ``xds_directory`` keeps them on the disk, ``version_switching`` brings Envoy
+from one version to the next.
 """
 
 import json

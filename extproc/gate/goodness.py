@@ -38,7 +38,7 @@ class Goodness(msgspec.Struct, frozen=True):
     paired: Logit | None = None  # None: it was fitted on no second answers
 
     def probability(self, asked: Asked, answer: ModelAnswer, second: ModelAnswer | None) -> float:
-        """See ``judging.Scorer``."""
+        """See ``judge.AnswerScorer``."""
         if second is not None and self.paired is not None:
             odds = self.paired.log_odds(paired(asked, answer, second))
         else:

@@ -1,4 +1,4 @@
-"""Spans: the trace of each exchange, made when it is over (see ``trees``), sent to an OTLP collector.
+"""Spans: the trace of each exchange, made when it is over (see ``span_trees``), sent to an OTLP collector.
 
 The exchange's own span is sent always, so that spans and records hold the same rows; which of
 them have the spans below it, the registry's ``telemetry`` decides. Nothing is left to a sampler of

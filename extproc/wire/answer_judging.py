@@ -39,7 +39,7 @@ class Gatekeepers:
         self._now = now
 
     def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
-        """See ``gating.Gatekeeper``. Of a version that is not known here nothing is judged."""
+        """See ``gate_exchange.Gatekeeper``. Of a version that is not known here nothing is judged."""
         policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
         api = apis.api_of(head.method, head.path)
         if policy is None or api is None:

@@ -90,7 +90,7 @@ def mean_of(values: NDArray[np.floating] | Truths) -> Statistic:
 
 
 def auroc_of(scores: Floats, inside: Truths) -> Statistic:
-    """`metrics.auroc` of resampled rows; ``inside`` says which rows are in scope."""
+    """``classification_metrics.auroc`` of resampled rows; ``inside`` says which rows are in scope."""
     order = np.argsort(scores, kind="stable")
     ranked, is_inside = scores[order], inside[order].astype(np.float64)
     first_of_tie = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))

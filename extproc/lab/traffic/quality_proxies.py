@@ -41,7 +41,7 @@ class Proxies(msgspec.Struct, frozen=True):
 
 
 def proxies_of(row: Mapping[str, Any], followed: Mapping[str, Any] | None) -> Proxies:
-    """Of a row of ``queries.SLICES``, and the row of ``queries.REASKED`` of the same slice, if it has one."""
+    """Of a row of ``traffic_queries.SLICES``, and the row of ``REASKED`` of the same slice, if it has one."""
     after = (int(followed["repeated"]), int(followed["followed"])) if followed else (0, 0)
     return Proxies(
         cut_short=rate(int(row["cut"]), int(row["ended"])),
