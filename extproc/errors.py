@@ -11,7 +11,6 @@ RouterError
 │   ├── Unavailable        503: feedback could not be stored; try again later
 │   └── TooBusy            503: deny rules must read the body, and too many bodies are in flight
 ├── DecisionError          the client gets an answer: the default model answers
-│   ├── DeadlineExceeded   the decision's time budget ran out
 │   ├── Overloaded         the encoder is too busy or does not run
 │   ├── EncoderFailed      the encoder raised
 │   ├── PolicyFailed       a deny rule raised: the sidecar decides nothing
@@ -129,13 +128,6 @@ class DecisionError(RouterError):
     """A stage could not finish; the default model answers, with ``reason`` on the record."""
 
     reason: ClassVar[Reason]
-
-
-class DeadlineExceeded(DecisionError):
-    """The decision's time budget ran out."""
-
-    label = "deadline"
-    reason = Reason.DEADLINE
 
 
 class Overloaded(DecisionError):

@@ -128,7 +128,7 @@ CALL_FIELDS: Final = (
         "cluster",
     ),
     *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
-    *("refusal", "cost_usd", "cascade", "tier", "input_messages", "output_messages"),
+    *("cost_usd", "cascade", "tier", "input_messages", "output_messages"),
 )
 
 _UNKNOWN = (None, "", ())
