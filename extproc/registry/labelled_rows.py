@@ -1,6 +1,5 @@
 """Reads labelled rows: JSON lines. A mistake is reported with its file and line."""
 
-import difflib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -9,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from extproc.errors import DataError
-from extproc.registry.type_messages import type_mistake
+from extproc.registry.type_messages import did_you_mean, type_mistake
 
 R = TypeVar("R")
 Text = Annotated[str, Meta(min_length=1)]
@@ -42,8 +41,7 @@ def check_route(path: Path, line: int, row: RouteRow, known: Collection[str]) ->
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
     """The message about a name that is not in the registry."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{close[0]}`? " if close else ""
+    hint = did_you_mean(name, known)
     return f"there is no {what} `{name}` in the registry ({hint}expected one of: {', '.join(known)})"
 
 

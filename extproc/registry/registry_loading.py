@@ -1,6 +1,5 @@
 """Reads a registry file into typed, checked values. Every mistake is reported with its file and line."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from extproc.registry.registry_files import Files
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.section import Section, many
 from extproc.registry.type_messages import Path as Steps
-from extproc.registry.type_messages import TypeMistake, keys_at, type_mistake
+from extproc.registry.type_messages import TypeMistake, did_you_mean, keys_at, type_mistake
 from extproc.registry.yaml_source import Source
 
 S = TypeVar("S", bound=Section)
@@ -255,9 +254,7 @@ def _without(value: Any, path: Steps) -> Any:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"unknown key `{key}` ({hint}expected one of: {', '.join(known)})"
+    return f"unknown key `{key}` ({did_you_mean(key, known)}expected one of: {', '.join(known)})"
 
 
 def _kind(value: Any) -> str:

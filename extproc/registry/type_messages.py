@@ -3,9 +3,10 @@
 msgspec finds the mistake, but writes for programmers: "Expected `object | null`, got `float` - at `$.price`".
 """
 
+import difflib
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -147,3 +148,9 @@ def _choices(kind: Any) -> Iterator[object]:
             yield from get_args(each)
         elif isinstance(each, type) and issubclass(each, enum.Enum):
             yield from (choice.value for choice in each)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A question with the known name closest to ``name``, and a space; empty: none is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`? " if close else ""

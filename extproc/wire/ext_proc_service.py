@@ -1,4 +1,4 @@
-"""The two gRPC services that Envoy calls: ext_proc for each request, the access log for what became of it.
+"""The two gRPC services that Envoy calls: ext_proc for each request, the access log for its outcome.
 
 Both are registered by Envoy's full method names, and take and give bytes: the exchange's usual
 answers are constants, and grpc's own (de)serialisation hooks would only add calls.
@@ -42,7 +42,7 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 
 _AT_ONCE = 16  # exchanges: a few milliseconds
-# An attempt that was cut off is told with the flush after its exchange's, at the latest.
+# Envoy sends an attempt that was cut off at the latest with the flush after its exchange's.
 _ATTEMPTS_LATE_S = 1.0
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
@@ -86,11 +86,11 @@ class ExternalProcessor:
 
         ``count_failure`` is called with ``decide`` or ``feedback`` for a defect and ``protocol`` for an Envoy
         that sends what it should not; each is logged too. ``clock`` counts seconds from anywhere.
-        ``prompt_chars`` of each prompt are told to the outcome, for operators who opted in.
+        The first ``prompt_chars`` of each prompt are recorded, for operators who opted in.
         ``gatekeeper`` judges the answers of cascades' tiers; without one they all pass.
         ``second_answers`` asks other models for it; without one, no model is asked.
         ``terms`` gives what a version of the registry says of every request.
-        Without a desk for ``feedback``, Envoy says of any that it cannot be taken now.
+        Without ``feedback``, Envoy answers feedback with 503.
         ``admission`` bounds the bytes of bodies in flight; ``count_unread`` is called for
         each body that it did not admit. ``offload`` does the work on large bodies.
         """
@@ -102,7 +102,7 @@ class ExternalProcessor:
         self._clock = clock
         self._prompt_chars = prompt_chars
         self._terms = terms
-        self._desk = feedback
+        self._feedback = feedback
         self._admission = admission or Admission(AdmissionLimits())
         self._count_unread = count_unread
         self._offload = offload or Offload()
@@ -137,7 +137,7 @@ class ExternalProcessor:
         # stream with the last answer saves the wait for Envoy to end it.
         stream = decide_messages.stream_metadata(context.invocation_metadata() or ())
         if stream.role == feedback_exchange.ROLE:
-            await self._hear(stream, context)
+            await self._take_feedback(stream, context)
             return
         if stream.tier:
             if self._gatekeeper is not None:
@@ -147,18 +147,18 @@ class ExternalProcessor:
         version = stream.config_version or self._version()
         terms = self._terms(version)
         exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars, terms=terms)
-        with Reservation(self._admission) as seat:
+        with Reservation(self._admission) as reservation:
             while not exchange.done:
                 data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-                await context.write(await self._answer(exchange, data, stream, seat))
+                await context.write(await self._answer(exchange, data, stream, reservation))
 
-    async def _hear(self, stream: decide_messages.StreamMetadata, context: _Context) -> None:
+    async def _take_feedback(self, stream: decide_messages.StreamMetadata, context: _Context) -> None:
         """Feedback. A defect ends the stream, and Envoy answers that it cannot be taken now."""
-        if self._desk is None:
+        if self._feedback is None:
             return
-        exchange = feedback_exchange.FeedbackExchange(self._desk)
+        exchange = feedback_exchange.FeedbackExchange(self._feedback)
         while not exchange.done:
             data = await context.read()
             if data is grpc.aio.EOF:
@@ -175,12 +175,16 @@ class ExternalProcessor:
             await context.write(decide_messages.encode(event, reply))
 
     async def _answer(
-        self, exchange: DecideExchange, data: bytes, stream: decide_messages.StreamMetadata, seat: Reservation
+        self,
+        exchange: DecideExchange,
+        data: bytes,
+        stream: decide_messages.StreamMetadata,
+        reservation: Reservation,
     ) -> bytes:
         size = len(data)
         event = await self._offload.run(size, decide_messages.decode, data, stream)
         try:
-            reply = await self._settle(exchange, event, size, seat)
+            reply = await self._settle(exchange, event, size, reservation)
             return await self._offload.run(size, decide_messages.encode, event, reply)
         except ProtocolError:
             raise
@@ -189,20 +193,22 @@ class ExternalProcessor:
             self._count_failure("decide")
             return decide_messages.encode(event, exchange.give_up())
 
-    async def _settle(self, exchange: DecideExchange, event: Event, size: int, seat: Reservation) -> Reply:
+    async def _settle(
+        self, exchange: DecideExchange, event: Event, size: int, reservation: Reservation
+    ) -> Reply:
         """``size`` is that of the message whose event this is."""
         while True:
             effect: Effect = await self._offload.run(size, exchange.receive, event)
             match effect:
                 case Reserve():
-                    event = await self._reserve(effect, seat)
+                    event = await self._reserve(effect, reservation)
                 case AskDecision():
                     event = await self._ask(effect.question)
                 case _:
                     return effect
 
-    async def _reserve(self, effect: Reserve, seat: Reservation) -> Admitted | NoRoom:
-        if await seat.take(effect.size):
+    async def _reserve(self, effect: Reserve, reservation: Reservation) -> Admitted | NoRoom:
+        if await reservation.take(effect.size):
             return Admitted()
         self._count_unread()
         return NoRoom()
