@@ -41,9 +41,9 @@ from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.span_export import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
-from extproc.wire.answer_judging import Gatekeepers
 from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
+from extproc.wire.gate_exchange import Gatekeepers
 from extproc.wire.grpc_server import COMPONENT as GRPC
 from extproc.wire.grpc_server import Options, Server
 from extproc.wire.socket_files import access_of

@@ -76,9 +76,9 @@ class Judge:
 
     def _disagree(self, answer: ModelAnswer, second: ModelAnswer) -> bool:
         least = self._min_agreement
-        return least is not None and agreement(said(answer), said(second)) < least
+        return least is not None and agreement(text_of(answer), text_of(second)) < least
 
 
-def said(answer: ModelAnswer) -> str:
+def text_of(answer: ModelAnswer) -> str:
     """The text of an answer or, of one that only calls tools, those calls."""
     return answer.text or "\n".join(f"{call.name} {call.arguments}" for call in answer.tool_calls)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from extproc.gate.judged_tier import JudgedTier
 from extproc.registry.model_settings import PriceSettings
 from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.schema import Registry, Telemetry
-from extproc.registry.tier_compiling import JudgedTier, judged_tiers
+from extproc.registry.tier_compiling import judged_tiers
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Terms
 

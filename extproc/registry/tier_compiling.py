@@ -2,38 +2,12 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
-import msgspec
-
-from extproc.gate.judge import Judge
+from extproc.gate.judged_tier import Consulted, JudgedTier, SecondTerms, VerifierTerms
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import SecondSettings, VerifierSettings
 from extproc.registry.judge_compiling import compile_judge
 from extproc.registry.schema import Registry
-from extproc.vocabulary import Api
-
-
-class Consulted(msgspec.Struct, frozen=True):
-    """Who is asked for a second opinion, and on which terms."""
-
-    model: str  # by its public name
-    sent: str  # what its provider calls it
-    speaks: tuple[Api, ...]
-    terms: SecondSettings | VerifierSettings
-
-
-class JudgedTier(msgspec.Struct, frozen=True):
-    """What is asked of the answers of one tier."""
-
-    gate: str  # the registry's name of it
-    judge: Judge
-    stream: Literal["hold", "prefix", "off"]
-    prefix_chars: int  # of a stream that is judged by its beginning: so much of it
-    prefix_events: int
-    timeout_s: float | None = None  # of the tier
-    deadline_s: float | None = None  # of the whole request
-    second: Consulted | None = None
 
 
 def tier_name(cascade: str, tier: int) -> str:
@@ -55,7 +29,7 @@ def judged_tiers(
             prefix_events=registry.gates[tier.gate].prefix_events,
             timeout_s=tier.timeout_s,
             deadline_s=cascade.deadline_s,
-            second=_consulted(registry, registry.gates[tier.gate].consulting),
+            consulted=_consulted(registry, registry.gates[tier.gate].consulting),
         )
         for name, cascade in registry.cascades.items()
         for number, tier in enumerate(cascade.tiers)
@@ -75,8 +49,22 @@ def consulted_models(registry: Registry) -> list[str]:
     return list(dict.fromkeys(gate.consulting.model for gate in gates if gate.consulting))
 
 
-def _consulted(registry: Registry, terms: SecondSettings | VerifierSettings | None) -> Consulted | None:
-    if terms is None:
+def _consulted(registry: Registry, settings: SecondSettings | VerifierSettings | None) -> Consulted | None:
+    if settings is None:
         return None
-    model = registry.models[terms.model]
-    return Consulted(terms.model, model.name or terms.model, model.speaks, terms)
+    model = registry.models[settings.model]
+    return Consulted(
+        model=settings.model,
+        upstream_model=model.name or settings.model,
+        apis=model.speaks,
+        deadline_s=settings.deadline_s,
+        calls_per_s=settings.budget,
+        on_error=settings.on_error,
+        terms=_terms(settings),
+    )
+
+
+def _terms(settings: SecondSettings | VerifierSettings) -> SecondTerms | VerifierTerms:
+    if isinstance(settings, VerifierSettings):
+        return VerifierTerms(settings.min_score, settings.prompt)
+    return SecondTerms(settings.temperature)

@@ -1,76 +1,94 @@
 """The gate of one answer as a state machine without I/O: events in, effects out.
 
-One instance lives as long as one ext_proc stream of a hop, which is one model asked:
+One instance lives as long as one ext_proc stream of a hop, which is one call to a model:
 
-Asked ──Head, Body──> Asked                     Proceed
-  └──AnswerHead that is not judged──> Done      Release
-  └──AnswerHead that is──> Holding              Wait: Envoy holds the head until it is replied to
-Holding ──AnswerPart──> Holding                 Wait
-  ├──accepted, or too long to hold──> Done      Release: the head, and behind it all that came since
-  ├──refused──> Done                            Reject: the provider is cut off, the next tier asked
-  └──TimeUp──> Done                             Reject
+AwaitingRequest ──Head──> AwaitingRequestBody ──Body──> AwaitingAnswer      PassRequest
+    └──Head without a body────────────────────────────> AwaitingAnswer      PassRequest
+AwaitingAnswer ──AnswerHead of a judged answer──> Holding                   Wait: Envoy holds the answer
+    └──AnswerHead of any other──────────────────> Closed                    ReleaseAnswer
+Holding ──AnswerPart──> Holding                                             Wait
+    ├──AnswerPart, another model is needed──────> AwaitingConsultation      Consult
+    ├──AnswerPart, accepted or too long to hold─> Closed                    ReleaseAnswer
+    ├──AnswerPart, refused──────────────────────> Closed                    Reject
+    └──TimeUp───────────────────────────────────> Closed                    Reject
+AwaitingConsultation ──Advised──────────────────> Closed                    ReleaseAnswer or Reject
 
-Where the judge wants another model's opinion first:
+A release replies to the answer's head alone and ends the stream. Envoy keeps what it sent until that reply
+and then sends it to the client. So a release copies no body, and what comes after it never passes through the
+sidecar. When the stream ends without a reply, Envoy also sends the answer on: a sidecar that dies while it
+holds an answer loses nothing.
 
-Holding ──AnswerPart──> Holding                 Consult
-  └──Advised──> Done                            Release or Reject
-
-Released is an answer by a reply to its head alone, and the end of the stream: Envoy keeps what it
-sent until that is replied to, and lets it go on when nobody will. So a release costs no copy of the
-body, what comes after it never passes through the sidecar, and a sidecar that dies while it holds an
-answer loses nothing: it goes on unjudged, as does whatever cannot be judged.
+A rejection cuts the provider off, and Envoy asks the next tier.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
+from extproc import apis
 from extproc.errors import ProtocolError
+from extproc.gate import request_form
+from extproc.gate.answer_watch import AnswerWatch, JudgedRequest, TierWatch
+from extproc.gate.judged_tier import JudgedTier
 from extproc.gate.second_answer import Advice, Consultation
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
+from extproc.wire.decide_messages import VERSION_KEY
+from extproc.wire.gate_headers import BEGAN_HEADER
 
-# Bytes of an answer that are held to be judged; a longer one is let go as it is.
+# Bytes of an answer that are held to be judged. A longer one is released unjudged.
 HELD_LIMIT = 8 * 1024 * 1024
 
 
-class AnswerWatch(Protocol):
-    """The judge of one answer, as it comes."""
-
-    def on_head(self, status: int, content_type: str) -> bool:
-        """Whether this answer is judged; False lets it pass."""
-        ...
-
-    def on_body(self, data: bytes, ended: bool) -> Ruling | Consultation | None:
-        """Reads the next bytes of the body. None: the gate needs more of it."""
-        ...
-
-    def on_second_answer(self, advice: Advice) -> Ruling:
-        """The ruling, now that the other model has answered or failed."""
-        ...
-
-    def on_timeout(self) -> Ruling:
-        """The ruling when the time ends before the answer does."""
-        ...
-
-
-class Gatekeeper(Protocol):
-    """Knows what each tier asks of its answers."""
-
-    def watch(self, tier: str, head: RequestHead, body: bytes) -> "Watched | None":
-        """The judge of the answer that ``tier`` (CASCADE/TIER) is about to get; None: none is there."""
-        ...
-
-
 class Watched(msgspec.Struct, frozen=True):
-    """A judge, and how long it may take: until when it must have ruled, by the clock of who drives."""
+    """The judge of one answer, and its deadline."""
 
     watch: AnswerWatch
-    seconds: float | None = None  # from the request on; None: as long as the answer takes
+    seconds: float | None = None  # from the request until the ruling; None: no bound
 
 
-# --- Events, beside Head and Body of the exchange ------------------------------------------------
+# --- States: what the exchange waits for, with what is known by then ----------------------------
+
+
+class AwaitingRequest(msgspec.Struct, frozen=True):
+    """Nothing is known."""
+
+
+class AwaitingRequestBody(msgspec.Struct, frozen=True):
+    """The request's head came."""
+
+    head: RequestHead
+
+
+class AwaitingAnswer(msgspec.Struct, frozen=True):
+    """The request went to the model. ``watched`` is None when the tier has no gate."""
+
+    watched: Watched | None
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """Envoy holds the answer until the ruling."""
+
+    watched: Watched
+    size: int = 0  # bytes of the body so far
+
+
+class AwaitingConsultation(msgspec.Struct, frozen=True):
+    """Envoy holds the answer while another model is asked about it."""
+
+    watched: Watched
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The last effect ended the exchange."""
+
+
+State = AwaitingRequest | AwaitingRequestBody | AwaitingAnswer | Holding | AwaitingConsultation | Closed
+
+
+# --- Events, beside those of the request in ``decide_exchange`` ----------------------------------
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
@@ -82,20 +100,20 @@ class AnswerHead(msgspec.Struct, frozen=True):
 
 
 class AnswerPart(msgspec.Struct, frozen=True):
-    """A part of its body came; ``ended``: there is no more, as trailers say too."""
+    """A part of the answer's body came. ``ended``: it is the last one. Trailers end the body too."""
 
     data: bytes
     ended: bool = False
 
 
 class Advised(msgspec.Struct, frozen=True):
-    """What came of a consultation."""
+    """The other model answered, or failed to."""
 
     advice: Advice
 
 
 class TimeUp(msgspec.Struct, frozen=True):
-    """It took longer than it may."""
+    """The deadline passed."""
 
 
 Event = HeadReceived | BodyReceived | AnswerHead | AnswerPart | Advised | TimeUp
@@ -109,11 +127,11 @@ class PassRequest(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Answer nothing yet."""
+    """Reply nothing yet."""
 
 
 class Consult(msgspec.Struct, frozen=True):
-    """Ask another model, and tell what it said; the answer is held meanwhile."""
+    """Ask another model, and come back with ``Advised``. Envoy holds the answer meanwhile."""
 
     consultation: Consultation
 
@@ -125,7 +143,7 @@ class ReleaseAnswer(msgspec.Struct, frozen=True):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """Cut the provider off and ask the next one."""
+    """Cut the provider off. Envoy asks the next tier."""
 
     ruling: Ruling
 
@@ -133,94 +151,158 @@ class Reject(msgspec.Struct, frozen=True):
 Effect = PassRequest | Wait | Consult | ReleaseAnswer | Reject
 
 
+# --- The machine ---------------------------------------------------------------------------------
+
+
+class Gatekeeper(Protocol):
+    """Knows the gate of each tier."""
+
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        """The judge of the answer that ``tier`` (CASCADE/TIER) is about to get; None: it has no gate."""
+        ...
+
+
 class GateExchange:
     """One answer's way through its gate."""
 
     def __init__(self, tier: str, keeper: Gatekeeper, held_limit: int = HELD_LIMIT) -> None:
-        """``tier`` is what the hop calls itself: CASCADE/TIER."""
+        """``tier`` is the name by which the hop calls itself: CASCADE/TIER. ``held_limit`` is in bytes."""
         self._tier = tier
         self._keeper = keeper
         self._held_limit = held_limit
-        self._head: RequestHead | None = None
-        self._watched: Watched | None = None
-        self._holding = False
-        self._held = 0
-        self.done = False
+        self._state: State = AwaitingRequest()
 
     @property
-    def seconds(self) -> float | None:
-        """How long after the request there must be a ruling; None: nobody waits for one, or not now.
-
-        Before there is an answer Envoy keeps the time.
-        """
-        return self._watched.seconds if self._watched and self._holding else None
+    def done(self) -> bool:
+        """Whether the last effect ended the exchange."""
+        return isinstance(self._state, Closed)
 
     @property
     def holding(self) -> bool:
-        """Whether Envoy holds an answer back, and waits for a word on it."""
-        return self._holding and not self.done
+        """Whether Envoy holds an answer and waits for its ruling."""
+        return isinstance(self._state, Holding | AwaitingConsultation)
+
+    @property
+    def seconds(self) -> float | None:
+        """The deadline of the ruling, in seconds after the request. None: there is none, or none yet.
+
+        Before the answer begins, Envoy keeps the time.
+        """
+        state = self._state
+        return state.watched.seconds if isinstance(state, Holding | AwaitingConsultation) else None
 
     def receive(self, event: Event) -> Effect:
         """What to do about ``event``.
 
         Raises:
-            ProtocolError: the event does not fit what came before.
+            ProtocolError: the event does not fit the state, which stays as it was.
         """
-        match event:
-            case HeadReceived() if self._head is None:
-                self._head = event.head
-                return PassRequest() if event.head.has_body else self._on_request(event.head, b"")
-            case BodyReceived() if self._head is not None and not self._holding:
-                return self._on_request(self._head, event.data)
-            case AnswerHead() if self._head is not None and not self._holding:
-                return self._on_answer(event)
-            case AnswerPart() if self._holding and self._watched is not None:
-                return self._on_part(self._watched.watch, event)
-            case Advised() if self._holding and self._watched is not None:
-                return self._rule(self._watched.watch.on_second_answer(event.advice))
-            case TimeUp() if self._holding and self._watched is not None:
-                return self._end(Reject(self._watched.watch.on_timeout()))
-        raise ProtocolError(f"{type(event).__name__} came to a gate that does not expect it")
-
-    def give_up(self, event: Event) -> Effect:
-        """After a defect of ours while ``event`` was received: all goes on, whatever it is worth."""
-        if isinstance(event, HeadReceived | BodyReceived):
-            return PassRequest()
-        return self._end(ReleaseAnswer(None))
-
-    def _on_request(self, head: RequestHead, body: bytes) -> Effect:
-        self._watched = self._keeper.watch(self._tier, head, body)
-        return PassRequest()
-
-    def _on_answer(self, event: AnswerHead) -> Effect:
-        if self._watched is None or not _readable(event):
-            return self._end(ReleaseAnswer(None))
-        watch = self._watched.watch
-        self._holding = watch.on_head(event.status, event.headers.get("content-type", ""))
-        if not self._holding:
-            return self._end(ReleaseAnswer(None))
-        return self._on_part(watch, AnswerPart(b"", ended=True)) if event.ended else Wait()
-
-    def _on_part(self, watch: AnswerWatch, event: AnswerPart) -> Effect:
-        self._held += len(event.data)
-        found = watch.on_body(event.data, event.ended)
-        if isinstance(found, Consultation):
-            return Consult(found)
-        if found is not None:
-            return self._rule(found)
-        if event.ended or self._held > self._held_limit:
-            return self._end(ReleaseAnswer(None))
-        return Wait()
-
-    def _rule(self, ruling: Ruling) -> Effect:
-        return self._end(Reject(ruling) if ruling.escalate else ReleaseAnswer(ruling))
-
-    def _end(self, effect: Effect) -> Effect:
-        self.done = True
+        step = _STEPS.get((type(self._state), type(event)))
+        if step is None:
+            raise ProtocolError(
+                f"{type(event).__name__} came in state {type(self._state).__name__} of a gate"
+            )
+        self._state, effect = step(self, self._state, event)
         return effect
 
+    def give_up(self, event: Event) -> Effect:
+        """End the exchange after a defect of ours at ``event``. The answer goes on unjudged."""
+        self._state = Closed()
+        return PassRequest() if isinstance(event, HeadReceived | BodyReceived) else ReleaseAnswer(None)
 
-def _readable(answer: AnswerHead) -> bool:
-    """An answer at all, which is not sent on for its status; and not compressed, as we ask of providers."""
+    def _on_request_head(self, _: AwaitingRequest, event: HeadReceived) -> tuple[State, Effect]:
+        if event.head.has_body:
+            return AwaitingRequestBody(event.head), PassRequest()
+        return self._on_request_body(AwaitingRequestBody(event.head), BodyReceived(b""))
+
+    def _on_request_body(self, state: AwaitingRequestBody, event: BodyReceived) -> tuple[State, Effect]:
+        return AwaitingAnswer(self._keeper.watch(self._tier, state.head, event.data)), PassRequest()
+
+    def _on_early_answer(self, _: AwaitingRequestBody, event: AnswerHead) -> tuple[State, Effect]:
+        """The provider answers before it has the request's body."""
+        return Closed(), ReleaseAnswer(None)
+
+    def _on_answer_head(self, state: AwaitingAnswer, event: AnswerHead) -> tuple[State, Effect]:
+        watched = state.watched
+        if watched is None or not _is_readable(event):
+            return Closed(), ReleaseAnswer(None)
+        if not watched.watch.on_head(event.status, event.headers.get("content-type", "")):
+            return Closed(), ReleaseAnswer(None)
+        if event.ended:
+            return self._on_answer_part(Holding(watched), AnswerPart(b"", ended=True))
+        return Holding(watched), Wait()
+
+    def _on_answer_part(self, state: Holding, event: AnswerPart) -> tuple[State, Effect]:
+        size = state.size + len(event.data)
+        found = state.watched.watch.on_body(event.data, event.ended)
+        if isinstance(found, Consultation):
+            return AwaitingConsultation(state.watched), Consult(found)
+        if found is not None:
+            return Closed(), _carried_out(found)
+        if event.ended or size > self._held_limit:
+            return Closed(), ReleaseAnswer(None)
+        return Holding(state.watched, size), Wait()
+
+    def _on_advised(self, state: AwaitingConsultation, event: Advised) -> tuple[State, Effect]:
+        return Closed(), _carried_out(state.watched.watch.on_second_answer(event.advice))
+
+    def _on_time_up(self, state: Holding, _: TimeUp) -> tuple[State, Effect]:
+        return Closed(), Reject(state.watched.watch.on_timeout())
+
+
+# A pair that is not here is a protocol error.
+_STEPS: dict[tuple[type, type], Callable[[GateExchange, Any, Any], tuple[State, Effect]]] = {
+    (AwaitingRequest, HeadReceived): GateExchange._on_request_head,
+    (AwaitingRequestBody, BodyReceived): GateExchange._on_request_body,
+    (AwaitingRequestBody, AnswerHead): GateExchange._on_early_answer,
+    (AwaitingAnswer, AnswerHead): GateExchange._on_answer_head,
+    (Holding, AnswerPart): GateExchange._on_answer_part,
+    (Holding, TimeUp): GateExchange._on_time_up,
+    (AwaitingConsultation, Advised): GateExchange._on_advised,
+}
+
+
+def _carried_out(ruling: Ruling) -> Effect:
+    return Reject(ruling) if ruling.escalate else ReleaseAnswer(ruling)
+
+
+def _is_readable(answer: AnswerHead) -> bool:
+    """Whether it is a success and not compressed. Envoy itself retries other statuses."""
     coding = answer.headers.get("content-encoding", "")
     return 200 <= answer.status < 300 and coding.lower() in ("", "identity")
+
+
+# --- The gates of a registry ---------------------------------------------------------------------
+
+_LEAST_S = 0.001  # of a deadline that has passed
+
+
+class Gatekeepers:
+    """Judges each answer by the registry version that decided its request."""
+
+    def __init__(
+        self, tiers: Callable[[str], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
+    ) -> None:
+        """``tiers`` gives those of a version; of the newest for an Envoy that does not say which it holds.
+
+        ``now`` gives the time of day, in seconds since the epoch.
+        """
+        self._tiers = tiers
+        self._now = now
+
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        """See ``Gatekeeper``. A version that is not here judges nothing."""
+        policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
+        api = apis.api_of(head.method, head.path)
+        if policy is None or api is None:
+            return None
+        request = JudgedRequest(request_form.read(api, body), head, body)
+        return Watched(TierWatch(request, policy), self._seconds(policy, head))
+
+    def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
+        """The tier's own time or, if that is less, the rest of the time that all tiers share."""
+        limits = [] if policy.timeout_s is None else [policy.timeout_s]
+        began = head.headers.get(BEGAN_HEADER, "")
+        if policy.deadline_s is not None and began.isdecimal():
+            limits.append(max(_LEAST_S, int(began) / 1000 + policy.deadline_s - self._now()))
+        return min(limits, default=None)

@@ -132,7 +132,7 @@ def test_a_gate_fitted_on_second_answers_asks_the_same_model(tmp_path: Path) -> 
     for second in ("", "mid"):
         manifest = msgspec.structs.replace(fitted.manifest, second=second)
         artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=manifest))
-        assert judged_tiers(load(write(tmp_path, text)).registry)["frugal/0"].second is not None
+        assert judged_tiers(load(write(tmp_path, text)).registry)["frugal/0"].consulted is not None
     manifest = msgspec.structs.replace(fitted.manifest, second="large")
     artefacts.write(tmp_path / "learnt", msgspec.structs.replace(fitted, manifest=manifest))
     line, problem = mistake(tmp_path, text)

@@ -6,9 +6,9 @@ import pytest
 from msgspec import structs
 
 from extproc.gate.judge import Judge
+from extproc.gate.judged_tier import JudgedTier
 from extproc.registry.model_settings import PriceSettings
 from extproc.registry.releases import Release, Releases
-from extproc.registry.tier_compiling import JudgedTier
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, Mode, Served, Terms
 

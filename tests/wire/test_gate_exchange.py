@@ -1,10 +1,15 @@
-"""The gate's machine with plain values, and its messages."""
+"""The exchange of a gate with plain values, its messages, and the gates of a registry."""
 
 import pytest
 
 from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import ProtocolError
 from extproc.gate.second_answer import Advice, Consultation, FailureReason
+from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.gate_settings import Gate, Length, SelfReport
+from extproc.registry.model_settings import Model
+from extproc.registry.schema import Registry
+from extproc.registry.tier_compiling import judged_tiers
 from extproc.vocabulary import RequestHead, Ruling, SecondAnswer
 from extproc.wire import gate_messages, observed_metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
@@ -17,6 +22,7 @@ from extproc.wire.gate_exchange import (
     Effect,
     Event,
     GateExchange,
+    Gatekeepers,
     PassRequest,
     Reject,
     ReleaseAnswer,
@@ -161,6 +167,7 @@ def test_after_a_defect_all_goes_on(before: list[Event], event: Event, effect: E
     machine = gate()
     effects(machine, *before)
     assert machine.give_up(event) == effect
+    assert machine.done
 
 
 # --- Its messages ---------------------------------------------------------------------------------
@@ -242,3 +249,78 @@ def test_a_ruling_comes_back_out_of_the_metadata_as_it_went_in(ruling: Ruling) -
     fields = reply(AnswerPart(b""), effect).dynamic_metadata.fields
     metadata = {name: value.struct_value for name, value in fields.items()}
     assert observed_metadata.ruling(metadata) == ruling
+
+
+# --- The gates of a registry ----------------------------------------------------------------------
+
+NOW = 1_000_000.0
+
+
+def registry(gate: Gate, deadline_s: float | None = None, timeout_s: float | None = None) -> Registry:
+    first = Tier(model="a", gate="g", timeout_s=timeout_s)
+    return Registry(
+        models={name: Model(base_url="http://127.0.0.1:1") for name in "ab"},
+        default="b",
+        cascades={"x": Cascade(tiers=[first, Tier(model="b")], deadline_s=deadline_s)},
+        gates={"g": gate},
+    )
+
+
+UNSURE, SHORT = Gate(self_report=SelfReport("not sure")), Gate(length=Length(max_chars=3))
+ANSWER = b'{"choices":[{"index":0,"message":{"content":"I am not sure"},"finish_reason":"stop"}]}'
+
+
+def keepers(*made: Registry) -> Gatekeepers:
+    """Of versions v1, v2 and so on; the last is the newest."""
+    versions = {f"v{number}": judged_tiers(each) for number, each in enumerate(made, 1)}
+    return Gatekeepers(lambda version: versions.get(version or f"v{len(made)}", {}), now=lambda: NOW)
+
+
+def watched(
+    found: Gatekeepers, tier: str = "x/0", path: str = "/v1/chat/completions", **headers: str
+) -> Watched | None:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return found.watch(tier, RequestHead(method="POST", path=path, headers=named), b"{}")
+
+
+def test_only_what_has_a_gate_is_judged() -> None:
+    found = keepers(registry(UNSURE))
+    assert watched(found, "x/1") is None
+    assert watched(found, "y/0") is None
+    assert watched(found, path="/v1/files") is None
+    assert watched(keepers()) is None
+
+
+def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
+    found = keepers(registry(UNSURE), registry(SHORT))
+    assert watched(found, x_router_config="v3") is None
+    reasons = []
+    for headers in ({"x_router_config": "v1"}, {"x_router_config": "v2"}, {}):
+        made = watched(found, **headers)
+        assert made is not None
+        made.watch.on_head(200, "application/json")
+        ruling = made.watch.on_body(ANSWER, True)
+        assert isinstance(ruling, Ruling)
+        reasons.append(ruling.reason.partition("/")[0])
+    assert reasons == ["self_report", "length", "length"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "began", "seconds"),
+    [
+        ({}, "999000000", None),
+        ({"timeout_s": 3.0}, "", 3.0),
+        ({"deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "", None),
+        ({"deadline_s": 10.0}, "soon", None),
+        ({"timeout_s": 3.0, "deadline_s": 10.0}, "999998000", 3.0),
+        ({"timeout_s": 9.0, "deadline_s": 10.0}, "999998000", 8.0),
+        ({"deadline_s": 10.0}, "0", 0.001),
+    ],
+)
+def test_a_verdict_must_come_in_the_tiers_time_and_in_what_is_left_of_all(
+    limits: dict[str, float], began: str, seconds: float | None
+) -> None:
+    found = watched(keepers(registry(UNSURE, **limits)), x_router_began=began)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.seconds == pytest.approx(seconds) if seconds else found.seconds is None

@@ -1,35 +1,38 @@
-"""Answers as bytes, judged: whole documents, streams by their beginning, and how long that may take."""
+"""Answers are judged from their bytes: documents when they are complete, streams as the tier says."""
 
 import json
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from extproc.gate import request_form
+from extproc.gate.answer_watch import AnswerWatch, JudgedRequest, TierWatch
 from extproc.gate.second_answer import Advice, Consultation
 from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import Gate, Length, SecondSettings, SelfReport
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers
-from extproc.vocabulary import RequestHead, Ruling
-from extproc.vocabulary import SecondAnswer as Told
-from extproc.wire.answer_judging import Gatekeepers
-from extproc.wire.gate_exchange import AnswerWatch, Watched
+from extproc.vocabulary import Api, RequestHead, Ruling, SecondAnswer
 from tests.registry.test_gate_artefact import gate as calibrated
 
 ASK = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
 CHAT = "/v1/chat/completions"
-NOW = 1_000_000.0
+
+Calibrations = Mapping[str, CalibratedGate]
+NO_CALIBRATIONS: Calibrations = MappingProxyType({})
 
 
-def registry(gate: Gate | None = None, deadline_s: float | None = None, **tier: Any) -> Registry:
+def registry(gate: Gate | None = None, **tier: Any) -> Registry:
     first = Tier(model="a", gate="g", **tier)
     return Registry(
         models={name: Model(base_url="http://127.0.0.1:1") for name in "ab"},
         default="b",
         routes={"r": RouteSettings(candidates=["a"], cascade="x")},
-        cascades={"x": Cascade(tiers=[first, Tier(model="b")], deadline_s=deadline_s)},
+        cascades={"x": Cascade(tiers=[first, Tier(model="b")])},
         gates={
             "g": gate
             or Gate(finish=True, self_report=SelfReport("not sure"), prefix_chars=12, prefix_events=5)
@@ -37,21 +40,12 @@ def registry(gate: Gate | None = None, deadline_s: float | None = None, **tier: 
     )
 
 
-def keepers(*made: Registry) -> Gatekeepers:
-    """Of versions v1, v2 and so on; the last is the newest."""
-    versions = {f"v{number}": judged_tiers(each) for number, each in enumerate(made, 1)}
-    return Gatekeepers(lambda version: versions.get(version or f"v{len(made)}", {}), now=lambda: NOW)
-
-
-def watched(found: Gatekeepers, tier: str = "x/0", path: str = CHAT, **headers: str) -> Watched | None:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return found.watch(tier, RequestHead(method="POST", path=path, headers=named), ASK)
-
-
-def watch(made: Registry) -> AnswerWatch:
-    found = watched(keepers(made))
-    assert found is not None
-    return found.watch
+def watch(made: Registry, calibrations: Calibrations = NO_CALIBRATIONS, body: bytes = ASK) -> AnswerWatch:
+    head = RequestHead(
+        method="POST", path=f"{CHAT}?a=b", headers={"x-request-id": "r", "content-type": "application/json"}
+    )
+    request = JudgedRequest(request_form.read(Api.OPENAI_CHAT, body), head, body)
+    return TierWatch(request, judged_tiers(made, calibrations)["x/0"])
 
 
 def document(text: str, finish: str = "stop") -> bytes:
@@ -147,75 +141,30 @@ def test_what_kinds_of_answers_are_judged(kind: str, stream: str, judged: bool) 
     assert watch(registry(stream=stream)).on_head(200, kind) is judged
 
 
-def test_only_what_has_a_gate_is_judged() -> None:
-    found = keepers(registry())
-    assert watched(found, "x/1") is None
-    assert watched(found, "y/0") is None
-    assert watched(found, path="/v1/files") is None
-    assert watched(keepers()) is None
-
-
-def test_an_answer_is_judged_by_the_version_it_was_decided_by() -> None:
-    found = keepers(registry(), registry(Gate(length=Length(max_chars=3))))
-    assert watched(found, x_router_config="v3") is None
-    reasons = []
-    for headers in ({"x_router_config": "v1"}, {"x_router_config": "v2"}, {}):
-        made = watched(found, **headers)
-        assert made is not None
-        made.watch.on_head(200, "application/json")
-        ruling = made.watch.on_body(document("I am not sure"), True)
-        assert isinstance(ruling, Ruling)
-        reasons.append(ruling.reason.partition("/")[0])
-    assert reasons == ["self_report", "length", "length"]
-
-
-@pytest.mark.parametrize(
-    ("limits", "began", "seconds"),
-    [
-        ({}, "999000000", None),
-        ({"timeout_s": 3.0}, "", 3.0),
-        ({"deadline_s": 10.0}, "999998000", 8.0),
-        ({"deadline_s": 10.0}, "", None),
-        ({"deadline_s": 10.0}, "soon", None),
-        ({"timeout_s": 3.0, "deadline_s": 10.0}, "999998000", 3.0),
-        ({"timeout_s": 9.0, "deadline_s": 10.0}, "999998000", 8.0),
-        ({"deadline_s": 10.0}, "0", 0.001),
-    ],
-)
-def test_a_verdict_must_come_in_the_tiers_time_and_in_what_is_left_of_all(
-    limits: dict[str, float], began: str, seconds: float | None
-) -> None:
-    found = watched(keepers(registry(**limits)), x_router_began=began)  # type: ignore[arg-type]
-    assert found is not None
-    assert found.seconds == pytest.approx(seconds) if seconds else found.seconds is None
-    assert found.watch.on_timeout() == Ruling(True, "g", "late")
-
-
 def test_a_calibrated_gate_tells_how_probably_a_whole_answer_is_good() -> None:
-    found = Gatekeepers(lambda version: judged_tiers(registry(), {"g": calibrated()}))
     threshold = calibrated().manifest.threshold
-    held = watched(found)
-    assert held is not None
-    held.watch.on_head(200, "application/json")
-    ruling = held.watch.on_body(document("Paris."), True)
-    assert ruling is not None
+    held = watch(registry(), {"g": calibrated()})
+    held.on_head(200, "application/json")
+    ruling = held.on_body(document("Paris."), True)
+    assert isinstance(ruling, Ruling)
     assert ruling.score is not None
     assert ruling.escalate == (ruling.score < threshold)
     assert ruling.reason == ("score/low_score" if ruling.escalate else "")
-    begun = watched(found)
-    assert begun is not None
-    begun.watch.on_head(200, "text/event-stream")
+    begun = watch(registry(), {"g": calibrated()})
+    begun.on_head(200, "text/event-stream")
     # Of a beginning it says nothing: only the checks do.
-    assert begun.watch.on_body(event("Paris, of course."), False) == Ruling(False, "g")
+    assert begun.on_body(event("Paris, of course."), False) == Ruling(False, "g")
 
 
-def asking(gate: Gate, calibrations: Any = MappingProxyType({}), body: bytes = ASK) -> AnswerWatch:
-    found = Gatekeepers(lambda version: judged_tiers(registry(gate, stream="hold"), calibrations))
-    headers = {"x-request-id": "r", "content-type": "application/json"}
-    held = found.watch("x/0", RequestHead(method="POST", path=f"{CHAT}?a=b", headers=headers), body)
-    assert held is not None
-    held.watch.on_head(200, "application/json")
-    return held.watch
+@pytest.mark.parametrize("limits", [{}, {"timeout_s": 3.0}])
+def test_an_answer_that_is_late_is_refused(limits: dict[str, float]) -> None:
+    assert watch(registry(**limits)).on_timeout() == Ruling(True, "g", "late")
+
+
+def asking(gate: Gate, calibrations: Calibrations = NO_CALIBRATIONS, body: bytes = ASK) -> AnswerWatch:
+    found = watch(registry(gate, stream="hold"), calibrations, body)
+    found.on_head(200, "application/json")
+    return found
 
 
 def test_another_model_is_asked_once_the_checks_have_passed() -> None:
@@ -234,7 +183,7 @@ def test_another_model_is_asked_once_the_checks_have_passed() -> None:
 
 def test_a_request_that_cannot_be_put_to_another_model_is_judged_without() -> None:
     found = asking(Gate(second=SecondSettings(model="b")), body=b"\x1f\x8b").on_body(document("4"), True)
-    assert found == Ruling(False, "g", second=Told("b", "unasked"))
+    assert found == Ruling(False, "g", second=SecondAnswer("b", "unasked"))
 
 
 def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
