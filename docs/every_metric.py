@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.registry.cascade_settings import Band
+from extproc.registry.live_registry import Result
 from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.metrics import Metrics
@@ -112,7 +113,7 @@ def _watch(metrics: Metrics) -> None:
 def _count(metrics: Metrics) -> None:
     metrics.failed("decide")
     metrics.restarted("embedding queue", 0)
-    metrics.reloaded("loaded")
+    metrics.reloaded(Result.LOADED)
     metrics.feedback_received("accepted")
     metrics.accept(_outcome(_exchange(usage=_USAGE)))
     metrics.accept(_outcome(_exchange(status=500)))

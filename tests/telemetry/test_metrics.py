@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from extproc import __version__
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate
+from extproc.registry.live_registry import Result
 from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.schema import Registry, RouteSettings, RuleSettings, When
 from extproc.telemetry.metrics import Metrics
@@ -177,6 +179,24 @@ def test_every_series_of_a_counter_that_begins_at_0_has_the_labels_of_its_events
     assert {name for name, keys in found.items() if name.startswith("router_") and len(keys) > 1} <= {
         name for name in found if name.endswith("_bucket")
     }
+
+
+def test_every_series_is_on_the_page_once(metrics: Metrics, outcome: Make) -> None:
+    """Prometheus keeps one of two samples of a series: the 0, and the counter never moves."""
+    metrics.expect(KNOWN)
+    for decision in (BY_RULE, BY_MEANING):
+        metrics.decided(decision)
+    for mode in Mode:
+        metrics.undecided(Reason.DEADLINE, mode)
+    for result in Result:
+        metrics.reloaded(result)
+    metrics.accept(outcome())
+    counted = [
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    ]
+    assert [series for series, times in Counter(counted).items() if times > 1] == []
 
 
 def test_the_process_tells_its_cpu_memory_and_files(metrics: Metrics) -> None:
@@ -445,7 +465,7 @@ def test_gauges_show_what_is_watched_now(metrics: Metrics) -> None:
 
 
 def test_reloads_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
-    for result in ("loaded", "refused", "loaded"):
+    for result in (Result.LOADED, Result.REFUSED, Result.LOADED):
         metrics.reloaded(result)
     assert value(metrics, "router_registry_reloads_total", result="loaded") == 2
     assert value(metrics, "router_registry_reloads_total", result="refused") == 1
