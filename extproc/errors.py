@@ -179,16 +179,24 @@ class RegistryError(OperatorError):
 
     ``str(error)`` reads ``file:line: what is wrong (what was expected)``; line is 1-based, and None for a
     file that cannot be read. It is the first of several mistakes, and says how many ``more`` there are.
+    ``at`` is the path of the mistaken value in the file; empty: it has none.
     """
 
     label = "registry_error"
 
     def __init__(
-        self, file: str, line: int | None, problem: str, more: "tuple[RegistryError, ...]" = ()
+        self,
+        file: str,
+        line: int | None,
+        problem: str,
+        more: "tuple[RegistryError, ...]" = (),
+        *,
+        at: tuple[str | int, ...] = (),
     ) -> None:
-        at = file if line is None else f"{file}:{line}"
+        place = file if line is None else f"{file}:{line}"
         rest = f" (and {len(more)} more; `extproc validate` prints all)" if more else ""
-        super().__init__(f"{at}: {problem}{rest}")
+        super().__init__(f"{place}: {problem}{rest}")
+        self.at = at
         self.file = file
         self.line = line
         self.problem = problem

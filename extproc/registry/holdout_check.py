@@ -46,7 +46,7 @@ class Passed(msgspec.Struct, frozen=True):
 def read(source: Source, registry: schema.Registry, files: Files) -> HoldoutRows | None:
     """The registry's holdout; None where it has none. Raises ``RegistryError``."""
     wanted = registry.holdout
-    if wanted is None:
+    if wanted is None or source.is_unread("holdout", "data"):
         return None
     path, line = Path(source.file).parent / wanted.data, source.line("holdout", "data")
     rows, lines = [], []

@@ -1,6 +1,8 @@
 """Reads a registry file into typed, checked values. Every mistake is reported with its file and line."""
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +24,7 @@ from extproc.registry.registry_files import Files
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.section import Section, many
 from extproc.registry.type_messages import Path as Steps
-from extproc.registry.type_messages import TypeMistake, did_you_mean, keys_at, type_mistake
+from extproc.registry.type_messages import TypeMistake, closest, did_you_mean, keys_at, stand_in, type_mistake
 from extproc.registry.yaml_source import Source
 
 S = TypeVar("S", bound=Section)
@@ -69,10 +71,11 @@ def load(
     gates: Mapping[str, CalibratedGate] = {}
     with source.collecting():
         held = holdout_check.read(source, registry, files)
-    if not untrained:
+    if not untrained and not source.is_unread("artefact"):
         with source.collecting():
             trained = _artefact(source, registry, files)
             quality = _quality(source, registry, trained, files)
+    if not untrained:
         with source.collecting():
             gates = calibrations(registry.gates, source, files)
             check_calibrations(registry, gates, source)
@@ -158,7 +161,7 @@ def _more_examples(source: Source, name: str, route: RouteSettings, files: Files
     try:
         lines = files.read(path, source.file, line).splitlines()
     except RegistryError as error:
-        source.keep(error)
+        source.leave_out(error, "routes", name, "examples_file")
         return []
     return [text.strip() for text in lines if text.strip()]
 
@@ -170,76 +173,81 @@ def _typed(source: Source) -> Registry:
     routes = _sections(source, value, "routes", RouteSettings)
     cascades = _sections(source, value, "cascades", Cascade)
     gates = _sections(source, value, "gates", Gate)
-    for key in ("models", "routes", "cascades", "gates"):
-        value[key] = {}
-    try:
-        whole = _convert(source, value, Registry, ())
-    except RegistryError as error:
-        source.keep(error)
-        raise source.mistakes() from error
     sections: Mapping[str, Mapping[str, Section]] = {
         "models": models,
         "routes": routes,
         "cascades": cascades,
         "gates": gates,
     }
-    if any(len(typed) < len(source.value.get(key, {})) for key, typed in sections.items()):
-        source.refuse()  # or each use of an entry that was left out would be a mistake, too
-    source.settle()
-    routes = {name: _with_candidates(route, cascades) for name, route in routes.items()}
+    whole = _convert(source, {**value, **{key: {} for key in sections}}, Registry, ())
+    if not all(isinstance(value.get(key, {}), dict) for key in sections):
+        source.refuse()  # or each use of a name from that section would be a mistake, too
+    routes = {name: _with_candidates(route, cascades, models) for name, route in routes.items()}
     return msgspec.structs.replace(whole, models=models, routes=routes, cascades=cascades, gates=gates)
 
 
-def _with_candidates(route: RouteSettings, cascades: Mapping[str, Cascade]) -> RouteSettings:
+def _with_candidates(
+    route: RouteSettings, cascades: Mapping[str, Cascade], models: Mapping[str, Model]
+) -> RouteSettings:
     """``route`` with candidates. Without any, they are all tiers of its cascade."""
     if route.candidates or route.cascade not in cascades:
         return route
-    models = dict.fromkeys(tier.model for tier in cascades[route.cascade].tiers)
-    return msgspec.structs.replace(route, candidates=list(models))
+    tiers = dict.fromkeys(tier.model for tier in cascades[route.cascade].tiers)
+    return msgspec.structs.replace(route, candidates=[model for model in tiers if model in models])
 
 
 def _sections(source: Source, value: dict[str, Any], key: str, kind: type[S]) -> dict[str, S]:
     entries = value.get(key, {})
     if not isinstance(entries, dict):
-        raise source.error(f"{key}: must be a mapping from names to {key}; got {_kind(entries)}", key)
-    typed: dict[str, S] = {}
-    for name, entry in entries.items():
-        with source.collecting():
-            typed[name] = _convert(source, entry, kind, (key, name))
-    return typed
+        mistake = source.error(f"{key}: must be a mapping from names to {key}; got {_kind(entries)}", key)
+        source.leave_out(mistake, key)
+        return {}
+    return {name: _convert(source, entry, kind, (key, name)) for name, entry in entries.items()}
 
 
 def _convert(source: Source, value: Any, kind: type[S], at: Steps) -> S:
-    """The typed value without the keys that are wrong. The source collects those mistakes.
+    """The typed value, with defaults or stand-ins for what cannot be read.
 
-    Raises ``RegistryError`` if the value cannot be typed without these keys.
+    The source collects the mistakes.
     """
-    left_out: dict[Steps, RegistryError] = {}
     while True:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            mistake, path, lacks_key = _mistake(source, type_mistake(error, kind), kind, at)
-        if lacks_key:
-            # The missing key may be one that was left out: it is misspelt, or its value is wrong.
-            mistake = next((kept for key, kept in left_out.items() if key[:-1] == path), mistake)
-        if not path or not isinstance(path[-1], str) or path in left_out:
-            raise mistake
-        source.keep(mistake)
-        left_out[path] = mistake
-        value = _without(value, path)
+            found = type_mistake(error, kind)
+        if found.unknown:
+            known, given = keys_at(kind, found.path), reduce(getitem, found.path, value)
+            path = (*found.path, found.unknown)
+            meant = closest(found.unknown, [key for key in known if key not in given]) or found.unknown
+            mistake = source.error(_unknown_key(found.unknown, known), *at, *path)
+            source.leave_out(mistake, *at, *found.path, meant)
+            value = _without(value, path)
+        elif found.missing:
+            path = (*found.path, found.missing)
+            if not source.is_unread(*at, *path):
+                source.leave_out(_mistake(source, found, at), *at, *path)
+            value = _with(value, path, stand_in(kind, path))
+        else:
+            source.leave_out(_mistake(source, found, at), *at, *found.path)
+            value = _without_mistake(value, kind, found.path)
 
 
-def _mistake(
-    source: Source, found: TypeMistake, kind: type[Section], at: Steps
-) -> tuple[RegistryError, Steps, bool]:
-    """The error, the path below ``at`` of the value that is wrong, and whether it lacks a key."""
-    if found.unknown:
-        path = (*found.path, found.unknown)
-        return source.error(_unknown_key(found.unknown, keys_at(kind, found.path)), *at, *path), path, False
+def _mistake(source: Source, found: TypeMistake, at: Steps) -> RegistryError:
     where = ".".join(str(step) for step in (*at, *found.path))
-    problem = f"{where}: {found.problem}" if where else found.problem
-    return source.error(problem, *at, *found.path), found.path, bool(found.missing)
+    return source.error(f"{where}: {found.problem}" if where else found.problem, *at, *found.path)
+
+
+def _without_mistake(value: Any, kind: type[Section], path: Steps) -> Any:
+    """``value`` without what is wrong at ``path``: a key goes, an item of a list is replaced.
+
+    A list goes with its item if nothing can stand in for the item.
+    """
+    if path and isinstance(path[-1], str):
+        return _without(value, path)
+    try:
+        return _with(value, path, stand_in(kind, path))
+    except LookupError:
+        return _without_mistake(value, kind, path[:-1])
 
 
 def _without(value: Any, path: Steps) -> Any:
@@ -250,6 +258,16 @@ def _without(value: Any, path: Steps) -> Any:
         copy[step] = _without(value[step], tuple(rest))
     else:
         del copy[step]
+    return copy
+
+
+def _with(value: Any, path: Steps, new: Any) -> Any:
+    """A copy of the plain values with ``new`` at ``path``."""
+    if not path:
+        return new
+    step, *rest = path
+    copy = value.copy()
+    copy[step] = _with(value[step], tuple(rest), new) if rest else new
     return copy
 
 

@@ -64,6 +64,29 @@ def keys_at(kind: Any, path: Path) -> list[str]:
     return [field.encode_name for field in _fields(_type_at(kind, path))]
 
 
+def stand_in(kind: Any, path: Path) -> Any:
+    """A plain value for what cannot be read at ``path`` below ``kind``. Required keys in it are missing.
+
+    Raises ``LookupError`` if no value can stand in for it.
+    """
+    return _stand_in(msgspec.inspect.type_info(_type_at(kind, path)))
+
+
+def _stand_in(kind: msgspec.inspect.Type) -> Any:
+    match kind:
+        case msgspec.inspect.UnionType(types=types):
+            return min((_stand_in(each) for each in types), key=bool)  # an empty mapping names nothing
+        case msgspec.inspect.StructType() | msgspec.inspect.DictType():
+            return {}
+        case msgspec.inspect.ListType(item_type=item, min_length=least):
+            return [_stand_in(item)] * (least or 0)
+        case msgspec.inspect.StrType():
+            return "(unreadable)"
+        case msgspec.inspect.FloatType(gt=None):
+            return 0.0
+    raise LookupError(kind)
+
+
 def _steps(place: str) -> Path:
     """``$.rules[2].when`` -> ("rules", 2, "when")."""
     return tuple(
@@ -150,7 +173,12 @@ def _choices(kind: Any) -> Iterator[object]:
             yield from (choice.value for choice in each)
 
 
+def closest(name: str, known: Collection[str]) -> str:
+    """The known name that is most like ``name``; empty: none is close."""
+    return next(iter(difflib.get_close_matches(name, known, n=1)), "")
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """A question with the known name closest to ``name``, and a space; empty: none is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{close[0]}`? " if close else ""
+    close = closest(name, known)
+    return f"did you mean `{close}`? " if close else ""

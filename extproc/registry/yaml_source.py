@@ -21,7 +21,7 @@ class Source:
         self.file = file
         self._lines: dict[Path, int] = {}
         self._mistakes: list[RegistryError] = []
-        self._settled: frozenset[int | None] = frozenset()  # lines of values that have been left out
+        self._unread: set[Path] = set()  # values that could not be read, or are missing
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -45,7 +45,7 @@ class Source:
 
     def error(self, problem: str, *path: str | int) -> RegistryError:
         """An error at the node at ``path``."""
-        return RegistryError(self.file, self.line(*path), problem)
+        return RegistryError(self.file, self.line(*path), problem, at=path)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -62,17 +62,18 @@ class Source:
                 raise
 
     def keep(self, mistake: RegistryError) -> None:
-        """Collect a mistake for ``refuse``."""
-        if mistake.line not in self._settled:
+        """Collect a mistake for ``refuse``, unless it is about a value that could not be read."""
+        if not any(mistake.at[: len(path)] == path for path in self._unread):
             self._mistakes.append(mistake)
 
-    def settle(self) -> None:
-        """Ignore further mistakes on lines that already have one, because their values are left out."""
-        self._settled = frozenset(mistake.line for mistake in self._mistakes)
+    def leave_out(self, mistake: RegistryError, *path: str | int) -> None:
+        """Collect the mistake because of which the value at ``path`` cannot be read."""
+        self.keep(mistake)
+        self._unread.add(path)
 
-    def is_mistaken(self, *path: str | int) -> bool:
-        """Whether a mistake was collected on the line of the node at ``path``."""
-        return path in self._lines and self._lines[path] in [mistake.line for mistake in self._mistakes]
+    def is_unread(self, *path: str | int) -> bool:
+        """Whether the value at ``path``, a part of it, or what it is a part of could not be read."""
+        return any(path[: len(other)] == other[: len(path)] for other in self._unread)
 
     def mistakes(self) -> RegistryError:
         """All collected mistakes as one error, in the order of their lines. There is at least one."""

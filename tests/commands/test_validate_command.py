@@ -86,17 +86,133 @@ def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.C
         "11: the candidate `a` is listed twice",
         "11: the route `s` can never be chosen",
         "12: `x-router-me` is reserved: Envoy removes",
+        "13: cannot read ",
         "13: holdout.min_accuracy: must be a number <= 1.0",
     ]
     assert len(lines) == len(expected), told
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 
 
+HALF_READ = """\
+models:
+  a: {name: x, endpoints: [7, {address: nowhere}], price: {input: 1}}
+  b: {apis: [openai.chats], health_check: {path: health}}
+  c: [nonsense]
+default: {openai.chat: a, openai.completions: d}
+rules:
+  - {when: {regex: '('}, model: d}
+  - {name: two, deny: never, route: r}
+  - nonsense
+  - {name: three, when: {keyword: [7, '']}}
+routes:
+  r: {candidates: [7, d, a, b], fallback: [7, d], examples: [hi, 7]}
+  s: {candidates: [a], examples: [hi], thresholds: {margn: 1}}
+  t: {cascade: one, examples: [there]}
+  u: {cascade: two, candidates: d, examples: [hello]}
+cascades:
+  one:
+    tiers:
+      - {gate: nothing}
+      - nonsense
+      - {model: d, retry: {statuses: [7]}}
+  two: {deadline_s: soon}
+gates:
+  g: {second: {agreemnt: 1}, finish: yes, verifier: {model: d}}
+passthrough: {paths: [nowhere, 7, /v1/chat/completions]}
+trusted_headers: [7, x-router-me]
+rollout_key: x-user
+holdout: {data: none.jsonl}
+envoy: {sidecar: [7, nowhere], cors: {}, admin: nowhere}
+feedback: {}
+"""
+
+
+def test_what_cannot_be_read_hides_no_mistake_beside_it_and_is_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(HALF_READ)
+    assert main(["validate", str(path)]) == 1
+    told = capsys.readouterr().err
+    lines = [line.removeprefix(f"extproc: {path}:") for line in told.splitlines()]
+    expected = [
+        "2: 'nowhere' is not a valid address",
+        "2: models.a.endpoints.0: must be a mapping with `address`; got a whole number",
+        "2: models.a.price: missing key `output`",
+        "2: models.a: missing key `base_url`",
+        "3: 'health' is not a valid path",
+        "3: models.b.apis.0: must be one of ",
+        "3: models.b: missing key `base_url`",
+        "4: models.c: must be a mapping with `base_url`; got a list",
+        "5: `a` speaks openai.responses, but this API has no default model",
+        "5: there is no model `d`",
+        "7: regex: missing ): (",
+        "7: rules.0: missing key `name`",
+        "7: there is no model `d`",
+        "8: rule `two`: expected exactly one of deny, route, model; got deny and route",
+        "8: rules.1: missing key `when`",
+        "9: rules.2: must be a mapping with `name` and `when`; got text",
+        "10: keyword: must not be empty",
+        "10: rule `three`: expected exactly one of deny, route, model; got none",
+        "10: rules.3.when.keyword.0: must be text; got a whole number",
+        "12: b has no price, so the cheapest of a, b is unknown",
+        "12: routes.r.candidates.0: must be text; got a whole number",
+        "12: routes.r.examples.1: must be text; got a whole number",
+        "12: routes.r.fallback.0: must be text; got a whole number",
+        "12: there is no model `d`",
+        "13: 'hi' is an example of both `r` and `s`",
+        "13: unknown key `margn`",
+        "15: there is no model `d`",
+        "19: cascades.one.tiers.0: missing key `model`",
+        "19: there is no gate `nothing`",
+        "20: cascades.one.tiers.1: must be a mapping with `model`; got text",
+        "21: cascades.one.tiers.2.retry.statuses.0: must be a whole number >= 400",
+        "21: there is no model `d`",
+        "22: cascades.two.deadline_s: must be a number; got text",
+        "22: cascades.two: missing key `tiers`",
+        "24: gates.g.second: missing key `model`",
+        "24: the gate `g` has both `second` and `verifier`",
+        "24: there is no model `d`",
+        "24: unknown key `agreemnt`",
+        "25: '/v1/chat/completions' would let prompts to /v1/chat/completions",
+        "25: 'nowhere' is not a valid path",
+        "25: passthrough.paths.1: must be text; got a whole number",
+        "25: passthrough: missing key `base_url`",
+        "26: `x-router-me` is reserved: Envoy removes x-router-* headers from every request",
+        "26: trusted_headers.0: must be text; got a whole number",
+        "28: cannot read ",
+        "28: holdout: missing key `min_accuracy`",
+        "29: envoy.admin: 'nowhere' is not a valid address",
+        "29: envoy.cors: missing key `origins`",
+        "29: envoy.sidecar.0: must be text; got a whole number",
+        "29: envoy.sidecar: 'nowhere' is not a valid address",
+        "30: feedback: missing key `token`",
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+
+
+def test_a_section_whose_names_cannot_be_read_hides_no_mistake_of_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "models: [a]\ndefault: a\nroutes:\n  r: {candidates: a, timeout_s: soon}\ndecision_ms: 0\n"
+    )
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"extproc: {path}:1: models: must be a mapping from names to models; got a list",
+        f"extproc: {path}:4: routes.r.timeout_s: must be a number; got text",
+        f"extproc: {path}:5: decision_ms: must be a whole number >= 1",
+    ]
+
+
 def test_what_names_an_entry_that_cannot_be_read_is_no_mistake_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("models: {a: {name: x}}\ndefault: a\nroutes:\n  r: {candidates: a, timeout_s: soon}\n")
+    path.write_text(
+        "models: {a: {name: x}}\ndefault: a\nroutes:\n  r: {candidates: a, timeout_s: soon, examples: [hi]}\n"
+    )
     assert main(["validate", str(path)]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"extproc: {path}:1: models.a: missing key `base_url`",

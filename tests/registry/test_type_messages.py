@@ -1,5 +1,6 @@
 """A value of the wrong type is reported in plain words, with what was expected."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -7,7 +8,8 @@ import pytest
 
 from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.schema import Cors, Registry, RouteSettings, ScorerSettings, When
-from extproc.registry.type_messages import TypeMistake, keys_at, type_mistake
+from extproc.registry.section import Section
+from extproc.registry.type_messages import TypeMistake, keys_at, stand_in, type_mistake
 
 MODEL = {"base_url": "http://h"}
 REGISTRY = {"models": {}, "default": "a"}
@@ -62,3 +64,20 @@ def test_missing_and_unknown_keys_are_named() -> None:
 def test_the_keys_of_a_section_are_those_that_a_registry_takes() -> None:
     assert keys_at(Model, ("price",)) == ["input", "output"]
     assert keys_at(Registry, ("rules", 0)) == ["name", "when", "in", "deny", "route", "model"]
+
+
+def sections(kind: type[Section]) -> Iterator[type[Section]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from sections(each)
+
+
+@pytest.mark.parametrize("section", sorted(set(sections(Section)), key=lambda kind: kind.__name__))
+def test_a_required_key_has_a_value_that_can_stand_in_for_it(section: type[Section]) -> None:
+    for key, kind in (
+        (each.encode_name, each.type) for each in msgspec.structs.fields(section) if each.required
+    ):
+        value = stand_in(section, (key,))
+        assert (
+            value in ({}, [{}]) or msgspec.convert(value, kind) == value
+        )  # the keys of a mapping have stand-ins of their own

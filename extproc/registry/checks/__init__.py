@@ -64,16 +64,21 @@ def _check_sidecars(addresses: list[str], plaintext: bool, source: Source) -> No
     at = ("envoy", "sidecar")
     if not addresses:
         raise source.error("envoy.sidecar: expected at least one address", *at)
-    for address in addresses:
-        if not address.startswith("unix:/") and not is_address(address):
-            raise source.error(
-                f"envoy.sidecar: {address!r} is not a valid address (expected HOST:PORT or unix:/PATH)", *at
-            )
-        if problem := plaintext_problem(address, plaintext):
-            raise source.error(f"envoy.sidecar: {problem}", *at)
-        if addresses.count(address) > 1:
-            raise source.error(f"envoy.sidecar: {address} is listed twice", *at)
-    if len({address.startswith("unix:/") for address in addresses}) > 1:
+    for i, address in enumerate(addresses):
+        with source.collecting():
+            _check_sidecar(address, addresses[:i], plaintext, source, *at, i)
+    if len({address.startswith("unix:/") for address in addresses}) > 1 and not source.is_unread(*at):
         raise source.error(
             "envoy.sidecar: expected only unix:/PATH addresses or only HOST:PORT addresses", *at
         )
+
+
+def _check_sidecar(address: str, earlier: list[str], plaintext: bool, source: Source, *at: str | int) -> None:
+    if not address.startswith("unix:/") and not is_address(address):
+        raise source.error(
+            f"envoy.sidecar: {address!r} is not a valid address (expected HOST:PORT or unix:/PATH)", *at
+        )
+    if problem := plaintext_problem(address, plaintext):
+        raise source.error(f"envoy.sidecar: {problem}", *at)
+    if address in earlier:
+        raise source.error(f"envoy.sidecar: {address} is listed twice", *at)

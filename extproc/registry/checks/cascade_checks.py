@@ -24,8 +24,10 @@ def check_cascades(registry: Registry, source: Source) -> None:
     with source.collecting():
         _check_egress(registry, source)
     for name, gate in registry.gates.items():
+        for each in (_check_gate_name, _check_not_idle, _check_self_report):
+            with source.collecting():
+                each(name, gate, source)
         with source.collecting():
-            _check_gate(name, gate, source)
             _check_consultings(registry, name, gate, source)
     for name, cascade in registry.cascades.items():
         with source.collecting():
@@ -38,8 +40,9 @@ def check_cascades(registry: Registry, source: Source) -> None:
 
 def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source) -> None:
     for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
-        if asked is not None:
-            _check_consulting(registry, name, key, asked.model, source)
+        with source.collecting():
+            if asked is not None:
+                _check_consulting(registry, name, key, asked.model, source)
     if gate.second is not None and gate.verifier is not None:
         raise source.error(
             f"the gate `{name}` has both `second` and `verifier` (expected one of them)",
@@ -48,22 +51,33 @@ def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source
 
 
 def _check_cascade(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
-    if re.fullmatch(CASCADE_NAME, name) is None:
-        raise source.error(
-            f"{name!r} is not a valid cascade name (expected letters, digits and ._-, at most 64)",
-            "cascades",
-            name,
-        )
-    _check_tiers(registry, name, cascade, source)
+    with source.collecting():
+        if re.fullmatch(CASCADE_NAME, name) is None:
+            raise source.error(
+                f"{name!r} is not a valid cascade name (expected letters, digits and ._-, at most 64)",
+                "cascades",
+                name,
+            )
+    for i in range(len(cascade.tiers)):
+        for each in (_check_tiers_model, _check_tiers_gate, _check_expected, _check_deadline):
+            with source.collecting():
+                each(registry, name, cascade, i, source)
 
 
-def _check_gate(name: str, gate: Gate, source: Source) -> None:
+def _check_gate_name(name: str, _: Gate, source: Source) -> None:
     if re.fullmatch(GATE_NAME, name) is None:
         raise source.error(
             f"{name!r} is not a valid gate name (expected letters, digits and ._-, at most 64)", "gates", name
         )
-    if gate == Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events):
+
+
+def _check_not_idle(name: str, gate: Gate, source: Source) -> None:
+    nothing = Gate(prefix_chars=gate.prefix_chars, prefix_events=gate.prefix_events)
+    if gate == nothing and not source.is_unread("gates", name):
         raise source.error(f"the gate `{name}` checks nothing (expected at least one check)", "gates", name)
+
+
+def _check_self_report(name: str, gate: Gate, source: Source) -> None:
     try:
         compile_judge(gate)
     except re2.error as error:
@@ -100,28 +114,36 @@ def _check_egress(registry: Registry, source: Source) -> None:
     )  # fmt: skip
 
 
-def _check_tiers(registry: Registry, name: str, cascade: Cascade, source: Source) -> None:
-    for i in range(len(cascade.tiers)):
-        with source.collecting():
-            _check_tier(registry, name, cascade, i, source)
+def _check_tiers_model(registry: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+    model, at = cascade.tiers[i].model, ("cascades", name, "tiers", i, "model")
+    known_model(registry, model, source, *at)
+    if model in [earlier.model for earlier in cascade.tiers[:i]]:
+        raise source.error(f"the model `{model}` is in two tiers of `{name}`", *at)
 
 
-def _check_tier(registry: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+def _check_tiers_gate(registry: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+    gate = cascade.tiers[i].gate
+    if gate and gate not in registry.gates:
+        raise source.error(unknown("gate", gate, registry.gates), "cascades", name, "tiers", i, "gate")
+
+
+def _check_expected(_: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
     tier, at = cascade.tiers[i], ("cascades", name, "tiers", i)
-    known_model(registry, tier.model, source, *at, "model")
-    if tier.gate and tier.gate not in registry.gates:
-        raise source.error(unknown("gate", tier.gate, registry.gates), *at, "gate")
-    if tier.model in [earlier.model for earlier in cascade.tiers[:i]]:
-        raise source.error(f"the model `{tier.model}` is in two tiers of `{name}`", *at, "model")
-    if tier.expected is not None and not tier.gate:
+    if tier.expected is None:
+        return
+    if not tier.gate and not source.is_unread(*at, "gate"):
         raise source.error("`expected` needs a `gate` in the same tier", *at, "expected")
-    if tier.expected is not None and tier.expected.least > tier.expected.most:
+    if tier.expected.least > tier.expected.most:
         raise source.error("expected.least is greater than expected.most", *at, "expected")
+
+
+def _check_deadline(_: Registry, name: str, cascade: Cascade, i: int, source: Source) -> None:
+    tier = cascade.tiers[i]
     if cascade.deadline_s is not None and (tier.timeout_s or 0.0) > cascade.deadline_s:
         raise source.error(
             f"the tier's timeout_s {tier.timeout_s:g} is greater than the cascade's deadline_s "
             f"{cascade.deadline_s:g} (expected at most the deadline)",
-            *at, "timeout_s",
+            "cascades", name, "tiers", i, "timeout_s",
         )  # fmt: skip
 
 
@@ -150,16 +172,20 @@ def _check_use(registry: Registry, name: str, source: Source) -> None:
     if route.cascade not in registry.cascades:
         raise source.error(unknown("cascade", route.cascade, registry.cascades), "routes", name, "cascade")
     for key in _TIERS_OWN:
-        if getattr(route, key):
-            raise source.error(
-                f"`{key}` of the route `{name}` cannot be combined with `cascade` (expected it in the tiers "
-                f"of `{route.cascade}`)",
-                "routes", name, key,
-            )  # fmt: skip
+        with source.collecting():
+            if getattr(route, key):
+                raise source.error(
+                    f"`{key}` of the route `{name}` cannot be combined with `cascade` (expected it in the "
+                    f"tiers of `{route.cascade}`)",
+                    "routes", name, key,
+                )  # fmt: skip
+    if source.is_unread("cascades", route.cascade, "tiers"):
+        return
     models = [tier.model for tier in registry.cascades[route.cascade].tiers]
     for i, model in enumerate(many(route.candidates)):
-        if model not in models:
-            raise source.error(
-                f"`{model}` is not in a tier of `{route.cascade}` (expected one of: {', '.join(models)})",
-                "routes", name, "candidates", i,
-            )  # fmt: skip
+        with source.collecting():
+            if model not in models:
+                raise source.error(
+                    f"`{model}` is not in a tier of `{route.cascade}` (expected one of: {', '.join(models)})",
+                    "routes", name, "candidates", i,
+                )  # fmt: skip

@@ -56,14 +56,26 @@ def check_default(registry: Registry, source: Source) -> None:
         known_model(registry, registry.default, source, "default")
     else:
         for name, model in registry.default.items():
-            if name not in set(Api):
-                raise source.error(f"there is no API `{name}` (expected one of: {_APIS})", "default", name)
-            known_model(registry, model, source, "default", name)
-            if name not in registry.models[model].speaks:
-                raise source.error(f"the model `{model}` does not speak {name}", "default", name)
+            with source.collecting():
+                _check_default_of(name, model, registry, source)
+    _check_apis_answered(registry, source)
+
+
+def _check_default_of(api: str, model: str, registry: Registry, source: Source) -> None:
+    if api not in set(Api):
+        raise source.error(f"there is no API `{api}` (expected one of: {_APIS})", "default", api)
+    known_model(registry, model, source, "default", api)
+    if api not in registry.models[model].speaks and not source.is_unread("models", model, "apis"):
+        raise source.error(f"the model `{model}` does not speak {api}", "default", api)
+
+
+def _check_apis_answered(registry: Registry, source: Source) -> None:
+    default = registry.default
+    answered = registry.models[default].speaks if isinstance(default, str) else default
+    unread = isinstance(default, str) and source.is_unread("models", default, "apis")
     for name, speaker in registry.models.items():
-        silent = [api for api in speaker.speaks if api not in registry.defaults]
-        if silent:
+        silent = [api for api in speaker.speaks if api not in answered]
+        if silent and not unread and not source.is_unread("models", name, "apis"):
             raise source.error(
                 f"`{name}` speaks {silent[0]}, but this API has no default model "
                 f"(expected `default: {{{silent[0]}: {name}, ...}}` with one model per API)",
@@ -76,7 +88,8 @@ def check_reference(registry: Registry, source: Source) -> None:
     if not registry.reference:
         return
     known_model(registry, registry.reference, source, "reference")
-    if registry.models[registry.reference].price is None:
+    unread = source.is_unread("models", registry.reference, "price")
+    if registry.models[registry.reference].price is None and not unread:
         raise source.error(
             f"the reference `{registry.reference}` has no price, so savings cannot be computed "
             f"(expected models.{registry.reference}.price)",
@@ -86,20 +99,20 @@ def check_reference(registry: Registry, source: Source) -> None:
 
 def check_unattended(registry: Registry, source: Source) -> None:
     """``without_sidecar`` names only APIs that a model speaks. Raises ``RegistryError``."""
-    if not isinstance(registry.without_sidecar, dict):
-        return
-    for name in registry.without_sidecar:
-        if name not in set(Api):
-            raise source.error(
-                f"there is no API `{name}` (expected one of: {_APIS})", "without_sidecar", name
-            )
-        known = {api for model in registry.models.values() for api in model.speaks}
-        if Api(name) not in known:
-            raise source.error(
-                f"no model speaks {name} (expected one of: {', '.join(sorted(known))})",
-                "without_sidecar",
-                name,
-            )
+    if isinstance(registry.without_sidecar, dict):
+        for name in registry.without_sidecar:
+            with source.collecting():
+                _check_unattended(name, registry, source)
+
+
+def _check_unattended(api: str, registry: Registry, source: Source) -> None:
+    at = ("without_sidecar", api)
+    if api not in set(Api):
+        raise source.error(f"there is no API `{api}` (expected one of: {_APIS})", *at)
+    known = {spoken for model in registry.models.values() for spoken in model.speaks}
+    unread = any(source.is_unread("models", model, "apis") for model in registry.models)
+    if api not in known and not unread:
+        raise source.error(f"no model speaks {api} (expected one of: {', '.join(sorted(known))})", *at)
 
 
 def unattended_warnings(registry: Registry) -> Iterator[str]:
@@ -122,46 +135,63 @@ def check_feedback(registry: Registry, source: Source) -> None:
 
 
 def _check_upstream(upstream: Upstream, source: Source, *at: str | int) -> None:
-    where = ".".join(map(str, at))
+    for each in (_check_base_url, _check_endpoints, _check_load_balancing, _check_health, _check_tls):
+        with source.collecting():
+            each(upstream, source, *at)
+    if isinstance(upstream.auth, Auth):
+        check_auth(upstream.auth, source, *at, "auth", other="`passthrough`, or ")
+
+
+def _check_base_url(upstream: Upstream, source: Source, *at: str | int) -> None:
     if not _is_base_url(upstream):
+        where = ".".join(map(str, at))
         raise source.error(
             f"{where}.base_url: {upstream.base_url!r} is not a valid base URL (expected http(s)://HOST[:PORT][/PATH])",
             *at, "base_url",
         )  # fmt: skip
-    for i, endpoint in enumerate(upstream.endpoints):
-        if not is_address(endpoint.address):
-            raise source.error(
-                f"{endpoint.address!r} is not a valid address (expected HOST:PORT)",
-                *at,
-                "endpoints",
-                i,
-                "address",
-            )
-        if endpoint.address in [other.address for other in upstream.endpoints[:i]]:
-            raise source.error(f"the endpoint {endpoint.address} is listed twice", *at, "endpoints", i)
+
+
+def _check_endpoints(upstream: Upstream, source: Source, *at: str | int) -> None:
+    addresses = [endpoint.address for endpoint in upstream.endpoints]
+    for i, address in enumerate(addresses):
+        with source.collecting():
+            if not is_address(address):
+                raise source.error(
+                    f"{address!r} is not a valid address (expected HOST:PORT)", *at, "endpoints", i, "address"
+                )
+            if address in addresses[:i]:
+                raise source.error(f"the endpoint {address} is listed twice", *at, "endpoints", i)
+
+
+def _check_load_balancing(upstream: Upstream, source: Source, *at: str | int) -> None:
     if upstream.load_balancing == "random" and {endpoint.weight for endpoint in upstream.endpoints} - {1}:
+        where = ".".join(map(str, at))
         raise source.error(
             f"{where}: Envoy's random load balancing ignores weights (expected round_robin or "
             "least_request, or no weights)",
             *at, "load_balancing",
         )  # fmt: skip
+
+
+def _check_health(upstream: Upstream, source: Source, *at: str | int) -> None:
     if upstream.health_check is not None and re.fullmatch(r"/[!-~]*", upstream.health_check.path) is None:
         raise source.error(
             f"{upstream.health_check.path!r} is not a valid path (expected /PATH)",
-            *at,
-            "health_check",
-            "path",
-        )
-    if upstream.url.scheme == "http" and upstream.tls != type(upstream.tls)():
-        raise source.error(
-            f"{where}.tls needs an https base_url (expected https://..., got http://...)", *at, "tls"
-        )
+            *at, "health_check", "path",
+        )  # fmt: skip
+
+
+def _check_tls(upstream: Upstream, source: Source, *at: str | int) -> None:
+    with source.collecting():
+        if upstream.base_url.startswith("http://") and upstream.tls != type(upstream.tls)():
+            where = ".".join(map(str, at))
+            raise source.error(
+                f"{where}.tls needs an https base_url (expected https://..., got http://...)", *at, "tls"
+            )
     if upstream.tls.server_name and not is_host(upstream.tls.server_name):
         raise source.error(
             f"{upstream.tls.server_name!r} is not a valid host name", *at, "tls", "server_name"
         )
-    if isinstance(upstream.auth, Auth):
-        check_auth(upstream.auth, source, *at, "auth", other="`passthrough`, or ")
 
 
 def _is_base_url(upstream: Upstream) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 
+from extproc.registry.checks.shared_checks import check_trusted
 from extproc.registry.schema import Percent, Registry
 from extproc.registry.yaml_source import Source
 
@@ -16,15 +17,11 @@ def check_rollout(registry: Registry, source: Source) -> None:
         with source.collecting():
             if route.rollout is not None:
                 _check_percent(route.rollout, source, "routes", name, "rollout")
-    trusted = {name.lower() for name in registry.trusted_headers}
     for key in ("rollout_key", "conversation_header"):
         header = getattr(registry, key)
-        if header and header.lower() not in trusted:
-            raise source.error(
-                f"{key}: clients could set the header `{header}` (expected one of trusted_headers: "
-                f"{', '.join(sorted(trusted)) or 'none declared'})",
-                key,
-            )
+        with source.collecting():
+            if header:
+                check_trusted(registry, header, source, key, subject=f"{key}: ")
 
 
 def share_of(percent: Percent) -> float:

@@ -45,7 +45,7 @@ def _check_name(name: str, source: Source) -> None:
 def _check_not_empty(
     registry: Registry, name: str, examples: Mapping[str, tuple[str, ...]], source: Source
 ) -> None:
-    if any(source.is_mistaken("routes", name, key) for key in ("examples", "examples_file")):
+    if any(source.is_unread("routes", name, key) for key in ("examples", "examples_file")):
         return  # its examples are not known
     if not examples[name] and name not in [rule.route for rule in registry.rules]:
         raise source.error(
@@ -71,48 +71,55 @@ def _check_examples(examples: Mapping[str, tuple[str, ...]], source: Source) -> 
 
 def _check_candidates(registry: Registry, name: str, source: Source) -> None:
     candidates, at = many(registry.routes[name].candidates), ("routes", name, "candidates")
-    if not candidates and registry.routes[name].cascade:
-        return  # the cascade does not exist, which another check reports
+    if not candidates and (registry.routes[name].cascade or source.is_unread("routes", name, "cascade")):
+        return  # the cascade does not exist or has no known model, which another check reports
     if not candidates:
         raise source.error(f"the route `{name}` has no candidates (expected at least one model)", *at)
     for i, model in enumerate(candidates):
-        known_model(registry, model, source, *at, i)
-        if model in candidates[:i]:
-            raise source.error(f"the candidate `{model}` is listed twice", *at, i)
-    unpriced = [model for model in candidates if registry.models[model].price is None]
-    if len(candidates) > 1 and unpriced:
+        with source.collecting():
+            known_model(registry, model, source, *at, i)
+            if model in candidates[:i]:
+                raise source.error(f"the candidate `{model}` is listed twice", *at, i)
+    known = [model for model in dict.fromkeys(candidates) if model in registry.models]
+    unpriced = [model for model in known if _has_no_price(registry, model, source)]
+    if len(known) > 1 and unpriced:
         raise source.error(
-            f"{', '.join(unpriced)} has no price, so the cheapest of {', '.join(candidates)} is unknown "
+            f"{', '.join(unpriced)} has no price, so the cheapest of {', '.join(known)} is unknown "
             "(expected `price` in each candidate)",
             *at,
         )
 
 
+def _has_no_price(registry: Registry, model: str, source: Source) -> bool:
+    return registry.models[model].price is None and not source.is_unread("models", model, "price")
+
+
 def _check_fallback(registry: Registry, name: str, source: Source) -> None:
     fallback, at = many(registry.routes[name].fallback), ("routes", name, "fallback")
     for i, model in enumerate(fallback):
-        known_model(registry, model, source, *at, i)
-        if model in fallback[:i]:
-            raise source.error(f"the fallback `{model}` is listed twice", *at, i)
+        with source.collecting():
+            known_model(registry, model, source, *at, i)
+            if model in fallback[:i]:
+                raise source.error(f"the fallback `{model}` is listed twice", *at, i)
 
 
 def _check_headers(name: str, route: RouteSettings, source: Source) -> None:
     for key in ("request_headers", "response_headers"):
         for header, value in getattr(route, key).items():
-            at = ("routes", name, key, header)
-            if not is_header_name(header):
-                raise source.error(f"`{header}` is not a valid header name", *at)
-            if header.lower() in _NOT_ADDED:
-                raise source.error(
-                    f"`{header}` cannot be set here (expected a header without a meaning "
-                    "for the connection or the credentials)",
-                    *at,
-                )
-            if header.lower().startswith("x-router-"):
-                raise source.error(
-                    f"`{header}` is reserved for the router (expected a name without x-router-)", *at
-                )
-            if any(ord(character) < 32 or ord(character) == 127 for character in value):
-                raise source.error(
-                    f"the value of `{header}` has control characters (expected one line of text)", *at
-                )
+            with source.collecting():
+                _check_header(header, value, source, "routes", name, key, header)
+
+
+def _check_header(header: str, value: str, source: Source, *at: str) -> None:
+    if not is_header_name(header):
+        raise source.error(f"`{header}` is not a valid header name", *at)
+    if header.lower() in _NOT_ADDED:
+        raise source.error(
+            f"`{header}` cannot be set here (expected a header without a meaning "
+            "for the connection or the credentials)",
+            *at,
+        )
+    if header.lower().startswith("x-router-"):
+        raise source.error(f"`{header}` is reserved for the router (expected a name without x-router-)", *at)
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise source.error(f"the value of `{header}` has control characters (expected one line of text)", *at)

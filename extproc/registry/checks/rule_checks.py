@@ -2,7 +2,12 @@
 
 import re2
 
-from extproc.registry.checks.shared_checks import is_header_name, known_model, unknown
+from extproc.registry.checks.shared_checks import (
+    check_trusted,
+    is_header_name,
+    known_model,
+    unknown,
+)
 from extproc.registry.schema import Registry, RuleSettings
 from extproc.registry.section import many
 from extproc.registry.yaml_source import Source
@@ -24,54 +29,73 @@ def check_rules(registry: Registry, source: Source) -> None:
         names.add(rule.name)
         with source.collecting():
             _check_action(registry, rule, source, i)
-        with source.collecting():
-            _check_when(registry, rule, source, i)
+        for check_condition in (_check_any, _check_bounds, _check_reads, _check_regex, _check_patterns):
+            with source.collecting():
+                check_condition(rule, source, i)
+        _check_trust(registry, rule, source, i)
 
 
 def _check_action(registry: Registry, rule: RuleSettings, source: Source, i: int) -> None:
-    actions = [key for key in ("deny", "route", "model") if getattr(rule, key)]
-    if len(actions) != 1:
-        given = " and ".join(actions) or "none"
-        raise source.error(
-            f"rule `{rule.name}`: expected exactly one of deny, route, model; got {given}", "rules", i
-        )
-    if rule.model:
-        known_model(registry, rule.model, source, "rules", i, "model")
+    keys = ("deny", "route", "model")
+    actions = [key for key in keys if getattr(rule, key)]
+    with source.collecting():
+        if len(actions) != 1 and not any(source.is_unread("rules", i, key) for key in keys):
+            given = " and ".join(actions) or "none"
+            raise source.error(
+                f"rule `{rule.name}`: expected exactly one of deny, route, model; got {given}", "rules", i
+            )
+    with source.collecting():
+        if rule.model:
+            known_model(registry, rule.model, source, "rules", i, "model")
     if rule.route and rule.route not in registry.routes:
         raise source.error(unknown("route", rule.route, registry.routes), "rules", i, "route")
 
 
-def _check_when(registry: Registry, rule: RuleSettings, source: Source, i: int) -> None:
-    when, at = rule.when, ("rules", i, "when")
-    if when == type(when)():
-        raise source.error(f"rule `{rule.name}`: expected at least one condition", *at)
+def _check_any(rule: RuleSettings, source: Source, i: int) -> None:
+    if rule.when == type(rule.when)() and not source.is_unread("rules", i, "when"):
+        raise source.error(f"rule `{rule.name}`: expected at least one condition", "rules", i, "when")
+
+
+def _check_bounds(rule: RuleSettings, source: Source, i: int) -> None:
     for least, most in (("min_chars", "max_chars"), ("min_bytes", "max_bytes")):
-        low, high = getattr(when, least), getattr(when, most)
-        if low is not None and high is not None and low > high:
-            raise source.error(f"{least} {low} is greater than {most} {high}", *at, least)
+        low, high = getattr(rule.when, least), getattr(rule.when, most)
+        with source.collecting():
+            if low is not None and high is not None and low > high:
+                raise source.error(f"{least} {low} is greater than {most} {high}", "rules", i, "when", least)
+
+
+def _check_reads(rule: RuleSettings, source: Source, i: int) -> None:
+    when = rule.when
     text = when.keyword or when.regex or when.min_chars is not None or when.max_chars is not None
-    if rule.reads is not None and not text:
+    if rule.reads is not None and not text and not source.is_unread("rules", i, "when"):
         raise source.error(
             f"rule `{rule.name}` has `in` but no condition on text (expected keyword, regex, "
             "min_chars or max_chars)",
             "rules", i, "in",
         )  # fmt: skip
-    if when.regex:
-        try:
-            regex_in_text(when.regex)
-        except re2.error as error:
-            raise source.error(f"regex: {_text(error)} (expected RE2 syntax)", *at, "regex") from error
+
+
+def _check_regex(rule: RuleSettings, source: Source, i: int) -> None:
+    try:
+        if rule.when.regex:
+            regex_in_text(rule.when.regex)
+    except re2.error as error:
+        raise source.error(
+            f"regex: {_text(error)} (expected RE2 syntax)", "rules", i, "when", "regex"
+        ) from error
+
+
+def _check_patterns(rule: RuleSettings, source: Source, i: int) -> None:
     for key in ("path", "model", "tool", "keyword"):
-        if not all(many(getattr(when, key))):
-            raise source.error(f"{key}: must not be empty", *at, key)
-    trusted = {name.lower() for name in registry.trusted_headers}
-    for name in when.header:
-        if name.lower() not in trusted:
-            raise source.error(
-                f"clients could set the header `{name}` (expected one of trusted_headers: "
-                f"{', '.join(sorted(trusted)) or 'none declared'})",
-                *at, "header", name,
-            )  # fmt: skip
+        with source.collecting():
+            if not all(many(getattr(rule.when, key))):
+                raise source.error(f"{key}: must not be empty", "rules", i, "when", key)
+
+
+def _check_trust(registry: Registry, rule: RuleSettings, source: Source, i: int) -> None:
+    for name in rule.when.header:
+        with source.collecting():
+            check_trusted(registry, name, source, "rules", i, "when", "header", name)
 
 
 def check_trusted_headers(registry: Registry, source: Source) -> None:

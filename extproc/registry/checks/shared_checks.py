@@ -20,6 +20,17 @@ def known_model(registry: Registry, name: str, source: Source, *at: str | int) -
         raise source.error(unknown("model", name, registry.models), *at)
 
 
+def check_trusted(registry: Registry, header: str, source: Source, *at: str | int, subject: str = "") -> None:
+    """Raises ``RegistryError`` unless clients cannot set the header. The message begins with ``subject``."""
+    trusted = {name.lower() for name in registry.trusted_headers}
+    if header.lower() not in trusted and not source.is_unread("trusted_headers"):
+        raise source.error(
+            f"{subject}clients could set the header `{header}` (expected one of trusted_headers: "
+            f"{', '.join(sorted(trusted)) or 'none declared'})",
+            *at,
+        )
+
+
 def unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
     """The message about a name that does not exist."""
     return f"there is no {kind} `{name}` (expected one of: {', '.join(known) or 'none declared'})"
