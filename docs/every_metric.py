@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.registry.cascade_settings import Band
 from extproc.registry.live_registry import Result
-from extproc.registry.model_settings import PriceSettings
-from extproc.registry.schema import Telemetry
+from extproc.registry.model_settings import Model, PriceSettings
+from extproc.registry.schema import Registry, Telemetry
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.row_building import attempt_row_of
@@ -35,6 +35,7 @@ from extproc.vocabulary import (
 )
 
 _PRICES = PriceList({"m": PriceSettings(input=1.0, output=1.0)}, reference="m")
+_REGISTRY = Registry(models={"m": Model(base_url="http://127.0.0.1:1")}, default="m")
 _ANSWERED = Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1)
 _USAGE = Usage(input=1, output=2, first_token_at=1.5)
 
@@ -127,7 +128,7 @@ def _count_cascade(metrics: Metrics) -> None:
     ruling = Ruling(escalate=True, gate="g", reason="refusal/refusal_text")
     tried = Attempt(_exchange(envelope=None, usage=_USAGE), 1, "m", cascade="c", tier=0, ruling=ruling)
     metrics.attempted(_PRICES.of_attempt(attempt_row_of(tried)), None)
-    metrics.expect_escalation({("c", 0): Band(least=0.1, most=0.3)})
+    metrics.expect(_REGISTRY, {("c", 0): Band(least=0.1, most=0.3)})
     metrics.accept(_outcome(_exchange(usage=_USAGE, tried=(tried,), attempts=3)))
 
 

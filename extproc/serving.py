@@ -23,16 +23,14 @@ from extproc.offloading import Offload
 from extproc.registry.checks.shared_checks import plaintext_problem
 from extproc.registry.feedback_token import FeedbackToken
 from extproc.registry.live_registry import LiveRegistry, State
-from extproc.registry.registry_loading import LoadedRegistry
-from extproc.registry.releases import Release, Releases, release_of
-from extproc.registry.schema import Registry, Telemetry
+from extproc.registry.releases import Release
+from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.routing.pipeline import Pipeline
 from extproc.supervisor import COMPONENT as TASKS
 from extproc.supervisor import Supervisor
 from extproc.telemetry import logs, otlp
 from extproc.telemetry.admin_server import AdminServer
-from extproc.telemetry.cascade_metrics import bands_of
 from extproc.telemetry.feedback_receiver import FeedbackReceiver, Keep
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
@@ -80,7 +78,7 @@ async def serve(settings: Settings) -> None:
         # The admin page first: liveness holds while the encoder loads, readiness does not yet.
         metrics, health = Metrics(otlp.metric_reader()), Components("registry", "encoder", GRPC, TASKS)
         closing.callback(metrics.close)
-        metrics.expect(registry)
+        metrics.expect(registry)  # before the first scrape, so that it sees each counter at 0
         host, port = _host_and_port(settings.admin)
         admin = AdminServer(
             host, port, metrics=metrics.render, health=health, registry_version=lambda: live.version
@@ -92,7 +90,12 @@ async def serve(settings: Settings) -> None:
         files, token = locate(settings.encoder_dir), FeedbackToken(os.environ)
         encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
         compiler = Compiler(encoder, files.directory)
-        releases = await live.begin(partial(_compile, compiler=compiler, token=token, metrics=metrics))
+
+        def newest_changed(release: Release) -> None:
+            token.use(release.feedback, release.directory)
+            metrics.expect(release.registry, release.bands)
+
+        releases = await live.begin(compiler.compiled, newest_changed)
         health.report("registry", ready=True, detail=f"version {live.version}")
         health.report("encoder", ready=True, detail=f"{encoder.name} on {encoder.device}")
 
@@ -106,15 +109,19 @@ async def serve(settings: Settings) -> None:
         metrics.watch_registry(lambda: live.version)
         metrics.watch_fast_path(lambda: releases.newest.snapshot.fast_path_open)
 
-        # From here on the registry may change; Envoy says for each request by which version it routes.
+        # From here on the registry may change. Envoy names for each request the version that routes it.
         def changed(state: State) -> None:
             health.report("registry", ready=True, detail=str(state))
-            token.read()  # which is no part of the registry's version
+            token.read()  # its file is not part of the registry's version
 
         supervisor.start("registry", partial(live.follow, changed, count=metrics.reloaded))
 
         sinks, keep = _sinks(settings, registry, metrics, closing)
-        fanout = Fanout(sinks, partial(_prices, releases), partial(_telemetry, releases))
+        fanout = Fanout(
+            sinks,
+            prices=lambda version: PriceList.of_release(releases.recorded(version)),
+            telemetry=lambda version: releases.recorded(version).telemetry,
+        )
         offload = Offload()
         pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter, offload)
         admission = Admission(_limits(registry))
@@ -167,33 +174,6 @@ class _Metered:
             raise
         self._metrics.decided(decision)
         return decision
-
-
-def _compile(
-    loaded: LoadedRegistry,
-    serving: Release | None,
-    compiler: Compiler,
-    token: FeedbackToken,
-    metrics: Metrics,
-) -> Release:
-    """All that a version of the registry means for serving. Blocks."""
-    snapshot, passed = compiler.compiled(loaded, serving.snapshot if serving else None)
-    if passed is not None:
-        log.info("registry %s passes its holdout: %s", loaded.version, passed)
-    token.learn(loaded.registry.feedback, loaded.path.parent)
-    metrics.expect(loaded.registry)
-    metrics.expect_escalation(bands_of(loaded.registry, loaded.gates))
-    return release_of(loaded, snapshot)
-
-
-def _prices(releases: Releases, version: str) -> PriceList:
-    """Those of ``version``; of the newest where that is not here, as after a restart."""
-    return PriceList.of_release(releases.of(version) or releases.newest)
-
-
-def _telemetry(releases: Releases, version: str) -> Telemetry:
-    """As ``_prices``."""
-    return (releases.of(version) or releases.newest).telemetry
 
 
 def _limits(registry: Registry) -> AdmissionLimits:

@@ -90,5 +90,4 @@ def _examined(loaded: "LoadedRegistry", encoder_dir: Path | None) -> "Passed | N
 
     files = locate(encoder_dir)
     encoder = open_encoder(files, loaded.registry.encoder)
-    _, passed = Compiler(encoder, files.directory).compiled(loaded, serving=None)
-    return passed
+    return Compiler(encoder, files.directory).compiled(loaded, serving=None).holdout

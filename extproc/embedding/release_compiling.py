@@ -1,16 +1,18 @@
-"""From a loaded registry to the snapshot that decides, with the encoder that serves.
+"""Compiles a loaded registry into a release, with the encoder that serves.
 
 Examples and holdouts are embedded once: their vectors are kept on disk, each by its text's hash.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_session import DeepEncoder, OnnxEncoder, embeddings_of
-from extproc.registry.holdout_check import Passed, examine
+from extproc.registry.holdout_check import examine
 from extproc.registry.registry_loading import LoadedRegistry
+from extproc.registry.releases import Release, release_of
 from extproc.registry.snapshot_compiling import compile_snapshot
-from extproc.routing.snapshot import Snapshot
+from extproc.vocabulary import Embedding
 
 
 class Compiler:
@@ -22,15 +24,16 @@ class Compiler:
         # Of their own, since they are deep: an artefact's head may read the inner layers.
         self._holdouts = CachedEncoder(DeepEncoder(encoder), directory / "holdouts.npz")
 
-    def compiled(self, loaded: LoadedRegistry, serving: Snapshot | None) -> tuple[Snapshot, Passed | None]:
-        """The snapshot, and how it did on the registry's holdout, where there is one. Blocks.
+    def compiled(self, loaded: LoadedRegistry, serving: Release | None) -> Release:
+        """The release of ``loaded``, once it has passed the registry's holdout, if there is one. Blocks.
 
-        ``serving`` is what decides now. Raises ``HoldoutFailed``, ``EncoderFailed``,
-        ``ArtefactUnusable``.
+        ``serving`` is what decides now. This changes nothing that serves. Raises ``HoldoutFailed``,
+        ``EncoderFailed``, ``ArtefactUnusable``.
         """
-        snapshot = compile_snapshot(loaded, self._examples)
-        if loaded.holdout is None:
-            return snapshot, None
-        return snapshot, examine(
-            loaded.holdout, snapshot, serving, lambda texts: embeddings_of(self._holdouts.encode(texts))
-        )
+        snapshot, passed = compile_snapshot(loaded, self._examples), None
+        if loaded.holdout is not None:
+            passed = examine(loaded.holdout, snapshot, serving.snapshot if serving else None, self._deep)
+        return release_of(loaded, snapshot, passed)
+
+    def _deep(self, texts: Sequence[str]) -> Sequence[Embedding]:
+        return embeddings_of(self._holdouts.encode(texts))

@@ -1,8 +1,7 @@
-"""The token by which clients may give feedback: read by the sidecar, compared, and never told."""
+"""The token that authorizes feedback: the sidecar reads it, compares it and never shows it."""
 
 import hmac
 import logging
-import threading
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -17,45 +16,42 @@ _SCHEME = "bearer"
 
 
 class FeedbackToken:
-    """Whose feedback is taken: nobody's where the registry has no ``feedback``. Safe from any thread."""
+    """Authorizes feedback by the settings of one registry; without settings it rejects all feedback."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """``environment`` is this process's, for a token that is a variable's value."""
         self._environment = environment
-        self._lock = threading.Lock()
-        self._auth: Auth | None = None  # None: the registry wants no feedback
+        self._auth: Auth | None = None  # None: the registry accepts no feedback
         self._directory = Path()
-        self._digest: bytes | None = None  # None: there is no token, so nobody has it
+        self._digest: bytes | None = None  # None: there is no token that could match
         self._problem = ""
 
-    def learn(self, feedback: FeedbackSettings | None, directory: Path) -> None:
-        """From now on go by this section of a registry whose file is in ``directory``."""
-        with self._lock:
-            self._auth, self._directory = feedback.token if feedback else None, directory
+    def use(self, feedback: FeedbackSettings | None, directory: Path) -> None:
+        """Use these settings from now on, of a registry whose file is in ``directory``."""
+        self._auth, self._directory = feedback.token if feedback else None, directory
         self.read()
 
     def read(self) -> None:
-        """Read the token again. One that cannot be used is no token, which is logged."""
-        with self._lock:
-            token, problem = _read(self._auth, self._directory, self._environment)
-            self._digest = sha256(token).digest() if token else None
-            if problem and problem != self._problem:
-                log.error("no feedback can be taken: %s", problem)
-            self._problem = problem
+        """Read the token again. A token that cannot be used counts as absent, and the reason is logged."""
+        token, problem = _read(self._auth, self._directory, self._environment)
+        self._digest = sha256(token).digest() if token else None
+        if problem and problem != self._problem:
+            log.error("feedback cannot be accepted: %s", problem)
+        self._problem = problem
 
     def admit(self, authorization: str) -> None:
-        """Return for the header that holds the token.
+        """Return if the header ``authorization`` holds the token.
 
         Raises:
-            NoFeedback: the registry wants none.
+            NoFeedback: the registry accepts no feedback.
             Unavailable: there is no token to compare with.
-            Unauthorized: it is another token, or none.
+            Unauthorized: the header has another token, or none.
         """
         if self._auth is None:
             raise NoFeedback("This router takes no feedback.")
         digest = self._digest
         if digest is None:
-            raise Unavailable("The router has no token by which to take feedback.")
+            raise Unavailable("The router has no valid feedback token; its operator must configure one.")
         scheme, _, presented = authorization.strip().partition(" ")
         # Of equal length, whatever was presented, the digests take the same time to compare.
         same = hmac.compare_digest(digest, sha256(presented.strip().encode()).digest())
@@ -64,7 +60,7 @@ class FeedbackToken:
 
 
 def _read(auth: Auth | None, directory: Path, environment: Mapping[str, str]) -> tuple[bytes, str]:
-    """The token, or what is wrong with it, in words that do not hold it."""
+    """The token, or a message about what is wrong with it that does not contain it."""
     if auth is None:
         return b"", ""
     if auth.env:
@@ -78,5 +74,5 @@ def _read(auth: Auth | None, directory: Path, environment: Mapping[str, str]) ->
             return b"", f"{where}: {error.strerror}"
     token = found.rstrip(b"\r\n")  # as an editor or echo leaves it
     if not token or not all(33 <= byte < 127 for byte in token):
-        return b"", f"{where} is no token (expected one line of visible characters)"
+        return b"", f"{where} is not a valid token (expected one line of visible characters)"
     return token, ""

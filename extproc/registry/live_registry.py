@@ -1,4 +1,4 @@
-"""The registry that serves: followed while it changes, the last good version kept whatever comes."""
+"""Follows the registry's files, and keeps the last good version when a change is rejected."""
 
 import asyncio
 import logging
@@ -18,35 +18,35 @@ from extproc.registry.schema import Registry
 log = logging.getLogger(__name__)
 
 Compile = Callable[[LoadedRegistry, Release | None], Release]
-"""Makes a version ready to decide, given the one that does now. Raises ``RouterError`` to refuse it."""
+"""Compiles a version, given the one that serves now. Raises ``RouterError`` to reject it."""
 
-_TIDY_S = 60.0  # how often versions that nobody needs are looked for
+_TIDY_S = 60.0  # seconds between two searches for versions that no Envoy needs
 
 
 class Result(StrEnum):
-    """What became of a reload. Labels a metric."""
+    """The result of a reload. Labels a metric."""
 
     LOADED = "loaded"
-    UNCHANGED = "unchanged"  # what was written says what decides already
+    UNCHANGED = "unchanged"  # the files have the content that serves already
     REFUSED = "refused"  # a mistake in the files, or a holdout that is not routed well enough
-    FAILED = "failed"  # a defect of ours, or of the encoder
+    FAILED = "failed"  # a defect of the sidecar or of the encoder
 
 
 class State(msgspec.Struct, frozen=True):
-    """What decides, and what stands in the way of what is on the disk."""
+    """Which version serves, and why the files on disk do not, if they are newer."""
 
-    version: str  # the newest that can decide
-    problem: str = ""  # of the files as they are now: FILE:LINE: what is wrong
-    restart_for: tuple[str, ...] = ()  # keys whose new values count from the next start only
-    refused: str = ""  # the version of the files as they are now, where that failed its holdout
+    version: str  # the newest that serves
+    problem: str = ""  # of the files on disk: FILE:LINE: what is wrong; empty: they serve
+    restart_for: tuple[str, ...] = ()  # keys whose new values apply after a restart only
+    refused: str = ""  # the version of the files on disk, if that failed its holdout
 
     def __str__(self) -> str:
-        told = [f"version {self.version}"]
+        parts = [f"version {self.version}"]
         if self.problem:
-            told.append(f"the files are newer, but cannot be used: {self.problem}")
+            parts.append(f"the files on disk are newer and were rejected: {self.problem}")
         if self.restart_for:
-            told.append(f"restart to apply {', '.join(self.restart_for)}")
-        return "; ".join(told)
+            parts.append(f"restart to apply {', '.join(self.restart_for)}")
+        return "; ".join(parts)
 
 
 class LiveRegistry:
@@ -65,31 +65,37 @@ class LiveRegistry:
 
     @property
     def version(self) -> str:
-        """The newest version that is good."""
+        """The newest version that serves."""
         return self._state.version
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Versions that failed their holdout, and why: that of the files as they are now, or none."""
+        """The version of the files on disk with its reason, if it failed its holdout; else empty."""
         return {self._state.refused: self._state.problem} if self._state.refused else {}
 
     def reload(self) -> None:
         """Read the files again, changed or not; the signal handler for SIGHUP."""
         self._watch.wake()
 
-    async def begin(self, compiled: Compile) -> Releases:
-        """What decides, from ``first`` on. ``compiled`` runs on a thread, one call at a time.
+    async def begin(self, compiled: Compile, newest_changed: Callable[[Release], None]) -> Releases:
+        """The store of releases, with that of ``first``.
 
-        Raises what ``compiled`` does: there is no other version that could go on.
+        ``compiled`` runs on a thread, one call at a time. ``newest_changed`` is called on the event loop
+        with each version that has become the newest, the first one included; a version that is rejected
+        never gets there. Raises what ``compiled`` raises, because no other version can serve.
         """
         self._compiled = compiled
-        self._releases = Releases(await asyncio.to_thread(compiled, self.first, None), self._clock)
+        self._newest_changed = newest_changed
+        first = await asyncio.to_thread(compiled, self.first, None)
+        self._releases = Releases(first, self._clock)
+        self._announce(first)
         return self._releases
 
     async def follow(self, changed: Callable[[State], None], count: Callable[[Result], None]) -> None:
-        """Reload on every change, and forget versions that nobody needs.
+        """Reload on every change, and drop versions that no Envoy needs.
 
-        ``count`` is told of every reload; ``changed`` of those, and of versions that were dropped.
+        ``count`` gets the result of every reload. ``changed`` is called after each of them, and after
+        versions were dropped.
         """
         while True:
             if await self._watch.changed(within_s=_TIDY_S):
@@ -106,30 +112,38 @@ class LiveRegistry:
         except RouterError as error:
             result = Result.REFUSED
             self._keep(str(error), refused=files.version if isinstance(error, HoldoutFailed) else "")
-            log.error("the registry is not reloaded, %s goes on: %s", self._state.version, error)
+            log.error("reload rejected; still serving %s: %s", self._state.version, error)
         except Exception as error:
             result = Result.FAILED
             self._keep(f"{type(error).__name__}: {error}")
-            log.exception("the registry could not be reloaded, %s goes on", self._state.version)
+            log.exception("reload failed; still serving %s", self._state.version)
         self._watch.watch(files.prints)
         return result
 
     async def _load(self, files: Files) -> Result:
         loaded = await asyncio.to_thread(load, self.first.path, files)
-        unchanged = loaded.version == self._releases.newest.version
-        if not unchanged:
-            newest = self._releases.newest
-            self._releases.add(await asyncio.to_thread(self._compiled, loaded, newest))
+        newest = self._releases.newest
+        unchanged = loaded.version == newest.version
+        release = newest if unchanged else await asyncio.to_thread(self._compiled, loaded, newest)
+        # From here on nothing can reject the version: it becomes the newest everywhere, without a pause.
         self._state = State(loaded.version, restart_for=_fixed_keys(self.first.registry, loaded.registry))
-        log.info("registry %s decides", loaded.version, extra={"state": str(self._state)})
+        if not unchanged:
+            self._releases.add(release)
+            self._announce(release)
+        log.info("serving registry %s", loaded.version, extra={"state": str(self._state)})
         return Result.UNCHANGED if unchanged else Result.LOADED
+
+    def _announce(self, release: Release) -> None:
+        if release.holdout is not None:
+            log.info("registry %s passed its holdout: %s", release.version, release.holdout)
+        self._newest_changed(release)
 
     def _keep(self, problem: str, refused: str = "") -> None:
         self._state = msgspec.structs.replace(self._state, problem=problem, refused=refused)
 
 
 def _fixed_keys(first: Registry, now: Registry) -> tuple[str, ...]:
-    """What a process takes from the registry once, when it starts, and is different by now."""
+    """The keys that a process reads only when it starts, and whose values have changed since."""
     taken = {
         "encoder": (first.encoder, now.encoder),
         "envoy.egress": (first.envoy.egress, now.envoy.egress),

@@ -6,41 +6,62 @@ another one still uses.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
 from extproc.gate.judged_tier import JudgedTier
+from extproc.registry.holdout_check import Passed
 from extproc.registry.model_settings import PriceSettings
 from extproc.registry.registry_loading import LoadedRegistry
-from extproc.registry.schema import Registry, Telemetry
-from extproc.registry.tier_compiling import judged_tiers
+from extproc.registry.schema import FeedbackSettings, Registry, Telemetry
+from extproc.registry.tier_compiling import Bands, bands_of, judged_tiers
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Terms
 
 
 class Release(msgspec.Struct, frozen=True):
-    """One version of the registry, ready to serve."""
+    """All that one version of the registry means for serving."""
 
+    registry: Registry  # as the file says it
+    directory: Path  # of that file; the file names others relative to it
     snapshot: Snapshot
     tiers: Mapping[str, JudgedTier] = {}  # by ``tier_name``; those that have a gate
+    bands: Bands = {}  # the share of answers that each gate should refuse
     prices: Mapping[str, PriceSettings] = {}  # by public name; those that have one
-    reference: str = ""  # the model that savings refer to; empty: there is none
-    telemetry: Telemetry = Telemetry()  # which traces are kept
+    holdout: Passed | None = None  # how it did on its holdout; None: it has none
 
     @property
     def version(self) -> str:
         """The registry's version."""
         return self.snapshot.version
 
+    @property
+    def reference(self) -> str:
+        """The model that savings refer to; empty: there is none."""
+        return self.registry.reference
 
-def release_of(loaded: LoadedRegistry, snapshot: Snapshot) -> Release:
-    """The release of a version whose ``snapshot`` is compiled."""
+    @property
+    def telemetry(self) -> Telemetry:
+        """Which traces are kept."""
+        return self.registry.telemetry
+
+    @property
+    def feedback(self) -> FeedbackSettings | None:
+        """How feedback is accepted; None: it is not."""
+        return self.registry.feedback
+
+
+def release_of(loaded: LoadedRegistry, snapshot: Snapshot, holdout: Passed | None = None) -> Release:
+    """The release of a version whose ``snapshot`` is compiled and passed its holdout."""
     return Release(
+        registry=loaded.registry,
+        directory=loaded.path.parent,
         snapshot=snapshot,
         tiers=judged_tiers(loaded.registry, loaded.gates),
+        bands=bands_of(loaded.registry, loaded.gates),
         prices=prices_of(loaded.registry),
-        reference=loaded.registry.reference,
-        telemetry=loaded.registry.telemetry,
+        holdout=holdout,
     )
 
 
@@ -88,6 +109,13 @@ class Releases:
         if found is not None:
             self._used[version] = self._clock()
         return found
+
+    def recorded(self, version: str) -> Release:
+        """The release by which to record what ``version`` decided: the newest where that is not here.
+
+        A sidecar that was restarted gets outcomes that an older version decided.
+        """
+        return self.of(version) or self._newest
 
     def snapshot(self, version: str) -> Snapshot | None:
         """What decides for an Envoy that holds ``version``; see ``of``."""

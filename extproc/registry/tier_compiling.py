@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from extproc.gate.judged_tier import Consulted, JudgedTier, SecondTerms, VerifierTerms
+from extproc.registry.cascade_settings import Band
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import SecondSettings, VerifierSettings
 from extproc.registry.judge_compiling import compile_judge
 from extproc.registry.schema import Registry
+
+TierPlace = tuple[str, int]  # a cascade and a tier of it
+Bands = Mapping[TierPlace, Band]
+
+_SPREAD: Final = 0.05  # around the share that a gate was fitted to refuse
 
 
 def tier_name(cascade: str, tier: int) -> str:
@@ -35,6 +42,26 @@ def judged_tiers(
         for number, tier in enumerate(cascade.tiers)
         if tier.gate
     }
+
+
+def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})) -> Bands:
+    """The expected band of each judged tier: the registry's, else around the share the gate was fitted to."""
+    found: dict[TierPlace, Band] = {}
+    for name, cascade in registry.cascades.items():
+        for number, tier in enumerate(cascade.tiers):
+            known = calibrated.get(tier.gate)
+            if tier.expected is not None:
+                found[name, number] = tier.expected
+            elif known is not None:
+                share = _fitted_share(registry, tier.gate, known)
+                found[name, number] = Band(least=max(0.0, share - _SPREAD), most=min(1.0, share + _SPREAD))
+    return found
+
+
+def _fitted_share(registry: Registry, gate: str, known: CalibratedGate) -> float:
+    """The share that a calibrated gate should refuse, with or without second answers."""
+    paired = known.manifest.escalation_paired
+    return known.manifest.escalation if paired is None or not registry.gates[gate].second else paired
 
 
 def consulted_models(registry: Registry) -> list[str]:

@@ -8,27 +8,21 @@ explains. Each process measures its own share of the traffic.
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from extproc.registry.cascade_settings import Band
-from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.schema import Registry
+from extproc.registry.tier_compiling import Bands, TierPlace
 from extproc.telemetry import otel_names
 from extproc.telemetry.initial_series import LAST_RESORT, Counters
 from extproc.telemetry.rows import AttemptRow, ExchangeRow
 
-_Place = tuple[str, int]  # a cascade and a tier of it
-Bands = Mapping[_Place, Band]
-
 _WINDOW: Final = 500  # verdicts of a tier
 _LEAST: Final = 100  # fewer prove nothing
 _CHANCE: Final = 3.0  # standard errors of a share at the band's edge
-_SPREAD: Final = 0.05  # around the share that a gate was fitted to refuse
 _MANY: Final = 3  # calls for one request: it paid for three
 
 
@@ -46,26 +40,6 @@ class Judged(msgspec.Struct, frozen=True):
             self.share < band.least - _error(band.least, self.verdicts)
             or self.share > band.most + _error(band.most, self.verdicts)
         )  # fmt: skip
-
-
-def bands_of(registry: Registry, calibrated: Mapping[str, CalibratedGate] = MappingProxyType({})) -> Bands:
-    """The expected band of each judged tier: the registry's, else around the share the gate was fitted to."""
-    found: dict[_Place, Band] = {}
-    for name, cascade in registry.cascades.items():
-        for number, tier in enumerate(cascade.tiers):
-            known = calibrated.get(tier.gate)
-            if tier.expected is not None:
-                found[name, number] = tier.expected
-            elif known is not None:
-                share = _fitted_share(registry, tier.gate, known)
-                found[name, number] = Band(least=max(0.0, share - _SPREAD), most=min(1.0, share + _SPREAD))
-    return found
-
-
-def _fitted_share(registry: Registry, gate: str, known: CalibratedGate) -> float:
-    """What a calibrated gate should refuse, with or without second answers."""
-    paired = known.manifest.escalation_paired
-    return known.manifest.escalation if paired is None or not registry.gates[gate].second else paired
 
 
 class Cascades:
@@ -104,7 +78,7 @@ class Cascades:
         ):
             meter.create_observable_gauge(name, [observe], description=description)
         self._lock = threading.Lock()
-        self._last: dict[_Place, deque[bool]] = {}
+        self._last: dict[TierPlace, deque[bool]] = {}
         self._bands: Bands = {}
 
     def expect(self, bands: Bands) -> None:
@@ -155,12 +129,12 @@ class Cascades:
             if band is not None:
                 yield Observation(int(judged.is_outside(band)), _labels(place))
 
-    def _judged(self) -> list[tuple[_Place, Judged]]:
+    def _judged(self) -> list[tuple[TierPlace, Judged]]:
         with self._lock:
             return [(place, Judged(sum(last) / len(last), len(last))) for place, last in self._last.items()]
 
 
-def _labels(place: _Place) -> dict[str, str]:
+def _labels(place: TierPlace) -> dict[str, str]:
     return {otel_names.ROUTER_CASCADE: place[0], otel_names.ROUTER_TIER: str(place[1])}
 
 

@@ -17,6 +17,7 @@ the encoder 40 us, beside milliseconds of inference.
 import platform
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -28,9 +29,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from extproc import __version__
 from extproc.registry.live_registry import Result
 from extproc.registry.schema import Registry
+from extproc.registry.tier_compiling import Bands
 from extproc.telemetry import initial_series, otel_names
 from extproc.telemetry.call_metrics import Calls
-from extproc.telemetry.cascade_metrics import Bands, Cascades
+from extproc.telemetry.cascade_metrics import Cascades
 from extproc.telemetry.initial_series import Counters
 from extproc.telemetry.otlp import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
@@ -80,10 +82,14 @@ class Metrics:
             lambda: [(1, {otel_names.VERSION: __version__, otel_names.PYTHON: platform.python_version()})],
         )
 
-    def expect(self, registry: Registry) -> None:
-        """Start each series that this registry can produce at 0; existing series keep their value."""
+    def expect(self, registry: Registry, bands: Bands = MappingProxyType({})) -> None:
+        """Start each series that this registry can produce at 0; existing series keep their value.
+
+        ``bands`` is the escalation that the registry expects of its gates.
+        """
         self._counters.begin(initial_series.always())
         self._counters.begin(initial_series.of(registry))
+        self._cascades.expect(bands)
 
     def decided(self, decision: Decision) -> None:
         """Count one decision, its scores if it has any, and the time of each step that ran."""
@@ -162,10 +168,6 @@ class Metrics:
         """Count one call of a model by a hop; the row has the verdict too."""
         self._calls.attempted(row)
         self._cascades.attempted(row)
-
-    def expect_escalation(self, bands: Bands) -> None:
-        """Set the escalation that the newest registry expects of its gates."""
-        self._cascades.expect(bands)
 
     def watch_encoder(self, *, model: str, device: str, precision: str, waiting: Callable[[], int]) -> None:
         """Show which encoder runs where, and how many requests wait for it. Call once."""

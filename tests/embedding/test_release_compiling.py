@@ -57,24 +57,22 @@ def registry(tmp_path: Path) -> Path:
 def test_a_second_compiler_embeds_nothing_again(registry: Path, tmp_path: Path) -> None:
     first, second = Lengths(), Lengths()
     for encoder in (first, second):
-        _, passed = Compiler(encoder, tmp_path / "cache").compiled(load(registry), None)  # type: ignore[arg-type]
-        assert passed == Passed(2, 2)
+        release = Compiler(encoder, tmp_path / "cache").compiled(load(registry), None)  # type: ignore[arg-type]
+        assert release.holdout == Passed(2, 2)
     assert sorted(first.asked) == ["fix", "fix", "hi", "hi"]  # as examples, and deep as a holdout
     assert second.asked == []
 
 
 def test_without_a_holdout_nothing_is_examined(registry: Path, tmp_path: Path) -> None:
     registry.write_text(REGISTRY)
-    _, passed = Compiler(Lengths(), tmp_path).compiled(load(registry), None)  # type: ignore[arg-type]
-    assert passed is None
+    assert Compiler(Lengths(), tmp_path).compiled(load(registry), None).holdout is None  # type: ignore[arg-type]
 
 
 def test_what_serves_is_what_a_version_is_compared_with(registry: Path, tmp_path: Path) -> None:
     compiler = Compiler(Lengths(), tmp_path)  # type: ignore[arg-type]
-    serving, _ = compiler.compiled(load(registry), None)
+    serving = compiler.compiled(load(registry), None)
     registry.write_text(REGISTRY.replace("[hi]", "[hello]") + HOLDOUT)
-    _, passed = compiler.compiled(load(registry), None)
-    assert passed == Passed(1, 2)
+    assert compiler.compiled(load(registry), None).holdout == Passed(1, 2)
     with pytest.raises(HoldoutFailed, match=r"2 by the version that serves.*50\.0 points worse"):
         compiler.compiled(load(registry), serving)
 

@@ -35,7 +35,7 @@ class Heard:
 
 def processor(world: World, heard: Heard) -> ExternalProcessor:
     token = FeedbackToken({"FEEDBACK_TOKEN": "t0ken"})
-    token.learn(SECTION, Path())
+    token.use(SECTION, Path())
     return ExternalProcessor(
         world.sidecar,
         version=lambda: "v1",

@@ -14,7 +14,7 @@ from extproc.registry.schema import FeedbackSettings
 
 def token_of(auth: Auth | None, folder: Path, environment: Mapping[str, str] | None = None) -> FeedbackToken:
     token = FeedbackToken(environment or {})
-    token.learn(FeedbackSettings(token=auth) if auth else None, folder)
+    token.use(FeedbackSettings(token=auth) if auth else None, folder)
     return token
 
 
@@ -60,7 +60,7 @@ def test_a_token_that_cannot_be_used_admits_nobody_and_is_logged_without_itself(
             token.admit(authorization)
 
 
-def test_a_file_is_read_again_when_told_and_the_old_token_is_nothing(tmp_path: Path) -> None:
+def test_a_file_is_read_again_on_request_and_the_old_token_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("old")
     token = token_of(Auth(file="t"), tmp_path)
     (tmp_path / "t").write_text("new")
@@ -75,8 +75,10 @@ def test_a_file_is_read_again_when_told_and_the_old_token_is_nothing(tmp_path: P
         token.admit("Bearer new")
 
 
-def test_a_variable_that_is_absent_is_told_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_variable_that_is_absent_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     token = token_of(Auth(env="FEEDBACK_TOKEN"), tmp_path)
-    assert "$FEEDBACK_TOKEN is no token" in caplog.text
+    assert "$FEEDBACK_TOKEN is not a valid token" in caplog.text
     with pytest.raises(Unavailable):
         token.admit("Bearer ")

@@ -28,6 +28,7 @@ class World:
         self.failure: Exception | None = None
         self.compared: list[str | None] = []  # the version that served when each was compiled
         self.releases: Releases
+        self.newest: list[Release] = []  # in the order in which they became the newest
         self.live = LiveRegistry(path, clock=lambda: 0.0)
 
     def compiled(self, loaded: LoadedRegistry, serving: Release | None) -> Release:
@@ -61,7 +62,7 @@ async def running(tmp_path: Path, text: str = GOOD) -> AsyncIterator[World]:
     path = tmp_path / "r.yaml"
     path.write_text(text)
     world = World(path)
-    world.releases = await world.live.begin(world.compiled)
+    world.releases = await world.live.begin(world.compiled, world.newest.append)
     following = asyncio.create_task(
         world.live.follow(changed=world.states.append, count=world.results.append)
     )
@@ -78,6 +79,7 @@ async def test_a_new_version_decides_beside_the_old(tmp_path: Path) -> None:
         assert state == State(load(world.path).version)
         assert world.releases.versions == (first, state.version)
         assert world.live.version == state.version
+        assert world.newest[-1] is world.releases.newest
         assert world.results == [Result.LOADED]
 
 
@@ -102,6 +104,7 @@ async def test_what_cannot_be_compiled_keeps_the_last_good_version(
         first, world.failure = world.live.version, failure
         state = await world.put(OTHER)
         assert (state.version, world.live.version) == (first, first)
+        assert [release.version for release in world.newest] == [first]
         assert str(failure) in state.problem
         assert world.results == [result]
         world.failure = None
@@ -164,5 +167,5 @@ async def test_a_first_version_that_fails_its_holdout_is_an_error_too(tmp_path: 
     world = World(tmp_path / "r.yaml")
     world.failure = HoldoutFailed("r.yaml", 3, "holdout: 1 of 2 rows right")
     with pytest.raises(HoldoutFailed):
-        await world.live.begin(world.compiled)
+        await world.live.begin(world.compiled, world.newest.append)
     assert world.compared == [None]

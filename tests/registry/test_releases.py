@@ -1,5 +1,6 @@
 """Which versions of the registry can serve, and for how long."""
 
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -7,18 +8,21 @@ from msgspec import structs
 
 from extproc.gate.judge import Judge
 from extproc.gate.judged_tier import JudgedTier
-from extproc.registry.model_settings import PriceSettings
+from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.releases import Release, Releases
+from extproc.registry.schema import Registry
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, Mode, Served, Terms
 
 
 def release(version: str, terms: Terms | None = None) -> Release:
     return Release(
-        Snapshot(
+        registry=Registry(models={"m": Model(base_url="http://127.0.0.1:1")}, default="m"),
+        directory=Path(),
+        snapshot=Snapshot(
             version=version, targets={}, routes={}, defaults={}, deny_rules=(), route_rules=(), meaning=None,
             budget_s=1.0, terms=terms or Terms(),
-        )
+        ),
     )  # fmt: skip
 
 
@@ -58,6 +62,16 @@ def test_an_envoy_gets_the_version_that_it_holds(releases: Releases) -> None:
 
 def test_a_version_that_is_not_here_is_no_other(releases: Releases) -> None:
     assert releases.of("v0") is None
+
+
+def test_what_a_version_decided_that_is_not_here_is_recorded_by_the_newest(releases: Releases) -> None:
+    releases.add(release("v2"))
+    assert [releases.recorded(version).version for version in ("v1", "v2", "v0", "")] == [
+        "v1",
+        "v2",
+        "v2",
+        "v2",
+    ]
 
 
 def test_a_version_that_comes_back_is_the_newest_again(releases: Releases) -> None:

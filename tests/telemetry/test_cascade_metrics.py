@@ -4,20 +4,17 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
-from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.registry.cascade_settings import Band, Cascade, Tier
-from extproc.registry.gate_settings import Gate, SecondSettings
+from extproc.registry.cascade_settings import Band
 from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.schema import Registry
-from extproc.telemetry.cascade_metrics import Judged, bands_of
+from extproc.telemetry.cascade_metrics import Judged
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
 from extproc.vocabulary import Attempt, Exchange, Usage
-from tests.registry.test_gate_artefact import gate
 
 PRICED = PriceList(
     {"code": PriceSettings(input=1.0, output=1.0), "large": PriceSettings(input=10.0, output=10.0)},
@@ -87,7 +84,8 @@ def test_verdicts_are_counted_with_their_reason_and_what_was_wasted(metrics: Met
 def test_an_alarm_rings_while_the_gate_refuses_another_share_than_it_was_calibrated_for(
     metrics: Metrics,
 ) -> None:
-    metrics.expect_escalation({("frugal", 0): Band(least=0.1, most=0.3)})
+    known = Registry(models={"code": Model(base_url="http://127.0.0.1:1")}, default="code")
+    metrics.expect(known, {("frugal", 0): Band(least=0.1, most=0.3)})
     for bound, share in (("least", 0.1), ("most", 0.3)):
         assert value(metrics, "router_cascade_escalation_expected", router_tier="0", bound=bound) == share
     name = "router_cascade_escalation_alarm"
@@ -111,30 +109,3 @@ def test_an_alarm_rings_while_the_gate_refuses_another_share_than_it_was_calibra
 )  # fmt: skip
 def test_what_chance_explains_is_no_alarm(share: float, verdicts: int, outside: bool) -> None:
     assert Judged(share, verdicts).is_outside(Band(least=0.1, most=0.3)) is outside
-
-
-def test_bands_are_those_of_the_registry() -> None:
-    tiers = [Tier(model="a", gate="g", expected=Band(most=0.3)), Tier(model="b", gate="g"), Tier(model="b")]
-    models = {name: Model(base_url="http://127.0.0.1:1") for name in "ab"}
-    made = Registry(models=models, default="a", cascades={"x": Cascade(tiers=tiers)})
-    assert bands_of(made) == {("x", 0): Band(least=0.0, most=0.3)}
-    calibrated = gate()
-    share = calibrated.manifest.escalation
-    told = bands_of(made, {"g": calibrated})
-    assert told["x", 0] == Band(most=0.3)
-    assert told["x", 1] == Band(least=max(0.0, share - 0.05), most=min(1.0, share + 0.05))
-
-
-@pytest.mark.parametrize(("second", "share"), [(None, 0.3), (SecondSettings(model="b"), 0.6)])
-def test_a_gate_that_asks_for_second_answers_refuses_as_it_was_fitted_with_them(
-    second: SecondSettings | None, share: float
-) -> None:
-    fitted = gate()
-    fitted = replace(fitted, manifest=replace(fitted.manifest, escalation_paired=0.6))
-    made = Registry(
-        models={"b": Model(base_url="http://127.0.0.1:1")},
-        default="b",
-        cascades={"x": Cascade(tiers=[Tier(model="b", gate="g")])},
-        gates={"g": Gate(second=second)},
-    )
-    assert bands_of(made, {"g": fitted}) == {("x", 0): Band(least=share - 0.05, most=share + 0.05)}
