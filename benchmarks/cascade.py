@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from extproc.gate.checks.refusal import refuses
-from extproc.gate.gate_vocabulary import Asked
+from extproc.gate.answer_checks import refuses
+from extproc.gate.judged_request import JudgedRequest
 from extproc.lab.gates.answer_rows import LabelledAnswers, Pair, PairPrices, answer_of, pair_of
 from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
 from extproc.lab.gates.gate_worth import FRACTIONS, Figure, break_even, cheapest, share_of, without_second
@@ -259,7 +259,7 @@ def judging_time(pair: Pair, rows: Sequence[LabelledAnswers]) -> dict[str, str]:
     spent: dict[str, list[float]] = {"checks": [], "checks and score": []}
     for name, judge in (("checks", compile_judge(every)), ("checks and score", compile_judge(every, scorer))):
         for row in rows:
-            asked = Asked(api=Api.OPENAI_CHAT, text=row.prompt)
+            asked = JudgedRequest(api=Api.OPENAI_CHAT, text=row.prompt)
             answer = answer_of(row.answers[pair.small])
             start = time.process_time()
             judge.judge(asked, answer)

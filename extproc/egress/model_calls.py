@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from extproc.egress import http_client
-from extproc.gate.second_answer import Advice, Consultation, FailureReason
+from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ class Egress:
         self._answer_limit = answer_limit
         self._buckets: dict[str, TokenBucket] = {}
 
-    async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
         """See ``wire.gate_stream.SecondAnswerClient``."""
         seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
         if seconds <= 0:
-            return Advice(failure=FailureReason.TIMEOUT)
+            return ConsultationResult(failure=FailureReason.TIMEOUT)
         if not self._affords(consultation):
-            return Advice(failure=FailureReason.BUDGET)
+            return ConsultationResult(failure=FailureReason.BUDGET)
         headers = {
             **consultation.headers,
             "content-type": "application/json",
@@ -61,13 +61,13 @@ class Egress:
                     self._address, consultation.path, headers, consultation.body, self._answer_limit
                 )
         except TimeoutError:
-            return Advice(failure=FailureReason.TIMEOUT)
+            return ConsultationResult(failure=FailureReason.TIMEOUT)
         except (OSError, EOFError, http_client.BadAnswer) as error:
             log.warning("the model %s could not be asked for a gate: %s", consultation.model, error)
-            return Advice(failure=FailureReason.FAILED)
+            return ConsultationResult(failure=FailureReason.FAILED)
         if answer.status != 200:
-            return Advice(failure=FailureReason.FAILED)
-        return Advice(answer.status, answer.body)
+            return ConsultationResult(failure=FailureReason.FAILED)
+        return ConsultationResult(answer.status, answer.body)
 
     def _affords(self, consultation: Consultation) -> bool:
         if consultation.per_second is None:

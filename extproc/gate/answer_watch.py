@@ -7,11 +7,19 @@ import msgspec
 from extproc.apis import answers
 from extproc.apis.answers import AnswerReader
 from extproc.apis.model_answer import ModelAnswer
-from extproc.gate import second_answer, verifier
-from extproc.gate.gate_vocabulary import Asked, Verdict
-from extproc.gate.judge import text_of
+from extproc.gate.consultation import (
+    VERIFIER_PATH,
+    Consultation,
+    ConsultationResult,
+    FailureReason,
+    second_request,
+    usage,
+    verifier_request,
+    verifier_score,
+)
+from extproc.gate.judge import Verdict, text_of
+from extproc.gate.judged_request import JudgedRequest
 from extproc.gate.judged_tier import Consulted, JudgedTier, VerifierTerms
-from extproc.gate.second_answer import Advice, Consultation, FailureReason
 from extproc.vocabulary import Api, RequestHead, Ruling, SecondAnswer
 
 _FORWARDED_HEADERS = ("x-request-id", "traceparent", "tracestate")  # of the request, on a call for it
@@ -28,21 +36,13 @@ class AnswerWatch(Protocol):
         """Reads the next bytes of the body. None: the gate needs more of it."""
         ...
 
-    def on_second_answer(self, advice: Advice) -> Ruling:
+    def on_second_answer(self, result: ConsultationResult) -> Ruling:
         """The ruling after a consultation has succeeded or failed."""
         ...
 
     def on_timeout(self) -> Ruling:
         """The ruling when the time ends before the answer does."""
         ...
-
-
-class JudgedRequest(msgspec.Struct, frozen=True):
-    """The request whose answer is judged."""
-
-    asked: Asked
-    head: RequestHead
-    body: bytes
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -56,9 +56,11 @@ class _Pending(msgspec.Struct, frozen=True):
 class TierWatch(AnswerWatch):
     """Judges an answer of ``tier``: a document when it is complete, a stream as the tier says."""
 
-    def __init__(self, request: JudgedRequest, tier: JudgedTier) -> None:
+    def __init__(self, tier: JudgedTier, request: JudgedRequest, head: RequestHead, body: bytes) -> None:
+        """``head`` and ``body`` are those of ``request``."""
         self._request = request
-        self._asked = request.asked
+        self._head = head
+        self._body = body
         self._tier = tier
         self._status = 200
         self._document = bytearray()
@@ -69,7 +71,7 @@ class TierWatch(AnswerWatch):
         self._status = status
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "text/event-stream":
-            self._stream = AnswerReader(self._asked.api, status)
+            self._stream = AnswerReader(self._request.api, status)
             return self._tier.stream != "off"
         return kind == "application/json" or kind.endswith("+json")
 
@@ -77,14 +79,14 @@ class TierWatch(AnswerWatch):
         answer = self._read(data, ended)
         return None if answer is None else self._judge(answer)
 
-    def on_second_answer(self, advice: Advice) -> Ruling:
+    def on_second_answer(self, result: ConsultationResult) -> Ruling:
         assert self._pending is not None  # it was asked for in ``on_body``
         pending, consulted = self._pending, self._pending.consulted
-        if advice.failure:
-            return self._without(pending.verdict, consulted, SecondAnswer(consulted.model, advice.failure))
+        if result.failure:
+            return self._without(pending.verdict, consulted, SecondAnswer(consulted.model, result.failure))
         if isinstance(consulted.terms, VerifierTerms):
-            return self._verified(pending, consulted.terms, advice)
-        return self._compared(pending, advice)
+            return self._verified(pending, consulted.terms, result)
+        return self._compared(pending, result)
 
     def on_timeout(self) -> Ruling:
         return Ruling(escalate=True, gate=self._tier.gate, reason="late")
@@ -95,7 +97,7 @@ class TierWatch(AnswerWatch):
             self._stream.feed(data)
             return self._stream.answer(ended=ended) if ended or self._is_enough(self._stream) else None
         self._document += data
-        return answers.read(self._asked.api, bytes(self._document), self._status) if ended else None
+        return answers.read(self._request.api, bytes(self._document), self._status) if ended else None
 
     def _is_enough(self, stream: AnswerReader) -> bool:
         tier = self._tier
@@ -104,7 +106,7 @@ class TierWatch(AnswerWatch):
         )
 
     def _judge(self, answer: ModelAnswer) -> Ruling | Consultation:
-        verdict, consulted = self._tier.judge.judge(self._asked, answer), self._tier.consulted
+        verdict, consulted = self._tier.judge.judge(self._request, answer), self._tier.consulted
         if consulted is None or not self._needs_consultation(verdict, consulted):
             return self._ruling(verdict)
         consultation = self._consultation(answer, consulted)
@@ -120,15 +122,15 @@ class TierWatch(AnswerWatch):
 
     def _consultation(self, answer: ModelAnswer, consulted: Consulted) -> Consultation | None:
         """None: the other model does not speak the request's API, or the request is no JSON object."""
-        head = self._request.head
         call = self._call(answer, consulted)
         if call is None:
             return None
         path, body = call
+        headers = self._head.headers
         return Consultation(
             model=consulted.model,
             path=path,
-            headers={name: head.headers[name] for name in _FORWARDED_HEADERS if name in head.headers},
+            headers={name: headers[name] for name in _FORWARDED_HEADERS if name in headers},
             body=body,
             deadline_s=consulted.deadline_s,
             budget_key=self._tier.gate,
@@ -139,29 +141,29 @@ class TierWatch(AnswerWatch):
         """The path and the body of the call."""
         name, terms = consulted.upstream_model, consulted.terms
         if isinstance(terms, VerifierTerms):
-            return verifier.PATH, verifier.request(name, self._asked.text, text_of(answer), terms.prompt)
-        body = second_answer.asked_of(name, self._request.body, terms.temperature)
-        if self._asked.api not in consulted.apis or body is None:
+            return VERIFIER_PATH, verifier_request(name, self._request.text, text_of(answer), terms.prompt)
+        body = second_request(name, self._body, terms.temperature)
+        if self._request.api not in consulted.apis or body is None:
             return None
-        return self._request.head.path.partition("?")[0], body
+        return self._head.path.partition("?")[0], body
 
-    def _compared(self, pending: _Pending, advice: Advice) -> Ruling:
+    def _compared(self, pending: _Pending, result: ConsultationResult) -> Ruling:
         """The ruling with another model's answer to the same request."""
         consulted = pending.consulted
-        read, written = second_answer.usage(self._asked.api, advice.body)
-        other = answers.read(self._asked.api, advice.body, advice.status)
+        read, written = usage(self._request.api, result.body)
+        other = answers.read(self._request.api, result.body, result.status)
         if other.failed or not other.complete or not text_of(other):
             failed = SecondAnswer(consulted.model, FailureReason.FAILED, read, written)
             return self._without(pending.verdict, consulted, failed)
-        verdict = self._tier.judge.judge(self._asked, pending.answer, other)
+        verdict = self._tier.judge.judge(self._request, pending.answer, other)
         return self._ruling(verdict, SecondAnswer(consulted.model, "answered", read, written))
 
-    def _verified(self, pending: _Pending, terms: VerifierTerms, advice: Advice) -> Ruling:
+    def _verified(self, pending: _Pending, terms: VerifierTerms, result: ConsultationResult) -> Ruling:
         """The ruling with another model's rating."""
         consulted, verdict = pending.consulted, pending.verdict
-        read, written = second_answer.usage(Api.OPENAI_CHAT, advice.body)
-        rating = answers.read(Api.OPENAI_CHAT, advice.body, advice.status)
-        score = verifier.score(rating.text)
+        read, written = usage(Api.OPENAI_CHAT, result.body)
+        rating = answers.read(Api.OPENAI_CHAT, result.body, result.status)
+        score = verifier_score(rating.text)
         if rating.failed or score is None:
             failed = SecondAnswer(consulted.model, FailureReason.FAILED, read, written)
             return self._without(verdict, consulted, failed)

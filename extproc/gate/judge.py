@@ -1,23 +1,32 @@
-"""A gate at work: whether a tier's answer may be kept."""
+"""The judge of a gate: whether a tier's answer may be kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from extproc.apis.model_answer import ModelAnswer
-from extproc.gate.agreement import agreement
-from extproc.gate.gate_vocabulary import Asked, Verdict
+import msgspec
 
-Check = Callable[[Asked, ModelAnswer], str]
-"""Gives the reason for a rejection; empty: no objection. Never raises."""
+from extproc.apis.model_answer import ModelAnswer
+from extproc.gate.answer_checks import Check
+from extproc.gate.answer_scoring import agreement
+from extproc.gate.judged_request import JudgedRequest
 
 _SCORE = "score"
 
 
-class AnswerScorer(Protocol):
-    """What knows how probably an answer is good: the calibrated artefact."""
+class Verdict(msgspec.Struct, frozen=True):
+    """What a gate finds of an answer."""
 
-    def probability(self, asked: Asked, answer: ModelAnswer, second: ModelAnswer | None) -> float:
-        """P(the answer is good), also by how ``second``, another answer to the same, agrees with it."""
+    keep: bool | None  # None: the answer is not complete, and its beginning gives no reason to reject it
+    score: float | None = None  # P(the answer is good) by the calibrated artefact; None: there is none
+    gate: str = ""  # the check that rejected; empty: none did
+    reason: str = ""  # low cardinality: it labels metrics
+
+
+class AnswerScorer(Protocol):
+    """Scores an answer: the calibrated artefact."""
+
+    def probability(self, request: JudgedRequest, answer: ModelAnswer, second: ModelAnswer | None) -> float:
+        """P(the answer is good). ``second`` is another answer to the same request."""
 
 
 class Judge:
@@ -31,10 +40,11 @@ class Judge:
         threshold_paired: float | None = None,
         min_agreement: float | None = None,
     ) -> None:
-        """``checks`` are the names of gates with what they do; an answer below ``threshold`` is rejected.
+        """``checks`` are the checks by name. An answer that scores below ``threshold`` is rejected.
 
-        ``threshold_paired`` is for an answer that has a second one beside it; None: the scorer uses none.
-        ``min_agreement`` is what such an answer is held against where no scorer does; None: nothing.
+        ``threshold_paired`` replaces ``threshold`` for an answer with a second one; None: the scorer does not
+        use second answers. ``min_agreement`` is the least agreement with a second answer, for a gate whose
+        scorer does not use it; None: there is no such bound.
         """
         self._checks = tuple(checks)
         self._scorer = scorer
@@ -42,15 +52,17 @@ class Judge:
         self._threshold_paired = threshold_paired
         self._min_agreement = min_agreement
 
-    def judge(self, asked: Asked, answer: ModelAnswer, second: ModelAnswer | None = None) -> Verdict:
-        """The first rejection; of an answer that is not complete, nothing else can be said.
+    def judge(
+        self, request: JudgedRequest, answer: ModelAnswer, second: ModelAnswer | None = None
+    ) -> Verdict:
+        """The first rejection, else the score of a complete answer.
 
-        An answer that failed, or that ended before it was whole, is rejected whatever the checks are.
+        An answer that failed, or that ended before it was complete, is rejected whatever the checks are.
         """
         if answer.failed:
             return Verdict(False, gate="finish", reason="failed")
         for gate, check in self._checks:
-            if reason := check(asked, answer):
+            if reason := check(request, answer):
                 return Verdict(False, gate=gate, reason=reason)
         if not answer.complete:
             return Verdict(None)
@@ -63,7 +75,7 @@ class Judge:
             second = None
         elif second is not None:
             least = self._threshold_paired
-        score = self._scorer.probability(asked, answer, second)
+        score = self._scorer.probability(request, answer, second)
         if score < least:
             return Verdict(False, score, _SCORE, "low_score")
         return Verdict(True, score)
@@ -80,5 +92,5 @@ class Judge:
 
 
 def text_of(answer: ModelAnswer) -> str:
-    """The text of an answer or, of one that only calls tools, those calls."""
+    """The text of an answer, or its tool calls if it has no text."""
     return answer.text or "\n".join(f"{call.name} {call.arguments}" for call in answer.tool_calls)

@@ -4,6 +4,7 @@ How they are written and read, and what is refused: see `registry.weights_bundle
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
-from extproc.gate.answer_features import AGREEMENT, NAMES
-from extproc.gate.goodness import Goodness, Logit
+from extproc.gate.answer_scoring import AGREEMENT, NAMES, Goodness, Logit
+from extproc.registry.gate_settings import Gate
+from extproc.registry.registry_files import Files
 from extproc.registry.weights_bundle import Arrays, Bundle
+from extproc.registry.yaml_source import Source
 
 MANIFEST, WEIGHTS = "gate.json", "gate.npz"
 FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads answers otherwise
@@ -79,6 +82,42 @@ def read(directory: Path) -> CalibratedGate:
         manifest,
         lambda arrays: CalibratedGate(manifest, _goodness(arrays), arrays["fitted"].astype(np.uint64)),
     )
+
+
+def calibrations(gates: Mapping[str, Gate], source: Source, files: Files) -> Mapping[str, CalibratedGate]:
+    """The calibrated gates that ``gates`` name, relative to the registry file. Raises ``RegistryError``.
+
+    The manifest has the hash of the weights, so the registry's version only needs the manifest.
+    """
+    found = {}
+    for name, gate in gates.items():
+        if gate.artefact:
+            found[name] = _calibrated(name, gate, source, files)
+        elif gate.threshold is not None:
+            raise source.error(
+                f"`threshold` of the gate `{name}` is of a score (expected `artefact` to name a directory "
+                "from `extproc gate fit`)",
+                "gates", name, "threshold",
+            )  # fmt: skip
+    return found
+
+
+def _calibrated(name: str, gate: Gate, source: Source, files: Files) -> CalibratedGate:
+    at = ("gates", name, "artefact")
+    directory = Path(source.file).parent / gate.artefact
+    manifest = directory / MANIFEST
+    if not manifest.exists():
+        files.watch(manifest)  # the registry is reloaded once it is there
+        raise source.error(
+            f"artefact: {manifest} is not there (expected what `extproc gate fit --registry {source.file} "
+            f"--data ANSWERS --small MODEL --large MODEL --out {directory}` writes)",
+            *at,
+        )
+    files.read(manifest, source.file, source.line(*at))
+    try:
+        return read(directory)
+    except ArtefactUnusable as error:
+        raise source.error(f"artefact: {error}", *at) from error
 
 
 def _arrays(goodness: Goodness) -> dict[str, NDArray[Any]]:

@@ -1,9 +1,10 @@
 """Compiling a gate of the registry into what judges answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from extproc.gate.checks import confidence, finish, form, language, length, refusal, repetition
-from extproc.gate.judge import Check, Judge
+from extproc.gate import answer_checks
+from extproc.gate.answer_checks import Check
+from extproc.gate.judge import Judge
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import Gate
 
@@ -29,26 +30,10 @@ def compile_judge(gate: Gate, calibrated: CalibratedGate | None = None) -> Judge
     )
 
 
-# Why each check rejects an answer.
-_REASONS: Mapping[str, tuple[str, ...]] = {
-    "finish": ("failed", "content_filter", "truncated"),
-    "length": ("too_long", "too_short", "empty"),
-    "refusal": ("refusal", "refusal_text"),
-    "format": (
-        *("unknown_tool", "tool_arguments", "fenced_json", "not_json", "not_schema"),
-        *("open_fence", "no_fence"),
-    ),
-    "repetition": ("repetition",),
-    "language": ("language",),
-    "logprob": ("logprob",),
-    "self_report": ("self_report",),
-}
-
-
 def reasons_of(gate: Gate) -> Iterator[str]:
     """The reasons for which ``gate`` may reject an answer, as they label metrics."""
     for name, _ in _checks(gate):
-        yield from (f"{name}/{reason}" for reason in _REASONS[name])
+        yield from (f"{name}/{reason}" for reason in answer_checks.REASONS[name])
     if gate.artefact:
         yield "score/low_score"
     if gate.second is not None:
@@ -57,18 +42,18 @@ def reasons_of(gate: Gate) -> Iterator[str]:
 
 def _checks(gate: Gate) -> Iterator[tuple[str, Check]]:
     if gate.finish:
-        yield "finish", finish.check
+        yield "finish", answer_checks.check_finish
     if gate.length is not None:
-        yield "length", length.between(gate.length.min_chars, gate.length.max_chars)
+        yield "length", answer_checks.length_between(gate.length.min_chars, gate.length.max_chars)
     if gate.refusal:
-        yield "refusal", refusal.check
+        yield "refusal", answer_checks.check_refusal
     if gate.format:
-        yield "format", form.check
+        yield "format", answer_checks.check_format
     if gate.repetition is not None:
-        yield "repetition", repetition.at_most(gate.repetition.max_share)
+        yield "repetition", answer_checks.repetition_at_most(gate.repetition.max_share)
     if gate.language:
-        yield "language", language.check
+        yield "language", answer_checks.check_language
     if gate.logprob is not None:
-        yield "logprob", confidence.mean_logprob(gate.logprob.min_mean)
+        yield "logprob", answer_checks.mean_logprob_at_least(gate.logprob.min_mean)
     if gate.self_report is not None:
-        yield "self_report", confidence.self_report(gate.self_report.pattern)
+        yield "self_report", answer_checks.no_self_report(gate.self_report.pattern)

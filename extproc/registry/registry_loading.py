@@ -15,8 +15,7 @@ from extproc.registry import quality_artefact as qualities
 from extproc.registry.cascade_settings import Cascade
 from extproc.registry.checks import check
 from extproc.registry.checks.cascade_checks import check_calibrations
-from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gate_artefacts import calibrations
+from extproc.registry.gate_artefact import CalibratedGate, calibrations
 from extproc.registry.gate_settings import Gate
 from extproc.registry.holdout_check import HoldoutRows
 from extproc.registry.model_settings import Model

@@ -11,7 +11,7 @@ Holding ──AnswerPart──> Holding                                         
     ├──AnswerPart, accepted or too long to hold─> Closed                    ReleaseAnswer
     ├──AnswerPart, refused──────────────────────> Closed                    Reject
     └──TimeUp───────────────────────────────────> Closed                    Reject
-AwaitingConsultation ──Advised──────────────────> Closed                    ReleaseAnswer or Reject
+AwaitingConsultation ──ConsultationEnded────────> Closed                    ReleaseAnswer or Reject
 
 A release replies to the answer's head alone and ends the stream. Envoy keeps what it sent until that reply
 and then sends it to the client. So a release copies no body, and what comes after it never passes through the
@@ -29,10 +29,10 @@ import msgspec
 
 from extproc import apis
 from extproc.errors import ProtocolError
-from extproc.gate import request_form
-from extproc.gate.answer_watch import AnswerWatch, JudgedRequest, TierWatch
+from extproc.gate import judged_request
+from extproc.gate.answer_watch import AnswerWatch, TierWatch
+from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.gate.judged_tier import JudgedTier
-from extproc.gate.second_answer import Advice, Consultation
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
 from extproc.wire.decide_messages import VERSION_KEY
@@ -106,17 +106,17 @@ class AnswerPart(msgspec.Struct, frozen=True):
     ended: bool = False
 
 
-class Advised(msgspec.Struct, frozen=True):
+class ConsultationEnded(msgspec.Struct, frozen=True):
     """The other model answered, or failed to."""
 
-    advice: Advice
+    result: ConsultationResult
 
 
 class TimeUp(msgspec.Struct, frozen=True):
     """The deadline passed."""
 
 
-Event = HeadReceived | BodyReceived | AnswerHead | AnswerPart | Advised | TimeUp
+Event = HeadReceived | BodyReceived | AnswerHead | AnswerPart | ConsultationEnded | TimeUp
 
 
 # --- Effects -------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Consult(msgspec.Struct, frozen=True):
-    """Ask another model, and come back with ``Advised``. Envoy holds the answer meanwhile."""
+    """Ask another model, and come back with ``ConsultationEnded``. Envoy holds the answer meanwhile."""
 
     consultation: Consultation
 
@@ -243,8 +243,10 @@ class GateExchange:
             return Closed(), ReleaseAnswer(None)
         return Holding(state.watched, size), Wait()
 
-    def _on_advised(self, state: AwaitingConsultation, event: Advised) -> tuple[State, Effect]:
-        return Closed(), _carried_out(state.watched.watch.on_second_answer(event.advice))
+    def _on_consultation_ended(
+        self, state: AwaitingConsultation, event: ConsultationEnded
+    ) -> tuple[State, Effect]:
+        return Closed(), _carried_out(state.watched.watch.on_second_answer(event.result))
 
     def _on_time_up(self, state: Holding, _: TimeUp) -> tuple[State, Effect]:
         return Closed(), Reject(state.watched.watch.on_timeout())
@@ -258,7 +260,7 @@ _STEPS: dict[tuple[type, type], Callable[[GateExchange, Any, Any], tuple[State, 
     (AwaitingAnswer, AnswerHead): GateExchange._on_answer_head,
     (Holding, AnswerPart): GateExchange._on_answer_part,
     (Holding, TimeUp): GateExchange._on_time_up,
-    (AwaitingConsultation, Advised): GateExchange._on_advised,
+    (AwaitingConsultation, ConsultationEnded): GateExchange._on_consultation_ended,
 }
 
 
@@ -296,8 +298,8 @@ class Gatekeepers:
         api = apis.api_of(head.method, head.path)
         if policy is None or api is None:
             return None
-        request = JudgedRequest(request_form.read(api, body), head, body)
-        return Watched(TierWatch(request, policy), self._seconds(policy, head))
+        watch = TierWatch(policy, judged_request.read(api, body), head, body)
+        return Watched(watch, self._seconds(policy, head))
 
     def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
         """The tier's own time or, if that is less, the rest of the time that all tiers share."""

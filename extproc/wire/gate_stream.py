@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from extproc.errors import ProtocolError
-from extproc.gate.second_answer import Advice, Consultation, FailureReason
+from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from extproc.wire import gate_messages
 from extproc.wire.decide_messages import StreamMetadata
-from extproc.wire.gate_exchange import Advised, Consult, Effect, Event, GateExchange, TimeUp
+from extproc.wire.gate_exchange import Consult, ConsultationEnded, Effect, Event, GateExchange, TimeUp
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,13 @@ _QUIET_S = 1.5
 # What a consultation may take beyond its deadline, on a busy machine.
 _CONSULT_MARGIN_S = 1.0
 
-_NO_ADVICE = Advice(failure=FailureReason.FAILED)
+_NO_RESULT = ConsultationResult(failure=FailureReason.FAILED)
 
 
 class SecondAnswerClient(Protocol):
     """Asks another model for a second answer or a rating."""
 
-    async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
         """The answer or why there is none, within the consultation's deadline and ``within_s`` seconds.
 
         Never raises.
@@ -69,8 +69,8 @@ async def converse(
             await _ask_for_time(context, min(stream.patience_s, longest))
             # A client that leaves meanwhile has this cancelled, and so the call.
             left = None if gate.seconds is None else began + gate.seconds - loop.time()
-            advice = await second_answers.ask(effect.consultation, left) if second_answers else _NO_ADVICE
-            event = Advised(advice)
+            result = await second_answers.ask(effect.consultation, left) if second_answers else _NO_RESULT
+            event = ConsultationEnded(result)
             effect = _settle(gate, event, count_failure)
         message = gate_messages.encode(event, effect)
         if message is not None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from extproc.egress.model_calls import Egress, TokenBucket
-from extproc.gate.second_answer import Advice, Consultation, FailureReason
+from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from tests.egress.serving import served
 
 WANTED = Consultation(
@@ -42,7 +42,7 @@ def egress(path: Path, clock: float = 0.0) -> Egress:
 
 async def test_the_call_names_its_model_to_envoy_and_belongs_to_the_request(tmp_path: Path) -> None:
     async with envoy(tmp_path / "e") as got:
-        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(200, b"[]")
+        assert await egress(tmp_path / "e").ask(WANTED, None) == ConsultationResult(200, b"[]")
     (head,) = got
     assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
     assert b"\r\nx-router-egress: large\r\n" in head
@@ -52,11 +52,13 @@ async def test_the_call_names_its_model_to_envoy_and_belongs_to_the_request(tmp_
 @pytest.mark.parametrize(("status", "body"), [("503 No", b"[]"), ("204 No", b""), ("200 OK", b"[1,2]")])
 async def test_what_fails_or_is_too_large_is_no_advice(tmp_path: Path, status: str, body: bytes) -> None:
     async with envoy(tmp_path / "e", status, body):
-        assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(failure=FailureReason.FAILED)
+        assert await egress(tmp_path / "e").ask(WANTED, None) == ConsultationResult(
+            failure=FailureReason.FAILED
+        )
 
 
 async def test_where_no_envoy_listens_there_is_none(tmp_path: Path) -> None:
-    assert await egress(tmp_path / "e").ask(WANTED, None) == Advice(failure=FailureReason.FAILED)
+    assert await egress(tmp_path / "e").ask(WANTED, None) == ConsultationResult(failure=FailureReason.FAILED)
 
 
 @pytest.mark.parametrize(("deadline_s", "within_s"), [(0.01, None), (60.0, 0.01), (60.0, -1.0)])
@@ -67,7 +69,7 @@ async def test_it_waits_no_longer_than_both_of_its_times(
         silent.bind(str(tmp_path / "e"))
         silent.listen()
         advice = await egress(tmp_path / "e").ask(replace(WANTED, deadline_s=deadline_s), within_s)
-    assert advice == Advice(failure=FailureReason.TIMEOUT)
+    assert advice == ConsultationResult(failure=FailureReason.TIMEOUT)
 
 
 async def test_each_gate_has_its_own_budget(tmp_path: Path) -> None:
@@ -78,7 +80,11 @@ async def test_each_gate_has_its_own_budget(tmp_path: Path) -> None:
             await asking.ask(replace(WANTED, budget_key=budget_key, per_second=0.5), None)
             for budget_key in budget_keys
         ]
-    assert told == [Advice(200, b"[]"), Advice(failure=FailureReason.BUDGET), Advice(200, b"[]")]
+    assert told == [
+        ConsultationResult(200, b"[]"),
+        ConsultationResult(failure=FailureReason.BUDGET),
+        ConsultationResult(200, b"[]"),
+    ]
     assert len(got) == 2
 
 

@@ -22,7 +22,7 @@ from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import bootstrap, envoy_binary
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
-from extproc.gate.second_answer import Advice, Consultation
+from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.health import Components
 from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.schema import EnvoySettings, Registry, cluster_name
@@ -162,7 +162,7 @@ class Sidecar:
         """The seam of gates."""
         return self.gatekeeper.watch(tier, head, body) if self.gatekeeper else None
 
-    async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
         """The seam of gates that ask other models."""
         assert self.second_answers is not None
         return await self.second_answers.ask(consultation, within_s)

@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from extproc.envoyconf import http_filters
-from extproc.gate.second_answer import Advice, Consultation
+from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.registry.cascade_settings import Retry, Tier
 from extproc.vocabulary import Ruling
 from extproc.wire import gate_messages, gate_stream
@@ -231,13 +231,13 @@ async def test_a_gate_that_asks_another_model_is_waited_for(launch: Launch, brie
             asked = Consultation(model="large", path=CHAT, body=b"{}", deadline_s=10.0, budget_key="words")
             return asked if ended else None
 
-        def on_second_answer(self, advice: Advice) -> Ruling:
+        def on_second_answer(self, advice: ConsultationResult) -> Ruling:
             return Ruling(True, "words", "bad")
 
     class Slow:
-        async def ask(self, consultation: Consultation, within_s: float | None) -> Advice:
+        async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
             await asyncio.sleep(brief_silence + 0.3)
-            return Advice()
+            return ConsultationResult()
 
     world = await cascading(launch, tiers=[Tier(model="small", gate="words"), Tier(model="large")])
     keeper(world).reading = Asking

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from extproc.gate import request_form
-from extproc.gate.answer_watch import AnswerWatch, JudgedRequest, TierWatch
-from extproc.gate.second_answer import Advice, Consultation
+from extproc.gate import judged_request
+from extproc.gate.answer_watch import AnswerWatch, TierWatch
+from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import Gate, Length, SecondSettings, SelfReport
@@ -44,8 +44,8 @@ def watch(made: Registry, calibrations: Calibrations = NO_CALIBRATIONS, body: by
     head = RequestHead(
         method="POST", path=f"{CHAT}?a=b", headers={"x-request-id": "r", "content-type": "application/json"}
     )
-    request = JudgedRequest(request_form.read(Api.OPENAI_CHAT, body), head, body)
-    return TierWatch(request, judged_tiers(made, calibrations)["x/0"])
+    request = judged_request.read(Api.OPENAI_CHAT, body)
+    return TierWatch(judged_tiers(made, calibrations)["x/0"], request, head, body)
 
 
 def document(text: str, finish: str = "stop") -> bytes:
@@ -190,7 +190,7 @@ def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:
     def judged(text: str, other: str) -> Ruling:
         watch = asking(Gate(second=SecondSettings(model="b")), {"g": calibrated()})
         assert isinstance(watch.on_body(document(text), True), Consultation)
-        return watch.on_second_answer(Advice(200, document(other)))
+        return watch.on_second_answer(ConsultationResult(200, document(other)))
 
     agreed, disagreed = judged("6 * 7 = 43", "43"), judged("6 * 7 = 43", "42")
     assert (agreed.escalate, disagreed.escalate, disagreed.reason) == (False, True, "score/low_score")

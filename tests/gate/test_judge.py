@@ -4,27 +4,27 @@ import msgspec
 import pytest
 
 from extproc.apis.model_answer import ModelAnswer, ToolCall
-from extproc.gate.gate_vocabulary import Asked, Verdict
-from extproc.gate.judge import Judge
+from extproc.gate.judge import Judge, Verdict
+from extproc.gate.judged_request import JudgedRequest
 from extproc.vocabulary import Api
 
-ASKED = Asked(api=Api.OPENAI_CHAT, text="Where?")
+ASKED = JudgedRequest(api=Api.OPENAI_CHAT, text="Where?")
 
 
 class ByLength(msgspec.Struct, frozen=True):
     """Longer answers are better, and agreement is best."""
 
-    def probability(self, asked: Asked, answer: ModelAnswer, second: ModelAnswer | None) -> float:
+    def probability(self, asked: JudgedRequest, answer: ModelAnswer, second: ModelAnswer | None) -> float:
         if second is not None and second.text == answer.text:
             return 1.0
         return min(1.0, len(answer.text) / 10)
 
 
-def no_digits(asked: Asked, answer: ModelAnswer) -> str:
+def no_digits(asked: JudgedRequest, answer: ModelAnswer) -> str:
     return "digits" if any(map(str.isdigit, answer.text)) else ""
 
 
-def no_questions(asked: Asked, answer: ModelAnswer) -> str:
+def no_questions(asked: JudgedRequest, answer: ModelAnswer) -> str:
     return "question" if "?" in answer.text else ""
 
 

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from extproc.apis.model_answer import Finish, ModelAnswer
-from extproc.gate.gate_vocabulary import Asked, Format, Verdict
+from extproc.gate.judge import Verdict
+from extproc.gate.judged_request import Format, JudgedRequest
 from extproc.registry.gate_settings import Gate
 from extproc.registry.judge_compiling import compile_judge
 from extproc.vocabulary import Api
 
 QUESTION = "What is the best way to learn how to swim if you are afraid of the water?"
-ASKED = Asked(api=Api.OPENAI_CHAT, text=QUESTION, format=Format.JSON_OBJECT)
+ASKED = JudgedRequest(api=Api.OPENAI_CHAT, text=QUESTION, format=Format.JSON_OBJECT)
 BAD = ModelAnswer(
     text="Lo siento, pero no puedo ayudarte con eso y no se qué es lo que más te gusta de la natación"
 )

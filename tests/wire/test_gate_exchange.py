@@ -4,7 +4,7 @@ import pytest
 
 from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import ProtocolError
-from extproc.gate.second_answer import Advice, Consultation, FailureReason
+from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate, Length, SelfReport
 from extproc.registry.model_settings import Model
@@ -15,10 +15,10 @@ from extproc.wire import gate_messages, observed_metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
 from extproc.wire.decide_messages import StreamMetadata
 from extproc.wire.gate_exchange import (
-    Advised,
     AnswerHead,
     AnswerPart,
     Consult,
+    ConsultationEnded,
     Effect,
     Event,
     GateExchange,
@@ -227,19 +227,19 @@ def test_an_answer_is_held_while_another_model_is_asked() -> None:
         def on_body(self, data: bytes, ended: bool) -> Ruling | None:
             return wanted if ended else None  # type: ignore[return-value]
 
-        def on_second_answer(self, advice: Advice) -> Ruling:
+        def on_second_answer(self, advice: ConsultationResult) -> Ruling:
             return BAD if advice.failure else GOOD
 
     for advice, effect in (
-        (Advice(200, b"{}"), ReleaseAnswer(GOOD)),
-        (Advice(failure=FailureReason.TIMEOUT), Reject(BAD)),
+        (ConsultationResult(200, b"{}"), ReleaseAnswer(GOOD)),
+        (ConsultationResult(failure=FailureReason.TIMEOUT), Reject(BAD)),
     ):
         machine = gate(Asking())
         effects(machine, HEAD, BODY, OK)
         assert machine.receive(AnswerPart(b"", ended=True)) == Consult(wanted)
         assert gate_messages.encode(AnswerPart(b""), Consult(wanted)) is None
         assert not machine.done
-        assert machine.receive(Advised(advice)) == effect
+        assert machine.receive(ConsultationEnded(advice)) == effect
         assert machine.done
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from extproc.apis.model_answer import ANSWER_LIMIT, Finish, ModelAnswer
 from extproc.errors import DataError
-from extproc.gate.agreement import agreement
-from extproc.gate.answer_features import features
-from extproc.gate.gate_vocabulary import QUESTION_LIMIT, Asked
+from extproc.gate.answer_scoring import agreement, features
+from extproc.gate.judged_request import QUESTION_LIMIT, JudgedRequest
 from extproc.lab.datasets import Share, lines_of
 from extproc.lab.measure.classification_metrics import Floats, Truths
 from extproc.lab.train.splits import groups_of, places
@@ -122,7 +121,7 @@ def pair_of(
         for row in rows
         if small in row.scores and large in row.scores and (not second or second in row.answers)
     ]
-    asked = [Asked(api=Api.OPENAI_CHAT, text=row.prompt[:QUESTION_LIMIT]) for row in known]
+    asked = [JudgedRequest(api=Api.OPENAI_CHAT, text=row.prompt[:QUESTION_LIMIT]) for row in known]
     return Pair(
         small=small,
         large=large,

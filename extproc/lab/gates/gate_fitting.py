@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.errors import OperatorError
-from extproc.gate.goodness import Goodness, Logit
+from extproc.gate.answer_scoring import Goodness, Logit
 from extproc.lab.gates.answer_rows import Pair
 from extproc.lab.measure.classification_metrics import Floats, Truths
 

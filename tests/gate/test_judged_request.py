@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.gate import request_form
-from extproc.gate.gate_vocabulary import QUESTION_LIMIT, Asked, Format
+from extproc.gate import judged_request
+from extproc.gate.judged_request import QUESTION_LIMIT, Format, JudgedRequest
 from extproc.vocabulary import Api
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
@@ -39,8 +39,8 @@ TOOLS: dict[Api, list[Any]] = {
 }
 
 
-def read(api: Api, **members: Any) -> Asked:
-    return request_form.read(api, json.dumps(BODIES[api] | members).encode())
+def read(api: Api, **members: Any) -> JudgedRequest:
+    return judged_request.read(api, json.dumps(BODIES[api] | members).encode())
 
 
 @pytest.mark.parametrize("api", BODIES)
@@ -87,7 +87,7 @@ def test_what_is_too_large_is_not_read() -> None:
 
 @given(st.sampled_from(list(BODIES)), st.binary(max_size=64))
 def test_a_body_that_is_none_asks_for_nothing(api: Api, body: bytes) -> None:
-    assert request_form.read(api, body) == Asked(api=api)
+    assert judged_request.read(api, body) == JudgedRequest(api=api)
 
 
 VALUES = st.recursive(

@@ -3,8 +3,9 @@
 import pytest
 
 from extproc.apis.model_answer import ModelAnswer
-from extproc.gate.checks import language
-from extproc.gate.gate_vocabulary import Asked
+from extproc.gate import language_detection
+from extproc.gate.answer_checks import check_language
+from extproc.gate.judged_request import JudgedRequest
 from extproc.vocabulary import Api
 
 TEXTS = {
@@ -28,20 +29,22 @@ TEXTS = {
 
 @pytest.mark.parametrize("expected", TEXTS)
 def test_a_sentence_tells_its_language(expected: str) -> None:
-    assert language.language(TEXTS[expected]) == expected
+    assert language_detection.language(TEXTS[expected]) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "42", "Bern", "x = f(y) + g(z)", "```py\nthe = of(and_, to)\n```", "Да"]
 )
 def test_too_little_prose_tells_none(text: str) -> None:
-    assert language.language(text) == ""
+    assert language_detection.language(text) == ""
 
 
 @pytest.mark.parametrize("question", TEXTS)
 @pytest.mark.parametrize("answer", TEXTS)
 def test_an_answer_is_in_the_language_of_the_question(question: str, answer: str) -> None:
-    found = language.check(Asked(api=Api.OPENAI_CHAT, text=TEXTS[question]), ModelAnswer(text=TEXTS[answer]))
+    found = check_language(
+        JudgedRequest(api=Api.OPENAI_CHAT, text=TEXTS[question]), ModelAnswer(text=TEXTS[answer])
+    )
     assert found == ("" if question == answer else "language")
 
 
@@ -54,9 +57,9 @@ def test_an_answer_is_in_the_language_of_the_question(question: str, answer: str
     ],
 )
 def test_a_question_that_names_a_language_may_be_answered_in_any(text: str) -> None:
-    assert language.check(Asked(api=Api.OPENAI_CHAT, text=text), ModelAnswer(text=TEXTS["fr"])) == ""
+    assert check_language(JudgedRequest(api=Api.OPENAI_CHAT, text=text), ModelAnswer(text=TEXTS["fr"])) == ""
 
 
 def test_an_answer_of_code_is_in_no_language() -> None:
     code = ModelAnswer(text="```py\n# what is the use of this if it is not for you\nprint(1)\n```")
-    assert language.check(Asked(api=Api.OPENAI_CHAT, text=TEXTS["de"]), code) == ""
+    assert check_language(JudgedRequest(api=Api.OPENAI_CHAT, text=TEXTS["de"]), code) == ""

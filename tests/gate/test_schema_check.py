@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.gate.checks.schemas import fits
+from extproc.gate.schema_check import fits
 
 STRING = {"type": "string"}
 LIST = {  # of numbers, as a chain

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.apis.model_answer import Finish, ModelAnswer
-from extproc.gate.agreement import agreement, final_answer
-from extproc.gate.answer_features import NAMES, features, paired, sums
-from extproc.gate.gate_vocabulary import Asked
+from extproc.gate.answer_scoring import NAMES, agreement, features, final_answer, paired, sums
+from extproc.gate.judged_request import JudgedRequest
 from extproc.vocabulary import Api
 
-ASKED = Asked(api=Api.OPENAI_CHAT, text="Ann has 12 apples and eats 3 a day. How many are left after 2 days?")
+ASKED = JudgedRequest(
+    api=Api.OPENAI_CHAT, text="Ann has 12 apples and eats 3 a day. How many are left after 2 days?"
+)
 
 
 def named(answer: ModelAnswer) -> dict[str, float]:
@@ -115,7 +116,7 @@ def test_the_checks_are_features_too() -> None:
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_any_two_texts_have_finite_features(question: str, text: str) -> None:
-    asked = Asked(api=Api.OPENAI_CHAT, text=question)
+    asked = JudgedRequest(api=Api.OPENAI_CHAT, text=question)
     found = paired(asked, ModelAnswer(text=text), ModelAnswer(text=question))
     assert found.shape == (len(NAMES) + 1,)
     assert np.isfinite(found).all()

@@ -1,7 +1,7 @@
-"""Answers in another language than the question.
+"""Detects the language of a text, and whether an answer is in another language than its question.
 
-A script of its own tells a language, or a group of them; of languages in Latin script, their most
-frequent words do. It is said only where both are sure and the question names no language.
+A script identifies a language or a group of languages. Languages in Latin script are identified by their most
+frequent words. Two texts differ only if both languages are sure and the question names no language.
 """
 
 import re
@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Final
 
-from extproc.apis.model_answer import ModelAnswer
-from extproc.gate.gate_vocabulary import Asked
-
 _READ: Final = 2000  # characters
-_LEAST_WORDS: Final = 8  # of Latin script; of fewer, frequent words tell too little
+_LEAST_WORDS: Final = 8  # of Latin script; fewer do not identify a language
 _LEAST_LETTERS: Final = 8  # of any other script
 _LEAST_SHARE: Final = 0.15  # of words that are frequent ones of the language; prose has .3 to .5
 
@@ -59,7 +56,7 @@ _NAMES_ONE: Final = re.compile(
 
 
 def language(text: str) -> str:
-    """The language of ``text``, or its script where that is all that is known; empty if unsure."""
+    """The language of ``text``, or its script if only that is known; empty if unsure."""
     prose = _NOT_PROSE.sub(" ", text[:_READ])
     letters = {script: len(pattern.findall(prose)) for script, pattern in _SCRIPTS.items()}
     if letters["kana"] * 10 > letters["han"]:  # Japanese writes its words in Han and their endings in kana
@@ -74,28 +71,23 @@ def _latin(prose: str) -> str:
     words = [word.lower() for word in _WORD.findall(prose)]
     if len(words) < _LEAST_WORDS:
         return ""
-    hits = Counter(chain.from_iterable(_SPOKEN.get(word, ()) for word in words))
+    hits = Counter(chain.from_iterable(_LANGUAGES_OF.get(word, ()) for word in words))
     (best, most), (_, next_most) = [*hits.most_common(2), ("", 0), ("", 0)][:2]
     return best if most >= _LEAST_SHARE * len(words) and most >= 1.5 * next_most else ""
 
 
-def _spoken() -> Mapping[str, tuple[str, ...]]:
+def _by_word() -> Mapping[str, tuple[str, ...]]:
     words = frozenset().union(*_WORDS.values())
     return {word: tuple(name for name, known in _WORDS.items() if word in known) for word in words}
 
 
-_SPOKEN: Final = _spoken()
+_LANGUAGES_OF: Final = _by_word()
 
 
-def differs(asked: Asked, answer: ModelAnswer) -> bool:
-    """Whether the answer is in another language than the question, which names none."""
-    question = language(asked.text)
-    if not question or _NAMES_ONE.search(asked.text):
+def differs(question: str, answer: str) -> bool:
+    """Whether ``answer`` is in another language than ``question``, which names none."""
+    asked = language(question)
+    if not asked or _NAMES_ONE.search(question):
         return False
-    answered = language(answer.text)
-    return bool(answered) and answered != question
-
-
-def check(asked: Asked, answer: ModelAnswer) -> str:
-    """Rejects an answer in another language."""
-    return "language" if differs(asked, answer) else ""
+    answered = language(answer)
+    return bool(answered) and answered != asked

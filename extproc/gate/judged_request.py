@@ -1,6 +1,7 @@
 """What a request asks for, read from its body: the form of the answer, and the tools it may call."""
 
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -8,12 +9,36 @@ from msgspec import UNSET, Raw, UnsetType
 
 from extproc import apis
 from extproc.errors import BadRequest
-from extproc.gate.gate_vocabulary import QUESTION_LIMIT, Asked, Format
 from extproc.vocabulary import Api
 
+QUESTION_LIMIT: Final = 16_384
+"""Characters of a question that gates read."""
+
+
+class Format(StrEnum):
+    """The form in which a request asks for its answer."""
+
+    NONE = "none"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+
+
+class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks of its answer."""
+
+    api: Api
+    text: str = ""  # of the latest user turn; at most QUESTION_LIMIT characters
+    format: Format = Format.NONE
+    schema: Mapping[str, Any] | None = None  # of Format.JSON_SCHEMA; None: it is missing or unusable
+    # The tools offered, with the JSON schema of their arguments. None: the arguments may be any text.
+    tools: Mapping[str, Mapping[str, Any] | None] = {}
+    max_tokens: int | None = None
+    model: str = ""  # as the client named it
+
+
 _Schema = Mapping[str, Any]
-_Wish = tuple[Format, _Schema | None]
-_NO_WISH: Final[_Wish] = (Format.NONE, None)
+_Form = tuple[Format, _Schema | None]
+_ANY_FORM: Final[_Form] = (Format.NONE, None)
 
 # Bytes of a schema, or of all tools, that are read: compiling one costs far more than its bytes.
 _SCHEMA_LIMIT: Final = 65_536
@@ -33,15 +58,15 @@ class _Members(msgspec.Struct, gc=False):
 _MEMBERS = msgspec.json.Decoder(_Members)
 
 
-def read(api: Api, body: bytes) -> Asked:
-    """What the request ``body`` of ``api`` asks for. A body that cannot be read asks for nothing."""
+def read(api: Api, body: bytes) -> JudgedRequest:
+    """What the request ``body`` of ``api`` asks of its answer; nothing if it cannot be read."""
     try:
         request = apis.parse(api, body)
     except BadRequest:
-        return Asked(api=api)
+        return JudgedRequest(api=api)
     members = _MEMBERS.decode(body)
-    form, schema = _WISHES[api](members)
-    return Asked(
+    form, schema = _FORMS[api](members)
+    return JudgedRequest(
         api=api,
         text=request.user_text[:QUESTION_LIMIT],
         format=form,
@@ -52,37 +77,37 @@ def read(api: Api, body: bytes) -> Asked:
     )
 
 
-def _chat_wish(members: _Members) -> _Wish:
+def _chat_form(members: _Members) -> _Form:
     form = _object(_decoded(members.response_format))
-    return _wish(form, _object(form.get("json_schema")))
+    return _form(form, _object(form.get("json_schema")))
 
 
-def _responses_wish(members: _Members) -> _Wish:
+def _responses_form(members: _Members) -> _Form:
     form = _object(_object(_decoded(members.text)).get("format"))
-    return _wish(form, form)
+    return _form(form, form)
 
 
-def _messages_wish(members: _Members) -> _Wish:
+def _messages_form(members: _Members) -> _Form:
     form = _object(_object(_decoded(members.output_config)).get("format"))
     form = form or _object(_decoded(members.output_format))
-    return _wish(form, form)
+    return _form(form, form)
 
 
-_WISHES: Final[Mapping[Api, Callable[[_Members], _Wish]]] = {
-    Api.OPENAI_CHAT: _chat_wish,
-    Api.OPENAI_COMPLETIONS: _chat_wish,
-    Api.OPENAI_RESPONSES: _responses_wish,
-    Api.ANTHROPIC_MESSAGES: _messages_wish,
+_FORMS: Final[Mapping[Api, Callable[[_Members], _Form]]] = {
+    Api.OPENAI_CHAT: _chat_form,
+    Api.OPENAI_COMPLETIONS: _chat_form,
+    Api.OPENAI_RESPONSES: _responses_form,
+    Api.ANTHROPIC_MESSAGES: _messages_form,
 }
 
 
-def _wish(form: _Schema, holder: _Schema) -> _Wish:
+def _form(form: _Schema, holder: _Schema) -> _Form:
     kind = form.get("type")
     if kind == Format.JSON_OBJECT:
         return Format.JSON_OBJECT, None
     if kind == Format.JSON_SCHEMA:
         return Format.JSON_SCHEMA, _object(holder.get("schema")) or None
-    return _NO_WISH
+    return _ANY_FORM
 
 
 def _tools(members: _Members) -> Iterator[tuple[str, _Schema | None]]:
