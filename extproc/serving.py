@@ -41,7 +41,7 @@ from extproc.telemetry.span_export import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
 from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
-from extproc.wire.gate_exchange import Gatekeepers
+from extproc.wire.gate_stream import Gatekeepers
 from extproc.wire.grpc_server import COMPONENT as GRPC
 from extproc.wire.grpc_server import Options, Server
 from extproc.wire.socket_files import access_of

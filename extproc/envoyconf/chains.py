@@ -47,7 +47,7 @@ from extproc.registry import schema
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.vocabulary import Api
-from extproc.wire.gate_headers import ESCALATE_HEADER
+from extproc.wire.gate_messages import ESCALATE_HEADER
 from extproc.wire.observed_metadata import CASCADE, CHAIN, CONTENT_MARK, HOP_PREFIX, place
 
 # What ends an attempt: any answer that is the server's fault, none at all, a full provider, a verdict.

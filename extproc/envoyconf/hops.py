@@ -39,7 +39,7 @@ from extproc.envoyconf.site import Names
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.schema import Registry, cluster_name
 from extproc.wire.decide_messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
-from extproc.wire.gate_headers import BEGAN_HEADER
+from extproc.wire.gate_messages import BEGAN_HEADER
 
 # What the decision and the outer router noted for the hops, and is not for providers.
 _BOOKKEEPING = [

@@ -57,6 +57,8 @@ from extproc.vocabulary import Api
 from extproc.wire.decide_messages import (
     CHECKED_HEADER,
     CLUSTER_HEADER,
+    GATE_KEY,
+    PATIENCE_KEY,
     ROLE_KEY,
     ROUTE_HEADER,
     SPAN_HEADER,
@@ -64,7 +66,8 @@ from extproc.wire.decide_messages import (
 )
 from extproc.wire.envelope import NAMESPACE
 from extproc.wire.feedback_exchange import ROLE
-from extproc.wire.gate_headers import BEGAN_HEADER, ESCALATE_HEADER, GATE_KEY, GATE_NAMESPACE, PATIENCE_KEY
+from extproc.wire.gate_messages import BEGAN_HEADER, ESCALATE_HEADER
+from extproc.wire.observed_metadata import GATE_NAMESPACE
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
 _BUFFER = "envoy.filters.http.buffer"

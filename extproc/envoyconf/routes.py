@@ -33,7 +33,7 @@ from extproc.wire.decide_messages import (
     VERSION_KEY,
 )
 from extproc.wire.envelope import NAMESPACE
-from extproc.wire.gate_headers import BEGAN_HEADER, ESCALATE_HEADER
+from extproc.wire.gate_messages import BEGAN_HEADER, ESCALATE_HEADER
 
 NAME = "llm"
 _NO_HEADER = "x-router-none"  # nobody sets it, and what a client sends of the kind is removed

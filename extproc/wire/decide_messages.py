@@ -21,7 +21,6 @@ from extproc.vocabulary import Envelope, RequestHead
 from extproc.wire import envelope as metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed, Refuse, Reply, RouteRequest
 from extproc.wire.feedback_exchange import FeedbackResponse
-from extproc.wire.gate_headers import GATE_KEY, PATIENCE_KEY
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
@@ -31,6 +30,8 @@ CHECKED_HEADER = "x-router-checked"  # 1: the API's default may answer, whatever
 # In the stream's gRPC metadata:
 VERSION_KEY = "x-router-config"  # the registry that this Envoy holds
 ROLE_KEY = "x-router-role"  # what the filter is for that opened it; absent: decisions
+GATE_KEY = "x-router-gate"  # of a gate: CASCADE/TIER
+PATIENCE_KEY = "x-router-patience"  # of a gate: seconds for which it may ask Envoy to wait
 
 _HEAD_PROCEEDS = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 

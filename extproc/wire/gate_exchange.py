@@ -21,22 +21,16 @@ holds an answer loses nothing.
 A rejection cuts the provider off, and Envoy asks the next tier.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from extproc import apis
 from extproc.errors import ProtocolError
-from extproc.gate import judged_request
-from extproc.gate.answer_watch import AnswerWatch, TierWatch
+from extproc.gate.answer_watch import AnswerWatch
 from extproc.gate.consultation import Consultation, ConsultationResult
-from extproc.gate.judged_tier import JudgedTier
 from extproc.vocabulary import RequestHead, Ruling
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
-from extproc.wire.decide_messages import VERSION_KEY
-from extproc.wire.gate_headers import BEGAN_HEADER
 
 # Bytes of an answer that are held to be judged. A longer one is released unjudged.
 HELD_LIMIT = 8 * 1024 * 1024
@@ -272,39 +266,3 @@ def _is_readable(answer: AnswerHead) -> bool:
     """Whether it is a success and not compressed. Envoy itself retries other statuses."""
     coding = answer.headers.get("content-encoding", "")
     return 200 <= answer.status < 300 and coding.lower() in ("", "identity")
-
-
-# --- The gates of a registry ---------------------------------------------------------------------
-
-_LEAST_S = 0.001  # of a deadline that has passed
-
-
-class Gatekeepers:
-    """Judges each answer by the registry version that decided its request."""
-
-    def __init__(
-        self, tiers: Callable[[str], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
-    ) -> None:
-        """``tiers`` gives those of a version; of the newest for an Envoy that does not say which it holds.
-
-        ``now`` gives the time of day, in seconds since the epoch.
-        """
-        self._tiers = tiers
-        self._now = now
-
-    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
-        """See ``Gatekeeper``. A version that is not here judges nothing."""
-        policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
-        api = apis.api_of(head.method, head.path)
-        if policy is None or api is None:
-            return None
-        watch = TierWatch(policy, judged_request.read(api, body), head, body)
-        return Watched(watch, self._seconds(policy, head))
-
-    def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
-        """The tier's own time or, if that is less, the rest of the time that all tiers share."""
-        limits = [] if policy.timeout_s is None else [policy.timeout_s]
-        began = head.headers.get(BEGAN_HEADER, "")
-        if policy.deadline_s is not None and began.isdecimal():
-            limits.append(max(_LEAST_S, int(began) / 1000 + policy.deadline_s - self._now()))
-        return min(limits, default=None)

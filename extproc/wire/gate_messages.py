@@ -1,4 +1,4 @@
-"""Envoy's ext_proc messages <-> the events and effects of a gate."""
+"""Envoy's ext_proc messages <-> the events and effects of a gate's exchange."""
 
 from extproc._pb.ext_proc_pb2 import (
     HttpHeaders,
@@ -21,16 +21,18 @@ from extproc.wire.gate_exchange import (
     ReleaseAnswer,
     Wait,
 )
-from extproc.wire.gate_headers import ESCALATE_HEADER, GATE_NAMESPACE
 
-_REJECTED = 503  # to the outer router, which asks the next one: no client sees it
+ESCALATE_HEADER = "x-router-escalate"  # 1 on a hop's answer: Envoy asks the next tier
+BEGAN_HEADER = "x-router-began"  # on a request: when the exchange began, milliseconds since the epoch
+
+_REJECTED = 503  # to the outer router, which asks the next tier; no client sees it
 
 
 def decode(data: bytes, stream: decide_messages.StreamMetadata) -> Event:
-    """What one message of Envoy tells a gate.
+    """The event in one message of Envoy.
 
     Raises:
-        ProtocolError: it is no message, or one that a gate has no use for.
+        ProtocolError: it is not a message, or not one for a gate.
     """
     request = decide_messages.request_of(data)
     match request.WhichOneof("request"):
@@ -45,11 +47,11 @@ def decode(data: bytes, stream: decide_messages.StreamMetadata) -> Event:
         case "response_trailers":
             return AnswerPart(b"", ended=True)
         case other:
-            raise ProtocolError(f"{other or 'an unknown message'} came to a gate")
+            raise ProtocolError(f"{other or 'an unknown message'} came on a gate's stream")
 
 
 def encode(event: Event, effect: Effect) -> bytes | None:
-    """Envoy's message for ``effect``, which answers ``event``; None: nothing is answered yet."""
+    """The reply to ``event`` that carries out ``effect``; None: no reply yet."""
     match effect:
         case Wait() | Consult():
             return None
@@ -64,9 +66,9 @@ def encode(event: Event, effect: Effect) -> bytes | None:
 
 
 def more_time(seconds: float) -> bytes:
-    """Envoy shall wait so long, instead of its ``message_timeout``, for the answer to what it sent last.
+    """Asks Envoy to wait so long for the reply to its last message, instead of its ``message_timeout``.
 
-    It takes one such message for each that it sends, and only up to its ``max_message_timeout``.
+    Envoy accepts one such request per message, up to its ``max_message_timeout``.
     """
     response = ProcessingResponse()
     response.override_message_timeout.FromMilliseconds(round(seconds * 1000))
@@ -100,4 +102,6 @@ def _reject(ruling: Ruling) -> bytes:
 
 
 def _attach(response: ProcessingResponse, ruling: Ruling) -> None:
-    observed_metadata.write_ruling(ruling, response.dynamic_metadata.fields[GATE_NAMESPACE].struct_value)
+    observed_metadata.write_ruling(
+        ruling, response.dynamic_metadata.fields[observed_metadata.GATE_NAMESPACE].struct_value
+    )

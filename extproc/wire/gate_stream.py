@@ -1,33 +1,79 @@
-"""Driving one gate: Envoy's messages in, its replies out, and a clock.
+"""Serving gates: finds the gate of a tier, and drives its exchange with Envoy's messages and a clock.
 
-While an answer is held, Envoy waits only seconds for a word on the latest part of it, so that a sidecar
-that hangs does not hold the answer for long. A gate that needs longer says so, again for each part.
+While Envoy holds an answer, it waits only seconds for the reply to each part of it, so that a sidecar that
+hangs does not hold the answer for long. A gate that needs longer asks for more time, once for each part.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from extproc import apis
 from extproc.errors import ProtocolError
+from extproc.gate import judged_request
+from extproc.gate.answer_watch import TierWatch
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
+from extproc.gate.judged_tier import JudgedTier
+from extproc.vocabulary import RequestHead
 from extproc.wire import gate_messages
-from extproc.wire.decide_messages import StreamMetadata
-from extproc.wire.gate_exchange import Consult, ConsultationEnded, Effect, Event, GateExchange, TimeUp
+from extproc.wire.decide_messages import VERSION_KEY, StreamMetadata
+from extproc.wire.gate_exchange import (
+    Consult,
+    ConsultationEnded,
+    Effect,
+    Event,
+    GateExchange,
+    TimeUp,
+    Watched,
+)
 
 log = logging.getLogger(__name__)
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives bytes or grpc.aio.EOF
 
-# How long nothing may come of a held answer before Envoy is asked to wait on: well within its own
+# After so long without a part of a held answer, Envoy is asked to wait longer. It is well within Envoy's
 # ``message_timeout`` (see ``envoyconf.http_filters``), and longer than most answers pause.
 _QUIET_S = 1.5
-# What a consultation may take beyond its deadline, on a busy machine.
+# A consultation may take so much longer than its deadline on a busy machine.
 _CONSULT_MARGIN_S = 1.0
+_LEAST_S = 0.001  # what is left of a deadline that has passed
 
 _NO_RESULT = ConsultationResult(failure=FailureReason.FAILED)
+
+
+class Gatekeepers:
+    """Judges each answer by the registry version that decided its request."""
+
+    def __init__(
+        self, tiers: Callable[[str], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
+    ) -> None:
+        """``tiers`` gives those of a version; of the newest for an Envoy that does not say which it holds.
+
+        ``now`` gives the time of day, in seconds since the epoch.
+        """
+        self._tiers = tiers
+        self._now = now
+
+    def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
+        """See ``gate_exchange.Gatekeeper``. A version that is not here judges nothing."""
+        policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
+        api = apis.api_of(head.method, head.path)
+        if policy is None or api is None:
+            return None
+        watch = TierWatch(policy, judged_request.read(api, body), head, body)
+        return Watched(watch, self._seconds(policy, head))
+
+    def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:
+        """The tier's own time or, if that is less, the rest of the time that all tiers share."""
+        limits = [] if policy.timeout_s is None else [policy.timeout_s]
+        began = head.headers.get(gate_messages.BEGAN_HEADER, "")
+        if policy.deadline_s is not None and began.isdecimal():
+            limits.append(max(_LEAST_S, int(began) / 1000 + policy.deadline_s - self._now()))
+        return min(limits, default=None)
 
 
 class SecondAnswerClient(Protocol):
@@ -48,12 +94,12 @@ async def converse(
     count_failure: Callable[[str], None],
     second_answers: SecondAnswerClient | None,
 ) -> None:
-    """Answer Envoy until the answer has gone on, or was refused.
+    """Reply to Envoy until the answer is released or rejected.
 
-    A defect of ours is logged and counted, and the answer goes on.
+    A defect of ours is logged and counted, and the answer goes on unjudged.
 
     Raises:
-        ProtocolError: Envoy sends what it should not.
+        ProtocolError: Envoy sends a message that it should not.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -67,7 +113,7 @@ async def converse(
         if isinstance(effect, Consult):
             longest = effect.consultation.deadline_s + _CONSULT_MARGIN_S
             await _ask_for_time(context, min(stream.patience_s, longest))
-            # A client that leaves meanwhile has this cancelled, and so the call.
+            # If the client disconnects meanwhile, this and the call are cancelled.
             left = None if gate.seconds is None else began + gate.seconds - loop.time()
             result = await second_answers.ask(effect.consultation, left) if second_answers else _NO_RESULT
             event = ConsultationEnded(result)
@@ -78,9 +124,9 @@ async def converse(
 
 
 async def _next(context: _Context, until: float | None, patience_s: float) -> Any:
-    """The next message; None when the time is up first. After that nothing more is read.
+    """The next message; None if the time is up first. After that nothing more is read.
 
-    When none comes for a while, Envoy is asked for ``patience_s`` of time.
+    When no message comes for ``_QUIET_S``, Envoy is asked to wait ``patience_s``.
     """
     now = asyncio.get_running_loop().time()
     quiet = now + _QUIET_S
@@ -97,7 +143,7 @@ async def _next(context: _Context, until: float | None, patience_s: float) -> An
 
 
 async def _within(reading: "asyncio.Future[Any]", seconds: float | None) -> bool:
-    """Whether it is there in time; it goes on when it is not."""
+    """Whether ``reading`` ends in time. If not, it goes on."""
     done, _ = await asyncio.wait([reading], timeout=seconds)
     return bool(done)
 
@@ -113,6 +159,6 @@ def _settle(gate: GateExchange, event: Event, count_failure: Callable[[str], Non
     except ProtocolError:
         raise
     except Exception:
-        log.exception("an answer could not be judged; it goes on")
+        log.exception("An answer could not be judged. It goes on unjudged.")
         count_failure("gate")
         return gate.give_up(event)

@@ -10,11 +10,11 @@ import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
 from extproc.vocabulary import Ruling, SecondAnswer, Usage
-from extproc.wire.gate_headers import GATE_NAMESPACE
 
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
 HOP_NAMESPACE = "router.hop"  # of a hop: whom it asks, for which version of the registry
+GATE_NAMESPACE = "router.gate"  # of a hop: the verdict on its answer
 HOP_PREFIX = "hop-"  # of the names of internal listeners, before the model's
 CHAIN, CASCADE = "chain-", "cascade-"  # of the names of clusters whose endpoints are hops
 CHAIN_PREFIXES = (CHAIN, CASCADE)

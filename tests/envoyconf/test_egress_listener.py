@@ -18,7 +18,7 @@ from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers
 from extproc.vocabulary import Api, BodyPolicy, Ruling
 from extproc.vocabulary import SecondAnswer as Told
-from extproc.wire.gate_exchange import Gatekeepers
+from extproc.wire.gate_stream import Gatekeepers
 from tests.envoyconf.conftest import DEADLINE_S, Handler, World, decided, launcher
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -22,7 +22,6 @@ from extproc.wire.gate_exchange import (
     Effect,
     Event,
     GateExchange,
-    Gatekeepers,
     PassRequest,
     Reject,
     ReleaseAnswer,
@@ -30,6 +29,7 @@ from extproc.wire.gate_exchange import (
     Wait,
     Watched,
 )
+from extproc.wire.gate_stream import Gatekeepers
 
 GOOD, BAD, LATE = (
     Ruling(False, "words", "good", 0.9),
