@@ -1,4 +1,4 @@
-"""Answers of Anthropic's messages, whole and in events, as far as gates read them.
+"""Reads answers of Anthropic's messages: documents and events, as far as gates need them.
 
 https://docs.anthropic.com/en/api/messages and /en/api/messages-streaming.
 """
@@ -9,8 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from extproc.apis.answer_draft import Draft
-from extproc.apis.model_answer import Finish
+from extproc.apis.model_answer import Draft, Finish
 
 
 class _Block(msgspec.Struct):
@@ -32,7 +31,7 @@ class _Message(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    """What an event adds: to a block, or (without a type) to the message."""
+    """What an event adds to a block or, without a type, to the message."""
 
     type: str = ""
     text: str | None = None
@@ -61,7 +60,7 @@ _FINISHES: Final[Mapping[str, Finish]] = {
 
 
 def add_message(draft: Draft, data: bytes) -> None:
-    """Adds a whole answer. Raises what msgspec does."""
+    """Adds a complete answer. Raises msgspec's errors."""
     message = _MESSAGE.decode(data)
     draft.failed |= message.type == "error"
     draft.done = True
@@ -75,7 +74,7 @@ def add_message(draft: Draft, data: bytes) -> None:
 
 
 def add_event(draft: Draft, data: bytes) -> None:
-    """Adds what one event does. Raises what msgspec does."""
+    """Adds one event. Raises msgspec's errors."""
     event = _EVENT.decode(data)
     if event.type == "content_block_start" and event.content_block is not None:
         block = event.content_block

@@ -2,7 +2,7 @@
 
 A body is decoded twice: first for the positions of the top-level members that its API defines, without
 building any other value, then each of these members by itself. With their positions, a member can be edited
-without changing any other byte. A body in which an object has a key twice is rejected (``duplicate_keys``).
+without changing any other byte. A body in which an object has a key twice is rejected (``json_scanning``).
 
 All scanning is done in C, and Python loops only run over objects that ``_OBJECT_LIMIT``
 counts. Depth is bounded by the interpreter's recursion limit, which msgspec heeds (1,000 levels in
@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from extproc.apis.duplicate_keys import refuse_keys_given_twice
-from extproc.apis.json_places import places_in
+from extproc.apis.json_scanning import places_in, refuse_keys_given_twice
 from extproc.errors import BadRequest
 from extproc.vocabulary import Span
 

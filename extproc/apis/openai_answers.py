@@ -1,6 +1,6 @@
-"""Answers of OpenAI's chat completions and completions, whole and in events, as far as gates read them.
+"""Reads answers of OpenAI's chat completions and completions, as far as gates need them.
 
-Of several choices the first is read. https://platform.openai.com/docs/api-reference/chat/object.
+Only the first of several choices is read. https://platform.openai.com/docs/api-reference/chat/object.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from extproc.apis.answer_draft import Draft
-from extproc.apis.model_answer import Finish
+from extproc.apis.model_answer import Draft, Finish
 
 
 class _Part(msgspec.Struct):
@@ -77,7 +76,7 @@ FINISHES: Final[Mapping[str, Finish]] = {
 
 
 def add_completion(draft: Draft, data: bytes) -> None:
-    """Adds what a whole answer holds, or what one event does. Raises what msgspec does."""
+    """Adds a complete answer, or one event. Raises msgspec's errors."""
     completion = _COMPLETION.decode(data)
     draft.failed |= completion.error is not UNSET and bytes(completion.error) != b"null"
     if completion.usage is not None and completion.usage.completion_tokens is not None:

@@ -1,4 +1,4 @@
-"""Answers of OpenAI's responses, whole and in events, as far as gates read them.
+"""Reads answers of OpenAI's responses: documents and events, as far as gates need them.
 
 https://platform.openai.com/docs/api-reference/responses/object and /responses-streaming.
 """
@@ -8,8 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from extproc.apis.answer_draft import Draft
-from extproc.apis.model_answer import Finish
+from extproc.apis.model_answer import Draft, Finish
 
 
 class _Token(msgspec.Struct):
@@ -25,10 +24,10 @@ class _Part(msgspec.Struct):
 
 class _Item(msgspec.Struct):
     type: str = ""
-    content: Raw | UnsetType = UNSET  # of a message; other kinds have other things by that name
+    content: Raw | UnsetType = UNSET  # of a message; other kinds have other values by that name
     name: str | None = None
-    arguments: Raw | UnsetType = UNSET  # text of a function's call
-    input: str | None = None  # of a custom tool's call
+    arguments: Raw | UnsetType = UNSET  # JSON text of a function call
+    input: str | None = None  # of a custom tool call
 
 
 class _Incomplete(msgspec.Struct):
@@ -51,7 +50,7 @@ class _Event(msgspec.Struct):
     type: str
     output_index: int = 0
     item: _Item | None = None
-    delta: Raw | UnsetType = UNSET  # text, for the kinds that are read here
+    delta: Raw | UnsetType = UNSET  # text, in the kinds of events that are read here
     logprobs: list[_Token] | None = None
     response: _Response | None = None
 
@@ -70,7 +69,7 @@ _CUT: Final = {"max_output_tokens": Finish.LENGTH, "content_filter": Finish.CONT
 
 
 def add_response(draft: Draft, data: bytes) -> None:
-    """Adds a whole answer. Raises what msgspec does."""
+    """Adds a complete answer. Raises msgspec's errors."""
     response = _RESPONSE.decode(data)
     for index, item in enumerate(response.output):
         if item.type == "message" and item.content is not UNSET:
@@ -84,9 +83,9 @@ def add_response(draft: Draft, data: bytes) -> None:
 
 
 def add_event(draft: Draft, data: bytes) -> None:
-    """Adds what one event does. Raises what msgspec does.
+    """Adds one event. Raises msgspec's errors.
 
-    The last event holds the whole answer again, of which only how it ended is read.
+    The last event repeats the complete answer. Only how it ended is read from it.
     """
     event = _EVENT.decode(data)
     if event.type == "response.output_text.delta":

@@ -11,9 +11,8 @@ from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from extproc.apis import answers
-from extproc.apis.answers import AnswerReader
+from extproc.apis.answers import EVENT_LIMIT, AnswerReader
 from extproc.apis.model_answer import ANSWER_LIMIT, Finish, ModelAnswer, ToolCall
-from extproc.apis.sse_events import EVENT_LIMIT
 from extproc.vocabulary import Api
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (

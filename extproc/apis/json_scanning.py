@@ -1,4 +1,4 @@
-"""Refuses a body in which an object has a key twice.
+"""Looks into JSON bytes: finds the position of a value, and refuses an object that has a key twice.
 
 Readers differ in which of the two counts: msgspec takes the last, a provider may take the first. So a
 rule could read one text and the model another. Two spellings of a key (``content`` and
@@ -16,11 +16,38 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
+import numpy as np
 from msgspec import Raw
 
-from extproc.apis.json_places import places_in
 from extproc.errors import BadRequest
 from extproc.vocabulary import Span
+
+
+def places_in(data: bytes) -> Callable[[Raw], Span]:
+    """A function that says where a value decoded from ``data`` stands in it: [start, end).
+
+    ``msgspec.Raw`` is a view into the decoder's input (see ``Raw.copy``), so the difference of the two
+    addresses is the offset. Searching for the value's bytes instead could find them in a message, and
+    scanning the body in Python would take seconds for a large one.
+    """
+    base, size = _address(data), len(data)
+
+    def place(value: Raw) -> Span:
+        start = _address(value) - base
+        end = start + len(value)
+        if start < 0 or end > size:
+            # An edit in the wrong place would corrupt the request.
+            raise RuntimeError("msgspec.Raw is not a view into the decoder's input")
+        return start, end
+
+    return place
+
+
+def _address(buffer: bytes | Raw) -> int:
+    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+
+
+# --- Keys that are given twice ------------------------------------------------------------------
 
 _SMALL = 64 * 1024  # bytes; above it the standard library is faster than counting
 _LONG = 1024  # bytes of a value that is worth cutting out

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import apis
-from extproc.apis.duplicate_keys import refuse_keys_given_twice
+from extproc.apis.json_scanning import refuse_keys_given_twice
 from extproc.errors import BadRequest
 from extproc.vocabulary import Api
 from tests.apis.spelling import json_values, keys, spelled, styles, thorough
