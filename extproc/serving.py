@@ -39,9 +39,11 @@ from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.span_export import sink_from_environment
 from extproc.vocabulary import Decision, Question, Terms
+from extproc.wire.access_log_service import AccessLog
 from extproc.wire.body_admission import Admission, AdmissionLimits
-from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
-from extproc.wire.gate_stream import Gatekeepers
+from extproc.wire.decide_stream import DecideConversation
+from extproc.wire.ext_proc_service import ExternalProcessor, FeedbackConversation
+from extproc.wire.gate_stream import GateConversation, Gatekeepers
 from extproc.wire.grpc_server import COMPONENT as GRPC
 from extproc.wire.grpc_server import Options, Server
 from extproc.wire.socket_files import access_of
@@ -124,9 +126,8 @@ async def serve(settings: Settings) -> None:
         )
         offload = Offload()
         pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter, offload)
-        admission = Admission(_limits(registry))
+        admission = Admission(_limits(registry), metrics.unread)
         metrics.watch_admission(lambda: admission.bytes_in_flight, lambda: admission.waiting)
-        decider = _Metered(pipeline, metrics, releases.terms)
         server = Server(
             Options(
                 address=listen,
@@ -134,17 +135,21 @@ async def serve(settings: Settings) -> None:
                 access=access_of(registry.envoy.socket_group),
             ),
             ExternalProcessor(
-                decider,
-                version=lambda: live.version,
+                DecideConversation(
+                    _Metered(pipeline, metrics, releases.terms),
+                    releases,
+                    admission,
+                    metrics.failed,
+                    offload=offload,
+                    prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
+                ),
+                GateConversation(
+                    Gatekeepers(releases.tiers), metrics.failed, Egress(registry.envoy.egress, time.monotonic)
+                ),
+                FeedbackConversation(
+                    FeedbackReceiver(token.admit, keep, metrics.feedback_received), metrics.failed
+                ),
                 count_failure=metrics.failed,
-                prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
-                gatekeeper=Gatekeepers(releases.tiers),
-                second_answers=Egress(registry.envoy.egress, time.monotonic),
-                terms=releases.terms,
-                feedback=FeedbackReceiver(token.admit, keep, metrics.feedback_received),
-                admission=admission,
-                count_unread=metrics.unread,
-                offload=offload,
             ),
             AccessLog(fanout, count_failure=metrics.failed),
             health,

@@ -37,8 +37,16 @@ PLAIN = [
     *(
         f"wire/{name}.py"
         for name in (
-            *("access_log", "access_log_file", "attempt_joining", "body_admission"),
-            *("decide_exchange", "decide_messages", "envelope", "envelope_building"),
+            *("access_log", "access_log_file", "access_log_service", "attempt_joining", "body_admission"),
+            *(
+                "decide_exchange",
+                "decide_messages",
+                "decide_stream",
+                "ext_proc_service",
+                "gate_stream",
+                "envelope",
+                "envelope_building",
+            ),
             *("feedback_exchange", "grpc_binding", "grpc_health", "observed_metadata", "socket_files"),
         )
     ),

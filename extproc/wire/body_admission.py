@@ -6,6 +6,7 @@ that reply, so a body that waits takes no memory of this process.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +31,9 @@ class Admission:
     Small bodies have a share of their own, so they never wait behind large ones.
     """
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: AdmissionLimits, count_unread: Callable[[], None] = lambda: None) -> None:
+        """``count_unread`` is called for each body that found no room in time."""
+        self._count_unread = count_unread
         small = limits.bytes_in_flight // _SMALL_PART
         self._limits = limits
         self._small = _Share(small, limits.wait_s)
@@ -51,7 +54,10 @@ class Admission:
         size = self._limits.largest_body if size is None else size
         share = self._small if size < LARGE_BODY else self._large
         size = min(size, share.limit)  # a larger one is read alone
-        return _Taken(share, size) if await share.take(size) else None
+        if await share.take(size):
+            return _Taken(share, size)
+        self._count_unread()
+        return None
 
 
 class Reservation:

@@ -27,6 +27,7 @@ from extproc.wire.gate_exchange import (
     Effect,
     Event,
     GateExchange,
+    Gatekeeper,
     TimeUp,
     Watched,
 )
@@ -87,40 +88,67 @@ class SecondAnswerClient(Protocol):
         ...
 
 
-async def converse(
-    context: _Context,
-    stream: StreamMetadata,
-    gate: GateExchange,
-    count_failure: Callable[[str], None],
-    second_answers: SecondAnswerClient | None,
-) -> None:
-    """Reply to Envoy until the answer is released or rejected.
+class GateConversation:
+    """Judges answers: one stream of a hop, one ``GateExchange``.
 
-    A defect of ours is logged and counted, and the answer goes on unjudged.
-
-    Raises:
-        ProtocolError: Envoy sends a message that it should not.
+    After a defect of the sidecar, the answer goes on unjudged.
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while not gate.done:
-        until = None if gate.seconds is None else began + gate.seconds
-        data = await _next(context, until, stream.patience_s if gate.holding else 0.0)
-        if data is grpc.aio.EOF:
-            return
-        event: Event = TimeUp() if data is None else gate_messages.decode(data, stream)
-        effect = _settle(gate, event, count_failure)
-        if isinstance(effect, Consult):
-            longest = effect.consultation.deadline_s + _CONSULT_MARGIN_S
-            await _ask_for_time(context, min(stream.patience_s, longest))
-            # If the client disconnects meanwhile, this and the call are cancelled.
-            left = None if gate.seconds is None else began + gate.seconds - loop.time()
-            result = await second_answers.ask(effect.consultation, left) if second_answers else _NO_RESULT
-            event = ConsultationEnded(result)
-            effect = _settle(gate, event, count_failure)
-        message = gate_messages.encode(event, effect)
-        if message is not None:
-            await context.write(message)
+
+    def __init__(
+        self,
+        keeper: Gatekeeper,
+        count_failure: Callable[[str], None],
+        second_answers: SecondAnswerClient | None = None,
+    ) -> None:
+        """``count_failure`` is called with ``gate`` for each defect, which is logged too.
+
+        Without ``second_answers``, no other model is asked.
+        """
+        self._keeper = keeper
+        self._count_failure = count_failure
+        self._second_answers = second_answers
+
+    async def converse(self, context: _Context, stream: StreamMetadata) -> None:
+        """Reply to Envoy until the answer is released or rejected.
+
+        Raises:
+            ProtocolError: Envoy sends a wrong message.
+        """
+        gate = GateExchange(stream.tier, self._keeper)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not gate.done:
+            until = None if gate.seconds is None else began + gate.seconds
+            data = await _next(context, until, stream.patience_s if gate.holding else 0.0)
+            if data is grpc.aio.EOF:
+                return
+            event: Event = TimeUp() if data is None else gate_messages.decode(data, stream)
+            effect = self._settle(gate, event)
+            if isinstance(effect, Consult):
+                longest = effect.consultation.deadline_s + _CONSULT_MARGIN_S
+                await _ask_for_time(context, min(stream.patience_s, longest))
+                # If the client disconnects meanwhile, this and the call are cancelled.
+                left = None if gate.seconds is None else began + gate.seconds - loop.time()
+                event = ConsultationEnded(await self._consult(effect.consultation, left))
+                effect = self._settle(gate, event)
+            message = gate_messages.encode(event, effect)
+            if message is not None:
+                await context.write(message)
+
+    async def _consult(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
+        if self._second_answers is None:
+            return _NO_RESULT
+        return await self._second_answers.ask(consultation, within_s)
+
+    def _settle(self, gate: GateExchange, event: Event) -> Effect:
+        try:
+            return gate.receive(event)
+        except ProtocolError:
+            raise
+        except Exception:
+            log.exception("An answer could not be judged. It goes on unjudged.")
+            self._count_failure("gate")
+            return gate.give_up(event)
 
 
 async def _next(context: _Context, until: float | None, patience_s: float) -> Any:
@@ -151,14 +179,3 @@ async def _within(reading: "asyncio.Future[Any]", seconds: float | None) -> bool
 async def _ask_for_time(context: _Context, seconds: float) -> None:
     if seconds > 0:
         await context.write(gate_messages.more_time(seconds))
-
-
-def _settle(gate: GateExchange, event: Event, count_failure: Callable[[str], None]) -> Effect:
-    try:
-        return gate.receive(event)
-    except ProtocolError:
-        raise
-    except Exception:
-        log.exception("An answer could not be judged. It goes on unjudged.")
-        count_failure("gate")
-        return gate.give_up(event)

@@ -9,7 +9,8 @@ import msgspec
 
 from extproc.health import Components
 from extproc.wire.access_log import BUFFER_BYTES
-from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
+from extproc.wire.access_log_service import AccessLog
+from extproc.wire.ext_proc_service import ExternalProcessor
 from extproc.wire.grpc_binding import bind
 from extproc.wire.grpc_health import GrpcHealth
 from extproc.wire.socket_files import OWNER_ONLY, Access

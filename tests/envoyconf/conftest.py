@@ -38,11 +38,14 @@ from extproc.vocabulary import (
     Stage,
     Terms,
 )
+from extproc.wire.access_log_service import AccessLog
 from extproc.wire.body_admission import Admission, AdmissionLimits
-from extproc.wire.ext_proc_service import EXT_PROC_SERVICE, AccessLog, ExternalProcessor
+from extproc.wire.decide_stream import DecideConversation
+from extproc.wire.ext_proc_service import EXT_PROC_SERVICE, ExternalProcessor
 from extproc.wire.gate_exchange import Gatekeeper, Watched
-from extproc.wire.gate_stream import SecondAnswerClient
+from extproc.wire.gate_stream import GateConversation, SecondAnswerClient
 from extproc.wire.grpc_health import GrpcHealth
+from tests.releases import one_release, release
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -120,7 +123,7 @@ class Sidecar:
         self.attempts: list[Attempt] = []
         self.gatekeeper: Gatekeeper | None = None
         self.second_answers: SecondAnswerClient | None = None
-        self.terms = Terms()
+        self._releases = one_release()
         self.failures: list[str] = []
         self.admission = Admission(AdmissionLimits())
         self._server: grpc.aio.Server | None = None
@@ -128,13 +131,9 @@ class Sidecar:
     async def start(self, *handlers: grpc.GenericRpcHandler) -> None:
         """Listens; ``handlers`` replace ext_proc."""
         processor = ExternalProcessor(
-            self,
-            version=lambda: "v1",
+            self.decide_conversation(),
+            GateConversation(self, self.failures.append, second_answers=self),
             count_failure=self.failures.append,
-            gatekeeper=self,
-            second_answers=self,
-            terms=lambda _: self.terms,
-            admission=self.admission,
         )
         access_log = AccessLog(self, count_failure=self.failures.append)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
@@ -144,6 +143,14 @@ class Sidecar:
         await health.publish()
         self._server.add_insecure_port(self.address)
         await self._server.start()
+
+    def decide_conversation(self) -> DecideConversation:
+        """How requests are decided."""
+        return DecideConversation(self, self._releases, self.admission, self.failures.append)
+
+    def use(self, terms: Terms) -> None:
+        """Serve these terms of the registry from now on."""
+        self._releases.add(release("v1", terms))
 
     async def stop(self) -> None:
         """As a process that was killed: connections are cut, nothing is finished."""

@@ -12,7 +12,7 @@ from extproc.registry.model_settings import Auth
 from extproc.registry.schema import FeedbackSettings
 from extproc.telemetry.feedback_receiver import MAX_BYTES, FeedbackReceiver
 from extproc.telemetry.rows import EvaluationRow
-from extproc.wire.ext_proc_service import ExternalProcessor
+from extproc.wire.ext_proc_service import ExternalProcessor, FeedbackConversation
 from tests.envoyconf.conftest import CHAT, Answer, World, launcher
 
 SECTION = FeedbackSettings(token=Auth(env="FEEDBACK_TOKEN"))
@@ -36,11 +36,14 @@ class Heard:
 def processor(world: World, heard: Heard) -> ExternalProcessor:
     token = FeedbackToken({"FEEDBACK_TOKEN": "t0ken"})
     token.use(SECTION, Path())
+    receiver, failures = (
+        FeedbackReceiver(token.admit, [heard.keep], heard.counts.append),
+        world.sidecar.failures,
+    )
     return ExternalProcessor(
-        world.sidecar,
-        version=lambda: "v1",
-        count_failure=world.sidecar.failures.append,
-        feedback=FeedbackReceiver(token.admit, [heard.keep], heard.counts.append),
+        world.sidecar.decide_conversation(),
+        feedback=FeedbackConversation(receiver, failures.append),
+        count_failure=failures.append,
     )
 
 

@@ -239,7 +239,7 @@ async def test_an_envoy_a_version_behind_lets_pass_what_the_newest_registry_obse
 ) -> None:
     """Of a version that is not here, the mode is that of the newest."""
     world = await launch(without_sidecar="refuse")
-    world.sidecar.terms = Terms(mode=Mode.OBSERVE)
+    world.sidecar.use(Terms(mode=Mode.OBSERVE))
     monkeypatch.setattr(world.sidecar, "decide", raising(UnknownVersion("v0")))
     assert (await world.ask()).by == "large"
 

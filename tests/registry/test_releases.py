@@ -1,6 +1,5 @@
 """Which versions of the registry can serve, and for how long."""
 
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -8,22 +7,10 @@ from msgspec import structs
 
 from extproc.gate.judge import Judge
 from extproc.gate.judged_tier import JudgedTier
-from extproc.registry.model_settings import Model, PriceSettings
+from extproc.registry.model_settings import PriceSettings
 from extproc.registry.releases import Release, Releases
-from extproc.registry.schema import Registry
-from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, Mode, Served, Terms
-
-
-def release(version: str, terms: Terms | None = None) -> Release:
-    return Release(
-        registry=Registry(models={"m": Model(base_url="http://127.0.0.1:1")}, default="m"),
-        directory=Path(),
-        snapshot=Snapshot(
-            version=version, targets={}, routes={}, defaults={}, deny_rules=(), route_rules=(), meaning=None,
-            budget_s=1.0, terms=terms or Terms(),
-        ),
-    )  # fmt: skip
+from tests.releases import release
 
 
 class Clock:

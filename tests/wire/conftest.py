@@ -1,7 +1,8 @@
 """An Envoy as small as a test needs: it opens ext_proc streams and speaks its messages."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,12 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingResponse,
     ProtocolConfiguration,
 )
-from extproc.vocabulary import BodyPolicy, Decision, Question, Reason, Stage
+from extproc.vocabulary import BodyPolicy, Decision, Question, Reason, Stage, Terms
+from extproc.wire.body_admission import Admission, AdmissionLimits
+from extproc.wire.decide_stream import DecideConversation
+from extproc.wire.ext_proc_service import ExternalProcessor, FeedbackConversation
+from extproc.wire.feedback_exchange import FeedbackHandler
+from tests.releases import one_release
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -91,6 +97,38 @@ class Stream:
         assert head_answer.WhichOneof("response") == "request_headers"
         await self.send_body(body)
         return await self.receive()
+
+
+def processor_of(
+    decider: FakeDecider,
+    count_failure: Callable[[str], None],
+    *,
+    admission: Admission | None = None,
+    terms: Terms | None = None,
+    feedback: FeedbackHandler | None = None,
+) -> ExternalProcessor:
+    """A service that decides by ``decider``, and accepts feedback if there is a handler of it."""
+    return ExternalProcessor(
+        DecideConversation(
+            decider, one_release(terms), admission or Admission(AdmissionLimits()), count_failure
+        ),
+        feedback=FeedbackConversation(feedback, count_failure) if feedback else None,
+        count_failure=count_failure,
+    )
+
+
+@asynccontextmanager
+async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server of these services."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(handlers)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
 
 
 @pytest.fixture

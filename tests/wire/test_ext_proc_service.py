@@ -1,52 +1,29 @@
-"""The two services over a real gRPC channel."""
+"""The ext_proc service over a real gRPC channel."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from typing import Any
 
 import grpc
 import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Struct
 
-from extproc._pb.access_log_pb2 import (
-    AccessLogCommon,
-    HTTPAccessLogEntry,
-    HTTPRequestProperties,
-    Metadata,
-    StreamAccessLogsMessage,
-)
 from extproc._pb.ext_proc_pb2 import MessageResponse, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import Denied, Unauthorized, UnknownVersion
-from extproc.vocabulary import Attempt, Exchange, Terms
-from extproc.wire import access_log, ext_proc_service
+from extproc.vocabulary import Terms
 from extproc.wire.body_admission import Admission, AdmissionLimits
-from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
-from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
+from extproc.wire.ext_proc_service import ExternalProcessor
+from tests.wire.conftest import FakeDecider, Stream, processor_of, serving
 
 ASK = b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}'
 
 
-@asynccontextmanager
-async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(handlers)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
-    finally:
-        await server.stop(None)
-
-
 @pytest.fixture
 def processor(decider: FakeDecider, failures: list[str]) -> ExternalProcessor:
-    return ExternalProcessor(decider, version=lambda: "v1", count_failure=failures.append)
+    return processor_of(decider, failures.append)
 
 
 @pytest.fixture
@@ -132,15 +109,9 @@ async def crowded(
     decider: FakeDecider, limits: AdmissionLimits, terms: Terms | None = None
 ) -> AsyncIterator[tuple[grpc.aio.Channel, Admission, Stream, list[str]]]:
     """A channel, on which one large body is admitted and has not come."""
-    admission, unread = Admission(limits), list[str]()
-    processor = ExternalProcessor(
-        decider,
-        version=lambda: "v1",
-        count_failure=pytest.fail,
-        terms=lambda _: terms or Terms(),
-        admission=admission,
-        count_unread=lambda: unread.append("unread"),
-    )
+    unread = list[str]()
+    admission = Admission(limits, count_unread=lambda: unread.append("unread"))
+    processor = processor_of(decider, pytest.fail, admission=admission, terms=terms)
     async with serving(processor.handler()) as channel:
         first = Stream(channel)
         await first.send_head(headers=LARGE)
@@ -345,8 +316,8 @@ async def test_a_client_that_leaves_cancels_its_decision(
 FEEDBACK = (("x-router-role", "feedback"),)
 
 
-class FakeDesk:
-    """Takes any opinion, or raises ``error``."""
+class FakeHandler:
+    """Accepts any feedback, or raises ``error``."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -362,19 +333,20 @@ class FakeDesk:
 
 
 @pytest.mark.parametrize(
-    ("desk", "counted"), [(FakeDesk(), []), (None, []), (FakeDesk(RuntimeError("a defect")), ["feedback"])]
+    ("handler", "counted"),
+    [(FakeHandler(), []), (None, []), (FakeHandler(RuntimeError("a defect")), ["feedback"])],
 )
-async def test_feedback_goes_to_the_desk_and_where_that_fails_envoy_is_left_to_say_so(
-    decider: FakeDecider, failures: list[str], desk: FakeDesk | None, counted: list[str]
+async def test_feedback_goes_to_its_handler_and_envoy_answers_when_that_fails(
+    decider: FakeDecider, failures: list[str], handler: FakeHandler | None, counted: list[str]
 ) -> None:
-    processor = ExternalProcessor(decider, version=lambda: "v1", count_failure=failures.append, feedback=desk)
+    processor = processor_of(decider, failures.append, feedback=handler)
     async with serving(processor.handler()) as channel:
         stream = Stream(channel, FEEDBACK)
-        if desk is not None:  # without one the stream has ended before anything is sent
+        if handler is not None:  # without one the stream has ended before anything is sent
             await stream.send_head("/v1/router/feedback", {"authorization": "good"})
             assert await stream.receive() == ProcessingResponse(request_headers=MessageResponse())
             await stream.send_body(b"e1")
-        if desk is not None and desk.error is None:
+        if handler is not None and handler.error is None:
             answer = await stream.receive()
             assert answer is not None
             assert answer.immediate_response.status.code == 202
@@ -387,9 +359,7 @@ async def test_feedback_goes_to_the_desk_and_where_that_fails_envoy_is_left_to_s
 async def test_feedback_that_is_refused_at_its_head_ends_there(
     decider: FakeDecider, failures: list[str]
 ) -> None:
-    processor = ExternalProcessor(
-        decider, version=lambda: "v1", count_failure=failures.append, feedback=FakeDesk()
-    )
+    processor = processor_of(decider, failures.append, feedback=FakeHandler())
     async with serving(processor.handler()) as channel:
         stream = Stream(channel, FEEDBACK)
         await stream.send_head("/v1/router/feedback")
@@ -419,201 +389,3 @@ async def test_it_is_finished_when_the_last_exchange_is(
     decider.gate.set()
     await asyncio.wait_for(finished, 60)
     await exchange
-
-
-# --- The access log -----------------------------------------------------------------------------
-
-
-MANY = [str(number) for number in range(1000)]
-
-
-class Sink:
-    """Keeps what it is given; fails on the exchanges that ``refuses`` names."""
-
-    def __init__(self) -> None:
-        self.accepted: list[str] = []
-        self.exchanges: dict[str, Exchange] = {}
-        self.refuses: set[str] = set()
-
-    def accept(self, exchange: Exchange) -> None:
-        if exchange.request_id in self.refuses:
-            raise RuntimeError("a sink that breaks its contract")
-        self.accepted.append(exchange.request_id)
-        self.exchanges[exchange.request_id] = exchange
-
-    def attempted(self, attempt: Attempt) -> None:
-        self.accepted.append(f"{attempt.call.request_id}, attempt {attempt.number}")
-
-
-def log_message(*request_ids: str) -> bytes:
-    entries = [HTTPAccessLogEntry(request=HTTPRequestProperties(request_id=name)) for name in request_ids]
-    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=entries)
-    return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
-
-
-def log_entry(request_id: str, common: AccessLogCommon) -> bytes:
-    entry = HTTPAccessLogEntry(common_properties=common, request=HTTPRequestProperties(request_id=request_id))
-    logs = StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[entry])
-    return StreamAccessLogsMessage(http_logs=logs).SerializeToString()
-
-
-def hop(model: str, place: str) -> AccessLogCommon:
-    asked = Struct()
-    asked.update({"model": model})
-    return AccessLogCommon(
-        metadata=Metadata(filter_metadata={"router.hop": asked}), custom_tags={"place": place.encode()}
-    )
-
-
-async def send_log(sink: Sink, failures: list[str], *messages: bytes) -> grpc.StatusCode:
-    async with serving(AccessLog(sink, count_failure=failures.append).handler()) as channel:
-        call: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
-        for message in messages:
-            await call.write(message)
-        await call.done_writing()
-        await call
-        code: grpc.StatusCode = await call.code()
-        return code
-
-
-async def test_every_entry_reaches_the_sink_in_order(failures: list[str]) -> None:
-    sink = Sink()
-    code = await send_log(sink, failures, log_message("a", "b"), log_message(), log_message("c"))
-    assert sink.accepted == ["a", "b", "c"]
-    assert code is grpc.StatusCode.OK
-    assert not failures
-
-
-async def test_attempts_of_hops_reach_the_sink_too(failures: list[str]) -> None:
-    sink = Sink()
-    await send_log(sink, failures, log_entry("a", hop("small", place="1")), log_message("a"))
-    assert sink.accepted == ["a, attempt 1", "a"]
-
-
-async def test_a_message_that_cannot_be_read_costs_only_itself(
-    failures: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    sink = Sink()
-    await send_log(sink, failures, log_message("a"), b"\xff", log_message("b"))
-    assert sink.accepted == ["a", "b"]
-    assert failures == ["access_log"]
-    assert len(caplog.records) == 1
-
-
-async def test_a_sink_that_raises_does_not_end_the_stream(failures: list[str]) -> None:
-    sink = Sink()
-    sink.refuses = {"a"}
-    await send_log(sink, failures, log_message("a"), log_message("b"))
-    assert sink.accepted == ["b"]
-    assert failures == ["access_log"]
-
-
-async def test_an_entry_that_cannot_be_recorded_costs_only_itself(
-    failures: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    sink = Sink()
-    sink.refuses = {"3", "4", "500"}
-    await send_log(sink, failures, log_message(*MANY))
-    assert sink.accepted == [name for name in MANY if name not in sink.refuses]
-    assert failures == ["access_log"] * 3
-    assert len(caplog.records) == 1  # and not a traceback for each
-
-
-async def test_an_entry_that_cannot_be_read_costs_only_itself(
-    failures: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = access_log.observed_in
-
-    def observed_in(entry: HTTPAccessLogEntry) -> Exchange | Attempt:
-        if entry.request.request_id == "3":
-            raise RuntimeError("a defect")
-        return read(entry)
-
-    monkeypatch.setattr(access_log, "observed_in", observed_in)
-    sink = Sink()
-    await send_log(sink, failures, log_message(*MANY))
-    assert sink.accepted == [name for name in MANY if name != "3"]
-    assert failures == ["access_log"]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
-async def test_the_end_of_one_stream_leaves_what_another_still_waits_for(
-    failures: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each Envoy, and each of its threads, has a stream of its own."""
-    monkeypatch.setattr(ext_proc_service, "_ATTEMPTS_LATE_S", 3600.0)
-    sink = Sink()
-    waits = log_entry("a", AccessLogCommon(upstream_cluster="chain-small", upstream_request_attempt_count=1))
-    async with serving(AccessLog(sink, count_failure=failures.append).handler()) as channel:
-        first: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
-        await first.write(waits)
-        await first.write(log_message("b"))
-        await until(lambda: sink.accepted == ["b"])
-        second: Any = channel.stream_unary(STREAM_ACCESS_LOGS)()
-        await second.done_writing()
-        await second
-        assert sink.accepted == ["b"]
-        await first.write(log_entry("a", hop("small", place="1")))
-        await first.done_writing()
-        await first
-    assert sink.accepted == ["b", "a, attempt 1", "a"]
-    assert [each.number for each in sink.exchanges["a"].tried] == [1]
-
-
-class Pausing(Sink):
-    """Notes how often others had their turn before each exchange."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turns = 0
-        self.seen: list[int] = []
-
-    def accept(self, exchange: Exchange) -> None:
-        super().accept(exchange)
-        self.seen.append(self.turns)
-
-    async def take_turns(self) -> None:
-        while True:
-            self.turns += 1
-            await asyncio.sleep(0)
-
-
-class OneMessage:
-    """A context that gives one message, and then nothing."""
-
-    def __init__(self, message: bytes) -> None:
-        self._message: bytes | None = message
-
-    async def read(self) -> Any:
-        message, self._message = self._message, None
-        return grpc.aio.EOF if message is None else message
-
-
-async def test_decisions_have_their_turn_while_a_long_message_is_read(failures: list[str]) -> None:
-    sink = Pausing()
-    others = asyncio.create_task(sink.take_turns())
-    await AccessLog(sink, count_failure=failures.append)._stream(None, OneMessage(log_message(*MANY)))  # type: ignore[arg-type]
-    others.cancel()
-    assert sink.accepted == MANY
-    assert max(after - before for before, after in pairwise(sink.seen)) <= 2
-    assert len(set(sink.seen)) > 50
-
-
-async def test_a_message_that_was_received_is_told_to_its_end_though_the_server_stops(
-    failures: list[str],
-) -> None:
-    sink = Pausing()
-    stream = AccessLog(sink, count_failure=failures.append)._stream(None, OneMessage(log_message(*MANY)))  # type: ignore[arg-type]
-    reading = asyncio.create_task(stream)
-    while not sink.accepted:
-        await asyncio.sleep(0)
-    assert len(sink.accepted) < len(MANY)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-    assert sink.accepted == MANY

@@ -16,9 +16,9 @@ from extproc._pb.access_log_pb2 import StreamAccessLogsMessage
 from extproc.errors import OperatorError
 from extproc.health import Components
 from extproc.vocabulary import Attempt, Exchange
-from extproc.wire.ext_proc_service import AccessLog, ExternalProcessor
+from extproc.wire.access_log_service import AccessLog
 from extproc.wire.grpc_server import COMPONENT, Options, Server
-from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream
+from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream, processor_of
 
 MIB = 1024 * 1024
 DEADLINE_S = 60.0  # only ever reached by what hangs
@@ -42,7 +42,7 @@ class Sidecar:
         self.address = ""
         self.server = Server(
             options,
-            ExternalProcessor(decider, version=lambda: "v1", count_failure=pytest.fail),
+            processor_of(decider, pytest.fail),
             AccessLog(NoSink(), count_failure=pytest.fail),
             self.components,
             versions=lambda: ["v1"],
