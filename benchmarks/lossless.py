@@ -23,8 +23,8 @@ from benchmarks import envoys, workload
 from extproc.demo.child_processes import Process
 from extproc.demo.demo_stack import Ports, Stack, running_stack
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import envoy_binary
-from extproc.envoyconf.envoy_admin import Admin
+from extproc.envoyconf import envoy_process
+from extproc.envoyconf.envoy_process import Admin
 from extproc.telemetry.segments import segment_paths
 
 _LOG = "llm.jsonl"
@@ -103,7 +103,7 @@ def _write_registry(run_dir: Path, upstream: str) -> Path:
 async def _start_model(run_dir: Path, port: int, admin: int, stopping: AsyncExitStack) -> None:
     config = run_dir / "model.yaml"
     envoys.write(envoys.model(port, admin), config)
-    command = [str(envoy_binary.find()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1"]
+    command = [str(envoy_process.find()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1"]
     process = await Process.start("model", command, log=run_dir / "model.log")
     stopping.push_async_callback(process.stop)
     await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=_START_S)

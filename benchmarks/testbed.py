@@ -22,7 +22,7 @@ import msgspec
 from benchmarks import do_nothing, envoys, workload
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import envoy_binary
+from extproc.envoyconf import envoy_process
 from extproc.errors import OperatorError
 from extproc.lab.datasets import routes_in
 from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
@@ -173,7 +173,7 @@ async def _start_envoy(
 ) -> None:
     config = run_dir / f"{name}.yaml"
     envoys.write(tree, config)
-    command = [str(envoy_binary.find()), "-c", str(config), "--disable-hot-restart", *options]
+    command = [str(envoy_process.find()), "-c", str(config), "--disable-hot-restart", *options]
     process = await _start(run_dir, f"{name}-envoy", command, stopping)
     await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=_START_S)
 

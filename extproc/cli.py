@@ -120,8 +120,7 @@ def _question(options: argparse.Namespace, text: str) -> Question:
 
 
 def _envoy_config(options: argparse.Namespace) -> int:
-    from extproc.envoyconf.bootstrap import build, render
-    from extproc.envoyconf.config_fragments import fragments
+    from extproc.envoyconf.bootstrap import build, fragments, render
     from extproc.registry.key_files import key_problems
     from extproc.registry.passthrough_list import notices
     from extproc.registry.registry_loading import load

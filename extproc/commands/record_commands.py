@@ -107,7 +107,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from extproc.envoyconf.envoy_admin import Admin, Unreachable
+    from extproc.envoyconf.envoy_process import Admin, Unreachable
     from extproc.lab.store.segment_loading import told_since
 
     now = datetime.now(UTC)

@@ -27,7 +27,7 @@ import msgspec
 
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import envoy_binary
+from extproc.envoyconf import envoy_process
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.envoyconf.xds_directory import STATUS
 from extproc.envoyconf.xds_files import BOOTSTRAP
@@ -243,7 +243,7 @@ class Stack:
             *(str(envoy), "-c", str(self.xds / BOOTSTRAP)),
             # A misspelt field would otherwise be taken for one that is not there.
             "--reject-unknown-dynamic-fields",
-            *envoy_binary.QUIET,
+            *envoy_process.QUIET,
             # Hot restart would tie Envoys on one machine together by shared memory.
             "--disable-hot-restart",
             # Access logs in files would otherwise be ten seconds behind.
@@ -293,7 +293,7 @@ async def running_stack(
     """
     load(registry)  # before anything is started for it
     stack = Stack(registry, run_dir, ports or Ports.free(), environment or {}, upstreams or {})
-    envoy = envoy_binary.find()
+    envoy = envoy_process.find()
     with _owned(stack):
         async with AsyncExitStack() as stopping:
             for number, seat in enumerate(stack.seats):

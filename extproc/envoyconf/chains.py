@@ -1,11 +1,11 @@
-"""Asking models in turn, by Envoy's own retry: when one fails, and when its answer is not good enough.
+"""Chains: Envoy asks one model after another by its own retries, when a call fails or an answer is rejected.
 
-A chain is a cluster whose endpoints are internal listeners, one per call, at falling priority; each
-retry goes to the next. Behind each stands a hop (see ``hops``). To the outer router a failure, or a
-verdict that an answer will not do, is just an upstream's answer. So every attempt sees the client's
-request as the decision left it, and nothing of another attempt.
+A chain is a cluster whose endpoints are internal listeners, one per call, with falling priority. Each retry
+goes to the next one. Behind each is a hop (see ``hops``). For the outer router, a failure or a rejected
+answer is an ordinary upstream response. So every attempt gets the decided request, and nothing of another
+attempt.
 
-A route's ``fallback`` and its ``cascade`` both become chains; what differs is what their hops do.
+A route's ``fallback`` and its ``cascade`` both become chains. Only their hops differ.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.route_actions import exactly
-from extproc.envoyconf.site import Names
+from extproc.envoyconf.typed_config import Names
 from extproc.registry import schema
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -50,7 +50,7 @@ from extproc.vocabulary import Api
 from extproc.wire.gate_messages import ESCALATE_HEADER
 from extproc.wire.observed_metadata import CASCADE, CHAIN, CONTENT_MARK, HOP_PREFIX, place
 
-# What ends an attempt: any answer that is the server's fault, none at all, a full provider, a verdict.
+# What causes a retry: a 5xx, no answer, a provider at its rate limit, a verdict.
 _FAILED = "5xx,reset,connect-failure,retriable-status-codes,retriable-headers"
 _BACK_OFF = RetryPolicyRetryBackOff(
     base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)
@@ -58,16 +58,16 @@ _BACK_OFF = RetryPolicyRetryBackOff(
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One call of a chain: whom it asks, and as what."""
+    """One call of a chain: the model, and its place in a cascade."""
 
     model: str  # its public name
-    cascade: str = ""  # empty: a fallback's
-    tier: int | None = None  # of the cascade; None: its last resort, the default
-    judged: bool = False  # whether a gate may send the request on
+    cascade: str = ""  # empty: the call is of a fallback
+    tier: int | None = None  # of the cascade; None: the default model, as the last resort
+    judged: bool = False  # whether a gate may reject the answer
 
     @property
     def hop(self) -> str:
-        """The listener behind it. What is told to the outer log of its name ends before the mark."""
+        """The name of its listener. The outer access log contains the part before the mark."""
         if not self.cascade:
             return f"{HOP_PREFIX}{self.model}"
         tier = "last" if self.tier is None else str(self.tier)
@@ -78,7 +78,7 @@ Calls = tuple[Call, ...]  # in the order in which they are made
 
 
 def calls_of(registry: Registry, route: schema.RouteSettings, first: str, api: Api) -> Calls:
-    """Whom a request of ``api`` asks, beginning with ``first``: no model that does not speak it."""
+    """The calls for a request of ``api``, beginning with ``first``. Every model in it supports the API."""
     if route.cascade:
         return _tiers(registry, route.cascade, first, api)
     others = [name for name in many(route.fallback) if name != first and api in registry.models[name].speaks]
@@ -87,9 +87,9 @@ def calls_of(registry: Registry, route: schema.RouteSettings, first: str, api: A
 
 
 def _tiers(registry: Registry, name: str, first: str, api: Api) -> Calls:
-    """From the tier of ``first`` on, and the API's default where all of them failed.
+    """The calls from the tier of ``first`` on, then the API's default if all of them fail.
 
-    The last of them is not judged: its answer is the one there is.
+    The last call is not judged, because no other answer can follow.
     """
     cascade = registry.cascades[name]
     models = [tier.model for tier in cascade.tiers]
@@ -119,26 +119,26 @@ def chains(registry: Registry) -> dict[str, Calls]:
 
 
 def chain_name(calls: Calls) -> str:
-    """The cluster of one chain: equal chains of several routes are one."""
+    """The cluster of one chain. Equal chains of several routes share it."""
     models = "|".join(call.model for call in calls)
     cascade = calls[0].cascade
     return f"{CASCADE}{cascade}-{models}" if cascade else f"{CHAIN}{models}"
 
 
 def tries(calls: Calls, route: schema.RouteSettings, deadline_s: float | None = None) -> RetryPolicy:
-    """Each retry goes to the next priority; one more than there are would begin anew.
+    """Each retry goes to the next priority. There are as many as calls, because one more would start again.
 
-    Hops keep the deadline by themselves, each by what is left of it; that none takes more than all of
-    it is for one whose gate hangs.
+    Each hop keeps the rest of the deadline by itself. The timeout here, which is the whole deadline, ends a
+    hop whose gate hangs.
     """
-    patience = route.timeout_s or deadline_s
+    timeout_s = route.timeout_s or deadline_s
     statuses = {429, *(route.retry.statuses if route.retry else ())}
     return RetryPolicy(
         retry_on=_FAILED,
         retriable_status_codes=sorted(statuses),
         retriable_headers=[exactly(ESCALATE_HEADER, "1")],
         num_retries=len(calls) - 1,
-        per_try_timeout=timedelta(seconds=patience) if patience else None,
+        per_try_timeout=timedelta(seconds=timeout_s) if timeout_s else None,
         retry_back_off=_BACK_OFF,
         retry_priority=RetryPolicyRetryPriority(
             name="envoy.retry_priorities.previous_priorities",
@@ -159,7 +159,7 @@ def hop_calls(registry: Registry) -> Iterator[Call]:
 
 def _chain(name: str, calls: Sequence[Call], names: Names) -> Cluster:
     http = HttpProtocolOptions(
-        # By HTTP/1 every failed attempt would cost a connection.
+        # With HTTP/1, every failed attempt would close a connection.
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions()
         )
@@ -188,6 +188,6 @@ def _chain(name: str, calls: Sequence[Call], names: Names) -> Cluster:
 
 
 def _to_hop(hop: str, priority: int) -> LbEndpoint:
-    # The same hop may stand at several priorities; an endpoint may not. And it is how a hop knows.
+    # A hop may have several priorities, an endpoint may not. The id also tells the hop its place.
     internal = EnvoyInternalAddress(server_listener_name=hop, endpoint_id=place(priority + 1))
     return LbEndpoint(endpoint=Endpoint(address=Address(envoy_internal_address=internal)))

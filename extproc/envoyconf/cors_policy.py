@@ -1,8 +1,8 @@
-"""Cross-origin requests: pages in browsers that may call the API.
+"""Cross-origin requests: which pages in browsers may call the API.
 
-Envoy's filter answers preflight requests and adds its headers to other answers, errors included. It is
-off unless the registry names origins. It ignores routes with a direct response, so these have the headers
-themselves, for each request from an origin that is allowed.
+Envoy's filter answers preflight requests and adds its headers to other answers, including errors. It is
+disabled unless the registry lists origins. It ignores routes with a direct response, so these routes add the
+headers themselves for allowed origins.
 """
 
 import copy
@@ -21,7 +21,7 @@ from extproc.registry.schema import Registry
 FILTER = "envoy.filters.http.cors"
 _ORIGIN, _REQUESTED = "origin", "access-control-request-method"
 _METHODS = "GET, POST, PUT, PATCH, DELETE"
-# `*` is any header but this one, which has to be named.
+# `*` is any header but this one, which must be listed.
 _HEADERS = "authorization, *"
 _ANSWERS = (
     "access-control-allow-origin",
@@ -48,14 +48,14 @@ def policy(registry: Registry) -> dict[str, Any]:
         allow_headers=_HEADERS,
         expose_headers="*",
         max_age=str(cors.max_age_s),
-        # Another origin's preflight is answered as well, and allows it nothing.
+        # The filter also answers preflight requests of other origins, and allows them nothing.
         forward_not_matching_preflights=False,
     )
     return {FILTER: Any.pack(asked)}
 
 
 def applied(registry: Registry, routes: Iterable[Route]) -> Iterator[Route]:
-    """The routes of a virtual host, as the registry's origins may use them."""
+    """The routes of a virtual host with what the registry's origins need."""
     if (cors := registry.envoy.cors) is None:
         yield from routes
         return
@@ -64,14 +64,14 @@ def applied(registry: Registry, routes: Iterable[Route]) -> Iterator[Route]:
         if route.direct_response is not None:
             yield _readable(route, cors.origins)
         else:
-            # Some providers refuse requests with an origin, others say who may read the answer.
+            # Some providers reject requests with an origin, others set these headers themselves.
             route.request_headers_to_remove.append(_ORIGIN)
             route.response_headers_to_remove += _ANSWERS
         yield route
 
 
 def _preflight() -> Route:
-    """The filter answers these whatever their path and origin; none is sent on."""
+    """Matches preflight requests of every path and origin. The filter answers all of them."""
     asked = [HeaderMatcher(name=name, present_match=True) for name in (_ORIGIN, _REQUESTED)]
     return Route(
         name="preflight",
@@ -82,7 +82,7 @@ def _preflight() -> Route:
 
 
 def _readable(route: Route, origins: Iterable[str]) -> Route:
-    """``route`` with a direct response, for the pages that may read it."""
+    """The route with a direct response, for requests of allowed origins."""
     readable = copy.deepcopy(route)
     assert readable.match is not None  # every route has one
     allowed = StringMatcher(safe_regex=RegexMatcher(regex="|".join(map(_pattern, origins))))

@@ -1,8 +1,8 @@
 """A hop: the internal listener behind one call of a chain.
 
-It names its own model in the body and sends the request to the model's own cluster, with that
-provider's key, path and host. As a tier of a cascade it keeps that tier's time, and its gate judges
-the answer before anything of it goes on.
+It puts its model's name into the body and sends the request to the model's cluster, with that provider's key,
+path and host. As a tier of a cascade, it keeps that tier's timeout, and its gate judges the answer before
+Envoy releases it.
 """
 
 import json
@@ -30,18 +30,26 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.envoyconf.chains import Call, hop_calls
-from extproc.envoyconf.http_filters import EDITS, ROUTER, gate
+from extproc.envoyconf.http_filters import (
+    EDITS,
+    LUA,
+    ROUTER,
+    enabled_script,
+    gate,
+    hop_observed,
+    hop_observer,
+    script,
+)
 from extproc.envoyconf.local_replies import hop_replies
-from extproc.envoyconf.observing import LUA, enabled_script, hop_observed, hop_observer, script
 from extproc.envoyconf.outcome_logs import attempt_log
 from extproc.envoyconf.route_actions import API_ROOT, action, exactly, header
-from extproc.envoyconf.site import Names
+from extproc.envoyconf.typed_config import Names
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.schema import Registry, cluster_name
 from extproc.wire.decide_messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
 from extproc.wire.gate_messages import BEGAN_HEADER
 
-# What the decision and the outer router noted for the hops, and is not for providers.
+# Headers of the decision and of the outer router for the hops. Providers must not get them.
 _BOOKKEEPING = [
     CLUSTER_HEADER,
     ROUTE_HEADER,
@@ -52,15 +60,15 @@ _BOOKKEEPING = [
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-internal",
 ]
-SERVED_BY = "x-router-served-by"  # on answers: the model of the chain that gave it
+SERVED_BY = "x-router-served-by"  # on answers: the model of the chain that answered
 _MANAGER = "envoy.filters.network.http_connection_manager"
 
 
 def hops(registry: Registry, names: Names) -> list[Listener]:
     """One internal listener per model of any chain, and per tier of any cascade that is used.
 
-    Its routes always stand in it: a request that was decided by one version of the registry must
-    not meet a hop of the next, so a hop that changes is another hop.
+    A hop always contains its routes. A request decided by one version of the registry must not reach a hop of
+    the next version, so a hop that changes gets another name.
     """
     return [_hop(registry, call, names) for call in hop_calls(registry)]
 
@@ -102,7 +110,7 @@ def _routes(registry: Registry, call: Call, names: Names) -> RouteConfiguration:
 
 
 def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Route]:
-    """The body names this model already, as the decision's own; else the name's bytes are replaced."""
+    """Two routes: either the body already names this model, or the script replaces the name in it."""
     model = registry.models[call.model]
     sent = model.name or call.model
     tier = _tier(registry, call)
@@ -116,13 +124,13 @@ def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Rout
             policy=tier,
         )
         if call.judged and tier is not None and tier.timeout_s and to.retry_policy is not None:
-            # What is held back must not wait for a provider that has begun and goes silent.
+            # A held answer must not wait for a provider that began to answer and then stops.
             to.retry_policy.per_try_idle_timeout = timedelta(seconds=tier.timeout_s)
         return Route(
             name=kind,
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),
             route=to,
-            # The decision's edits may have made it longer than a client's may be.
+            # The decision's edits may make a body longer than the limit for clients.
             request_body_buffer_limit=registry.envoy.max_body_bytes + EDITS,
             typed_per_filter_config={
                 **hop_observed(call.model, sent, model.provider, **_place(call)),
@@ -139,13 +147,13 @@ def _tier(registry: Registry, call: Call) -> Tier | None:
 
 
 def _place(call: Call) -> dict[str, str]:
-    """Of a cascade's call: where it stands, for the record."""
+    """The place of a cascade's call, for the record."""
     place = {"cascade": call.cascade} if call.cascade else {}
     return place if call.tier is None else {**place, "tier": str(call.tier)}
 
 
 def _time(registry: Registry, call: Call) -> dict[str, str]:
-    """What the hop may make of the time that all calls share: milliseconds, as texts."""
+    """The time limits of a cascade's call, for the script: milliseconds as texts."""
     deadline = registry.cascades[call.cascade].deadline_s if call.cascade else None
     if deadline is None:
         return {}

@@ -1,17 +1,22 @@
-"""The listener's HTTP filters, and how a route switches them on.
+"""The HTTP filters of the client listener and of hops, and the per-route settings that enable them.
 
-All but the last are off until a route says otherwise, so that what the router does not
-understand passes Envoy as if the router were not there.
+All filters but the last are disabled until a route enables them. So requests that are not LLM calls pass
+Envoy unchanged.
+
+The observing filter is a Lua script that reads along, buffers nothing, and puts what it sees into dynamic
+metadata for the record. What it does not see is absent, and unknown in the record.
 """
 
 import math
 from collections.abc import Mapping
 from datetime import timedelta
+from importlib.resources import files
 from types import MappingProxyType
 
 import betterproto2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
     HeaderValue,
@@ -38,6 +43,7 @@ from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
     HeaderMutationPerRoute,
     Mutations,
 )
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua, LuaPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.http.transform.v3 import (
     BodyTransformation,
@@ -49,7 +55,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
-from extproc.envoyconf import cors_policy, observing
+from extproc.envoyconf import cors_policy
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
 from extproc.registry.tier_compiling import tier_name
@@ -71,23 +77,25 @@ from extproc.wire.observed_metadata import GATE_NAMESPACE
 
 _EXT_PROC = "envoy.filters.http.ext_proc"
 _BUFFER = "envoy.filters.http.buffer"
-_ROOM = "envoy.filters.http.buffer.edits"
+_EDITS_BUFFER = "envoy.filters.http.buffer.edits"
 FEEDBACK = "envoy.filters.http.ext_proc.feedback"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _TRANSFORM = "envoy.filters.http.transform"
+LUA = "envoy.filters.http.lua"
+_HOP_OBSERVER = f"{LUA}.observe"  # in a hop, the filter with the usual name has another script
 ROUTER = "envoy.filters.http.router"
 
-# The sidecar keeps its own deadline and answers with the default. Envoy's is for a sidecar that
-# hangs; it leaves room for a busy machine and, by `Registry.transfer_s`, for the largest body.
+# The sidecar keeps its own deadline and answers with the default. Envoy's deadline is for a sidecar that
+# hangs. It allows for a busy machine and, by `Registry.transfer_s`, for the largest body.
 _MESSAGE_MARGIN_S = 0.2
-# How long a held answer waits for a sidecar that says nothing, from the latest part of the answer on. A
-# gate that is alive asks for more in time (see ``wire.gate_stream``).
+# How long Envoy holds an answer for a silent sidecar, counted from the latest part of the answer. A gate that
+# works requests more time before that (see ``wire.gate_stream``).
 _GATE_SILENCE_S = 5.0
-# What a gate may ask for beyond the time of its tier, so that its own word comes first.
+# The time that a gate may request beyond that of its tier, so that its verdict comes before Envoy's timeout.
 _GATE_MARGIN_S = 1.0
-# Bytes by which edits may lengthen a body: the provider's name of a model, most of all.
+# Bytes by which edits may lengthen a body, mostly by the provider's name of a model.
 EDITS = 64 * 1024
-# What the sidecar reads; it never sees a client's credentials.
+# The headers that the sidecar reads. It never gets a client's credentials.
 _FORWARDED = (
     ":method",
     ":path",
@@ -98,23 +106,23 @@ _FORWARDED = (
     "traceparent",
     "tracestate",
 )
-# What the sidecar may set: the decision, a changed body's length, an immediate response's type.
+# The headers that the sidecar may set: the decision, a changed body's length, an immediate response's type.
 _MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER, "content-length", "content-type")
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
-    """The filter chain: browsers, observing, the decision, feedback, two steps of failing open, the router.
+    """The filter chain: CORS, observing, the decision, feedback, two steps of failing open, the router.
 
-    The buffer filters come before the decision: the sidecar reserves room for a body when it gets the
-    head, and must not keep that for a client that is slow to upload. The first limits what a client may
-    send. The second finds the whole body there, and only raises that limit, for the decision's edits.
+    The buffer filters come before the decision, because the sidecar reserves memory for a body when it gets
+    the head, and a slow upload must not hold that. The first limits the body of the client. The second gets
+    the whole body, and only raises the limit for the decision's edits.
     """
     limit = registry.envoy.max_body_bytes
     return [
         cors_policy.cross_origin(),
-        observing.observer(),
+        _observer(),
         _switchable(_BUFFER, _buffer(limit)),
-        _switchable(_ROOM, _buffer(limit + EDITS)),
+        _switchable(_EDITS_BUFFER, _buffer(limit + EDITS)),
         _switchable(_EXT_PROC, ext_proc(registry)),
         _switchable(FEEDBACK, _feedback()),
         _switchable(_HEADER_MUTATION, HeaderMutationFilter()),
@@ -148,16 +156,16 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
 
 
 def message_timeout(registry: Registry) -> timedelta:
-    """How long Envoy waits for the reply to a head, or to a body, before it goes on without one."""
+    """How long Envoy waits for the reply to a head or to a body. Then it continues without one."""
     return timedelta(seconds=registry.decision_ms / 1000 + registry.transfer_s + _MESSAGE_MARGIN_S)
 
 
 def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
-    """The judge of a tier's answers: the request's head and whole body, then the answer as it comes.
+    """The ext_proc filter of a tier's gate. It sends the request's head and body, then the answer in parts.
 
-    Each part of the answer is sent on while the reply to its head, which holds all of it back, is
-    awaited. What was sent Envoy keeps until it is replied to, or until the sidecar ends the stream,
-    dies or says nothing: then it goes on. (With FULL_DUPLEX_STREAMED it would be gone.)
+    Envoy holds the answer back until the sidecar replies to its head, and meanwhile sends each part to the
+    sidecar. Envoy keeps these parts until the reply. If the sidecar ends the stream, dies or stays silent,
+    Envoy releases the answer. With FULL_DUPLEX_STREAMED, the parts would be lost.
     """
     own = registry.cascades[cascade].tiers[tier].timeout_s or registry.envoy.upstream_timeout_s
     patience = math.ceil(own + _GATE_MARGIN_S)
@@ -169,11 +177,11 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
             request_body_mode=ProcessingModeBodySendMode.BUFFERED,
             response_header_mode=ProcessingModeHeaderSendMode.SEND,
             response_body_mode=ProcessingModeBodySendMode.STREAMED,
-            # They may end an answer.
+            # Trailers may end an answer.
             response_trailer_mode=ProcessingModeHeaderSendMode.SEND,
         ),
         send_body_without_waiting_for_header_response=True,
-        # It begins anew with each part of the answer. The request's body must have the time to get there.
+        # The timeout restarts with each part of the answer. It must also suffice for the request's body.
         message_timeout=timedelta(seconds=min(max(_GATE_SILENCE_S, registry.transfer_s), patience)),
         # A verdict may take as long as the tier's answer.
         max_message_timeout=timedelta(seconds=patience),
@@ -191,7 +199,7 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
 
 
 def sidecar_service(metadata: Mapping[str, str] = MappingProxyType({})) -> GrpcService:
-    """The sidecar's gRPC services; ``metadata`` is what each stream says of itself."""
+    """The sidecar's gRPC services. ``metadata`` describes each stream."""
     return GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, skip_envoy_headers=True),
         initial_metadata=[HeaderValue(key=key, value=value) for key, value in metadata.items()],
@@ -199,19 +207,19 @@ def sidecar_service(metadata: Mapping[str, str] = MappingProxyType({})) -> GrpcS
 
 
 def _feedback() -> ExternalProcessor:
-    """Opinions on answers: the only requests whose credentials the sidecar sees.
+    """The ext_proc filter of feedback. Only for these requests, the sidecar gets the credentials.
 
-    It is a filter of its own because a route cannot change which headers are forwarded.
+    It is a separate filter, because a route cannot change which headers are forwarded.
     """
     return ExternalProcessor(
         grpc_service=sidecar_service({ROLE_KEY: ROLE}),
-        failure_mode_allow=True,  # on to the route's own answer
+        failure_mode_allow=True,  # then the route's direct response answers
         processing_mode=ProcessingMode(
             request_header_mode=ProcessingModeHeaderSendMode.SEND,
             request_body_mode=ProcessingModeBodySendMode.BUFFERED,
             response_header_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
-        message_timeout=timedelta(seconds=10),  # nobody waits for it to ask a model
+        message_timeout=timedelta(seconds=10),  # long, because no model waits for feedback
         forward_rules=HeaderForwardingRules(allowed_headers=_any_of("authorization")),
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex="content-type|www-authenticate")
@@ -220,31 +228,31 @@ def _feedback() -> ExternalProcessor:
 
 
 def fail_open(api: Api, model: str, version: str, max_body_bytes: int) -> dict[str, Any]:
-    """Per-route settings: ask the sidecar; should it decide nothing, name ``model`` in the body.
+    """Per-route settings: ask the sidecar, and put ``model`` into the bodies of undecided requests.
 
-    The request carries the ``version`` of the registry that this configuration was made from, so
-    that the sidecar decides by the same version; when empty, by its newest one.
+    The request carries the registry ``version`` of this configuration, so that the sidecar decides by the
+    same version. If ``version`` is empty, the sidecar uses its newest one.
 
-    Envoy makes the filters of the route that matches first, before there is a decision, and
-    gives each the settings of the route that is current when the request reaches it. So a
-    request that was decided runs into idle filters, its body untouched.
+    Envoy creates the filters of the route that matches first, before the decision. Each filter gets the
+    settings of the route that is current when the request reaches it. So the filters that fail open are idle
+    for a decided request, and its body does not change.
     """
     metadata = [HeaderValue(key=VERSION_KEY, value=version)] if version else []
     return {
         _BUFFER: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes))),
-        _ROOM: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes + EDITS))),
+        _EDITS_BUFFER: Any.pack(BufferPerRoute(buffer=_buffer(max_body_bytes + EDITS))),
         _EXT_PROC: Any.pack(ExtProcPerRoute(overrides=ExtProcOverrides(grpc_initial_metadata=metadata))),
         _HEADER_MUTATION: Any.pack(_as_json()),
         _TRANSFORM: Any.pack(_with_model(model)),
-        **observing.observed(api),
+        **_observed(api),
     }
 
 
 def refused() -> dict[str, Any]:
-    """Per-route settings, over those of ``fail_open``: nothing is changed of what goes nowhere.
+    """Per-route settings, over those of ``fail_open``: change nothing in a request that is refused.
 
-    The filters are named all the same. Were they not, a request that this route matches first would not
-    have them when it goes on by ``fail_open``.
+    The filters are listed although they are idle. Otherwise Envoy would not create them for a request that
+    matches this route first and continues on ``fail_open``.
     """
     return {
         _HEADER_MUTATION: Any.pack(HeaderMutationPerRoute()),
@@ -257,8 +265,8 @@ def _buffer(limit: int) -> Buffer:
 
 
 def _as_json() -> HeaderMutationPerRoute:
-    # The transform filter leaves bodies alone whose type is not exactly this, and a provider
-    # would refuse the name that the client sent.
+    # The transform filter ignores bodies of any other type, and a provider would reject the model's name that
+    # the client sent.
     content_type = HeaderValueOption(
         header=HeaderValue(key="content-type", value="application/json"),
         append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
@@ -269,7 +277,7 @@ def _as_json() -> HeaderMutationPerRoute:
 
 
 def _with_model(model: str) -> TransformConfig:
-    literal = model.replace("%", "%%")  # in Envoy's formats a single one begins a command
+    literal = model.replace("%", "%%")  # a single % begins a command in Envoy's formats
     body = BodyTransformation(
         body_format=SubstitutionFormatString(json_format=Struct.from_dict({"model": literal})),
         action=BodyTransformationTransformAction.MERGE,
@@ -283,3 +291,44 @@ def _switchable(name: str, config: betterproto2.Message) -> HttpFilter:
 
 def _any_of(*names: str) -> ListStringMatcher:
     return ListStringMatcher(patterns=[StringMatcher(exact=name) for name in names])
+
+
+LUA = "envoy.filters.http.lua"
+_IN_A_HOP = f"{LUA}.observe"  # where the filter of the usual name does something else
+
+
+def _observer() -> HttpFilter:
+    """The observing filter, disabled until a route enables it."""
+    return HttpFilter(name=LUA, typed_config=Any.pack(script("observe")), disabled=True)
+
+
+def hop_observer() -> HttpFilter:
+    """The observing filter of a hop. ``hop_observed`` gives it the name of its model."""
+    return HttpFilter(name=_HOP_OBSERVER, typed_config=Any.pack(script("observe")))
+
+
+def hop_observed(model: str, sent: str, provider: str, **place: str) -> dict[str, Any]:
+    """Per-route settings of a hop: the model's public name, the provider's name of it, and the provider.
+
+    ``place`` is its place in a cascade.
+    """
+    return enabled_script(_HOP_OBSERVER, model=model, sent=sent, provider=provider, **place)
+
+
+def _observed(api: Api) -> dict[str, Any]:
+    """Per-route settings that enable the observing filter and give it the API of the request.
+
+    They must be on the route that matches first, before the decision: ``fail-open``.
+    """
+    return enabled_script(LUA, api=api.value)
+
+
+def enabled_script(script: str, /, **context: str) -> dict[str, Any]:
+    """Per-route settings that enable the Lua filter ``script`` and set its ``filterContext``."""
+    return {script: Any.pack(LuaPerRoute(filter_context=Struct.from_dict(context)))}
+
+
+def script(name: str) -> Lua:
+    """The Lua filter that runs ``lua/NAME.lua``."""
+    source = files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    return Lua(default_source_code=DataSource(inline_string=source))

@@ -1,7 +1,7 @@
-"""Errors that Envoy answers with by itself, in the shape of the API that was asked.
+"""The errors that Envoy itself answers, in the shape of the requested API.
 
-What the sidecar answers (an immediate response) passes through here too, and must stay as it
-is: it never uses 413, and Envoy's response flags, which the 5xx below ask for, are never set on it.
+Immediate responses of the sidecar pass through these mappings too and must not change. They never have
+status 413, and never the response flags that the mappings of 5xx require.
 """
 
 import typing
@@ -35,7 +35,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
-from extproc.envoyconf import feedback_route
+from extproc.envoyconf.direct_responses import FEEDBACK_PATH
 from extproc.envoyconf.route_actions import literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
@@ -43,34 +43,34 @@ from extproc.wire.decide_messages import CHECKED_HEADER, CLUSTER_HEADER
 from extproc.wire.observed_metadata import REQUEST_NAMESPACE
 
 _NO_KEY = 401
-_UNDECIDED = (
+_NOT_CHECKED = (
     "The router could not check this request, and may not send it on unchecked. Try again in a moment."
 )
 
 
 def local_replies(registry: Registry) -> LocalReplyConfig:
-    """Of the listener for clients.
+    """The mappings of the listener for clients.
 
-    The first mapping that fits an error gives its body; other errors stay Envoy's plain text.
+    The first mapping that matches an error gives its body; other errors stay Envoy's plain text.
     """
-    # Which API was asked is what was noted of it: routes rewrite paths. Of what is no LLM call nothing
-    # is noted, but Anthropic's clients are known by a header that all of them send.
+    # Routes rewrite paths, so the requested API is read from metadata. A request that is not an LLM call has
+    # no such metadata, but all of Anthropic's clients send the header.
     noted = AccessLogFilter(metadata_filter=_noted(Api.ANTHROPIC_MESSAGES))
     version = HeaderMatcher(name="anthropic-version", present_match=True)
     asked_anthropic = _any_of(noted, AccessLogFilter(header_filter=HeaderFilter(header=version)))
     replies = _replies(registry, asked_anthropic)
-    replies.mappers[:0] = [*_to_feedback(), *_undecided(registry)]
+    replies.mappers[:0] = [*_feedback_errors(), *_unchecked_requests(registry)]
     return replies
 
 
 def attached_replies(registry: Registry) -> LocalReplyConfig:
-    """Of a listener that has routes of its own, whose errors stay as they are."""
+    """The mappings of a listener that has routes of its own. Errors of those routes do not change."""
     of = {api: AccessLogFilter(metadata_filter=_noted(api)) for api in Api}
     anthropic = of.pop(Api.ANTHROPIC_MESSAGES)
     return LocalReplyConfig(
         mappers=[
-            *_to_feedback(),
-            *_undecided(registry),
+            *_feedback_errors(),
+            *_unchecked_requests(registry),
             *_mappers(registry, Api.ANTHROPIC_MESSAGES, anthropic),
             *_mappers(registry, Api.OPENAI_CHAT, _any_of(*of.values())),
         ]
@@ -78,7 +78,7 @@ def attached_replies(registry: Registry) -> LocalReplyConfig:
 
 
 def hop_replies(registry: Registry) -> LocalReplyConfig:
-    """Of a hop, which only LLM calls reach, with none of the notes."""
+    """The mappings of a hop. Only LLM calls reach it, and they have no metadata of the outer listener."""
     path = StringMatcher(safe_regex=RegexMatcher(regex=r"[^?]*/messages(\?.*)?"))
     header = HeaderFilter(header=HeaderMatcher(name=":path", string_match=path))
     return _replies(registry, AccessLogFilter(header_filter=header))
@@ -93,9 +93,9 @@ def _replies(registry: Registry, asked_anthropic: AccessLogFilter) -> LocalReply
     )
 
 
-def _to_feedback() -> Iterator[ResponseMapper]:
-    """What is told whoever gives feedback, none of which is about a model: these come first."""
-    path = StringMatcher(safe_regex=RegexMatcher(regex=rf"{feedback_route.PATH}(\?.*)?"))
+def _feedback_errors() -> Iterator[ResponseMapper]:
+    """Errors of feedback requests. They come first, because the other mappings speak of models."""
+    path = StringMatcher(safe_regex=RegexMatcher(regex=rf"{FEEDBACK_PATH}(\?.*)?"))
     here = AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=":path", string_match=path)))
     large = apis.error_body(
         Api.OPENAI_CHAT, status=413, message="The feedback is too large.", code="request_too_large"
@@ -106,7 +106,7 @@ def _to_feedback() -> Iterator[ResponseMapper]:
             json_format=Struct.from_dict(_escaped(msgspec.json.decode(large)))
         ),
     )
-    # The sidecar's word on the client's token.
+    # The sidecar rejects the client's token.
     yield ResponseMapper(
         filter=_all_of(here, _status(ComparisonFilterOp.EQ, _NO_KEY)),
         body_format_override=SubstitutionFormatString(
@@ -116,14 +116,14 @@ def _to_feedback() -> Iterator[ResponseMapper]:
     )
 
 
-def _undecided(registry: Registry) -> Iterator[ResponseMapper]:
-    """What is told whose request nobody has decided, by the route that refuses it."""
+def _unchecked_requests(registry: Registry) -> Iterator[ResponseMapper]:
+    """The 503 of the route ``refuse``, for a request that the sidecar did not check."""
     nowhere = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NC"]))
-    # A decision for a cluster that is not here has one of them: there the model is what is missing.
+    # A decided request has one of these headers. If its cluster is missing, the error is about the model.
     conditions = [nowhere, *(_absent(name) for name in (CLUSTER_HEADER, CHECKED_HEADER))]
     for api in sorted(registry.refusing):
         noted = AccessLogFilter(metadata_filter=_noted(api))
-        yield _mapper(api, _all_of(noted, *conditions), 503, _UNDECIDED, "router_unavailable")
+        yield _mapper(api, _all_of(noted, *conditions), 503, _NOT_CHECKED, "router_unavailable")
 
 
 def _absent(header: str) -> AccessLogFilter:
@@ -136,8 +136,8 @@ def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[
     equal, at_least = ComparisonFilterOp.EQ, ComparisonFilterOp.GE
     for conditions, status, message, code in (
         ([_status(equal, 413)], 413, f"The request body is larger than {limit} bytes.", "request_too_large"),
-        # By the injector of a provider's key that is not where it should be; nothing else here is a 401.
-        # Told as it is, clients would take it for a word about their own key.
+        # Only the credential injector answers 401 here, when a provider's key is missing. A client would
+        # take a 401 for an error in its own key.
         ([_status(equal, _NO_KEY)], 503, "The router has no key for this model.", "upstream_unavailable"),
         ([_status(equal, 504), _flagged()], 504, "The model did not answer in time.", "upstream_timeout"),
         ([_status(at_least, 500), _flagged()], 503, "The model is not available.", "upstream_unavailable"),
@@ -157,14 +157,14 @@ def _mapper(api: Api, condition: AccessLogFilter, status: int, message: str, cod
 
 
 def _escaped(value: typing.Any) -> typing.Any:
-    """The texts of a JSON value, where Envoy takes formats."""
+    """The JSON value with its texts escaped, because Envoy reads them as formats."""
     if isinstance(value, dict):
         return {key: _escaped(member) for key, member in value.items()}
     return literal(value) if isinstance(value, str) else value
 
 
 def _noted(api: Api) -> MetadataFilter:
-    """The script that observes the exchange has noted that ``api`` was asked."""
+    """Matches exchanges whose metadata says that the request is of ``api``."""
     return MetadataFilter(
         matcher=MetadataMatcher(
             filter=REQUEST_NAMESPACE,

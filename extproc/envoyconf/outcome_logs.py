@@ -1,8 +1,8 @@
-"""The access logs that tell what became of each LLM exchange: to the sidecar and, if wanted, to a file.
+"""The access logs that report the outcome of each LLM exchange: to the sidecar and, if configured, to a file.
 
-The sidecar is told of each hop that an exchange met as well, by the very same configuration, since Envoy
-then sends both on one stream: whoever hears of an exchange has heard of its attempts. What tells
-them apart is in their dynamic metadata.
+Hops report their attempts to the sidecar with an identical configuration. Envoy then sends both on one
+stream, and the sidecar gets all attempts of an exchange before the exchange itself. Dynamic metadata
+distinguishes attempts from exchanges.
 """
 
 from datetime import timedelta
@@ -20,20 +20,20 @@ from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 from envoy_data_plane.google.protobuf import Any, Struct
 
 from extproc.envoyconf.http_filters import sidecar_service
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.typed_config import Site
 from extproc.registry.schema import Registry
 from extproc.wire import access_log, access_log_file, observed_metadata
 
-# Records are wanted soon, but in batches.
+# Short enough for prompt records, long enough for batches.
 _FLUSH = timedelta(milliseconds=200)
 
-# What the script notes: which API was asked, in the outer listener; which model is asked, in a hop.
+# What the observing filter writes: in the outer listener the requested API, in a hop the model.
 _CALL = (observed_metadata.REQUEST_NAMESPACE, "api")
 _ATTEMPT = (observed_metadata.HOP_NAMESPACE, "model")
 
 
 def outcome_logs(registry: Registry, site: Site) -> list[AccessLog]:
-    """One entry per LLM exchange, after the answer, in each of them."""
+    """The logs of the client listener. Each gets one entry per LLM exchange, after the answer."""
     logs = [_log("envoy.access_loggers.http_grpc", _to_the_sidecar(), _CALL)]
     if registry.envoy.access_log:
         path = site.registry / registry.envoy.access_log
@@ -42,23 +42,23 @@ def outcome_logs(registry: Registry, site: Site) -> list[AccessLog]:
 
 
 def attempt_log() -> AccessLog:
-    """One entry per request that a hop was sent, to the sidecar alone."""
+    """The log of a hop: one entry per request, only to the sidecar."""
     return _log("envoy.access_loggers.http_grpc", _to_the_sidecar(), _ATTEMPT)
 
 
 def _to_the_sidecar() -> HttpGrpcAccessLogConfig:
-    """Soon, and not acknowledged."""
+    """Sends entries in batches. The sidecar does not acknowledge them."""
     return HttpGrpcAccessLogConfig(
         common_config=CommonGrpcAccessLogConfig(
             log_name="outcome",
             grpc_service=sidecar_service(),
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=_FLUSH,
-            # Kept while no sidecar is there; Envoy's default of 16 KiB is some thirty exchanges.
+            # Entries wait here while no sidecar answers. Envoy's default of 16 KiB holds about 30 exchanges.
             buffer_size_bytes=access_log.BUFFER_BYTES,
             custom_tags=[
                 CustomTag(tag=observed_metadata.FIRST_BODY_BYTE_TAG, value=observed_metadata.FIRST_BODY_BYTE),
-                # For exchanges that the sidecar took no part in: it would have known of their trace.
+                # For exchanges that no sidecar saw. Of the others, the sidecar knows the trace.
                 CustomTag(tag=observed_metadata.TRACEPARENT_TAG, value=observed_metadata.TRACEPARENT),
                 CustomTag(tag=observed_metadata.PLACE_TAG, value=observed_metadata.PLACE),
             ],
@@ -67,13 +67,13 @@ def _to_the_sidecar() -> HttpGrpcAccessLogConfig:
 
 
 def _to_a_file(path: str) -> FileAccessLog:
-    """The same, kept by Envoy itself."""
+    """Writes the same entries to a file."""
     fields = Struct.from_dict(dict(access_log_file.FORMAT))
     return FileAccessLog(path=path, log_format=SubstitutionFormatString(json_format=fields))
 
 
 def _log(name: str, config: betterproto2.Message, noted: tuple[str, str]) -> AccessLog:
-    """Of exchanges whose observing script has noted this, namespace and key."""
+    """A log of the exchanges that have ``noted`` (namespace and key) in their dynamic metadata."""
     namespace, key = noted
     only = MetadataFilter(
         matcher=MetadataMatcher(

@@ -1,8 +1,8 @@
-"""How Envoy speaks to a provider: protocol, TLS, whose credentials it shows, which headers it believes.
+"""How Envoy connects to a provider: protocol, TLS, credentials, and which headers it removes.
 
-Credentials are the business of the cluster's own filters: whatever route leads to a provider, a
-request carries this provider's key or none, and no other attempt at the request ever has it. For the
-same reason these filters remove ``x-router-*`` from every answer: only the router may set them.
+The cluster's own filters set credentials. So on every route to a provider, a request carries this provider's
+key or none, and no other attempt of the request has it. The same filters remove ``x-router-*`` from every
+answer, because only the router may set these headers.
 """
 
 import ipaddress
@@ -41,16 +41,15 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.envoyconf.site import Site
-from extproc.envoyconf.typed_config import ROUTER_PREFIX, extension, without_prefix
+from extproc.envoyconf.typed_config import ROUTER_PREFIX, Site, extension, without_prefix
 from extproc.registry.model_settings import Auth, KeyHeader, Upstream
 
 _CREDENTIAL_INJECTOR = "envoy.filters.http.credential_injector"
 _HEADER_MUTATION = "envoy.filters.http.header_mutation"
 _UPSTREAM_CODEC = "envoy.filters.http.upstream_codec"
 
-# What identifies a client to us is nobody else's business; the last two would even make OpenAI
-# refuse the provider's own key.
+# Headers that identify the client to us. No provider must get them. With the last two, OpenAI would even
+# reject the provider's own key.
 _CREDENTIALS = (
     "authorization",
     "x-api-key",
@@ -61,12 +60,12 @@ _CREDENTIALS = (
 )
 _NEVER_FORWARDED = ("proxy-authorization", "cookie", "x-forwarded-for", "x-envoy-external-address")
 
-# vLLM and other servers on uvicorn close idle connections after 5 s. A request that Envoy sends
-# on a connection just being closed fails, so Envoy must be the first to let go.
+# vLLM and other servers on uvicorn close idle connections after 5 s. A request on a connection that is being
+# closed fails, so Envoy must close it first.
 _IDLE = timedelta(seconds=4)
-# Hosted APIs keep connections for minutes, and a new one costs a handshake across the internet.
+# Hosted APIs keep connections for minutes, and a new one needs a handshake across the internet.
 _IDLE_TLS = timedelta(seconds=55)
-# Where Debian, Ubuntu, Alpine and Envoy's own images keep what the system trusts.
+# The system's certificate authorities in Debian, Ubuntu, Alpine and Envoy's own images.
 SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -96,13 +95,13 @@ def http_options(cluster: str, upstream: Upstream, key: KeyHeader, site: Site) -
 
 
 def transport_socket(upstream: Upstream, site: Site) -> TransportSocket:
-    """TLS that believes only who proves to be the provider."""
-    # The dot that ends a full name is the resolver's alone: RFC 6066, section 3.
+    """TLS with verification of the provider's certificate and name."""
+    # Only the resolver uses the dot at the end of a full name: RFC 6066, section 3.
     name = (upstream.tls.server_name or upstream.url.hostname or "").removesuffix(".")
     trusted = str(site.registry / upstream.tls.ca_file) if upstream.tls.ca_file else SYSTEM_TRUST
     san_type = SubjectAltNameMatcherSanType.IP_ADDRESS if _is_ip(name) else SubjectAltNameMatcherSanType.DNS
     context = UpstreamTlsContext(
-        sni="" if _is_ip(name) else name,  # an address is no server name: the same
+        sni="" if _is_ip(name) else name,  # an address is not allowed here: same section
         common_tls_context=CommonTlsContext(
             validation_context=CertificateValidationContext(
                 trusted_ca=DataSource(filename=trusted),
@@ -124,7 +123,7 @@ def _is_ip(name: str) -> bool:
 
 
 def _cleaned(upstream: Upstream) -> HttpFilter:
-    """Removes what a provider must not see of a client, and what a client must not believe of a provider."""
+    """Removes the headers that a provider must not get, and those that a client must not get."""
     kept = upstream.auth == "passthrough"
     removed = _NEVER_FORWARDED if kept else (*_CREDENTIALS, *_NEVER_FORWARDED)
     mutations = Mutations(

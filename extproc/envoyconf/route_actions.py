@@ -1,6 +1,6 @@
-"""What a route does with a request: where it goes, under which path, for how long, how often.
+"""What a route does with a request: cluster, path, timeouts, retries.
 
-Clients speak ``/v1/...``; what a provider's base URL has as its path stands in place of ``/v1``.
+Clients use ``/v1/...``. The path of a provider's base URL replaces ``/v1``.
 """
 
 import re
@@ -37,17 +37,17 @@ _BACK_OFF = RetryPolicyRetryBackOff(
 )
 
 
-class Patience(Protocol):
-    """How long to wait for a model, and how often to ask it: of a route, or of a cascade's tier."""
+class AttemptPolicy(Protocol):
+    """How long to wait for a model, and how often to retry it: of a route, or of a cascade's tier."""
 
     @property
     def timeout_s(self) -> float | None:
-        """Until it begins to answer."""
+        """Seconds until it must begin to answer."""
         ...
 
     @property
     def retry(self) -> Retry | None:
-        """None: it is asked once."""
+        """None: no retries."""
         ...
 
 
@@ -57,14 +57,14 @@ def action(
     *,
     matched: str,
     cluster: str,
-    policy: Patience | None = None,
+    policy: AttemptPolicy | None = None,
 ) -> RouteAction:
-    """Send to ``upstream``'s cluster what a route matched by the prefix or path ``matched``."""
+    """Send a request that a route matched by the prefix or path ``matched`` to ``upstream``'s cluster."""
     return RouteAction(
         cluster=cluster,
         auto_host_rewrite=True,
         prefix_rewrite=rewritten(matched, upstream),
-        # A stream may take as long as it likes, but not be silent for ever.
+        # A stream may take any time, but must not stay silent for longer than this.
         timeout=timedelta(0),
         idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
         retry_policy=_tries(policy) if policy else None,
@@ -72,14 +72,14 @@ def action(
 
 
 def rewritten(matched: str, upstream: Upstream) -> str:
-    """What stands in place of ``matched`` in the path that the provider sees; empty: the same."""
+    """What replaces ``matched`` in the path that the provider gets. Empty: nothing."""
     if upstream.path == API_ROOT or not f"{matched}/".startswith(f"{API_ROOT}/"):
         return ""
     return upstream.path + matched.removeprefix(API_ROOT)
 
 
 def header(name: str, value: str) -> HeaderValueOption:
-    """A header that replaces what the client or the provider sent of that name."""
+    """A header that replaces one of that name from the client or the provider."""
     return HeaderValueOption(
         header=HeaderValue(key=name, value=value),
         append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
@@ -100,12 +100,12 @@ def one_of(paths: Iterable[str]) -> HeaderMatcher:
 
 
 def literal(text: str) -> str:
-    """``text`` where Envoy takes a format: a single % would begin a command."""
+    """``text`` escaped for Envoy's formats, where a single % begins a command."""
     return text.replace("%", "%%")
 
 
-def _tries(policy: Patience) -> RetryPolicy | None:
-    """How long one attempt may take to begin its answer, and how often there is another."""
+def _tries(policy: AttemptPolicy) -> RetryPolicy | None:
+    """How long one attempt may take to begin its answer, and how many retries there are."""
     if policy.timeout_s is None and policy.retry is None:
         return None
     return RetryPolicy(
@@ -114,7 +114,7 @@ def _tries(policy: Patience) -> RetryPolicy | None:
         num_retries=policy.retry.attempts if policy.retry else 0,
         per_try_timeout=timedelta(seconds=policy.timeout_s) if policy.timeout_s else None,
         retry_back_off=_BACK_OFF,
-        # What a provider asks for, as far as a client would wait.
+        # The delay that a provider requests, up to what a client would wait.
         rate_limited_retry_back_off=RetryPolicyRateLimitedRetryBackOff(
             reset_headers=[
                 RetryPolicyResetHeader(name="retry-after", format=RetryPolicyResetHeaderFormat.SECONDS)

@@ -1,5 +1,10 @@
-"""Which requests are decided, where they go when they are not, and what passes untouched."""
+"""The routes of the client listener: decided LLM calls, undecided ones, and everything else.
 
+A provider may accept more spellings of an API's path than Envoy does. Such a request would pass undecided,
+with the operator's key. So every other spelling that a provider may accept is a 404.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
@@ -12,16 +17,19 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
-from extproc.apis.api_paths import PATHS
-from extproc.envoyconf import cors_policy, direct_responses, feedback_route, passthrough_routes
+from extproc.apis.api_paths import DOT_SEGMENT, PATHS, misspellings
+from extproc.envoyconf import cors_policy, direct_responses
 from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
+from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.http_filters import EDITS, fail_open, refused
 from extproc.envoyconf.route_actions import API_ROOT, LLM_METHOD, action, exactly, header, literal, one_of
-from extproc.envoyconf.site import Names
+from extproc.envoyconf.typed_config import Names
 from extproc.registry import schema
 from extproc.registry.model_settings import Model
+from extproc.registry.passthrough_list import SEGMENT, Passing, passing
 from extproc.registry.schema import Registry, cluster_name
 from extproc.registry.section import many
 from extproc.vocabulary import Api
@@ -36,23 +44,25 @@ from extproc.wire.envelope import NAMESPACE
 from extproc.wire.gate_messages import BEGAN_HEADER, ESCALATE_HEADER
 
 NAME = "llm"
-_NO_HEADER = "x-router-none"  # nobody sets it, and what a client sends of the kind is removed
+_NO_HEADER = "x-router-none"  # never set: Envoy removes every x-router-* header of a client
 _BEGAN = "%START_TIME(%s%3f)%"
 
 # Fields of the envelope that clients see as x-router-<field>.
 _ANSWERED = ("route", "model", "reason", "margin", "probability", "version")
+# A provider's own path replaces the first.
+_ROOTS = (f"{API_ROOT}/", "/")
 
 
 def route_configuration(registry: Registry, version: str, names: Names) -> RouteConfiguration:
-    """The routes, in the order in which they are tried.
+    """The routes, in the order in which Envoy tries them.
 
-    ``version`` is the registry's; ``names`` are those under which Envoy has its clusters.
+    ``version`` is the registry's; ``names`` maps our names of clusters to Envoy's.
 
-    A request to an LLM first matches its API's ``fail-open``, since clients cannot send the headers
-    of a decision. When the sidecar has set them, Envoy looks again and finds the route that was
-    decided; else it goes on as it was. So does a request for a cluster that this Envoy does not
-    hold: it matches no decided route. With ``without_sidecar: refuse`` what comes first is ``refuse``, which
-    answers 503, and ``fail-open`` is for what the sidecar lets through to it.
+    An LLM request first matches its API's ``fail-open`` route, because clients cannot send the headers of a
+    decision. When the sidecar sets them, Envoy matches again and finds the decided route. Without them, or
+    with a cluster that this Envoy does not have, the request stays on ``fail-open``. With ``without_sidecar:
+    refuse``, the request first matches ``refuse``, which answers 503; ``fail-open`` then needs a header that
+    the sidecar sets.
     """
     return RouteConfiguration(
         name=NAME,
@@ -70,17 +80,17 @@ def route_configuration(registry: Registry, version: str, names: Names) -> Route
 
 
 def _routes(registry: Registry, version: str, names: Names) -> Iterator[Route]:
-    yield from feedback_route.routes(registry)
-    yield from direct_responses.routes(registry)
+    yield from direct_responses.feedback(registry)
+    yield from direct_responses.model_list(registry)
     yield from _decided_with_policy(registry, version, names)
     yield from _decided(registry, names)
     yield from _undecided(registry, version, names)
-    yield from passthrough_routes.misspelt()
-    yield from passthrough_routes.passed(registry, names)
+    yield from _misspelt()
+    yield from _passed(registry, names)
 
 
 def _decided(registry: Registry, names: Names) -> Iterator[Route]:
-    """One route per model: providers differ in path and host."""
+    """One route per model, because providers differ in path and host."""
     for name, model in registry.models.items():
         to = action(registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(name)])
         match = _llm(exactly(CLUSTER_HEADER, cluster_name(name)), _has_supported_path(model))
@@ -88,7 +98,7 @@ def _decided(registry: Registry, names: Names) -> Iterator[Route]:
 
 
 def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iterator[Route]:
-    """One route per route of the registry that asks for something, and model that may answer it."""
+    """One route per registry route that has settings for Envoy, and per model that may answer it."""
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
             continue
@@ -105,7 +115,7 @@ def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iter
             to = action(
                 registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(target)], policy=route
             )
-            yield _repeatable(registry, _to_model(f"{name}-{target}", _llm(*conditions), to, route))
+            yield _with_body_limit(registry, _to_model(f"{name}-{target}", _llm(*conditions), to, route))
 
 
 def _chained(
@@ -117,7 +127,7 @@ def _chained(
     version: str,
     names: Names,
 ) -> Iterator[Route]:
-    """One route per API: a model that does not speak it is no fallback for it."""
+    """One route per API: only models that support the API can be fallbacks for it."""
     cascade = registry.cascades.get(route.cascade)
     for api in registry.models[first].speaks:
         calls = calls_of(registry, route, first, api)
@@ -134,7 +144,7 @@ def _chained(
         chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
         if not registry.envoy.response_headers:
             chained.response_headers_to_remove.append(SERVED_BY)
-        yield _repeatable(registry, chained)
+        yield _with_body_limit(registry, chained)
 
 
 def _headers_for_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
@@ -144,17 +154,17 @@ def _headers_for_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]
         yield header(BEGAN_HEADER, _BEGAN)
 
 
-def _repeatable(registry: Registry, route: Route) -> Route:
-    """A retry sends the whole request again, with the decision's edits, so Envoy keeps that much.
+def _with_body_limit(registry: Registry, route: Route) -> Route:
+    """The route, with a buffer for the largest body and the decision's edits: a retry sends it again.
 
-    Envoy takes the limit of the route that matched first: the fail-open routes have the same one.
+    Envoy uses the limit of the route that matched first, so the fail-open routes have the same limit.
     """
     route.request_body_buffer_limit = registry.envoy.max_body_bytes + EDITS
     return route
 
 
 def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route]:
-    """An API's default by Envoy alone; an API that no model speaks is a 404 in its own shape."""
+    """Per API, the route to its default model; 404 for an API that no model supports."""
     for api, path in PATHS.items():
         match = RouteMatch(path=path, headers=[exactly(":method", LLM_METHOD)])
         name = registry.defaults.get(api)
@@ -164,9 +174,9 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
         model = registry.models[name]
         to = action(registry, model, matched=path, cluster=names[cluster_name(name)])
         route = _to_model(f"fail-open-{api}", match, to)
-        # This is the route while the body is awaited, decided or not.
+        # Envoy is on this route while it reads the body, also of a request that will be decided.
         limit = registry.envoy.max_body_bytes
-        route.request_body_buffer_limit = limit + EDITS  # as in ``_repeatable``
+        route.request_body_buffer_limit = limit + EDITS  # as in ``_with_body_limit``
         route.typed_per_filter_config = fail_open(api, model.name or name, version, limit)
         if api not in registry.refusing:
             yield route
@@ -175,11 +185,11 @@ def _undecided(registry: Registry, version: str, names: Names) -> Iterator[Route
 
 
 def _unless_checked(api: Api, path: str, fail_open: Route) -> Iterator[Route]:
-    """``fail_open`` for requests that the sidecar lets through to it; every other one is refused.
+    """``fail_open`` for requests that the sidecar marked as checked, and a route that refuses all others.
 
-    So it does not matter how it came that nobody decided. The route that refuses names its cluster by a
-    header that no request has, which Envoy answers with 503. (A direct response would not do: Envoy applies
-    no ``request_body_buffer_limit`` to its route.)
+    So the reason why a request is undecided does not matter. The route that refuses reads its cluster from a
+    header that no request has, and Envoy answers 503. A direct response does not work here: Envoy applies no
+    ``request_body_buffer_limit`` to its route.
     """
     post = exactly(":method", LLM_METHOD)
     fail_open.match = RouteMatch(path=path, headers=[post, exactly(CHECKED_HEADER, "1")])
@@ -204,7 +214,7 @@ def _to_model(
         route=to,
         request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER],
         request_headers_to_add=[
-            # Usage is read from the answer, which must not be compressed for that.
+            # Usage is read from the answer, so the answer must not be compressed.
             header("accept-encoding", "identity"),
             *(header(key, literal(value)) for key, value in added.items()),
         ],
@@ -217,14 +227,63 @@ def _llm(*headers: HeaderMatcher) -> RouteMatch:
 
 
 def _has_supported_path(model: Model) -> HeaderMatcher:
-    """Whatever was decided: no request goes to a model that does not speak its API."""
+    """Never sends a request to a model that does not support its API, whatever the decision says."""
     return one_of(PATHS[api] for api in model.speaks)
 
 
 def _answers() -> list[HeaderValueOption]:
-    """Headers from the decision; one whose key is absent or empty is not sent."""
+    """Headers from the decision. Envoy omits a header whose key is absent or empty."""
     return [header(_answer_header(key), f"%DYNAMIC_METADATA({NAMESPACE}:{key})%") for key in _ANSWERED]
 
 
 def _answer_header(key: str) -> str:
     return f"x-router-{key}"
+
+
+def _misspelt() -> Iterator[Route]:
+    """404 for other spellings of the APIs' paths. They come after the routes of the APIs themselves."""
+    for api, path in PATHS.items():
+        another = _path(re.escape(path), invert=True)
+        for regex in misspellings(api):
+            match = RouteMatch(safe_regex=RegexMatcher(regex=regex), headers=[another])
+            yield direct_responses.misspelt(api, match)
+        # HTTP/2 accepts any word as a method, and some servers accept any case of it.
+        yield direct_responses.misspelt(api, RouteMatch(path=path, headers=[_in_any_case(LLM_METHOD)]))
+    yield from direct_responses.nothing_here("dot-segment", safe_regex=RegexMatcher(regex=DOT_SEGMENT))
+
+
+def _passed(registry: Registry, names: Names) -> Iterator[Route]:
+    """Routes to ``passthrough``, which change nothing; 404 for all other paths."""
+    if registry.passthrough is not None:
+        for prefix, match in _matches(passing(registry)):
+            to = action(registry, registry.passthrough, matched=prefix, cluster=names[PASSTHROUGH_CLUSTER])
+            # No filter and no limit of ours applies.
+            yield Route(name="passthrough", match=match, route=to)
+    yield from direct_responses.nothing_here("nothing-here", prefix="/")
+
+
+def _matches(entries: tuple[Passing, ...] | None) -> Iterator[tuple[str, RouteMatch]]:
+    """Each path or prefix, with its match."""
+    if entries is None:
+        for prefix in _ROOTS:
+            yield prefix, RouteMatch(prefix=prefix)
+        return
+    for entry in entries:
+        methods = [exactly(":method", entry.method)] if entry.method else []
+        if not entry.below:
+            yield entry.path, RouteMatch(path=entry.path, headers=methods)
+            continue
+        # Below an entry, only paths that every server reads the same way.
+        below = _path(f"{re.escape(entry.path)}(/{SEGMENT})+")
+        for prefix in [f"{entry.path}/"] if entry.path else _ROOTS:
+            yield prefix, RouteMatch(prefix=prefix, headers=[*methods, below])
+
+
+def _path(regex: str, *, invert: bool = False) -> HeaderMatcher:
+    """The request's path, without its query, matches ``regex`` as a whole."""
+    whole = StringMatcher(safe_regex=RegexMatcher(regex=rf"{regex}(\?\C*)?"))
+    return HeaderMatcher(name=":path", string_match=whole, invert_match=invert)
+
+
+def _in_any_case(method: str) -> HeaderMatcher:
+    return HeaderMatcher(name=":method", string_match=StringMatcher(exact=method, ignore_case=True))

@@ -1,9 +1,9 @@
-"""Bringing a running Envoy from one version of the registry to the next without losing a request.
+"""Brings a running Envoy from one version of the registry to the next without losing a request.
 
-The order is everything. First every sidecar has the version, then Envoy has its clusters and hops
-beside the old ones, then the routes are replaced: one step, from which on each request asks for
-decisions of the new version and meets its clusters. The old ones stay for as long as a request
-that began under the old routes may still upload its body.
+The order matters. First, every sidecar must have the new version. Then Envoy gets the new clusters and hops
+beside the old ones. Then the routes are replaced in one step: from there on, each request asks for a decision
+of the new version and uses its clusters. The old clusters and hops stay while a request that began on the old
+routes may still upload its body.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import msgspec
 
 from extproc.envoyconf import xds_files
 from extproc.envoyconf.bootstrap import render
-from extproc.envoyconf.envoy_admin import Taken, Unreachable
+from extproc.envoyconf.envoy_process import Unreachable, Updates
 from extproc.envoyconf.routes import NAME
 from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, Generation, HeldFiles
@@ -24,9 +24,9 @@ from extproc.wire.grpc_health import ProbeResult
 
 log = logging.getLogger(__name__)
 
-_SECRETS = "1"  # the version of every secret's file: a secret that changes is another file
-# Under which name Envoy counts what it does with each file.
-_COUNTED = {
+_SECRETS_VERSION = "1"  # of every secret's file: a secret that changes gets a new file
+# The name of each file's updates in Envoy's statistics.
+_UPDATES = {
     CLUSTERS: "cluster_manager.cds",
     LISTENERS: "listener_manager.lds",
     ROUTES: f"http.{NAME}.rds.{NAME}",
@@ -34,10 +34,10 @@ _COUNTED = {
 
 
 class Envoy(Protocol):
-    """A running Envoy, as far as it is asked."""
+    """What a switch reads of a running Envoy."""
 
-    async def taken(self) -> Mapping[str, Taken]:
-        """What became of each kind of resource. Raises ``Unreachable``."""
+    async def updates(self) -> Mapping[str, Updates]:
+        """The updates of each kind of resource. Raises ``Unreachable``."""
         ...
 
     async def active_clusters(self) -> frozenset[str]:
@@ -46,29 +46,29 @@ class Envoy(Protocol):
 
 
 class Waits(msgspec.Struct, frozen=True):
-    """How long each thing is waited for, in seconds."""
+    """How long to wait for each condition, in seconds."""
 
-    sidecars: float = 30.0  # that are there, to have the version: they may have examples to embed
-    gone: float = 2.0  # nobody answers at a sidecar's address: it is not waited for
-    taken: float = 5.0  # Envoy takes or refuses a file; milliseconds as a rule
-    active: float = 15.0  # clusters resolve names and check health first
-    poll: float = 0.05  # between two looks at Envoy
-    ask: float = 0.2  # between two questions to a sidecar
+    sidecars: float = 30.0  # until a sidecar that answers has the version: it may have to embed examples
+    absent: float = 2.0  # until a sidecar that does not answer is skipped
+    accepted: float = 5.0  # until Envoy accepts or rejects a file, which usually takes milliseconds
+    active: float = 15.0  # until clusters are active: they resolve names and check health first
+    poll: float = 0.05  # between two queries of Envoy
+    ask: float = 0.2  # between two queries of a sidecar
 
 
 _WAITS = Waits()
 
 
 class Switched(msgspec.Struct, frozen=True):
-    """What a switch found."""
+    """The result of a switch."""
 
-    running: bool  # was there an Envoy to follow it?
-    skipped: tuple[str, ...] = ()  # sidecars at whose address nobody answered
-    restart: bool = False  # the bootstrap changed, which Envoy reads only when it starts
+    running: bool  # whether an Envoy runs and has switched
+    skipped: tuple[str, ...] = ()  # the addresses of sidecars that did not answer
+    restart: bool = False  # whether the bootstrap changed, which Envoy reads only when it starts
 
 
 class Switch:
-    """Writes generations into a directory in the order that loses nothing."""
+    """Writes generations into a directory in the order that loses no request."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Switch:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         waits: Waits = _WAITS,
     ) -> None:
-        """``ask`` asks the sidecar at an address for a version; ``clock`` counts seconds from anywhere."""
+        """``ask`` asks the sidecar at an address for a version. ``clock`` counts seconds from any origin."""
         self._directory = directory
         self._envoy = envoy
         self._ask = ask
@@ -89,16 +89,16 @@ class Switch:
         self._waits = waits
 
     def held(self) -> HeldFiles:
-        """What the files tell Envoy now."""
+        """What the files contain now."""
         return xds_files.held(self._directory.texts())
 
     async def to(self, new: Generation, sidecars: Sequence[str], *, examined: bool = False) -> Switched:
-        """Make Envoy hold ``new``, beside what it holds; the files are as before when Envoy refuses it.
+        """Make Envoy use ``new`` and keep the old clusters. If Envoy rejects it, restore the files.
 
-        Without a running Envoy only the files are written. A version that is to be ``examined`` is
-        written in place of another only once a sidecar has taken it, whether an Envoy runs or not.
-        Raises ``EnvoyRefused``, ``VersionRefused``, and ``NotYet`` when a sidecar does not have the
-        version or a cluster is not active in time, or when a file cannot be written.
+        Without a running Envoy, only write the files. If the version must be ``examined`` by a sidecar, it
+        replaces another version only after a sidecar has accepted it, also without a running Envoy. Raises
+        ``EnvoyRefused`` and ``VersionRefused``. Raises ``NotYet`` if a sidecar does not have the version or a
+        cluster is not active in time, or if a file cannot be written.
         """
         before = self._directory.texts()
         old = xds_files.held(before)
@@ -107,24 +107,24 @@ class Switch:
         skipped = await self._until_decided(new.version, sidecars) if running or unseen else ()
         if unseen and len(skipped) == len(sidecars):
             raise NotYet(
-                f"no sidecar is there to examine version {new.version} by its holdout: start `extproc serve`"
+                f"no sidecar answers to examine version {new.version} by its holdout: start `extproc serve`"
             )
         self._directory.write_all(
-            {name: xds_files.response(_SECRETS, [secret]) for name, secret in new.secrets.items()}
+            {name: xds_files.response(_SECRETS_VERSION, [secret]) for name, secret in new.secrets.items()}
         )
         steps = {
             CLUSTERS: xds_files.response(new.version, {**old.clusters, **new.clusters}.values()),
             LISTENERS: xds_files.response(new.version, {**old.listeners, **new.listeners}.values()),
             ROUTES: xds_files.response(new.version, [new.routes]),
         }
-        # Routes go before a first listener, which Envoy would refuse for good without them; and
-        # after the hops that they lead to.
+        # Routes come after the hops that they use, but before a first listener: without routes, Envoy would
+        # reject it permanently.
         order = (CLUSTERS, LISTENERS, ROUTES) if ROUTES in before else (CLUSTERS, ROUTES, LISTENERS)
         try:
             for name in order:
-                await self._tell(name, steps[name], new, running)
+                await self._apply(name, steps[name], new, running)
         except (EnvoyRefused, NotYet, Unreachable):
-            self._put_back(reversed(order), before)
+            self._restore(reversed(order), before)
             raise
         bootstrap = render(new.bootstrap)
         restart = running and before.get(BOOTSTRAP, bootstrap) != bootstrap
@@ -132,13 +132,13 @@ class Switch:
         return Switched(running, skipped, restart)
 
     def drop(self, names: Collection[str]) -> None:
-        """Take away clusters and hops of these names, the hops first, and keys that no cluster names.
+        """Remove the hops and then the clusters of these names, and keys that no cluster uses.
 
-        Raises ``NotYet`` when a file cannot be written, or when the files are gone.
+        Raises ``NotYet`` if a file cannot be written, or if the files are gone.
         """
         held = self.held()
         if not held.version:
-            raise NotYet(f"{self._directory.path}: Envoy's files are gone; they are written again")
+            raise NotYet(f"{self._directory.path}: Envoy's files are gone; they will be written again")
         for name, resources in ((LISTENERS, held.listeners), (CLUSTERS, held.clusters)):
             kept = [resource for ours, resource in resources.items() if ours not in names]
             self._directory.write(name, xds_files.response(held.version, kept))
@@ -149,26 +149,26 @@ class Switch:
 
     async def _is_running(self) -> bool:
         try:
-            await self._envoy.taken()
+            await self._envoy.updates()
         except Unreachable as unreachable:
-            log.info("the files are written for an Envoy that will start: %s", unreachable)
+            log.info("no Envoy runs, so only the files are written: %s", unreachable)
             return False
         return True
 
     async def _until_decided(self, version: str, sidecars: Sequence[str]) -> tuple[str, ...]:
-        """Return once every sidecar has ``version``: those at whose address nobody is.
+        """Wait until every sidecar has ``version``. Return the addresses of sidecars that do not answer.
 
-        Raises ``VersionRefused`` as soon as one refuses it.
+        Raises ``VersionRefused`` as soon as a sidecar rejects it.
         """
         asking = [asyncio.create_task(self._decides(address, version)) for address in sidecars]
         try:
-            there = await asyncio.gather(*asking)
+            decides = await asyncio.gather(*asking)
         finally:
-            for each in asking:  # those that still wait when another has refused
+            for each in asking:  # those that still wait when another has rejected the version
                 each.cancel()
-        skipped = tuple(address for address, is_there in zip(sidecars, there, strict=True) if not is_there)
+        skipped = tuple(address for address, ready in zip(sidecars, decides, strict=True) if not ready)
         for address in skipped:
-            log.warning("nobody answers at %s: that sidecar is not waited for", address)
+            log.warning("the sidecar at %s does not answer; the switch does not wait for it", address)
         return skipped
 
     async def _decides(self, address: str, version: str) -> bool:
@@ -177,27 +177,27 @@ class Switch:
             now = self._clock()
             if answer is ProbeResult.NO:
                 seen = now
-            elif now - seen >= self._waits.gone:
+            elif now - seen >= self._waits.absent:
                 return False
             if now - started >= self._waits.sidecars:
                 raise NotYet(
                     f"the sidecar at {address} does not have version {version} after "
-                    f"{self._waits.sidecars:g} s: its /readyz says why"
+                    f"{self._waits.sidecars:g} s: see its /readyz"
                 )
             await self._sleep(self._waits.ask)
         return True
 
-    async def _tell(self, name: str, text: str, new: Generation, running: bool) -> None:
+    async def _apply(self, name: str, text: str, new: Generation, running: bool) -> None:
+        """Write a file, and wait until a running Envoy has accepted it."""
         if not running:
             self._directory.write(name, text)
             return
-        counted = _COUNTED[name]
-        refusals = (await self._envoy.taken()).get(counted, Taken()).refusals
+        rejected = (await self._updates(name)).rejected
         self._directory.write(name, text)
         await self._until(
-            lambda: self._took(name, new.version, refusals),
-            self._waits.taken,
-            f"Envoy did not take {name} within {self._waits.taken:g} s",
+            lambda: self._is_accepted(name, new.version, rejected),
+            self._waits.accepted,
+            f"Envoy did not accept {name} within {self._waits.accepted:g} s",
         )
         if name == CLUSTERS:
             await self._until(
@@ -206,11 +206,14 @@ class Switch:
                 f"not every cluster of version {new.version} is active after {self._waits.active:g} s",
             )
 
-    async def _took(self, name: str, version: str, refusals: int) -> bool:
-        taken = (await self._envoy.taken()).get(_COUNTED[name], Taken())
-        if taken.refusals > refusals:
-            raise EnvoyRefused(f"{name} of version {version}: Envoy's log says why")
-        return taken.version == version
+    async def _updates(self, name: str) -> Updates:
+        return (await self._envoy.updates()).get(_UPDATES[name], Updates())
+
+    async def _is_accepted(self, name: str, version: str, rejected_before: int) -> bool:
+        updates = await self._updates(name)
+        if updates.rejected > rejected_before:
+            raise EnvoyRefused(f"{name} of version {version} is rejected: see Envoy's log")
+        return updates.version == version
 
     async def _all_active(self, new: Generation) -> bool:
         return await self._envoy.active_clusters() >= new.clusters.keys()
@@ -222,11 +225,11 @@ class Switch:
                 raise NotYet(problem)
             await self._sleep(self._waits.poll)
 
-    def _put_back(self, names: Iterable[str], before: Mapping[str, str]) -> None:
-        """Restore the files as far as the disk lets us; the next try begins from what there is."""
+    def _restore(self, names: Iterable[str], before: Mapping[str, str]) -> None:
+        """Restore the files as far as the disk allows. The next try begins with the files as they are."""
         for name in names:
             if name in before:
                 try:
                     self._directory.write(name, before[name])
                 except NotYet as error:
-                    log.warning("a file of Envoy's could not be put back: %s", error)
+                    log.warning("a file of Envoy's could not be restored: %s", error)

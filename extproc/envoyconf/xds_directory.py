@@ -1,7 +1,6 @@
-"""The directory of Envoy's filesystem xDS: every file is replaced as a whole, none is changed in place.
+"""The directory of Envoy's filesystem xDS. Files are replaced by a rename, because Envoy notices only that.
 
-Envoy notices a rename, and nothing else. The directory may be away for a while, or its disk full: that
-raises ``NotYet``, and the writer tries again.
+If the directory is temporarily absent or its disk is full, methods raise ``NotYet``, and the writer retries.
 """
 
 import contextlib
@@ -17,21 +16,21 @@ _PART = ".part"
 
 
 class Directory:
-    """Files by name in one directory, which is made for its owner alone when absent."""
+    """Files by name in one directory. An absent directory is created with access for its owner only."""
 
     def __init__(self, path: Path) -> None:
-        """``path`` is absolute. Raises ``OperatorError`` when it cannot be written to."""
+        """``path`` is absolute. Raises ``OperatorError`` if it cannot be written to."""
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for left in path.glob(f".*{_PART}"):  # by a writer that was killed
+            for left in path.glob(f".*{_PART}"):  # from a writer that was killed
                 left.unlink(missing_ok=True)
         except OSError as error:
             raise OperatorError(f"{path}: {error.strerror}") from error
 
     def texts(self) -> dict[str, str]:
         """The text of every file that Envoy may read. Raises ``NotYet``."""
-        with _tried_again(self.path):
+        with _retryable(self.path):
             return {
                 path.name: path.read_text(errors="replace")
                 for path in self.path.iterdir()
@@ -40,7 +39,7 @@ class Directory:
 
     def write(self, name: str, text: str) -> None:
         """Replace one file. Raises ``NotYet``, and then the file is as before."""
-        with _tried_again(self.path / name):
+        with _retryable(self.path / name):
             descriptor, made = tempfile.mkstemp(prefix=".", suffix=_PART, dir=self.path)  # mode 0600
             try:
                 with os.fdopen(descriptor, "w") as file:
@@ -52,32 +51,32 @@ class Directory:
                 raise
 
     def write_all(self, texts: Mapping[str, str]) -> None:
-        """Replace files in this order; one that says the same already is left alone. Raises ``NotYet``."""
+        """Replace files in this order, except those that do not change. Raises ``NotYet``."""
         present = self.texts()
         for name, text in texts.items():
             if present.get(name) != text:
                 self.write(name, text)
 
     def remove(self, name: str) -> None:
-        """Remove one file, if it is there. Raises ``NotYet``."""
-        with _tried_again(self.path / name):
+        """Remove one file, if it exists. Raises ``NotYet``."""
+        with _retryable(self.path / name):
             (self.path / name).unlink(missing_ok=True)
 
     def report(self, text: str) -> None:
-        """Replace the status file, which is for operators and not for Envoy. Raises ``NotYet``.
+        """Replace the status file, which operators read and Envoy does not. Raises ``NotYet``.
 
-        On a full disk there is no room for a second file. The present one is then changed in place.
+        On a full disk, which has no space for a second file, the present one is changed in place.
         """
         try:
             self.write(STATUS, text)
         except NotYet:
-            with _tried_again(self.path / STATUS), (self.path / STATUS).open("r+") as file:
+            with _retryable(self.path / STATUS), (self.path / STATUS).open("r+") as file:
                 file.write(text)
                 file.truncate()
 
 
 @contextlib.contextmanager
-def _tried_again(path: Path) -> Iterator[None]:
+def _retryable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`extproc envoy-config --xds`: keeps Envoy's files at what the registry says."""
+"""`extproc envoy-config --xds`: keeps Envoy's files in line with the registry."""
 
 import asyncio
 import logging
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import msgspec
 
-from extproc.envoyconf import envoy_binary, xds_files
+from extproc.envoyconf import envoy_process, xds_files
 from extproc.envoyconf.bootstrap import render
-from extproc.envoyconf.client_listener import REQUEST_IN
-from extproc.envoyconf.envoy_admin import Admin, Unreachable
-from extproc.envoyconf.site import Site
+from extproc.envoyconf.envoy_process import Admin, Unreachable
+from extproc.envoyconf.listeners import REQUEST_IN
+from extproc.envoyconf.typed_config import Site
 from extproc.envoyconf.version_switching import Switch, Switched
 from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import Generation
@@ -36,20 +36,20 @@ log = logging.getLogger(__name__)
 
 _Upstream = TypeVar("_Upstream", bound=Upstream)
 
-# A request may take this long to arrive whole, and goes by the routes that its head met.
+# A request may take this long to arrive completely, and uses the routes that its head matched.
 KEPT_S = REQUEST_IN.total_seconds() + 30.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 10.0  # each wait is twice the one before
 _CANDIDATE = ".candidate.yaml"
-_DEFECT = "a defect of ours; the log has it"
+_DEFECT = "an internal error; see the log"
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """What stands in place of the registry's own ``envoy`` section; empty: nothing does."""
+    """Addresses that replace those of the registry's ``envoy`` section. Empty: the registry's."""
 
     listen: str = ""
     admin: str = ""
     sidecars: tuple[str, ...] = ()
-    upstreams: Mapping[str, str] = {}  # where to connect to, for an address of a model or of passthrough
+    upstreams: Mapping[str, str] = {}  # an address of a model or of passthrough, and its replacement
 
     def put_into(self, registry: Registry) -> Registry:
         """The registry with these addresses. Raises ``OperatorError``."""
@@ -71,7 +71,7 @@ class Addresses(msgspec.Struct, frozen=True):
         )
 
     def _moved(self, upstream: _Upstream) -> _Upstream:
-        """The upstream with its ``base_url``, hence its host and path, at the addresses to connect to."""
+        """The upstream with its addresses replaced. Its ``base_url``, with host and path, does not change."""
         if self.upstreams.keys().isdisjoint(upstream.addresses):
             return upstream
         endpoints = [
@@ -85,18 +85,18 @@ _FROM_REGISTRY = Addresses()
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What ``status.json`` says. The counts are since the writer started."""
+    """The content of ``status.json``. The counts begin when the writer starts."""
 
     pid: int  # of the writer that wrote this
-    version: str = ""  # that Envoy's files are of
-    problem: str = ""  # why Envoy's files are not as they should be; empty: they are
-    envoy_running: bool = False  # did an Envoy take them?
-    restart_envoy: bool = False  # bootstrap.yaml has changed since that Envoy started
-    sidecars_skipped: tuple[str, ...] = ()  # nobody answered there at the last switch
-    old: int = 0  # clusters and hops kept for requests that are still on their way
+    version: str = ""  # of Envoy's files
+    problem: str = ""  # why Envoy's files are not those of the registry; empty: they are
+    envoy_running: bool = False  # whether a running Envoy accepted them
+    restart_envoy: bool = False  # whether bootstrap.yaml has changed since that Envoy started
+    sidecars_skipped: tuple[str, ...] = ()  # the addresses that did not answer at the last switch
+    old: int = 0  # clusters and hops kept for requests of older versions
     switched: int = 0
-    refused: int = 0  # mistakes in the registry, and what Envoy or a sidecar does not accept
-    postponed: int = 0  # what was not ready in time or could not be written, and is tried again
+    refused: int = 0  # mistakes in the registry, and versions that Envoy or a sidecar rejected
+    postponed: int = 0  # changes that were not ready in time or could not be written, and are retried
 
 
 class Writer:
@@ -112,7 +112,7 @@ class Writer:
         ask: Callable[[str, str], Awaitable[ProbeResult]] = can_decide,
         kept_s: float = KEPT_S,
     ) -> None:
-        """Old clusters are kept for ``kept_s`` seconds. Raises ``OperatorError``."""
+        """Keep old clusters for ``kept_s`` seconds. Raises ``OperatorError``."""
         self._path = registry.absolute()
         self._directory = Directory(directory.absolute())
         self._addresses = addresses
@@ -121,24 +121,24 @@ class Writer:
         self._kept_s = kept_s
         self._watch = FileWatch({self._path: None})
         self._switch: Switch | None = None  # the latest
-        self._superseded: dict[str, float] = {}  # when each old cluster and hop became one
-        self._retry_at: float | None = None  # None: nothing has failed that may succeed later
+        self._superseded: dict[str, float] = {}  # old clusters and hops, and since when they are old
+        self._retry_at: float | None = None  # None: no failure that a retry may mend
         self._retry_s = _FIRST_RETRY_S
         self._counts: Counter[str] = Counter()
         self._status = Status(os.getpid())
-        self._reported = True  # is it in its file?
+        self._reported = True  # whether the status file is up to date
 
     @property
     def status(self) -> Status:
-        """What was done so far."""
+        """The state of the files."""
         return self._status
 
     def reload(self) -> None:
-        """Read the registry again, changed or not; the signal handler for SIGHUP."""
+        """Read the registry again, changed or not. This is the signal handler of SIGHUP."""
         self._watch.wake()
 
     async def once(self) -> Status:
-        """Write what the registry says now. Raises ``OperatorError``, and then Envoy keeps what it has."""
+        """Write the files of the present registry. Raises ``OperatorError``; Envoy then keeps its version."""
         try:
             switched = await self._bring()
         except RouterError as error:
@@ -150,16 +150,16 @@ class Writer:
         self._report(
             problem="",
             envoy_running=switched.running,
-            # To be on the safe side said for as long as this process runs: Envoy may be restarted unseen.
+            # Kept until this process ends, because it cannot see whether Envoy was restarted.
             restart_envoy=switched.running and (switched.restart or self._status.restart_envoy),
             sidecars_skipped=switched.skipped,
         )
         return self._status
 
     async def follow(self) -> None:
-        """Keep the files at what the registry says, until cancelled.
+        """Keep the files in line with the registry, until cancelled.
 
-        Nothing that goes wrong ends it. What may succeed later is tried again, with increasing waits.
+        No error ends it. Temporary problems are retried with increasing waits.
         """
         due = True
         while True:
@@ -168,24 +168,24 @@ class Writer:
             due = await self._watch.changed(self._within_s()) or self._is_past(self._retry_at)
 
     async def _try_switch(self) -> bool:
-        """Returns False when trying again may help, although the registry does not change."""
+        """Returns False if a retry may help, although the registry does not change."""
         try:
             status = await self.once()
         except NotYet as error:
-            log.error("Envoy keeps version %s, and this is tried again: %s", self._kept(), error)
+            log.error("not applied yet; Envoy keeps version %s; retrying: %s", self._kept(), error)
             return False
         except OperatorError as error:
-            log.error("Envoy keeps version %s: %s", self._kept(), error)
+            log.error("rejected; Envoy keeps version %s: %s", self._kept(), error)
         except Exception:
             self._counts["refused"] += 1
             self._report(problem=_DEFECT)
-            log.exception("Envoy keeps version %s", self._kept())
+            log.exception("internal error; Envoy keeps version %s", self._kept())
         else:
-            log.info("Envoy's files are of version %s", status.version, extra=msgspec.to_builtins(status))
+            log.info("Envoy's files have version %s", status.version, extra=msgspec.to_builtins(status))
         return True
 
     def _try_drop(self) -> bool:
-        """Drop what is due, if anything is; returns whether that needs no other try."""
+        """Drop old clusters and hops that are due. Returns False if that must be retried."""
         if not self._is_past(self._drop_at()):
             return True
         try:
@@ -193,11 +193,11 @@ class Writer:
         except NotYet as error:
             self._counts["postponed"] += 1
             self._report(problem=str(error))
-            log.error("what only older versions had is not dropped, and this is tried again: %s", error)
+            log.error("clusters of older versions are not dropped yet; retrying: %s", error)
             return False
         except Exception:
             self._report(problem=_DEFECT)
-            log.exception("what only older versions had is not dropped, and this is tried again")
+            log.exception("internal error; clusters of older versions are not dropped yet; retrying")
             return False
         return True
 
@@ -209,7 +209,7 @@ class Writer:
         self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
     def _within_s(self) -> float | None:
-        """How long to wait for a change: until a retry or, when none is planned, until a drop is due."""
+        """How long to wait for a change: until the retry or, without one, until a drop is due."""
         due = self._drop_at() if self._retry_at is None else self._retry_at
         return None if due is None else max(0.0, due - self._clock())
 
@@ -237,16 +237,16 @@ class Writer:
         return switched
 
     def _generated(self, registry: Registry, loaded: LoadedRegistry) -> Generation:
-        """What is to be written, checked by Envoy itself where there is one. Blocks."""
+        """The content of the files, checked by Envoy if it is installed. Blocks."""
         site = Site(self._path.parent, self._directory.path)
         new = xds_files.generation(registry, loaded.version, site)
         try:
-            envoy = envoy_binary.find()
+            envoy = envoy_process.find()
         except EnvoyMissing:
-            log.warning("no Envoy here to check the configuration before it is written")
+            log.warning("Envoy not found, so the configuration is not checked before it is written")
             return new
         self._directory.write(_CANDIDATE, render(new.whole))
-        envoy_binary.validate(envoy, self._directory.path / _CANDIDATE)
+        envoy_process.validate(envoy, self._directory.path / _CANDIDATE)
         self._directory.remove(_CANDIDATE)
         return new
 
@@ -256,7 +256,7 @@ class Writer:
         self._switch.drop(dropped)
         for name in dropped:
             del self._superseded[name]
-        log.info("what only older versions had is dropped", extra={"names": ", ".join(dropped)})
+        log.info("clusters of older versions are dropped", extra={"names": ", ".join(dropped)})
         self._report()
 
     def _drop_at(self) -> float | None:
@@ -266,7 +266,7 @@ class Writer:
         return at is not None and self._clock() >= at
 
     def _report(self, **changes: object) -> None:
-        """Bring the status up to date, and its file as far as that can be written."""
+        """Update the status, and its file if that can be written."""
         self._status = msgspec.structs.replace(
             self._status, old=len(self._superseded), **{**self._counts, **changes}
         )

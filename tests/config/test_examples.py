@@ -27,7 +27,7 @@ from extproc.demo.demo_stack import Stack, running_stack
 from extproc.demo.fake_answers import Ask, reply
 from extproc.demo.fake_behaviour import Behaviour
 from extproc.demo.model_pool import FakeModel, Pool
-from extproc.envoyconf import envoy_binary
+from extproc.envoyconf import envoy_process
 from extproc.registry.registry_loading import load
 from tests.envoyconf.conftest import Provider
 from tests.envoyconf.serving import Front, fronts, write_authority
@@ -101,7 +101,7 @@ def test_envoy_accepts_what_an_example_generates(
     assert main(["envoy-config", "--registry", str(folder / f"{name}.yaml"), "--output", str(config)]) == 0
     assert capsys.readouterr().err == ""
     assert OPENAI_KEY not in config.read_text()
-    envoy_binary.validate(envoy_binary.find(), config)
+    envoy_process.validate(envoy_process.find(), config)
 
 
 class Company:

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.envoyconf import bootstrap, envoy_process
 from extproc.registry.registry_loading import load
 from tests.collector import Collector
 from tests.e2e.conftest import World, chat, world_in
@@ -77,7 +77,7 @@ async def traced_by_envoy(folder: Path, percent: float) -> AsyncIterator[tuple[W
         tracing(tree, int(collector.endpoint.rpartition(":")[2]), percent)
         config = folder / "traced.yaml"
         config.write_text(yaml.safe_dump(tree))
-        command = [str(envoy_binary.find()), "-c", str(config), "--disable-hot-restart"]
+        command = [str(envoy_process.find()), "-c", str(config), "--disable-hot-restart"]
         envoy = await Process.start("traced", command, log=folder / "traced.log")
         try:
             await envoy.ready(f"http://{HOST}:{admin}/ready", timeout_s=30.0)

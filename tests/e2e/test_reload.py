@@ -260,7 +260,7 @@ async def test_the_writer_goes_on_when_its_directory_was_away_and_envoy_follows(
         async with world.load():
             aside = stack.xds.rename(stack.xds.with_name("aside"))
             version = world.put(Config(poet="poet"))
-            await world.until(lambda: "this is tried again" in stack.writer_log.read_text())
+            await world.until(lambda: "retrying" in stack.writer_log.read_text())
             aside.rename(stack.xds)
             await world.reached(version)
         assert stack.writer.returncode is None

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
-from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.envoyconf import bootstrap, envoy_process
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
 from extproc.gate.consultation import Consultation, ConsultationResult
@@ -405,7 +405,14 @@ async def envoy_on(
     options += ["--file-flush-interval-msec", "20"]  # of access logs; ten seconds are a long test
     with world.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            envoy_binary.find(), "-c", config, "--admin-address-path", admin, *options, stdout=log, stderr=log
+            envoy_process.find(),
+            "-c",
+            config,
+            "--admin-address-path",
+            admin,
+            *options,
+            stdout=log,
+            stderr=log,
         )
     world.pid = process.pid
     try:

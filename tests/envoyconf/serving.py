@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.envoyconf import bootstrap, envoy_process
 from extproc.registry.schema import Registry
 from tests.envoyconf.conftest import (
     DEADLINE_S,
@@ -95,7 +95,7 @@ async def fronts(directory: Path, servers: Mapping[str, Front]) -> AsyncIterator
     }
     config = directory / "front.yaml"
     config.write_text(yaml.safe_dump(tree))
-    command = [str(envoy_binary.find()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1"]
+    command = [str(envoy_process.find()), "-c", str(config), "--disable-hot-restart", "--concurrency", "1"]
     process = await Process.start("front", command, log=directory / "front.log")
     try:
         await process.ready(f"http://{HOST}:{admin}/ready", timeout_s=DEADLINE_S)

@@ -5,7 +5,7 @@ from typing import Any
 
 from extproc.envoyconf.bootstrap import resources
 from extproc.envoyconf.chains import Call, chains
-from extproc.envoyconf.site import Names, Site
+from extproc.envoyconf.typed_config import Names, Site
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 
-from extproc.envoyconf.clusters import sidecar_cluster, upstream_cluster, upstream_clusters
-from extproc.envoyconf.site import Names, Site
-from extproc.envoyconf.typed_config import plain
-from extproc.registry.model_settings import BEARER, Auth, Model
+from extproc.envoyconf.clusters import secrets, sidecar_cluster, upstream_cluster, upstream_clusters
+from extproc.envoyconf.typed_config import Names, Site, plain
+from extproc.registry.model_settings import BEARER, Auth, Model, Passthrough
 from extproc.registry.schema import Registry
 from tests.envoyconf.conftest import JSON, Launch, World, decided
 
@@ -128,3 +127,23 @@ def only_endpoint(cluster: Cluster) -> dict[str, Any]:
     (host,) = locality["lb_endpoints"]
     endpoint: dict[str, Any] = host["endpoint"]
     return endpoint
+
+
+def test_a_models_key_file_is_named_relative_to_the_registry_and_not_read() -> None:
+    registry = Registry(
+        models={
+            "a": Model(base_url="http://127.0.0.1:1", auth=Auth(file="keys/a")),
+            "b": Model(base_url="http://127.0.0.1:2", auth=Auth(file="/run/secrets/b")),
+            "c": Model(base_url="http://127.0.0.1:3"),
+            "d": Model(base_url="http://127.0.0.1:4", auth=Auth(env="D_KEY")),
+            "e": Model(base_url="http://127.0.0.1:5", auth="passthrough"),
+        },
+        passthrough=Passthrough(base_url="http://127.0.0.1:6", auth=Auth(file="keys/rest")),
+        default="a",
+    )
+    assert [plain(secret) for secret in secrets(registry, Site(Path("/etc/router")), Names())] == [
+        {"name": "key-model-a", "generic_secret": {"secret": {"filename": "/etc/router/keys/a"}}},
+        {"name": "key-model-b", "generic_secret": {"secret": {"filename": "/run/secrets/b"}}},
+        {"name": "key-model-d", "generic_secret": {"secret": {"environment_variable": "D_KEY"}}},
+        {"name": "key-passthrough", "generic_secret": {"secret": {"filename": "/etc/router/keys/rest"}}},
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from extproc.envoyconf.config_fragments import fragments
+from extproc.envoyconf.bootstrap import fragments
 from extproc.registry.model_settings import Auth, Model
 from extproc.registry.schema import Cors, EnvoySettings, Registry
 from tests.envoyconf.conftest import CHAT, JSON, World

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from extproc.envoyconf.feedback_route import PATH
+from extproc.envoyconf.direct_responses import FEEDBACK_PATH
 from extproc.registry.feedback_token import FeedbackToken
 from extproc.registry.model_settings import Auth
 from extproc.registry.schema import FeedbackSettings
@@ -87,7 +87,7 @@ def nobody_asked(world: World) -> bool:
 
 
 async def give(world: World, body: bytes | None = OPINION, headers: Mapping[str, str] = GOOD) -> Answer:
-    return await world.ask(body, path=PATH, headers=headers)
+    return await world.ask(body, path=FEEDBACK_PATH, headers=headers)
 
 
 async def test_an_opinion_is_accepted_and_kept(world: World, heard: Heard) -> None:
@@ -164,7 +164,7 @@ async def test_an_opinion_that_is_not_kept_is_503(world: World, heard: Heard) ->
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"])
 async def test_any_other_method_is_405(world: World, heard: Heard, method: str) -> None:
-    answer = await world.ask(None, path=PATH, method=method, headers=GOOD)
+    answer = await world.ask(None, path=FEEDBACK_PATH, method=method, headers=GOOD)
     assert "POST" in told(answer, 405)
     assert answer.headers["allow"] == "POST"
     assert heard.counts == []
@@ -172,7 +172,8 @@ async def test_any_other_method_is_405(world: World, heard: Heard, method: str) 
 
 
 @pytest.mark.parametrize(
-    "path", [f"{PATH}/", f"{PATH}s", "/v1/router", "/v1/router/", "/v1//router/%66eedback/x"]
+    "path",
+    [f"{FEEDBACK_PATH}/", f"{FEEDBACK_PATH}s", "/v1/router", "/v1/router/", "/v1//router/%66eedback/x"],
 )
 async def test_beside_the_path_there_is_nothing_and_nobody_sees_the_token(
     world: World, heard: Heard, path: str
@@ -181,7 +182,9 @@ async def test_beside_the_path_there_is_nothing_and_nobody_sees_the_token(
     assert nobody_asked(world)
 
 
-@pytest.mark.parametrize("path", [f"{PATH}?x=1", "/v1//router/%66eedback", "/v1/x/../router/feedback"])
+@pytest.mark.parametrize(
+    "path", [f"{FEEDBACK_PATH}?x=1", "/v1//router/%66eedback", "/v1/x/../router/feedback"]
+)
 async def test_other_spellings_of_the_path_are_the_path(world: World, heard: Heard, path: str) -> None:
     assert (await world.ask(OPINION, path=path, headers=GOOD)).status == 202
 
@@ -227,7 +230,7 @@ async def test_a_sidecar_that_has_no_desk_or_a_broken_one_is_503(tmp_path: Path)
         assert nobody_asked(world)
 
 
-@pytest.mark.parametrize("path", [PATH, "/v1/router/other"])
+@pytest.mark.parametrize("path", [FEEDBACK_PATH, "/v1/router/other"])
 async def test_a_registry_without_feedback_has_nothing_there(tmp_path: Path, path: str) -> None:
     async with launcher(tmp_path) as launch:
         world = await launch()

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
-from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.envoyconf import bootstrap, envoy_process
 from extproc.registry.model_settings import Endpoint, HealthCheck, Model, OutlierEjection
 from extproc.registry.schema import EnvoySettings, Registry
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Provider, World
@@ -167,7 +167,7 @@ async def test_name_servers_that_do_not_answer_do_not_keep_envoy_from_serving_ot
             config = tmp_path / "envoy.yaml"
             config.write_text(yaml.safe_dump(tree))
             command = [
-                str(envoy_binary.find()),
+                str(envoy_process.find()),
                 "-c",
                 str(config),
                 "--disable-hot-restart",

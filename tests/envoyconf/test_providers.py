@@ -10,7 +10,7 @@ import trustme
 from aiohttp import web
 from msgspec.structs import replace
 
-from extproc.envoyconf import bootstrap, envoy_binary
+from extproc.envoyconf import bootstrap, envoy_process
 from extproc.errors import EnvoyRefused
 from extproc.registry.model_settings import Auth, Endpoint, HealthCheck, Model, Tls
 from extproc.registry.schema import Registry, RouteSettings
@@ -280,4 +280,4 @@ def test_envoy_does_not_start_on_a_key_that_is_not_there(tmp_path: Path) -> None
         config = tmp_path / "envoy.yaml"
         config.write_text(bootstrap.render(tree))
         with pytest.raises(EnvoyRefused, match=words):
-            envoy_binary.validate(envoy_binary.find(), config)
+            envoy_process.validate(envoy_process.find(), config)

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
-from extproc.envoyconf.site import Names
+from extproc.envoyconf.typed_config import Names
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Envelope, Reason

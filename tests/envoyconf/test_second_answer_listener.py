@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from extproc.envoyconf.bootstrap import resources
-from extproc.envoyconf.site import Names, Site
-from extproc.envoyconf.typed_config import plain
+from extproc.envoyconf.typed_config import Names, Site, plain
 from extproc.envoyconf.xds_files import generation
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate, SecondSettings

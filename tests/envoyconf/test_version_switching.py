@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from extproc.envoyconf import xds_files
-from extproc.envoyconf.envoy_admin import Taken, Unreachable, taken
+from extproc.envoyconf.envoy_process import Unreachable, Updates, updates
 from extproc.envoyconf.version_switching import Switch, Switched, Waits
 from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, ByName, Generation
@@ -49,7 +49,7 @@ class FakeEnvoy:
         self.never_active = ""  # the name of a cluster
         self.read: dict[str, str] = {}  # the text of each file that it noticed last
         self.versions: dict[str, str] = {}
-        self.refusals: dict[str, int] = {}
+        self.rejections: dict[str, int] = {}
         self.clusters: frozenset[str] = frozenset()
         self.seen: list[tuple[str, str, tuple[str, ...]]] = []  # file, version, resources
 
@@ -62,19 +62,19 @@ class FakeEnvoy:
                 continue
             self.read[name] = text
             if name == self.refuses:
-                self.refusals[name] = self.refusals.get(name, 0) + 1
+                self.rejections[name] = self.rejections.get(name, 0) + 1
                 continue
             self.seen.append((name, version, resources))
             self.versions[name] = version
             if name == CLUSTERS:
                 self.clusters = frozenset(resources) - {self.never_active}
 
-    async def taken(self) -> Mapping[str, Taken]:
+    async def updates(self) -> Mapping[str, Updates]:
         if not self.running:
             raise Unreachable("nobody there")
         self.look()
         return {
-            counted: Taken(self.versions.get(name, ""), self.refusals.get(name, 0))
+            counted: Updates(self.versions.get(name, ""), self.rejections.get(name, 0))
             for counted, name in COUNTED.items()
         }
 
@@ -194,7 +194,7 @@ async def test_a_version_to_be_examined_waits_for_a_sidecar_that_does(world: Wor
     before = world.directory.texts()
     world.envoy.running = running
     world.answers = dict.fromkeys(SIDECARS, ProbeResult.NOBODY)
-    with pytest.raises(NotYet, match="no sidecar is there to examine version v2"):
+    with pytest.raises(NotYet, match="no sidecar answers to examine version v2"):
         await world.switch.to(V2, SIDECARS, examined=True)
     assert world.directory.texts() == before
     world.answers["unix:/b"] = ProbeResult.YES  # one is enough: they examine alike
@@ -223,7 +223,7 @@ async def test_what_envoy_refuses_is_put_back(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", [CLUSTERS, LISTENERS, ROUTES])
 async def test_what_envoy_does_not_notice_is_put_back_in_time(world: World, name: str) -> None:
     world.envoy.sleeps = name
-    with pytest.raises(NotYet, match=f"did not take {name} within 5 s"):
+    with pytest.raises(NotYet, match=f"did not accept {name} within 5 s"):
         await world.switch.to(V2, SIDECARS)
     assert world.switch.held().version == "v1"
     assert 5 <= world.now < 7
@@ -267,7 +267,7 @@ async def test_going_back_finds_the_old_clusters_still_there(world: World) -> No
 
 
 def test_envoys_statistics_tell_what_it_took_and_refused() -> None:
-    assert taken(
+    assert updates(
         'cluster_manager.cds.version_text: "v2"\ncluster_manager.cds.update_rejected: 2\n'
         "cluster_manager.cds.update_failure: 1\nhttp.llm.rds.llm.update_rejected: 0\n"
-    ) == {"cluster_manager.cds": Taken("v2", 3), "http.llm.rds.llm": Taken("", 0)}
+    ) == {"cluster_manager.cds": Updates("v2", 3), "http.llm.rds.llm": Updates("", 0)}

@@ -8,9 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from extproc.envoyconf import xds_files
-from extproc.envoyconf.content_names import addressed
-from extproc.envoyconf.site import Site
-from extproc.envoyconf.xds_files import CLUSTERS, LISTENERS, ROUTES, Generation, HeldFiles
+from extproc.envoyconf.typed_config import Site
+from extproc.envoyconf.xds_files import CLUSTERS, LISTENERS, ROUTES, Generation, HeldFiles, content_names
 from extproc.registry.model_settings import Auth, Model, PriceSettings
 from extproc.registry.schema import Registry, RouteSettings
 
@@ -46,7 +45,7 @@ def everything(generation: Generation) -> str:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_whatever_changes_a_model_makes_another_cluster_hop_and_chain(change: Model) -> None:
-    before, after = addressed(REGISTRY, SITE), addressed(with_small(change), SITE)
+    before, after = content_names(REGISTRY, SITE), content_names(with_small(change), SITE)
     changed = {name for name in before if before[name] != after[name]}
     # A chain that asks it is another chain, too.
     assert {name for name in before if "small" in name} == changed
@@ -54,7 +53,7 @@ def test_whatever_changes_a_model_makes_another_cluster_hop_and_chain(change: Mo
 
 def test_what_envoy_never_sees_changes_no_name() -> None:
     change = replace(SMALL, price=PriceSettings(input=1, output=2), context_window=1000, pin=False)
-    assert addressed(with_small(change), SITE) == addressed(REGISTRY, SITE)
+    assert content_names(with_small(change), SITE) == content_names(REGISTRY, SITE)
 
 
 def test_names_are_ours_before_the_mark(made: Generation) -> None:

@@ -8,9 +8,8 @@ import pytest
 from aiohttp import web
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
-from extproc.envoyconf.client_listener import connection_manager
-from extproc.envoyconf.site import Site
-from extproc.envoyconf.typed_config import plain
+from extproc.envoyconf.listeners import connection_manager
+from extproc.envoyconf.typed_config import Site, plain
 from extproc.errors import Denied
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
