@@ -11,6 +11,7 @@ from unittest.mock import patch
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.exchanges import Attempt, Exchange, Ruling, Usage
 from extproc.registry.cascade_settings import Band
 from extproc.registry.live_registry import Result
 from extproc.registry.model_settings import Model, PriceSettings
@@ -20,18 +21,14 @@ from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.row_building import attempt_row_of
 from extproc.telemetry.sinks import Outcome, outcome_of
 from extproc.vocabulary import (
-    Attempt,
     BodyPolicy,
     Decision,
     Envelope,
-    Exchange,
     FastPathComparison,
     Offer,
     Reason,
-    Ruling,
     Stage,
     StageTimes,
-    Usage,
 )
 
 _PRICES = PriceList({"m": PriceSettings(input=1.0, output=1.0)}, reference="m")

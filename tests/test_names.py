@@ -33,6 +33,7 @@ PLAIN = [
         )
     ),
     "cli.py",
+    "exchanges.py",
     "explaining.py",
     *(
         f"wire/{name}.py"

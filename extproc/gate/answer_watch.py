@@ -7,6 +7,7 @@ import msgspec
 from extproc.apis import answers
 from extproc.apis.answers import AnswerReader
 from extproc.apis.model_answer import ModelAnswer
+from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate.consultation import (
     VERIFIER_PATH,
     Consultation,
@@ -20,7 +21,7 @@ from extproc.gate.consultation import (
 from extproc.gate.judge import Verdict, text_of
 from extproc.gate.judged_request import JudgedRequest
 from extproc.gate.judged_tier import Consulted, JudgedTier, VerifierTerms
-from extproc.vocabulary import Api, RequestHead, Ruling, SecondAnswer
+from extproc.vocabulary import Api, RequestHead
 
 _FORWARDED_HEADERS = ("x-request-id", "traceparent", "tracestate")  # of the request, on a call for it
 

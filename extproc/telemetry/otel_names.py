@@ -20,7 +20,6 @@ GEN_AI_EVALUATION_SCORE_LABEL: Final = "gen_ai.evaluation.score.label"
 GEN_AI_EVALUATION_SCORE_VALUE: Final = "gen_ai.evaluation.score.value"
 GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"  # by opt-in only
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
-GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"  # by opt-in only
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"  # the routed model, not the one asked for
 GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"

@@ -86,7 +86,6 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "embed_us": Attribute(otel_names.ROUTER_EMBED_US),
     "total_us": Attribute(otel_names.ROUTER_TOTAL_US),
     "input_messages": Attribute(otel_names.GEN_AI_INPUT_MESSAGES),
-    "output_messages": Attribute(otel_names.GEN_AI_OUTPUT_MESSAGES),
     # Of a cascade.
     "cascade": Attribute(otel_names.ROUTER_CASCADE),
     "tier": Attribute(otel_names.ROUTER_TIER),
@@ -128,7 +127,7 @@ CALL_FIELDS: Final = (
         "cluster",
     ),
     *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
-    *("cost_usd", "cascade", "tier", "input_messages", "output_messages"),
+    *("cost_usd", "cascade", "tier", "input_messages"),
 )
 
 _UNKNOWN = (None, "", ())

@@ -103,7 +103,6 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     embed_us: int | None = None  # microseconds of embedding
     total_us: int | None = None  # microseconds of the whole decision
     input_messages: str | None = None  # the latest user turn, only if the operator opts in
-    output_messages: str | None = None  # the answer; always null at present
 
 
 class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):

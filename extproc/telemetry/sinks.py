@@ -11,11 +11,12 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
+from extproc.exchanges import Attempt, Exchange
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of, verdict_row_of
 from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
-from extproc.vocabulary import Attempt, Exchange, Reason, Stage
+from extproc.vocabulary import Reason, Stage
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Attempt, Envelope, Exchange
+from extproc.exchanges import Attempt, Exchange
+from extproc.vocabulary import Envelope
 from extproc.wire import envelope, observed_metadata
 
 # How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from extproc._pb.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsResponse
-from extproc.vocabulary import Attempt, Exchange, ExchangeSink
+from extproc.exchanges import Attempt, Exchange, ExchangeSink
 from extproc.wire import access_log
 from extproc.wire.attempt_joining import Attempts
 

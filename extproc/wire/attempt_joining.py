@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from extproc.vocabulary import Attempt, Exchange
+from extproc.exchanges import Attempt, Exchange
 from extproc.wire.observed_metadata import CHAIN_PREFIXES
 
 # Attempts whose exchange is not over yet, or was never reported: some 2 KiB each.

@@ -27,9 +27,10 @@ from typing import Any, Protocol
 import msgspec
 
 from extproc.errors import ProtocolError
+from extproc.exchanges import Ruling
 from extproc.gate.answer_watch import AnswerWatch
 from extproc.gate.consultation import Consultation, ConsultationResult
-from extproc.vocabulary import RequestHead, Ruling
+from extproc.vocabulary import RequestHead
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
 
 # Bytes of an answer that are held to be judged. A longer one is released unjudged.

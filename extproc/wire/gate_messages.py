@@ -7,7 +7,7 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingResponse,
 )
 from extproc.errors import ProtocolError
-from extproc.vocabulary import Ruling
+from extproc.exchanges import Ruling
 from extproc.wire import decide_messages, observed_metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
 from extproc.wire.gate_exchange import (

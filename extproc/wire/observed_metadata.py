@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.vocabulary import Ruling, SecondAnswer, Usage
+from extproc.exchanges import Ruling, SecondAnswer, Usage
 
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path

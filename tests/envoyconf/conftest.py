@@ -22,22 +22,12 @@ from extproc._pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.envoyconf import bootstrap, envoy_process
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
+from extproc.exchanges import Attempt, Exchange
 from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.health import Components
 from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.schema import EnvoySettings, Registry, cluster_name
-from extproc.vocabulary import (
-    Api,
-    Attempt,
-    BodyPolicy,
-    Decision,
-    Exchange,
-    Question,
-    Reason,
-    RequestHead,
-    Stage,
-    Terms,
-)
+from extproc.vocabulary import Api, BodyPolicy, Decision, Question, Reason, RequestHead, Stage, Terms
 from extproc.wire.access_log_service import AccessLog
 from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.decide_stream import DecideConversation

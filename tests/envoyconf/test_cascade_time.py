@@ -9,9 +9,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from extproc.envoyconf import http_filters
+from extproc.exchanges import Ruling
 from extproc.gate.consultation import Consultation, ConsultationResult
 from extproc.registry.cascade_settings import Retry, Tier
-from extproc.vocabulary import Ruling
 from extproc.wire import gate_messages, gate_stream
 from extproc.wire.decide_messages import StreamMetadata
 from extproc.wire.gate_exchange import GateExchange

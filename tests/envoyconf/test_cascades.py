@@ -9,10 +9,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from extproc.exchanges import Exchange, Ruling, Usage
 from extproc.gate.answer_watch import AnswerWatch
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.schema import RouteSettings
-from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, RequestHead, Ruling, Usage
+from extproc.vocabulary import Api, BodyPolicy, Decision, RequestHead
 from extproc.wire.gate_exchange import Watched
 from tests.envoyconf.conftest import (
     ASK,

@@ -10,9 +10,10 @@ from aiohttp import web
 
 from extproc import apis
 from extproc.envoyconf.chains import chains
+from extproc.exchanges import Exchange, Usage
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, Retry, RouteSettings
-from extproc.vocabulary import Api, BodyPolicy, Decision, Exchange, Usage
+from extproc.vocabulary import Api, BodyPolicy, Decision
 from tests.envoyconf.conftest import CHAT, DEADLINE_S, JSON, Handler, Launch, Provider, World, decided
 
 MESSAGES = "/v1/messages"

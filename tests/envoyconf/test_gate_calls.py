@@ -11,13 +11,14 @@ import pytest_asyncio
 from aiohttp import web
 
 from extproc.egress.model_calls import Egress
+from extproc.exchanges import Ruling
+from extproc.exchanges import SecondAnswer as Told
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate, SecondSettings, VerifierSettings
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers
-from extproc.vocabulary import Api, BodyPolicy, Ruling
-from extproc.vocabulary import SecondAnswer as Told
+from extproc.vocabulary import Api, BodyPolicy
 from extproc.wire.gate_stream import Gatekeepers
 from tests.envoyconf.conftest import DEADLINE_S, Handler, World, decided, launcher
 

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from extproc.vocabulary import Api, Exchange, Usage
+from extproc.exchanges import Exchange, Usage
+from extproc.vocabulary import Api
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Handler, Launch, World, launcher
 
 PATHS = {

@@ -12,9 +12,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from extproc.errors import Denied
+from extproc.exchanges import Exchange
 from extproc.registry.schema import RouteSettings
 from extproc.telemetry.row_building import row_of
-from extproc.vocabulary import Api, BodyPolicy, Candidate, Exchange, StageTimes
+from extproc.vocabulary import Api, BodyPolicy, Candidate, StageTimes
 from extproc.wire import access_log_file
 from tests.envoyconf.conftest import ASK, CHAT, DEADLINE_S, JSON, Handler, World, decided, launcher
 

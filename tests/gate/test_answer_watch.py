@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate import judged_request
 from extproc.gate.answer_watch import AnswerWatch, TierWatch
 from extproc.gate.consultation import Consultation, ConsultationResult
@@ -16,7 +17,7 @@ from extproc.registry.gate_settings import Gate, Length, SecondSettings, SelfRep
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers
-from extproc.vocabulary import Api, RequestHead, Ruling, SecondAnswer
+from extproc.vocabulary import Api, RequestHead
 from tests.registry.test_gate_artefact import gate as calibrated
 
 ASK = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.exchanges import Attempt, Exchange, Usage
 from extproc.registry.cascade_settings import Band
 from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.schema import Registry
@@ -14,7 +15,6 @@ from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Attempt, Exchange, Usage
 
 PRICED = PriceList(
     {"code": PriceSettings(input=1.0, output=1.0), "large": PriceSettings(input=10.0, output=10.0)},

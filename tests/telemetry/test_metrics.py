@@ -11,6 +11,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
+from extproc.exchanges import Usage
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate
 from extproc.registry.live_registry import Result
@@ -29,7 +30,6 @@ from extproc.vocabulary import (
     Reason,
     Stage,
     StageTimes,
-    Usage,
 )
 
 Make = Callable[..., Outcome]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from extproc.errors import OperatorError
+from extproc.exchanges import Usage
 from extproc.telemetry import otlp
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Usage
 from tests.collector import Collector, attributes
 
 Make = Callable[..., Outcome]

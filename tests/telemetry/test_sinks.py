@@ -4,12 +4,12 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from extproc.exchanges import Attempt, Exchange, Ruling, SecondAnswer, Usage
 from extproc.registry.model_settings import PriceSettings
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Fanout, Outcome, in_share
-from extproc.vocabulary import Attempt, Exchange, Ruling, SecondAnswer, Usage
 
 Make = Callable[..., Exchange]
 

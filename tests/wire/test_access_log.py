@@ -24,7 +24,8 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Attempt, Envelope, Exchange, Usage
+from extproc.exchanges import Attempt, Exchange, Usage
+from extproc.vocabulary import Envelope
 from extproc.wire import access_log
 
 # Every flag of Envoy 1.40's %RESPONSE_FLAGS% that its gRPC access log has a field for, in the

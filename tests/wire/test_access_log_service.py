@@ -16,7 +16,7 @@ from extproc._pb.access_log_pb2 import (
     Metadata,
     StreamAccessLogsMessage,
 )
-from extproc.vocabulary import Attempt, Exchange
+from extproc.exchanges import Attempt, Exchange
 from extproc.wire import access_log, access_log_service
 from extproc.wire.access_log_service import AccessLog
 from tests.wire.conftest import STREAM_ACCESS_LOGS, serving

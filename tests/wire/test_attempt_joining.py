@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from extproc.vocabulary import Attempt, Exchange
+from extproc.exchanges import Attempt, Exchange
 from extproc.wire.attempt_joining import Attempts
 
 

@@ -4,13 +4,14 @@ import pytest
 
 from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Unread
 from extproc.errors import ProtocolError
+from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from extproc.registry.cascade_settings import Cascade, Tier
 from extproc.registry.gate_settings import Gate, Length, SelfReport
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
 from extproc.registry.tier_compiling import judged_tiers
-from extproc.vocabulary import RequestHead, Ruling, SecondAnswer
+from extproc.vocabulary import RequestHead
 from extproc.wire import gate_messages, observed_metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived
 from extproc.wire.decide_messages import StreamMetadata

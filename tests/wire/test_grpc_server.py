@@ -14,8 +14,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from extproc._pb.access_log_pb2 import StreamAccessLogsMessage
 from extproc.errors import OperatorError
+from extproc.exchanges import Attempt, Exchange
 from extproc.health import Components
-from extproc.vocabulary import Attempt, Exchange
 from extproc.wire.access_log_service import AccessLog
 from extproc.wire.grpc_server import COMPONENT, Options, Server
 from tests.wire.conftest import STREAM_ACCESS_LOGS, FakeDecider, Stream, processor_of

@@ -8,7 +8,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.vocabulary import Usage
+from extproc.exchanges import Usage
 from extproc.wire import observed_metadata
 
 

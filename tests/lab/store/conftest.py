@@ -28,7 +28,7 @@ FULL = ExchangeRow(
     version="v1", mode="observe", would_route="chat", would_model="tiny", would_cost_usd=2.5e-07,
     bypassed=False, refused=False, failed=False, reference_cost_usd=0.02, attempts=2, cascade="cheap",
     tier=1, conversation_id="c1", reask=True, tokens=16, parse_us=12, queue_us=0, embed_us=2400, total_us=2600,
-    input_messages='[{"role":"user"}]', output_messages="[]",
+    input_messages='[{"role":"user"}]',
 )  # fmt: skip
 BARE = ExchangeRow(time=NOON, request_id="r2", bypassed=True, refused=False)
 REFUSED = ExchangeRow(

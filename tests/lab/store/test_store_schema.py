@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from extproc.exchanges import Exchange
 from extproc.lab.store.connection import Store
 from extproc.lab.store.embedded_store import quoted
 from extproc.lab.store.segment_loading import load
@@ -19,7 +20,7 @@ from extproc.telemetry.row_building import row_of
 from extproc.telemetry.rows import KINDS, AnyRow, EvaluationRow, ExchangeRow
 from extproc.telemetry.sinks import outcome_of
 from extproc.telemetry.span_export import SpanSink
-from extproc.vocabulary import Envelope, Exchange
+from extproc.vocabulary import Envelope
 from tests.lab.store.conftest import BARE, FULL, OPINION, ROWS, as_row
 
 EXCHANGE = Exchange(

@@ -1,0 +1,95 @@
+"""Finished exchanges and the attempts made for them, as Envoy reports them: frozen values.
+
+Like ``vocabulary``, they pass between packages: the wire builds them, telemetry records them.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from extproc.vocabulary import Envelope
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What an answer reported about itself. A count that was not seen is None, which is not 0."""
+
+    input: int | None = None  # tokens, as the provider counts them
+    output: int | None = None
+    cached: int | None = None  # of the input, read from the provider's cache
+    cache_write: int | None = None  # of the input, written to it
+    reasoning: int | None = None  # of the output
+    finish: str = ""  # why it ended, in the API's own word
+    refusal: bool = False  # whether the API's own field says that the model refused
+    response_id: str = ""
+    response_model: str = ""
+    first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """One finished HTTP exchange, from Envoy's access log. Durations are seconds."""
+
+    request_id: str
+    started_at: float  # seconds since the epoch
+    duration: float | None  # until the last byte was sent to the client
+    first_byte: float | None  # until the provider's first byte came, which may be of an early head
+    status: int  # 0: the client left before an answer
+    flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
+    method: str
+    path: str  # without its query
+    cluster: str  # the upstream cluster; empty when none was chosen
+    request_bytes: int
+    response_bytes: int
+    envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
+    traceparent: str = ""  # of the request to the provider; the envelope's has precedence
+    first_body_byte: float | None = None  # until the first byte of its answer's body came
+    api: str = ""  # of the client's request, from its path
+    usage: Usage | None = None  # None: the answer was not read
+    attempts: int = 0  # calls of models that Envoy made
+    served_by: str = ""  # the model that answered, if that may differ from the decided one
+    tried: tuple["Attempt", ...] = ()  # each call of a model that a hop made for it, if known
+
+
+class SecondAnswer(msgspec.Struct, frozen=True):
+    """The result of a gate's call to another model, for an answer or a rating. It costs tokens too."""
+
+    model: str  # the registry's public name
+    outcome: str  # answered, timeout, budget, failed or unasked
+    input: int | None = None  # tokens; None: not known, as after a timeout
+    output: int | None = None
+    score: float | None = None  # the verifier's rating, 0 to 1
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """A gate's verdict on an answer. It travels in the hop's dynamic metadata to the record."""
+
+    escalate: bool  # the client does not get the answer, and the next tier is asked
+    gate: str = ""
+    reason: str = ""
+    score: float | None = None  # the probability that the answer is good, where that is calibrated
+    second: SecondAnswer | None = None  # None: no other model was needed
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One call of a model that a hop made for an exchange, from the hop's access log."""
+
+    call: Exchange  # the hop's exchange with the provider; its request id is the client exchange's
+    number: int  # 1 is the first
+    model: str  # the registry's public name
+    upstream_model: str = ""
+    provider: str = ""
+    version: str = ""  # of the registry by which it was decided
+    cascade: str = ""  # whose tier it was; empty: a fallback
+    tier: int | None = None  # 0 is the first; None: no tier, but the last resort
+    ruling: Ruling | None = None  # None: no gate judged it
+
+
+class ExchangeSink(Protocol):
+    """Takes finished exchanges and attempts: records, spans, metrics."""
+
+    def accept(self, exchange: Exchange) -> None:
+        """Never raises and never blocks on the network. It counts what it drops."""
+        ...
+
+    def attempted(self, attempt: Attempt) -> None:
+        """As ``accept``, for one attempt; most often before its exchange is over."""
+        ...
