@@ -26,21 +26,18 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.envoyconf.message_caches import keep_by_class
+
+keep_by_class()
+
 ROUTER_PREFIX = "x-router-"  # of the headers that only the router may set
 _UNIX = "unix:"
 
 
 def plain(message: betterproto2.Message) -> dict[str, typing.Any]:
-    """The message as a tree for YAML: protobuf's JSON mapping with snake_case keys."""
-    tree = message.to_dict(casing=betterproto2.Casing.SNAKE)
-    return typing.cast(dict[str, typing.Any], _spelled(tree))
-
-
-def _spelled(value: typing.Any) -> typing.Any:
-    """Undoes betterproto's snake case of ``consecutive_5xx``, which is ``consecutive_5_xx``."""
-    if isinstance(value, dict):
-        return {key.replace("_5_xx", "_5xx"): _spelled(member) for key, member in value.items()}
-    return [_spelled(member) for member in value] if isinstance(value, list) else value
+    """The message as a tree for YAML: protobuf's JSON mapping with the field names of the .proto files."""
+    # Fields have these names already; betterproto's snake case would tear ``consecutive_5xx`` apart.
+    return message.to_dict(casing=typing.cast(betterproto2.Casing, str))
 
 
 def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:

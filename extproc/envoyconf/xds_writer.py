@@ -1,6 +1,7 @@
 """`extproc envoy-config --xds`: keeps Envoy's files in line with the registry."""
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -12,7 +13,6 @@ from typing import TypeVar
 import msgspec
 
 from extproc.envoyconf import envoy_process, xds_files
-from extproc.envoyconf.bootstrap import render
 from extproc.envoyconf.envoy_process import Admin, Unreachable
 from extproc.envoyconf.listeners import REQUEST_IN
 from extproc.envoyconf.typed_config import Site
@@ -39,7 +39,7 @@ _Upstream = TypeVar("_Upstream", bound=Upstream)
 # A request may take this long to arrive completely, and uses the routes that its head matched.
 KEPT_S = REQUEST_IN.total_seconds() + 30.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 10.0  # each wait is twice the one before
-_CANDIDATE = ".candidate.yaml"
+_CANDIDATE = ".candidate.json"
 _DEFECT = "an internal error; see the log"
 
 
@@ -245,7 +245,7 @@ class Writer:
         except EnvoyMissing:
             log.warning("Envoy not found, so the configuration is not checked before it is written")
             return new
-        self._directory.write(_CANDIDATE, render(new.whole))
+        self._directory.write(_CANDIDATE, json.dumps(new.whole))
         envoy_process.validate(envoy, self._directory.path / _CANDIDATE)
         self._directory.remove(_CANDIDATE)
         return new
