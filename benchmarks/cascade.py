@@ -27,9 +27,9 @@ from extproc.gate.answer_checks import refuses
 from extproc.gate.judged_request import JudgedRequest
 from extproc.lab.gates.answer_rows import LabelledAnswers, Pair, PairPrices, answer_of, pair_of
 from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
-from extproc.lab.gates.gate_worth import FRACTIONS, Figure, break_even, cheapest, share_of, without_second
+from extproc.lab.gates.gate_worth import FRACTIONS, break_even, cheapest, share_of, without_second
 from extproc.lab.measure.classification_metrics import Floats, Truths, auroc, ece
-from extproc.lab.measure.intervals import auroc_of, bootstrap, wilson
+from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, wilson
 from extproc.registry.gate_artefact import CalibratedGate, GateManifest
 from extproc.registry.gate_settings import Gate, Length, Repetition
 from extproc.registry.judge_compiling import compile_judge
@@ -175,7 +175,7 @@ def _judged(pair: Pair, second: bool) -> dict[str, str]:
     good = pair.good
     found = {
         "AUROC": told(
-            Figure(
+            Figure.of(
                 auroc(by_share.likely[good], by_share.likely[~good]),
                 bootstrap(auroc_of(by_share.likely, good), len(good)),
             )
@@ -202,7 +202,7 @@ def _judged(pair: Pair, second: bool) -> dict[str, str]:
 
 def told(figure: Figure) -> str:
     """With its interval."""
-    return f"{figure.value:.3f} ({figure.interval.low:.3f}-{figure.interval.high:.3f})"
+    return f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
 
 
 def refusals(directory: Path) -> Iterator[dict[str, str]]:
@@ -232,8 +232,8 @@ def refusals(directory: Path) -> Iterator[dict[str, str]]:
             "half": name,
             "full refusals": str(full.sum()),
             "compliances": str(none.sum()),
-            "precision": told(Figure(hits / (hits + false), precision)),
-            "recall": told(Figure(hits / full.sum(), recall)),
+            "precision": told(Figure.of(hits / (hits + false), precision)),
+            "recall": told(Figure.of(hits / full.sum(), recall)),
             "partial ones found": f"{(found & partial).sum()} of {partial.sum()}",
         }
 

@@ -22,7 +22,8 @@ from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import DIMENSIONS, locate
 from extproc.embedding.encoder_session import DeepEncoder, open_encoder
 from extproc.lab.datasets import OutcomeRow
-from extproc.lab.measure.choice_worth import Choosing, Figure, Table, measure
+from extproc.lab.figures.number_formats import with_interval
+from extproc.lab.measure.choice_worth import Choosing, Table, measure
 from extproc.lab.train.quality_fitting import answers_of, cross_predict
 from extproc.registry import schema
 from extproc.vocabulary import Encoder
@@ -98,7 +99,7 @@ def tell(name: str, rows: list[OutcomeRow], encoder: Encoder, seed: int) -> None
     title = f"{name}, {len(rows)} prompts" + (f", trained with {len(pool)} more models" if pool else "")
     for line in lines(title, name, found):
         print("| " + " | ".join(line) + " |", flush=True)
-    errors = ", ".join(f"{model.name} {told(model.calibration)}" for model in found.models)
+    errors = ", ".join(f"{model.name} {with_interval(model.calibration)}" for model in found.models)
     print(f"{title}: debiased calibration error {errors}", file=sys.stderr)
 
 
@@ -108,21 +109,16 @@ def lines(title: str, name: str, found: Choosing) -> list[list[str]]:
         [
             title,
             router.name,
-            told(router.apgr),
-            "" if router.behind is None else told(router.behind),
-            told(router.cpt50),
-            told(router.cpt80),
-            told(router.saving),
+            with_interval(router.apgr),
+            "" if router.behind is None else with_interval(router.behind),
+            with_interval(router.cpt50),
+            with_interval(router.cpt80),
+            with_interval(router.saving),
         ]
         for router in found.routers
     ]
     published = [title, "RouteLLM's best, other training data and all of the set", f"{PUBLISHED[name]:.3f}"]
     return [*own, [*published, "", "", "", ""]]
-
-
-def told(figure: Figure) -> str:
-    """A figure and its interval."""
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
 if __name__ == "__main__":

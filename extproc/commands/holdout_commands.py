@@ -11,8 +11,9 @@ from typing import TextIO
 
 import msgspec
 
-from extproc.commands.shared_options import command, counted, output_file, takes_registry, write_output
+from extproc.commands.shared_options import command, output_file, takes_registry, write_output
 from extproc.errors import OperatorError
+from extproc.lab.figures.number_formats import counted
 
 _SHOWN = 1500  # characters of a text
 _END_OF_INPUT = ("", "\x04")  # of a pipe, and Ctrl-D on a terminal

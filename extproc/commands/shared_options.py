@@ -72,11 +72,6 @@ def takes_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder-dir", type=Path, default=None, metavar="DIR", help=ENCODER_HELP)
 
 
-def counted(number: int, what: str) -> str:
-    """``1 rule``, ``2 rules``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def listen_address(text: str) -> str:
     """The type of an option that takes HOST:PORT; port 0 is any free one."""
     host, _, port = text.rpartition(":")

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extproc.commands.shared_options import command, counted, takes_encoder
+from extproc.commands.shared_options import command, takes_encoder
 from extproc.errors import RegistryError
+from extproc.lab.figures.number_formats import counted
 
 if TYPE_CHECKING:
     from extproc.registry.holdout_check import Passed

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 
 from extproc.errors import OperatorError
+from extproc.lab.figures.number_formats import level, percent, score, threshold, with_interval
 from extproc.lab.gates.answer_rows import Pair, PairPrices, pair_of, read_answers, sha256_of
 from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
-from extproc.lab.gates.gate_worth import FRACTIONS, Figure, Worth, without_second, worth_of
+from extproc.lab.gates.gate_worth import FRACTIONS, Worth, without_second, worth_of
 from extproc.registry.gate_artefact import CalibratedGate, GateManifest, prompt_key, read, write
 from extproc.registry.registry_loading import load
 
@@ -48,10 +49,10 @@ def fit_gate(
     )
     if not worths[-1].pays and not wishes.force:
         raise OperatorError(
-            f"this gate is not worth it: a request costs {worths[-1].cost.value:.2f} of what {wishes.large} "
-            f"alone costs. It escalates {worths[-1].realised.value:.0%}; with these prices it pays below "
-            f"{worths[-1].break_even:.0%} "
-            "(expected a lower target, a cheaper or better small model, or --force)"
+            f"this gate is not worth it: a request costs {percent(worths[-1].cost.value)} of what "
+            f"{wishes.large} alone costs. It escalates {percent(worths[-1].realised.value)}; with these "
+            f"prices it pays below {percent(worths[-1].break_even)} (expected"
+            "  a lower target, a cheaper or better small model, or --force)"
         )
     write(out, gate)
     return worths
@@ -127,23 +128,20 @@ def _lines(worth: Worth) -> list[str]:
     verdict = "pays" if worth.pays else "COSTS MORE than going straight to the large model"
     lines = [
         f"{worth.small} before {worth.large}, judged{beside}, on {worth.rows} prompts that fitted nothing",
-        f"  AUROC of P(good)      {_told(worth.auroc)}",
-        f"  calibration error     {_told(worth.ece)}",
-        f"  escalation            {_told(worth.realised)}, configured {worth.configured:.3f} "
-        f"(threshold {worth.threshold:.4f})",
-        f"  break-even escalation {worth.break_even:.3f}: this gate {verdict}",
-        f"  quality               {_told(worth.quality)} of the large model's {worth.large_quality:.3f}; "
-        f"always small {worth.small_quality:.3f}",
-        f"  cost                  {_told(worth.cost)} of always large",
-        f"  least cost at {' and '.join(f'{fraction:.0%}' for fraction in FRACTIONS)} of the large quality",
+        f"  AUROC of P(good)      {with_interval(worth.auroc)}",
+        f"  calibration error     {with_interval(worth.ece)}",
+        f"  escalation            {with_interval(worth.realised, percent)}, "
+        f"configured {percent(worth.configured)} (threshold {threshold(worth.threshold)})",
+        f"  break-even escalation {percent(worth.break_even)}: this gate {verdict}",
+        f"  quality               {with_interval(worth.quality, percent)} of the large model's "
+        f"{score(worth.large_quality)}; always small {score(worth.small_quality)}",
+        f"  cost                  {with_interval(worth.cost, percent)} of always large",
+        f"  least cost at {' and '.join(map(level, FRACTIONS))} of the large quality",
     ]
     return lines + [
-        f"    {way.name:<19} {'   '.join(_told(cost) for cost in way.costs)}" for way in worth.ways
+        f"    {way.name:<19} {'   '.join(with_interval(cost, percent) for cost in way.costs)}"
+        for way in worth.ways
     ]
-
-
-def _told(figure: Figure) -> str:
-    return f"{figure.value:.3f} [{figure.interval.low:.3f}, {figure.interval.high:.3f}]"
 
 
 def _prices(registry: Path, *models: str) -> Mapping[str, PairPrices]:

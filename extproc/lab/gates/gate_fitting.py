@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from extproc.errors import OperatorError
 from extproc.gate.answer_scoring import Goodness, Logit
+from extproc.lab.figures.number_formats import setting
 from extproc.lab.gates.answer_rows import Pair
 from extproc.lab.measure.classification_metrics import Floats, Truths
 
@@ -27,8 +28,8 @@ class GateTarget(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.escalation is not None:
-            return f"escalation {self.escalation:g}"
-        return f"quality {self.quality:g}"
+            return f"escalation {setting(self.escalation)}"
+        return f"quality {setting(self.quality or 0.0)}"
 
 
 class FittedGate(msgspec.Struct, frozen=True):

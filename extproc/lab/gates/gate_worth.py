@@ -10,7 +10,7 @@ from extproc.lab.gates.answer_rows import Pair
 from extproc.lab.measure.classification_metrics import Floats, auroc, ece, ratio
 from extproc.lab.measure.cost_quality import CostQuality, cost_quality
 from extproc.lab.measure.intervals import (
-    Interval,
+    Figure,
     auroc_of,
     bootstrap,
     bootstrap_distance,
@@ -20,13 +20,6 @@ from extproc.lab.measure.intervals import (
 
 FRACTIONS = (0.95, 0.99)  # of the large model's quality
 RESAMPLES = 300  # of figures that sort each one
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """A figure and its 95 % interval."""
-
-    value: float
-    interval: Interval
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -72,11 +65,11 @@ def worth_of(pair: Pair, likely: Floats, threshold: float, configured: float) ->
         large=pair.large,
         second=pair.second,
         rows=rows,
-        auroc=Figure(auroc(likely[good], likely[~good]), bootstrap(auroc_of(likely, good), rows)),
+        auroc=Figure.of(auroc(likely[good], likely[~good]), bootstrap(auroc_of(likely, good), rows)),
         ece=_ece(pair, likely),
         threshold=threshold,
         configured=configured,
-        realised=Figure(float(up.mean()), wilson(float(up.sum()), rows)),
+        realised=Figure.of(float(up.mean()), wilson(float(up.sum()), rows)),
         small_quality=float(pair.small_score.mean()),
         large_quality=float(pair.large_score.mean()),
         quality=share_of(quality, pair.large_score),
@@ -125,17 +118,17 @@ def cheapest(score: Floats, pair: Pair, fraction: float) -> Figure:
         return min(1.0, cost_at(curve, float(large.mean()), fraction) / float(cost.mean()))
 
     rows = len(score)
-    return Figure(share(np.arange(rows)), bootstrap(one_by_one(share), rows, resamples=RESAMPLES))
+    return Figure.of(share(np.arange(rows)), bootstrap(one_by_one(share), rows, resamples=RESAMPLES))
 
 
 def share_of(part: Floats, whole: Floats) -> Figure:
     """The ratio of two means over the same rows."""
     statistic: Callable[[Floats], Floats] = lambda weights: ratio(weights @ part, weights @ whole)  # noqa: E731
-    return Figure(float(part.mean() / whole.mean()), bootstrap(statistic, len(part)))
+    return Figure.of(float(part.mean() / whole.mean()), bootstrap(statistic, len(part)))
 
 
 def _ece(pair: Pair, likely: Floats) -> Figure:
     good = pair.good
     value = ece(likely, good)
     statistic = one_by_one(lambda rows: ece(likely[rows], good[rows]))
-    return Figure(value, bootstrap_distance(statistic, value, len(good), resamples=RESAMPLES))
+    return Figure.of(value, bootstrap_distance(statistic, value, len(good), resamples=RESAMPLES))

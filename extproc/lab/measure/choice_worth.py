@@ -4,7 +4,6 @@ Everything stands beside two routers that know nothing of the matter: random, an
 are what the answers cost where their tokens are told, else what serving would expect.
 """
 
-import math
 from collections.abc import Callable
 
 import msgspec
@@ -12,21 +11,13 @@ import numpy as np
 
 from extproc.lab.measure import cost_quality
 from extproc.lab.measure.classification_metrics import Floats, Labels, debiased_ece
-from extproc.lab.measure.intervals import Interval, bootstrap, bootstrap_distance, one_by_one
+from extproc.lab.measure.intervals import NO_FIGURE, Figure, bootstrap, bootstrap_distance, one_by_one
 
 BARS = tuple(round(0.05 * step, 2) for step in range(6, 20))
 ENOUGH = 0.95  # of the strong model's quality
 _SLOW_RESAMPLES = 500  # of figures that sort every resample
 _POINTS = 100
 ROUTERS = ("predicted quality", "prompt length", "random")
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval; NaN (null in JSON) where the data cannot tell."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -129,13 +120,6 @@ def advised(choosing: Choosing) -> BarFigures | None:
     return max(safe, key=lambda bar: bar.saving.value, default=None)
 
 
-def figure(value: float, interval: Interval) -> Figure:
-    """A figure; one that cannot be told has no interval either."""
-    if math.isnan(value):
-        return Figure(math.nan, math.nan, math.nan)
-    return Figure(value, interval.low, interval.high)
-
-
 def _model(table: Table, m: int) -> ModelFigures:
     scores, predicted = table.scores[:, m], table.predicted[:, m]
     good = scores >= 0.5
@@ -149,7 +133,7 @@ def _model(table: Table, m: int) -> ModelFigures:
         name=table.models[m],
         quality=_mean(scores),
         cost=float(table.costs[:, m].mean()),
-        calibration=figure(
+        calibration=Figure.of(
             off, bootstrap_distance(one_by_one(error), off, len(scores), resamples=_SLOW_RESAMPLES)
         ),
     )
@@ -175,7 +159,7 @@ def _router(name: str, score: Floats, own: Floats, table: Table, weak: int, stro
 
     def slow(metric: Callable[[cost_quality.CostQuality], float]) -> Figure:
         statistic = one_by_one(lambda drawn: metric(curve(drawn)))
-        return figure(metric(whole), bootstrap(statistic, rows, resamples=_SLOW_RESAMPLES))
+        return Figure.of(metric(whole), bootstrap(statistic, rows, resamples=_SLOW_RESAMPLES))
 
     whole = curve(np.arange(rows, dtype=np.intp))
     ours, theirs = (cost_quality.apgr_of(each, low, high) for each in (own, score))
@@ -183,13 +167,13 @@ def _router(name: str, score: Floats, own: Floats, table: Table, weak: int, stro
     points = np.unique(np.linspace(0, rows, _POINTS).astype(int)).tolist()
     return RouterFigures(
         name=name,
-        apgr=figure(cost_quality.apgr(whole), bootstrap(theirs, rows)),
+        apgr=Figure.of(cost_quality.apgr(whole), bootstrap(theirs, rows)),
         cpt50=slow(lambda found: cost_quality.cpt(found, 0.5)),
         cpt80=slow(lambda found: cost_quality.cpt(found, 0.8)),
         saving=slow(lambda found: cost_quality.saving_at(found, ENOUGH)),
         behind=None
         if name == ROUTERS[0]
-        else figure(lead, bootstrap(lambda weights: ours(weights) - theirs(weights), rows)),
+        else Figure.of(lead, bootstrap(lambda weights: ours(weights) - theirs(weights), rows)),
         share=[float(whole.strong_share[i]) for i in points],
         quality=[float(whole.quality[i]) for i in points],
         cost=[float(whole.cost[i]) for i in points],
@@ -218,14 +202,14 @@ def _ratio(part: Floats, whole: Floats) -> Figure:
     """A ratio of sums over the same rows, resampled together."""
     total = float(whole.sum())
     if total <= 0:
-        return Figure(math.nan, math.nan, math.nan)
+        return NO_FIGURE
 
     def statistic(weights: Floats) -> Floats:
         below = weights @ whole
         found: Floats = np.divide(weights @ part, below, out=np.full(len(below), np.nan), where=below > 0)
         return found
 
-    return figure(float(part.sum()) / total, bootstrap(statistic, len(part)))
+    return Figure.of(float(part.sum()) / total, bootstrap(statistic, len(part)))
 
 
 def _less(share: Figure) -> Figure:

@@ -1,9 +1,20 @@
 """A comparison as Markdown for a review: the verdict first, then what moved, then whom it broke."""
 
 import math
-from collections.abc import Iterable, Sequence
 
-from extproc.lab.measure.evaluation_text import GRID_ROUTES, cut, number
+from extproc.lab.figures.number_formats import (
+    UNKNOWN,
+    bounds,
+    count,
+    counted,
+    difference,
+    p_value,
+    score,
+    setting,
+    signed_count,
+)
+from extproc.lab.figures.report_layout import markdown_table
+from extproc.lab.measure.evaluation_text import GRID_ROUTES, cut
 from extproc.lab.measure.registry_diff import Change, RegistryComparison
 
 _MOVES = 20
@@ -28,10 +39,10 @@ def _verdict(comparison: RegistryComparison) -> str:
         f"### Routing gate: {'failed' if over else 'passed'}",
         "",
         f"`{comparison.old.registry}` {comparison.old.version} → `{comparison.new.registry}` "
-        f"{comparison.new.version} on {comparison.rows} rows of `{comparison.data}` "
+        f"{comparison.new.version} on {counted(comparison.rows, 'row')} of `{comparison.data}` "
         f"({comparison.data_version}).",
-        f"NEW alone is right on {comparison.only_new} rows, OLD alone on {comparison.only_old}: "
-        f"p = {comparison.p_value:.3g} (exact McNemar).",
+        f"NEW alone is right on {counted(comparison.only_new, 'row')}, OLD alone on "
+        f"{count(comparison.only_old)}: {p_value(comparison.p_value)} (exact McNemar).",
     ]
     if comparison.old.encoder != comparison.new.encoder:
         lines.append(f"The encoder changes: {comparison.old.encoder} → {comparison.new.encoder}.")
@@ -43,7 +54,7 @@ def _verdict(comparison: RegistryComparison) -> str:
         if names:
             lines.append(f"NEW {verb} {', '.join(names)}.")
     lines += [
-        f"- **{change.name}** is worse by {change.worse_by:.3f}; its budget is {change.budget:g}."
+        f"- **{change.name}** is worse by {score(change.worse_by)}; its budget is {setting(change.budget)}."
         for change in over
     ]
     return "\n".join(lines)
@@ -53,7 +64,9 @@ def _measures(comparison: RegistryComparison) -> str:
     """The overall measures, and those of routes that moved."""
     shown = [change for change in comparison.changes if ":" not in change.name or change.old != change.new]
     known = [change for change in shown if not (math.isnan(change.old) and math.isnan(change.new))]
-    measures = _table(["measure", "rows", "old", "new", "change (95 %)", "budget"], map(_measure, known))
+    measures = markdown_table(
+        ["measure", "rows", "old", "new", "change (95 %)", "budget"], map(_measure, known)
+    )
     unmoved = len(comparison.changes) - len(shown)
     return measures + (f"\n\nAnother {unmoved} measures of routes did not change." if unmoved else "")
 
@@ -61,20 +74,20 @@ def _measures(comparison: RegistryComparison) -> str:
 def _measure(change: Change) -> list[str]:
     name = f"**{change.name}**" if change.over_budget else change.name
     gain = change.new - change.old
-    interval = "" if math.isnan(change.low) else f" [{change.low:+.3f}, {change.high:+.3f}]"
-    budget = f"{change.budget:g}" + (" exceeded" if change.over_budget else "")
-    told = "-" if math.isnan(gain) else f"{gain:+.3f}{interval}"
-    return [name, str(change.rows), number(change.old), number(change.new), told, budget]
+    interval = "" if math.isnan(change.low) else f" {bounds(difference(change.low), difference(change.high))}"
+    budget = setting(change.budget) + (" exceeded" if change.over_budget else "")
+    moved = UNKNOWN if math.isnan(gain) else f"{difference(gain)}{interval}"
+    return [name, count(change.rows), score(change.old), score(change.new), moved, budget]
 
 
 def _moves(comparison: RegistryComparison) -> str:
     if not comparison.moves:
         return "No row is decided differently."
     rows = [
-        [move.old or _NOTHING, move.new or _NOTHING, str(move.rows), str(move.mended), str(move.broken)]
+        [move.old or _NOTHING, move.new or _NOTHING, count(move.rows), count(move.mended), count(move.broken)]
         for move in comparison.moves[:_MOVES]
     ]
-    return "#### Which route took whose traffic\n\n" + _table(
+    return "#### Which route took whose traffic\n\n" + markdown_table(
         ["from", "to", "rows", "mended", "broken"], rows
     )
 
@@ -84,13 +97,13 @@ def _matrix(comparison: RegistryComparison) -> str:
     if not changed or len(comparison.routes) > GRID_ROUTES:  # then the moves alone must say it
         return ""
     rows = [
-        [truth, *(f"{count:+d}" if count else "" for count in counts)]
+        [truth, *map(signed_count, counts)]
         for truth, counts in zip(
             [*comparison.routes, "out of scope"], comparison.confusion_change, strict=True
         )
     ]
     head = ["truth \\ decided", *comparison.routes, "abstained"]
-    return "#### Confusion matrix, new less old\n\n" + _table(head, rows)
+    return "#### Confusion matrix, new less old\n\n" + markdown_table(head, rows)
 
 
 def _broken(comparison: RegistryComparison) -> str:
@@ -101,12 +114,7 @@ def _broken(comparison: RegistryComparison) -> str:
         for row in comparison.broken
     ]
     title = f"#### Broken rows ({len(rows)} of {comparison.only_old})"
-    return f"{title}\n\n" + _table(["labelled", "old", "new", "text"], rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{title}\n\n" + markdown_table(["labelled", "old", "new", "text"], rows)
 
 
 def _escaped(text: str) -> str:

@@ -1,22 +1,25 @@
-"""A report as one self-contained HTML page: inline SVG, no script, nothing fetched."""
+"""The report of `extproc eval` as one HTML page."""
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from extproc.lab.figures.number_formats import score
-from extproc.lab.figures.page_parts import cell, scrolling, section, table
+from extproc.lab.figures.number_formats import count, counted, interval, score, with_interval
 from extproc.lab.figures.plots import Line, heat_map, unit_plot
+from extproc.lab.figures.report_layout import note, page, plain_table, plots, scrolling, section, tiles
 from extproc.lab.measure.choice_worth import Choosing, OutcomeReport
-from extproc.lab.measure.classification_metrics import QUANTILES
-from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Report
+from extproc.lab.measure.evaluation_report import SIGNALS, Report
 from extproc.lab.measure.evaluation_text import (
+    FIGURE_HEAD,
     GRID_ROUTES,
-    interval,
+    QUANTILE_HEAD,
+    ROUTE_HEAD,
+    figure_rows,
     largest_confusions,
-    number,
-    with_interval,
+    quantile_rows,
+    reasons,
+    route_rows,
+    seen,
 )
 from extproc.lab.measure.outcome_text import (
     BAR_HEAD,
@@ -37,21 +40,14 @@ _TILES = {
     "debiased_ece": "calibration error, debiased",
 }
 
-_STYLE = Path(__file__).with_name("page.css").read_text()
-
 
 def as_page(report: Report | None, outcomes: OutcomeReport | None = None) -> str:
     """The whole document, of routes, of model choice, or of both."""
     sections = [] if report is None else _of_routes(report)
     if outcomes is not None:
         sections += _of_choice(outcomes)
-    name = html.escape("" if (told := report or outcomes) is None else told.registry)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation of {name}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(sections)}</body></html>\n"
-    )
+    measured = report or outcomes
+    return page(f"Evaluation of {measured.registry if measured else ''}", sections)
 
 
 def _of_routes(report: Report) -> list[str]:
@@ -59,26 +55,29 @@ def _of_routes(report: Report) -> list[str]:
         _head(report),
         section("Which route took what", _confusion(report)),
         section("How sure, how right", _plots(report)),
-        section("Routes", _routes(report)),
+        section("Routes", plain_table(ROUTE_HEAD, route_rows(report))),
         section("Beside the baselines, before any floor", _baselines(report)),
         section("Mistakes, the surest first", _mistakes(report)),
-        section("Scores", _quantiles(report)),
-        section("Every figure", _figures(report)),
+        section(
+            "Scores",
+            plain_table(QUANTILE_HEAD, quantile_rows(report)) + note(f"Decided because: {reasons(report)}."),
+        ),
+        section("Every figure", plain_table(FIGURE_HEAD, figure_rows(report))),
     ]
 
 
 def _of_choice(report: OutcomeReport) -> list[str]:
     choosing = report.choosing
-    seen = '<p class="warning">These rows were trained on: they measure memory.</p>' if report.seen else ""
+    warning = '<p class="warning">These rows were trained on: they measure memory.</p>' if report.seen else ""
     return [
         f"<h1>Model choice of {html.escape(report.registry)}</h1>"
         f'<p class="soft">version {report.version} · encoder {html.escape(report.encoder)}<br>'
-        f"{html.escape(report.data)}, version {report.data_version}: {report.rows} rows, {choosing.rows} "
-        f"answered by every model</p>{seen}",
+        f"{html.escape(report.data)}, version {report.data_version}: {counted(report.rows, 'row')}, "
+        f"{count(choosing.rows)} answered by every model</p>{warning}",
         section("Cost and quality", _cost_quality(choosing, priced=report.priced)),
-        section(f"{html.escape(choosing.weak)} or {html.escape(choosing.strong)}", _routers(choosing)),
-        section("What each bar gives", _table(BAR_HEAD, bar_rows(choosing))),
-        section("Models", _table(MODEL_HEAD, model_rows(choosing, report.priced))),
+        section(f"{choosing.weak} or {choosing.strong}", _routers(choosing)),
+        section("What each bar gives", plain_table(BAR_HEAD, bar_rows(choosing))),
+        section("Models", plain_table(MODEL_HEAD, model_rows(choosing, report.priced))),
     ]
 
 
@@ -88,12 +87,11 @@ def _cost_quality(choosing: Choosing, *, priced: bool) -> str:
     plot = unit_plot(
         "Cost and quality", "cost, from all weak to all strong", "share of the gap recovered", lines
     )
-    unit = "" if priced else " Prices are not known: a call to the strong model costs 1, any other nothing."
-    return (
-        f'<div class="plots"><figure>{plot}<figcaption>Every threshold of the choice between '
-        f"{html.escape(choosing.weak)} and {html.escape(choosing.strong)}. Higher is better.{unit}"
-        "</figcaption></figure></div>"
+    caption = (
+        f"Every threshold of the choice between {choosing.weak} and {choosing.strong}. Higher is better."
     )
+    unit = "" if priced else " Prices are not known: a call to the strong model costs 1, any other nothing."
+    return plots((plot, caption + unit))
 
 
 def _between(cost: Sequence[float], quality: Sequence[float]) -> list[tuple[float, float]]:
@@ -108,65 +106,35 @@ def _between(cost: Sequence[float], quality: Sequence[float]) -> list[tuple[floa
 
 
 def _routers(choosing: Choosing) -> str:
-    return _table(ROUTER_HEAD, router_rows(choosing)) + f'<p class="soft">{html.escape(READ)}</p>'
+    return plain_table(ROUTER_HEAD, router_rows(choosing)) + note(READ)
 
 
 def _head(report: Report) -> str:
-    tiles = "".join(
-        f'<div class="tile"><b>{number(figure.value)}</b>'
-        f"<span>{html.escape(interval(figure))}</span><span>{_TILES[name]}</span></div>"
+    main = [
+        (score(figure.value), interval(figure), _TILES[name])
         for name, figure in report.figures.items()
         if name in _TILES
-    )
-    seen = (
-        f'<p class="warning">{report.seen} rows are examples of the registry: they measure its memory.</p>'
-        if report.seen
-        else ""
-    )
+    ]
+    warning = f'<p class="warning">{html.escape(seen(report))}.</p>' if report.seen else ""
     return (
         f"<h1>{html.escape(report.registry)}</h1>"
         f'<p class="soft">version {report.version} · encoder {html.escape(report.encoder)}<br>'
-        f"{html.escape(report.data)}, version {report.data_version}: {report.rows} rows, "
-        f"{report.inside} in scope, {report.outside} out of scope</p>{seen}"
-        f'<div class="tiles">{tiles}</div>'
+        f"{html.escape(report.data)}, version {report.data_version}: {counted(report.rows, 'row')}, "
+        f"{count(report.inside)} in scope, {count(report.outside)} out of scope</p>{warning}"
+        f"{tiles(main)}"
     )
-
-
-def _figures(report: Report) -> str:
-    rows = [
-        [name, number(figure.value), interval(figure), FIGURES[name]]
-        for name, figure in report.figures.items()
-        if not math.isnan(figure.value)
-    ]
-    return _table(["", "value", "95 % interval", ""], rows)
 
 
 def _confusion(report: Report) -> str:
     names = [route.name for route in report.routes]
     plot = heat_map("Confusion matrix", [*names, "out of scope"], [*names, "abstained"], report.confusion)
     largest = (
-        _table(["largest confusions: truth", "decided", "rows"], largest_confusions(report))
+        plain_table(["largest confusions: truth", "decided", "rows"], largest_confusions(report))
         if len(names) > GRID_ROUTES
         else ""
     )
-    return (
-        f'{scrolling(plot, ["confusion matrix"])}<p class="soft">Truths down, decisions '
-        f"across. The stronger the colour, the larger the share of the row.</p>{largest}"
-    )
-
-
-def _routes(report: Report) -> str:
-    rows = [
-        [
-            r.name,
-            str(r.rows),
-            with_interval(r.precision),
-            with_interval(r.recall),
-            number(r.f1),
-        ]
-        for r in report.routes
-    ]
-    return _table(["route", "rows", "precision", "recall", "F1"], rows)
+    caption = note("Truths down, decisions across. The stronger the colour, the larger the share of the row.")
+    return f"{scrolling(plot, ['confusion matrix'])}{caption}{largest}"
 
 
 def _plots(report: Report) -> str:
@@ -190,12 +158,12 @@ def _plots(report: Report) -> str:
         dots=[] if math.isnan(risk) else [(coverage, risk, "this registry's floors")],
         y_top=_round_up(highest),
     )
-    return (
-        '<div class="plots">'
-        f"<figure>{reliability}<figcaption>In scope; bins of equally many rows. On the dashed line, a "
-        "probability is worth what it says.</figcaption></figure>"
-        f"<figure>{covered}<figcaption>Out-of-scope rows that get a route count as wrong. Lower is better."
-        "</figcaption></figure></div>"
+    return plots(
+        (
+            reliability,
+            "In scope; bins of equally many rows. On the dashed line, the probability equals the accuracy.",
+        ),
+        (covered, "Out-of-scope rows that get a route count as wrong. Lower is better."),
     )
 
 
@@ -212,24 +180,11 @@ def _baselines(report: Report) -> str:
         [b.name, with_interval(b.accuracy), with_interval(b.lead), with_interval(b.auroc)]
         for b in report.baselines
     ]
-    return _table(["", "accuracy in scope", "registry ahead by", "out-of-scope AUROC"], rows)
+    return plain_table(["", "accuracy in scope", "registry ahead by", "out-of-scope AUROC"], rows)
 
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
-
-
-def _quantiles(report: Report) -> str:
-    rows = [
-        [f"{signal}, {kind}", *map(number, values)]
-        for signal, kinds in report.quantiles.items()
-        for kind, values in kinds.items()
-    ]
-    reasons = ", ".join(f"{html.escape(reason)} {count}" for reason, count in report.reasons.items())
-    return (
-        _table(["quantile", *(f"{q:.0%}" for q in QUANTILES)], rows)
-        + f'<p class="soft">Decided because: {reasons}.</p>'
-    )
 
 
 def _mistakes(report: Report) -> str:
@@ -242,10 +197,4 @@ def _mistakes(report: Report) -> str:
         ]
         for m in report.mistakes
     ]
-    return _table(["truth", "decided", "margin", ""], rows) if rows else "<p>None.</p>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A column whose head is empty, but for the first, holds words and may wrap."""
-    kinds = [' class="words"' if i and not name else "" for i, name in enumerate(head)]
-    return table(head, [[cell(text, kind) for kind, text in zip(kinds, row, strict=True)] for row in rows])
+    return plain_table(["truth", "decided", "margin", ""], rows) if rows else "<p>None.</p>"

@@ -11,7 +11,8 @@ from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.baselines import baselines
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.lab.measure.intervals import (
-    Interval,
+    NO_FIGURE,
+    Figure,
     auroc_of,
     bootstrap,
     bootstrap_distance,
@@ -27,14 +28,6 @@ _SLOW_RESAMPLES = 500  # of metrics that sort every resample
 _CURVE_POINTS = 200
 _MISTAKES = 20
 SIGNALS = ("margin", "similarity", "probability")
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval; NaN (null in JSON) where the data cannot tell."""
-
-    value: float
-    low: float
-    high: float
 
 
 class RouteFigures(msgspec.Struct, frozen=True):
@@ -166,13 +159,7 @@ def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
 def share(hits: Truths) -> Figure:
     """The share of true entries, with Wilson's interval."""
     rows = len(hits)
-    return _figure(float(hits.mean()) if rows else math.nan, wilson(int(hits.sum()), rows))
-
-
-def _figure(value: float, interval: Interval) -> Figure:
-    if math.isnan(value):
-        return Figure(math.nan, math.nan, math.nan)
-    return Figure(value, interval.low, interval.high)
+    return Figure.of(float(hits.mean()) if rows else math.nan, wilson(int(hits.sum()), rows))
 
 
 def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]) -> dict[str, Figure]:
@@ -183,7 +170,7 @@ def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]
         "accuracy": share(decided.route == truth),
         "accuracy_weighted": _weighted(decided.route == truth, [row.weight for row in rows]),
         "accuracy_inside": share((decided.best == truth)[inside]),
-        "macro_f1": _figure(
+        "macro_f1": Figure.of(
             classification_metrics.macro_f1(table), bootstrap_macro_f1(truth, decided.route, routes)
         ),
         "kept": share(kept[inside]),
@@ -208,11 +195,11 @@ def _weighted(right: Truths, weights: Sequence[float]) -> Figure:
     """
     weight = np.array(weights)
     if (weight == weight[0]).all():
-        return Figure(math.nan, math.nan, math.nan)
+        return NO_FIGURE
     interval = bootstrap(
         lambda drawn: classification_metrics.ratio(drawn @ (weight * right), drawn @ weight), len(weight)
     )
-    return _figure(float((weight * right).sum() / weight.sum()), interval)
+    return Figure.of(float((weight * right).sum() / weight.sum()), interval)
 
 
 def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict[str, Figure]:
@@ -226,7 +213,7 @@ def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict
         return classification_metrics.aurc(classification_metrics.risk_coverage(scores[drawn], right[drawn]))
 
     return {
-        f"auroc_{signal}": _figure(
+        f"auroc_{signal}": Figure.of(
             classification_metrics.auroc(scores[inside], scores[~inside]),
             bootstrap(auroc_of(scores, inside), len(scores)),
         ),
@@ -238,14 +225,14 @@ def _detection(signal: str, scores: Floats, truth: Labels, best: Labels) -> dict
 def _calibration(metric: Callable[[Floats, Truths], float], confidence: Floats, right: Truths) -> Figure:
     value = metric(confidence, right)
     statistic = one_by_one(lambda drawn: metric(confidence[drawn], right[drawn]))
-    return _figure(value, bootstrap_distance(statistic, value, len(right), resamples=_SLOW_RESAMPLES))
+    return Figure.of(value, bootstrap_distance(statistic, value, len(right), resamples=_SLOW_RESAMPLES))
 
 
 def _slow_figure(metric: Callable[[Labels], float], rows: int) -> Figure:
     if rows == 0:
-        return Figure(math.nan, math.nan, math.nan)
+        return NO_FIGURE
     interval = bootstrap(one_by_one(metric), rows, resamples=_SLOW_RESAMPLES)
-    return _figure(metric(np.arange(rows, dtype=np.intp)), interval)
+    return Figure.of(metric(np.arange(rows, dtype=np.intp)), interval)
 
 
 def _stability(rows: Sequence[RouteRow], decided: Labels) -> Figure:
@@ -266,8 +253,8 @@ def _routes(
         RouteFigures(
             name=name,
             rows=int(support[i]),
-            precision=_figure(float(found.precision[i]), wilson(int(table[i, i]), int(taken[i]))),
-            recall=_figure(float(found.recall[i]), wilson(int(table[i, i]), int(support[i]))),
+            precision=Figure.of(float(found.precision[i]), wilson(int(table[i, i]), int(taken[i]))),
+            recall=Figure.of(float(found.recall[i]), wilson(int(table[i, i]), int(support[i]))),
             f1=float(found.f1[i]),
         )
         for i, name in enumerate(names)
@@ -280,7 +267,7 @@ def _reliability(truth: Labels, decided: ReplayedDecisions) -> list[ReliabilityB
         return []
     curve = classification_metrics.reliability(decided.probability[certain], (decided.best == truth)[certain])
     return [
-        ReliabilityBin(confidence, _figure(accuracy, wilson(accuracy * count, count)), count)
+        ReliabilityBin(confidence, Figure.of(accuracy, wilson(accuracy * count, count)), count)
         for confidence, accuracy, count in zip(
             curve.confidence.tolist(), curve.accuracy.tolist(), curve.count.tolist(), strict=True
         )
@@ -331,15 +318,15 @@ def _baselines(
             BaselineFigures(
                 name=baseline.name,
                 accuracy=share(right),
-                macro_f1=_figure(
+                macro_f1=Figure.of(
                     classification_metrics.macro_f1(table),
                     bootstrap_macro_f1(truth[inside], best[inside], len(candidate.routes)),
                 ),
-                auroc=_figure(
+                auroc=Figure.of(
                     classification_metrics.auroc(baseline.score[inside], baseline.score[~inside]),
                     bootstrap(auroc_of(baseline.score, inside), len(truth)),
                 ),
-                lead=_figure(
+                lead=Figure.of(
                     float(lead.mean()) if len(lead) else math.nan, bootstrap(mean_of(lead), len(lead))
                 ),
             )

@@ -1,14 +1,17 @@
 """A report as text for a terminal: plain characters, aligned, nothing wider than it must be."""
 
 import math
-from collections.abc import Iterable, Sequence
 
 from extproc.lab.datasets import printable
-from extproc.lab.figures.number_formats import score
+from extproc.lab.figures.number_formats import count, counted, interval, level, score, with_interval
+from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.classification_metrics import QUANTILES
-from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Figure, Report
+from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Report
 
-GRID_ROUTES = 12  # more, and the confusion matrix is told as its largest entries
+GRID_ROUTES = 12  # with more, a report lists the largest entries of the confusion matrix
+FIGURE_HEAD = ("", "value", "95 % interval", "")
+ROUTE_HEAD = ("route", "rows", "precision", "recall", "F1")
+QUANTILE_HEAD = ("quantile", *map(level, QUANTILES))
 _LISTED = 15
 _SHOWN_MISTAKES = 5
 _TEXT = 70  # characters of a text that are shown
@@ -18,43 +21,15 @@ def as_text(report: Report) -> str:
     """Every figure of the report but the curves, which the HTML page draws."""
     parts = [
         _head(report),
-        table(["", "value", "95 % interval", ""], _figure_rows(report)),
-        table(["route", "rows", "precision", "recall", "F1"], _route_rows(report)),
+        text_table(FIGURE_HEAD, figure_rows(report)),
+        text_table(ROUTE_HEAD, route_rows(report)),
         _confusion(report),
         _baselines(report),
-        table(["", *(f"{q:.0%}" for q in QUANTILES)], _quantile_rows(report)),
-        "decided because  " + ", ".join(f"{reason} {count}" for reason, count in report.reasons.items()),
+        text_table(QUANTILE_HEAD, quantile_rows(report)),
+        f"decided because  {reasons(report)}",
         _mistakes(report),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they need; the first and the last to the left, the others to the right."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 or (i == len(head) - 1 and not head[i]) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def number(value: float) -> str:
-    """Three digits, or a dash where the data cannot tell."""
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def interval(figure: Figure) -> str:
-    """The interval in brackets, or nothing where there is none."""
-    return "" if math.isnan(figure.low) else f"[{figure.low:.3f}, {figure.high:.3f}]"
-
-
-def with_interval(figure: Figure) -> str:
-    """A figure and its interval."""
-    return f"{number(figure.value)} {interval(figure)}".rstrip()
 
 
 def cut(text: str, limit: int = _TEXT) -> str:
@@ -68,41 +43,53 @@ def largest_confusions(report: Report) -> list[list[str]]:
     names = [route.name for route in report.routes]
     truths, decisions = [*names, "out of scope"], [*names, "abstained"]
     wrong = [
-        (count, truths[i], decisions[j])
+        (rows, truths[i], decisions[j])
         for i, counts in enumerate(report.confusion)
-        for j, count in enumerate(counts)
-        if i != j and count
+        for j, rows in enumerate(counts)
+        if i != j and rows
     ]
-    return [[truth, said, str(count)] for count, truth, said in sorted(wrong, reverse=True)[:_LISTED]]
+    return [[truth, decided, count(rows)] for rows, truth, decided in sorted(wrong, reverse=True)[:_LISTED]]
 
 
 def _head(report: Report) -> str:
     lines = [
         f"registry  {report.registry} (version {report.version}), encoder {report.encoder}",
-        f"data      {report.data} (version {report.data_version}): {report.rows} rows, "
-        f"{report.inside} in scope, {report.outside} out of scope",
+        f"data      {report.data} (version {report.data_version}): {counted(report.rows, 'row')}, "
+        f"{count(report.inside)} in scope, {count(report.outside)} out of scope",
     ]
     if report.seen:
-        lines.append(f"warning   {report.seen} rows are examples of the registry: they measure its memory")
+        lines.append(f"warning   {seen(report)}")
     return "\n".join(lines)
 
 
-def _figure_rows(report: Report) -> list[list[str]]:
+def seen(report: Report) -> str:
+    """A warning that figures are too good."""
+    return f"the registry has {counted(report.seen, 'row')} as examples: these measure its memory"
+
+
+def reasons(report: Report) -> str:
+    """How many rows were decided for each reason."""
+    return ", ".join(f"{reason} {count(rows)}" for reason, rows in report.reasons.items())
+
+
+def figure_rows(report: Report) -> list[list[str]]:
+    """A row for each measure that the data allow."""
     return [
-        [name, number(figure.value), interval(figure), FIGURES[name]]
+        [name, score(figure.value), interval(figure), FIGURES[name]]
         for name, figure in report.figures.items()
         if not math.isnan(figure.value)
     ]
 
 
-def _route_rows(report: Report) -> list[list[str]]:
+def route_rows(report: Report) -> list[list[str]]:
+    """A row for each route."""
     return [
         [
             route.name,
-            str(route.rows),
+            count(route.rows),
             with_interval(route.precision),
             with_interval(route.recall),
-            number(route.f1),
+            score(route.f1),
         ]
         for route in report.routes
     ]
@@ -111,12 +98,12 @@ def _route_rows(report: Report) -> list[list[str]]:
 def _confusion(report: Report) -> str:
     names = [route.name for route in report.routes]
     if len(names) > GRID_ROUTES:
-        return "largest confusions\n" + table(["truth", "decided", "rows"], largest_confusions(report))
+        return "largest confusions\n" + text_table(["truth", "decided", "rows"], largest_confusions(report))
     rows = [
-        [truth, *(str(count) if count else "." for count in counts)]
+        [truth, *(count(rows) if rows else "." for rows in counts)]
         for truth, counts in zip([*names, "out of scope"], report.confusion, strict=True)
     ]
-    return table(["truth \\ decided", *names, "abstained"], rows)
+    return text_table(["truth \\ decided", *names, "abstained"], rows)
 
 
 def _baselines(report: Report) -> str:
@@ -128,19 +115,22 @@ def _baselines(report: Report) -> str:
             "this registry",
             with_interval(own["accuracy_inside"]),
             "",
-            "  ".join(f"{signal} {number(own[f'auroc_{signal}'].value)}" for signal in SIGNALS),
+            "  ".join(f"{signal} {score(own[f'auroc_{signal}'].value)}" for signal in SIGNALS),
         ]
     ]
     rows += [
         [b.name, with_interval(b.accuracy), with_interval(b.lead), with_interval(b.auroc)]
         for b in report.baselines
     ]
-    return table(["before any floor", "accuracy in scope", "registry ahead by", "out-of-scope AUROC"], rows)
+    return text_table(
+        ["before any floor", "accuracy in scope", "registry ahead by", "out-of-scope AUROC"], rows
+    )
 
 
-def _quantile_rows(report: Report) -> list[list[str]]:
+def quantile_rows(report: Report) -> list[list[str]]:
+    """A row for each signal and kind of row."""
     return [
-        [f"{signal}, {kind}", *map(number, values)]
+        [f"{signal}, {kind}", *map(score, values)]
         for signal, kinds in report.quantiles.items()
         for kind, values in kinds.items()
     ]
@@ -158,4 +148,4 @@ def _mistakes(report: Report) -> str:
         ]
         for m in report.mistakes[:_SHOWN_MISTAKES]
     ]
-    return "surest mistakes\n" + table(["truth", "decided", "margin", ""], rows)
+    return "surest mistakes\n" + text_table(["truth", "decided", "margin", ""], rows)

@@ -25,6 +25,22 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
+class Figure(msgspec.Struct, frozen=True):
+    """A value with its 95 % interval; all NaN (null in JSON) where the data cannot tell."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, interval: Interval) -> "Figure":
+        """A value that cannot be computed has no interval either."""
+        return NO_FIGURE if math.isnan(value) else cls(value, interval.low, interval.high)
+
+
+NO_FIGURE = Figure(math.nan, math.nan, math.nan)
+
+
 def wilson(hits: float, rows: int) -> Interval:
     """The score interval of a share (Wilson, 1927): right also near 0 and 1, and with few rows."""
     if rows == 0:

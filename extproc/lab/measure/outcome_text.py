@@ -1,11 +1,10 @@
 """Model choice as text for a terminal, and as the rows that the page shows too."""
 
-import math
 from collections.abc import Iterator, Mapping
 
-from extproc.lab.figures.number_formats import UNKNOWN, bounds, dollars, percent
-from extproc.lab.measure.choice_worth import ENOUGH, BarFigures, Choosing, Figure, OutcomeReport, advised
-from extproc.lab.measure.evaluation_text import number, table
+from extproc.lab.figures.number_formats import UNKNOWN, count, dollars, level, percent, setting, with_interval
+from extproc.lab.figures.report_layout import text_table
+from extproc.lab.measure.choice_worth import ENOUGH, BarFigures, Choosing, OutcomeReport, advised
 
 MODEL_HEAD = ("model", "mean quality", "cost a request", "calibration error")
 ROUTER_HEAD = ("weak or strong by", "APGR", "CPT(50 %)", "CPT(80 %)", "saving at 95 %", "APGR ahead by")
@@ -21,8 +20,8 @@ def as_text(report: OutcomeReport) -> str:
     """Every figure but the curves, which the HTML page draws."""
     head = [
         f"registry  {report.registry} (version {report.version}), encoder {report.encoder}",
-        f"outcomes  {report.data} (version {report.data_version}): {report.rows} rows, "
-        f"{report.choosing.rows} answered by every model",
+        f"outcomes  {report.data} (version {report.data_version}): {count(report.rows)} rows, "
+        f"{count(report.choosing.rows)} answered by every model",
     ]
     if report.seen:
         head.append("warning   these rows were trained on: they measure memory, not foresight")
@@ -31,7 +30,7 @@ def as_text(report: OutcomeReport) -> str:
 
 def learnt_text(choosing: Choosing, labels: Mapping[str, int], *, priced: bool) -> str:
     """What training found: the same tables on held-out rows, and which bar saves how much."""
-    counts = ", ".join(f"{model} {count}" for model, count in labels.items())
+    counts = ", ".join(f"{model} {count(known)}" for model, known in labels.items())
     head = f"predicted quality of {len(labels)} models, on held-out rows (labels: {counts})"
     return "\n\n".join([head, *_tables(choosing, priced), advice(choosing)])
 
@@ -41,13 +40,13 @@ def advice(choosing: Choosing) -> str:
     bar = advised(choosing)
     if bar is None:
         return (
-            f"no `quality_bar` saves anything and keeps surely {ENOUGH:.0%} of the quality of "
+            f"no `quality_bar` saves anything and keeps surely {level(ENOUGH)} of the quality of "
             f"{choosing.strong}: the models are too alike in price or too far apart in quality, "
             "or outcomes are too few"
         )
     return (
-        f"`quality_bar: {bar.bar:g}` would save {_share(bar.saving)} of what {choosing.strong} alone costs, "
-        f"and keep {_share(bar.kept)} of its quality"
+        f"`quality_bar: {setting(bar.bar)}` would save {with_interval(bar.saving, percent)} of what "
+        f"{choosing.strong} alone costs, and keep {with_interval(bar.kept, percent)} of its quality"
     )
 
 
@@ -56,9 +55,9 @@ def model_rows(choosing: Choosing, priced: bool) -> list[list[str]]:
     return [
         [
             model.name,
-            told(model.quality),
+            with_interval(model.quality),
             dollars(model.cost) if priced else UNKNOWN,
-            told(model.calibration),
+            with_interval(model.calibration),
         ]
         for model in choosing.models
     ]
@@ -69,11 +68,11 @@ def router_rows(choosing: Choosing) -> list[list[str]]:
     return [
         [
             router.name,
-            told(router.apgr),
-            told(router.cpt50),
-            told(router.cpt80),
-            told(router.saving),
-            "" if router.behind is None else told(router.behind),
+            with_interval(router.apgr),
+            with_interval(router.cpt50, percent),
+            with_interval(router.cpt80, percent),
+            with_interval(router.saving, percent),
+            "" if router.behind is None else with_interval(router.behind),
         ]
         for router in choosing.routers
     ]
@@ -82,24 +81,20 @@ def router_rows(choosing: Choosing) -> list[list[str]]:
 def bar_rows(choosing: Choosing) -> list[list[str]]:
     """A row for each bar at which something changes."""
     return [
-        [f"{bar.bar:g}", told(bar.quality), told(bar.kept), told(bar.saving), _answered_by(bar)]
+        [
+            setting(bar.bar), with_interval(bar.quality), with_interval(bar.kept, percent),
+            with_interval(bar.saving, percent), _answered_by(bar),
+        ]
         for bar in _distinct(choosing.bars)
-    ]
-
-
-def told(figure: Figure) -> str:
-    """A figure and its interval."""
-    if math.isnan(figure.value):
-        return "-"
-    return f"{number(figure.value)} [{number(figure.low)}, {number(figure.high)}]"
+    ]  # fmt: skip
 
 
 def _tables(choosing: Choosing, priced: bool) -> list[str]:
     unit = "" if priced else " (prices are not known: a call to the strong model costs 1, any other nothing)"
     return [
-        table(MODEL_HEAD, model_rows(choosing, priced)),
-        f"{choosing.weak} or {choosing.strong}{unit}\n" + table(ROUTER_HEAD, router_rows(choosing)),
-        table(BAR_HEAD, bar_rows(choosing)),
+        text_table(MODEL_HEAD, model_rows(choosing, priced)),
+        f"{choosing.weak} or {choosing.strong}{unit}\n" + text_table(ROUTER_HEAD, router_rows(choosing)),
+        text_table(BAR_HEAD, bar_rows(choosing)),
     ]
 
 
@@ -114,7 +109,3 @@ def _distinct(bars: list[BarFigures]) -> Iterator[BarFigures]:
 
 def _answered_by(bar: BarFigures) -> str:
     return ", ".join(f"{model} {percent(share)}" for model, share in bar.shares.items() if share > 0)
-
-
-def _share(figure: Figure) -> str:
-    return f"{percent(figure.value)} {bounds(percent(figure.low), percent(figure.high))}"

@@ -1,14 +1,21 @@
-"""The report on traffic as one self-contained HTML page: inline SVG, no script, nothing fetched."""
+"""The report of `extproc report` as one HTML page."""
 
 import html
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from extproc.lab.figures.number_formats import UNKNOWN, dollars, milliseconds, percent, score
-from extproc.lab.figures.page_parts import cell, section, table
-from extproc.lab.figures.traffic_plots import Named, Series, bars, intervals, over_time
-from extproc.lab.measure import evaluation_page as shared
-from extproc.lab.traffic.concerns import Rate
+from extproc.lab.figures.number_formats import (
+    UNKNOWN,
+    count,
+    counted,
+    dollars,
+    mean_count,
+    milliseconds,
+    percent,
+    score,
+)
+from extproc.lab.figures.plots import Mean, Series, bars, intervals, over_time
+from extproc.lab.figures.report_layout import cell, note, page, plots, section, table, tiles
+from extproc.lab.traffic.concerns import ENOUGH, Rate
 from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
 from extproc.lab.traffic.traffic_report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
 from extproc.lab.traffic.traffic_text import (
@@ -25,9 +32,6 @@ from extproc.lab.traffic.traffic_text import (
 
 _DRAWN = 40  # slices and routes; a page of more is read by nobody, and the tables have all of them
 _NAMES = 2  # kinds of opinions drawn over time; a plot of more lines is not read
-_STYLE = (
-    Path(shared.__file__).with_name("page.css").read_text() + Path(__file__).with_name("page.css").read_text()
-)
 
 
 def as_page(report: TrafficReport) -> str:
@@ -46,36 +50,26 @@ def as_page(report: TrafficReport) -> str:
         section("Shadows", _shadows(report)) if report.shadows else "",
         section("Observed, not routed", _observed(report.observed)) if report.observed else "",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Traffic by route</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(sections)}</body></html>\n"
-    )
+    return page("Traffic by route", sections)
 
 
 def _head(report: TrafficReport) -> str:
     money = report.money
-    tiles = [
-        (f"{report.requests:,}", "", "requests"),
+    main = [
+        (count(report.requests), "", "requests"),
         (percent(report.errors.value), _bounds(report.errors), "failed"),
         (percent(report.abstained.value), _bounds(report.abstained), "abstained"),
-        (dollars(money.cost_usd) if money.priced else "-", f"{money.priced:,} priced", "cost"),
+        (dollars(money.cost_usd), f"{count(money.priced)} priced", "cost"),
         (
-            dollars(money.saving_usd) if money.compared else "-",
+            dollars(money.saving_usd),
             f"{percent(money.saving_share)} of the reference",
             "saved",
         ),
     ]
-    told = "".join(
-        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(note) or "&nbsp;"}</span>'
-        f"<span>{name}</span></div>"
-        for value, note, name in tiles
-    )
     return (
         f'<h1>Traffic by route</h1><p class="soft">{report.begin:%Y-%m-%d %H:%M} to '
-        f'{report.end:%Y-%m-%d %H:%M} UTC</p><div class="tiles">{told}</div>'
-        f"{''.join(f'<p>{html.escape(note)}</p>' for note in notes(report))}"
+        f"{report.end:%Y-%m-%d %H:%M} UTC</p>{tiles(main)}"
+        f"{''.join(f'<p>{html.escape(each)}</p>' for each in notes(report))}"
     )
 
 
@@ -101,22 +95,16 @@ def _concerns_of(part: SliceReport, report: TrafficReport) -> str:
 
 
 def _quality(report: TrafficReport, names: Sequence[str]) -> str:
-    plots = [
-        f'<figure class="chart">{intervals(name, rows)}<figcaption>{html.escape(name)}: mean score, with its '
-        "95 % interval</figcaption></figure>"
-        for name in names
-        for rows in [
-            [
-                Named(_label(part), part.quality[name])
-                for part in report.slices[:_DRAWN]
-                if name in part.quality
-            ]
-        ]
+    drawn = [(intervals(name, _means(report, name)), f"{name}: mean score, 95 % interval") for name in names]
+    return plots(*drawn) + note(f"Hollow: fewer than {ENOUGH} samples, not to be read as a number.")
+
+
+def _means(report: TrafficReport, name: str) -> list[Mean]:
+    return [
+        Mean(_label(part), rate.value, rate.low, rate.high, rate.samples, rate.enough)
+        for part in report.slices[:_DRAWN]
+        if (rate := part.quality.get(name)) is not None
     ]
-    return (
-        f'<div class="plots">{"".join(plots)}</div>'
-        '<p class="soft">Hollow: fewer than 30 samples, not to be read as a number.</p>'
-    )
 
 
 def _slices(report: TrafficReport, names: Sequence[str]) -> str:
@@ -124,7 +112,7 @@ def _slices(report: TrafficReport, names: Sequence[str]) -> str:
     rows = [
         [
             *_names(part),
-            cell(f"{part.requests:,}"),
+            cell(count(part.requests)),
             cell(percent(part.share)),
             *(_score(part.quality.get(name)) for name in names),
             _rate(part.errors),
@@ -134,7 +122,7 @@ def _slices(report: TrafficReport, names: Sequence[str]) -> str:
         ]
         for part in report.slices
     ]
-    return table(head, rows) + '<p class="soft">First token: median, in ms, where it was seen.</p>'
+    return table(head, rows) + note("First token: median, in ms, where it was seen.")
 
 
 def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
@@ -147,7 +135,7 @@ def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
         for part in report.slices
         if part.proxies.seen
     ]
-    return table(["route", "model", *names, *HEAD], rows) + f'<p class="soft">{html.escape(EXPLAINED)}</p>'
+    return table(["route", "model", *names, *HEAD], rows) + note(EXPLAINED)
 
 
 def _spending(report: TrafficReport) -> str:
@@ -155,8 +143,8 @@ def _spending(report: TrafficReport) -> str:
     rows = [
         [
             *_names(part),
-            cell(f"{part.tokens.input:,}" if part.tokens.counted else "-"),
-            cell(f"{part.tokens.output:,}" if part.tokens.counted else "-"),
+            cell(count(part.tokens.input) if part.tokens.counted else UNKNOWN),
+            cell(count(part.tokens.output) if part.tokens.counted else UNKNOWN),
             cell(dollars(part.money.cost_usd)),
             cell(dollars(part.money.saving_usd)),
             cell(percent(part.money.saving_share)),
@@ -178,15 +166,15 @@ def _trends(report: TrafficReport, names: Sequence[str]) -> str:
         _key(str(number), name) + " " for number, name in enumerate(["margin", "abstained", *main])
     )
     ends = f"{report.begin:%m-%d %H:%M}", f"{report.end:%m-%d %H:%M}"
-    plots = "".join(
+    drawn = "".join(
         f"<figure><b>{html.escape(route.route or '(none)')}</b> "
-        f'<span class="soft">{route.requests:,}, abstained {percent(route.abstained.value)}</span>'
+        f'<span class="soft">{count(route.requests)}, abstained {percent(route.abstained.value)}</span>'
         f"{over_time(route.route, _series(route, main), BUCKETS, ends)}</figure>"
         for route in report.routes[:_DRAWN]
     )
     return (
-        f'<p class="soft">{keys}</p><div class="routes">{plots}</div>'
-        '<p class="soft">A request that abstained counts for the route it leaned to, where that is known.</p>'
+        f'<p class="soft">{keys}</p><div class="routes">{drawn}</div>'
+        f"{note('A request that abstained counts for the route it leaned to, where that is known.')}"
     )
 
 
@@ -226,8 +214,8 @@ def _cascades(report: TrafficReport) -> str:
     ]
     rows = [
         [
-            cell(part.cascade or "(retries)"), cell(f"{part.requests:,}"),
-            cell(f"{part.attempts_each:.2f}"), _rate(part.escalated), _rate(part.thrashed),
+            cell(part.cascade or "(retries)"), cell(count(part.requests)),
+            cell(mean_count(part.attempts_each)), _rate(part.escalated), _rate(part.thrashed),
             cell(dollars(part.cost_usd)),
             cell(dollars(part.wasted_cost_usd)), cell(dollars(part.saved_usd)),
         ]
@@ -238,7 +226,7 @@ def _cascades(report: TrafficReport) -> str:
 
 def _unanswered(report: TrafficReport) -> str:
     rows = [
-        [cell(part.why), cell(part.rule or "-"), cell(f"{part.requests:,}"), cell(percent(part.share))]
+        [cell(part.why), cell(part.rule or UNKNOWN), cell(count(part.requests)), cell(percent(part.share))]
         for part in report.unanswered
     ]
     return table(["why", "rule", "requests", "share"], rows)
@@ -249,7 +237,7 @@ def _shadows(report: TrafficReport) -> str:
     rows = [
         [
             cell(part.route or "(none)"), cell(part.primary_model), cell(part.model),
-            cell(f"{part.requests:,}"), _rate(part.errors), cell(milliseconds(part.duration_ms.p50)),
+            cell(count(part.requests)), _rate(part.errors), cell(milliseconds(part.duration_ms.p50)),
             cell(dollars(part.cost_usd)),
         ]
         for part in report.shadows
@@ -262,7 +250,7 @@ def _observed(observed: Observation) -> str:
     head = ["would take", "would go to", "requests", "share", "margin", *money]
     rows = [
         [
-            cell(part.route or "(none)"), cell(would_go_to(part)), cell(f"{part.requests:,}"),
+            cell(part.route or "(none)"), cell(would_go_to(part)), cell(count(part.requests)),
             cell(percent(part.share)), cell(score(part.margin)),
             cell(dollars(part.money.cost_usd)), cell(dollars(part.money.would_cost_usd)),
             cell(dollars(part.money.saving_usd)), cell(percent(part.money.saving_share)),
@@ -307,10 +295,10 @@ def _score(rate: Rate | None) -> str:
     return _with_interval(rate, score, mean_score(rate))
 
 
-def _with_interval(rate: Rate | None, written: Callable[[float], str], whole: str) -> str:
+def _with_interval(rate: Rate | None, written: Callable[[float | None], str], whole: str) -> str:
     if rate is None or rate.value is None:
         return f"<td>{UNKNOWN}</td>"
     few = "" if rate.enough else ' class="few"'
-    tip = f"{whole} of {rate.samples}"
+    tip = f"{whole} of {counted(rate.samples, 'sample')}"
     ends = f"{written(rate.low)} to {written(rate.high)}"
     return f'<td{few} title="{tip}">{written(rate.value)} <small>{ends}</small></td>'

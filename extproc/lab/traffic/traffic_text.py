@@ -2,8 +2,18 @@
 
 from collections.abc import Callable, Sequence
 
-from extproc.lab.figures.number_formats import UNKNOWN, bounds, counted, dollars, milliseconds, percent, score
-from extproc.lab.measure.evaluation_text import table
+from extproc.lab.figures.number_formats import (
+    UNKNOWN,
+    count,
+    counted,
+    dollars,
+    mean_count,
+    milliseconds,
+    percent,
+    score,
+    with_interval,
+)
+from extproc.lab.figures.report_layout import text_table
 from extproc.lab.traffic.concerns import Concern, Rate
 from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
 from extproc.lab.traffic.traffic_report import (
@@ -27,7 +37,7 @@ def as_text(report: TrafficReport) -> str:
     names = quality_names(report)
     parts = [
         _head(report),
-        table(
+        text_table(
             ["route", "model", "requests", "share", *names, "errors", "p50 ms", "p99 ms", "first token", ""],
             [_health(part, names) for part in report.slices],
         ),
@@ -35,16 +45,16 @@ def as_text(report: TrafficReport) -> str:
         _unanswered(report),
         _concerns(report),
         _proxies(report, names),
-        table(
+        text_table(
             ["route", "model", "tokens in", "out", "cost", "saved", "saved share", "margin", "priced", ""],
             [_cost(part) for part in report.slices],
         ),
-        table(
+        text_table(
             ["route", "requests", "abstained", "margin, first to last", ""],
             [
                 [
                     route.route or "(none)",
-                    str(route.requests),
+                    count(route.requests),
                     share(route.abstained),
                     " ".join(score(point.margin) for point in route.trend),
                     "",
@@ -66,19 +76,19 @@ def quality_names(report: TrafficReport) -> list[str]:
 
 def share(rate: Rate | None) -> str:
     """A share with its interval in percent, marked where it is of too few samples."""
-    return _with_interval(rate, percent)
+    return _marked(rate, percent)
 
 
 def mean_score(rate: Rate | None) -> str:
     """A mean score with its interval, marked where it is of too few samples."""
-    return _with_interval(rate, score)
+    return _marked(rate, score)
 
 
-def _with_interval(rate: Rate | None, written: Callable[[float], str]) -> str:
+def _marked(rate: Rate | None, written: Callable[[float | None], str]) -> str:
     if rate is None or rate.value is None:
         return UNKNOWN
     mark = "" if rate.enough else _FEW
-    return f"{written(rate.value)} {bounds(written(rate.low), written(rate.high))}{mark}"
+    return f"{with_interval(rate, written)}{mark}"
 
 
 def explained(concern: Concern, report: TrafficReport) -> str:
@@ -110,7 +120,7 @@ def _head(report: TrafficReport) -> str:
         f"{counted(report.requests, 'request')}, "
         f"errors {share(report.errors)}, abstained {share(report.abstained)}\n"
         f"cost {dollars(money.cost_usd)}, saved {saved} "
-        f"against the reference model, of {money.compared} requests that can be compared"
+        f"against the reference model, of {counted(money.compared, 'request')} that can be compared"
         f"{''.join(f'{chr(10)}{line}' for line in notes(report))}"
     )
 
@@ -124,16 +134,18 @@ def notes(report: TrafficReport) -> list[str]:
             f"about {dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
         )
     if report.stray:
-        found.append(f"{report.stray:,} of {report.opinions:,} opinions are on no request that is recorded")
+        found.append(
+            f"{count(report.stray)} of {count(report.opinions)} opinions are on no request that is recorded"
+        )
     return found
 
 
 def _unanswered(report: TrafficReport) -> str:
     rows = [
-        [part.why, part.rule or "-", str(part.requests), percent(part.share), ""]
+        [part.why, part.rule or UNKNOWN, count(part.requests), percent(part.share), ""]
         for part in report.unanswered
     ]
-    return table(["no model asked", "rule", "requests", "share", ""], rows) if rows else ""
+    return text_table(["no model asked", "rule", "requests", "share", ""], rows) if rows else ""
 
 
 def _name(route: str) -> str:
@@ -144,7 +156,7 @@ def _health(part: SliceReport, names: Sequence[str]) -> list[str]:
     return [
         _name(part.route),
         part.model or "(Envoy's default)",
-        str(part.requests),
+        count(part.requests),
         percent(part.share),
         *(mean_score(part.quality.get(name)) for name in names),
         share(part.errors),
@@ -157,7 +169,7 @@ def _health(part: SliceReport, names: Sequence[str]) -> list[str]:
 
 def _both(latency: Latency) -> str:
     if not latency.samples:
-        return "-"
+        return UNKNOWN
     return f"{milliseconds(latency.p50)} / {milliseconds(latency.p99)}"
 
 
@@ -168,7 +180,7 @@ def _concerns(report: TrafficReport) -> str:
         for concern in part.concerns
         if is_told(concern)
     ]
-    return "worst first\n" + table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
+    return "worst first\n" + text_table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
 
 
 def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
@@ -184,7 +196,7 @@ def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
         if part.proxies.seen
     ]
     head = ["route", "model", *names, *HEAD, ""]
-    return f"{TITLE}\n{table(head, rows)}\n{EXPLAINED}" if rows else ""
+    return f"{TITLE}\n{text_table(head, rows)}\n{EXPLAINED}" if rows else ""
 
 
 def _cost(part: SliceReport) -> list[str]:
@@ -192,8 +204,8 @@ def _cost(part: SliceReport) -> list[str]:
     return [
         _name(part.route),
         part.model or "(Envoy's default)",
-        f"{part.tokens.input:,}" if part.tokens.counted else "-",
-        f"{part.tokens.output:,}" if part.tokens.counted else "-",
+        count(part.tokens.input) if part.tokens.counted else UNKNOWN,
+        count(part.tokens.output) if part.tokens.counted else UNKNOWN,
         dollars(money.cost_usd),
         dollars(money.saving_usd),
         percent(money.saving_share),
@@ -206,7 +218,7 @@ def _cost(part: SliceReport) -> list[str]:
 def _cascades(report: TrafficReport) -> str:
     rows = [
         [
-            part.cascade or "(retries)", str(part.requests), f"{part.attempts_each:.2f}",
+            part.cascade or "(retries)", count(part.requests), mean_count(part.attempts_each),
             share(part.escalated), share(part.thrashed), dollars(part.cost_usd),
             dollars(part.wasted_cost_usd), dollars(part.saved_usd), "",
         ]
@@ -216,19 +228,19 @@ def _cascades(report: TrafficReport) -> str:
         *("cascade", "requests", "attempts each", "escalated", "paid for three"),
         *("cost", "wasted", "saved", ""),
     ]
-    return table(head, rows) if rows else ""
+    return text_table(head, rows) if rows else ""
 
 
 def _shadows(report: TrafficReport) -> str:
     rows = [
         [
-            _name(part.route), part.primary_model, part.model, str(part.requests), share(part.errors),
+            _name(part.route), part.primary_model, part.model, count(part.requests), share(part.errors),
             milliseconds(part.duration_ms.p50), dollars(part.cost_usd), "",
         ]
         for part in report.shadows
     ]  # fmt: skip
     head = ["shadow of", "answered by", "shadow", "requests", "errors", "p50 ms", "cost", ""]
-    return table(head, rows) if rows else ""
+    return text_table(head, rows) if rows else ""
 
 
 def _observed(report: TrafficReport) -> str:
@@ -236,7 +248,7 @@ def _observed(report: TrafficReport) -> str:
         return ""
     rows = [
         [
-            _name(part.route), would_go_to(part), str(part.requests), percent(part.share),
+            _name(part.route), would_go_to(part), count(part.requests), percent(part.share),
             score(part.margin), dollars(part.money.cost_usd),
             dollars(part.money.would_cost_usd), dollars(part.money.saving_usd),
             percent(part.money.saving_share), "",
@@ -247,7 +259,7 @@ def _observed(report: TrafficReport) -> str:
         "observed: would take", "to", "requests", "share", "margin", "cost", "routed", "saving",
         "saving share", "",
     ]  # fmt: skip
-    return f"{observed_in_words(report.observed)}\n{table(head, rows)}"
+    return f"{observed_in_words(report.observed)}\n{text_table(head, rows)}"
 
 
 def would_go_to(part: ObservedReport) -> str:
@@ -262,7 +274,7 @@ def observed_in_words(observed: Observation) -> str:
     if not money.compared:
         return f"{told}; what routing saves is not known: usage, or a price, is missing"
     return (
-        f"{told}; of {money.compared:,} that can be compared, now {dollars(money.cost_usd)}, routed "
+        f"{told}; of {count(money.compared)} that can be compared, now {dollars(money.cost_usd)}, routed "
         f"{dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
     )
 

@@ -15,9 +15,10 @@ from extproc.embedding.encoder_progress import ReportingEncoder
 from extproc.embedding.encoder_session import DeepEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader, labels_of
+from extproc.lab.figures.number_formats import counted, log_loss, percent, score, threshold, with_interval
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats
-from extproc.lab.measure.intervals import auroc_of, bootstrap, one_by_one, wilson
+from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_one, wilson
 from extproc.lab.measure.outcome_evaluation import learn_quality
 from extproc.lab.measure.outcome_text import learnt_text
 from extproc.lab.train import fastpath_training
@@ -206,17 +207,17 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes, out: P
     lines = ["held-out rows    accuracy  log loss"]
     for name, (accuracy, loss) in sorted(outcome.tried.items(), key=lambda item: item[1][1]):
         mark = "  <- chosen" if name == outcome.scorer else ""
-        lines.append(f"  {name:<14} {accuracy:8.3f} {loss:9.3f}{mark}")
+        lines.append(f"  {name:<14} {score(accuracy):>8} {log_loss(loss):>9}{mark}")
     floors, on = outcome.selected.floors, manifest.metrics["measured_on"]
     lines.append(
-        f"floors           margin {floors.margin:.4f}, similarity {floors.similarity:.4f}: "
-        f"{outcome.selected.coverage:.1%} of held-out rows kept, {outcome.selected.wrong:.2%} of these wrong "
-        f"(target {manifest.thresholds['target_wrong']:.1%})"
+        f"floors           margin {threshold(floors.margin)}, similarity {threshold(floors.similarity)}: "
+        f"{percent(outcome.selected.coverage)} of held-out rows kept, {percent(outcome.selected.wrong)} of "
+        f"these wrong (target {percent(manifest.thresholds['target_wrong'])})"
     )
-    lines.append(f"measured on      {manifest.metrics['rows']} rows, {on}")
+    lines.append(f"measured on      {counted(manifest.metrics['rows'], 'row')}, {on}")
     for name, value in manifest.metrics.items():
         if isinstance(value, list):
-            lines.append(f"  {name:<18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
+            lines.append(f"  {name:<18} {with_interval(Figure(*value))}")
     if manifest.fast_path:
         lines.append(_fast_path_text(manifest.fast_path))
     lines.append(
@@ -229,11 +230,11 @@ def _fast_path_text(about: Mapping[str, float]) -> str:
     if "agreement" not in about:
         return "fast path        the words alone are never enough: every text will be embedded"
     decided = about["coverage"] * about["rows"]
-    interval = wilson(round(about["agreement"] * decided), round(decided))
+    agreement = Figure.of(about["agreement"], wilson(round(about["agreement"] * decided), round(decided)))
     return (
-        f"fast path        decides {about['coverage']:.1%} of {about['rows']:.0f} rows, "
-        f"{about['agreement']:.2%} [{interval.low:.2%}, {interval.high:.2%}] as the whole head does; "
-        f"{about['right']:.2%} are right, and {about['whole_right']:.2%} with the whole head"
+        f"fast path        decides {percent(about['coverage'])} of {counted(round(about['rows']), 'row')}, "
+        f"{with_interval(agreement, percent)} as the whole head does; "
+        f"{percent(about['right'])} are right, and {percent(about['whole_right'])} with the whole head"
     )
 
 

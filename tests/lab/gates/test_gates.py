@@ -121,7 +121,7 @@ def test_good_answers_are_told_from_bad_ones_and_a_second_one_helps(
     gate, (alone, beside) = calibrated
     assert alone.auroc.value > 0.8
     assert beside.auroc.value > 0.9
-    assert beside.auroc.interval.low <= beside.auroc.value <= beside.auroc.interval.high
+    assert beside.auroc.low <= beside.auroc.value <= beside.auroc.high
     assert alone.rows + gate.manifest.rows == 240
     assert gate.manifest.threshold_paired == beside.threshold
     assert gate.manifest.escalation == alone.configured

@@ -107,7 +107,7 @@ def test_the_terminal_shows_the_matrix_and_warns_of_memory(report: Report) -> No
     text = as_text(report)
     assert re.search(r"^truth \\ decided +code +greeting +abstained$", text, re.MULTILINE)
     assert re.search(r"^greeting +\. +2 +1$", text, re.MULTILINE)
-    assert "1 rows are examples of the registry" in text
+    assert "the registry has 1 row as examples: these measure its memory" in text
     assert max(map(len, text.splitlines()[2:])) < 125
 
 
@@ -174,3 +174,10 @@ def test_the_page_is_well_formed_and_fetches_nothing(candidate: CandidateRegistr
     assert evil in structure.words
     assert page.count("<svg") == 3
     assert "url(" not in page
+
+
+def test_every_table_and_the_matrix_scroll_in_boxes_that_have_names(report: Report) -> None:
+    page = as_page(report)
+    boxes = re.findall(r'<div class="wide" role="region" tabindex="0" aria-label="([^"]+)"><(\w+)', page)
+    assert [tag for _, tag in boxes].count("table") == page.count("<table") > 3
+    assert ("confusion matrix", "svg") in boxes

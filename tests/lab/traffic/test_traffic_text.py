@@ -1,9 +1,13 @@
 """What is told of traffic that was only observed, in words and on the page."""
 
+import re
+
+from extproc.lab.figures.number_formats import count, dollars, percent, score
 from extproc.lab.store.connection import Store
 from extproc.lab.traffic.traffic_page import as_page
 from extproc.lab.traffic.traffic_report import report
 from extproc.lab.traffic.traffic_text import as_text
+from tests.docs.pages import ROOT
 from tests.lab.traffic.conftest import Traffic
 
 OBSERVED = {"good": None, "mode": "observe"}
@@ -51,3 +55,22 @@ def test_traffic_that_was_all_routed_has_no_such_part(store: Store, traffic: Tra
     traffic("chat", "small", 3, mode="active")
     for text in told(store):
         assert "observed" not in text.lower()
+
+
+def test_the_page_shows_the_columns_and_formats_that_are_printed(store: Store, traffic: Traffic) -> None:
+    routed = {"would_route": "hard", "would_model": "large", "would_cost_usd": 3.0}
+    traffic("", "small", 1, cost_usd=1.0, **routed, **OBSERVED)
+    [head] = [line for line in told(store)[0].splitlines() if line.startswith("observed:")]
+    shown = (ROOT / "docs" / "observe.md").read_text().partition("observed: would take")[2]
+    first, *rows = shown.partition("\n...")[0].splitlines()
+    assert re.split(r"\s{2,}", f"observed: would take{first}") == re.split(r"\s{2,}", head)
+    formats = [count, percent, score, *[dollars] * 3, percent]
+    for row in rows:
+        cells = re.split(r"\s{2,}", row)[2:]
+        assert [again(cell) for cell, again in zip(map(number, cells), formats, strict=True)] == cells
+
+
+def number(cell: str) -> float:
+    """The value that a cell shows."""
+    bare = float(re.sub(r"[$,%]", "", cell))
+    return bare / 100 if cell.endswith("%") else bare
