@@ -43,7 +43,7 @@ _ENVOY_START_S = 30.0
 _WRITER_START_S = 60.0
 # Envoy looks for sidecars twice a second.
 _SIDECARS_USED_S = 10.0
-# How long answers in flight may go on once a stop was asked for.
+# How long answers in flight may continue after a stop is requested.
 _DRAIN_S = 5.0
 _POLL_S = 0.02
 # Envoy sends its access log in batches five times a second, and drops the last one when it stops.
@@ -74,7 +74,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """What one sidecar process has for itself."""
+    """The names, socket and port of one sidecar process."""
 
     name: str  # of the process and of its log
     suffix: str
@@ -83,13 +83,13 @@ class Seat(msgspec.Struct, frozen=True):
 
     @classmethod
     def at(cls, number: int, admin_port: int) -> Self:
-        """The first one's names have no number."""
+        """The seat of sidecar ``number``. The names of the first have no number."""
         suffix = f"-{number}" if number else ""
         return cls(f"sidecar{suffix}", suffix, f"sidecar{suffix}.sock", admin_port)
 
 
 class Stack:
-    """Sidecars, the Envoy that asks them, and what tells it of the registry; made by ``running_stack``."""
+    """Sidecars, their Envoy, and the writer of its files. ``running_stack`` creates it."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Stack:
         environment: Mapping[str, str],
         upstreams: Mapping[str, str],
     ) -> None:
-        self.registry = registry.absolute()  # not resolved: it may be a link that is to be followed
+        self.registry = registry.absolute()  # not resolved, because it may be a link that changes
         self.run_dir = run_dir = run_dir.resolve()
         self.ports = ports
         self.xds = run_dir / "xds"
@@ -119,7 +119,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where clients speak to Envoy, without ``/v1``."""
+        """Envoy's URL for clients, without ``/v1``."""
         return f"http://{HOST}:{self.ports.envoy}"
 
     @property
@@ -129,7 +129,7 @@ class Stack:
 
     @property
     def sidecar_admin_url(self) -> str:
-        """The sidecar's own: /healthz, /readyz, /metrics."""
+        """The sidecar's admin interface: /healthz, /readyz, /metrics."""
         return f"http://{HOST}:{self.ports.sidecar_admin}"
 
     @property
@@ -139,25 +139,25 @@ class Stack:
 
     @property
     def sidecar(self) -> Process:
-        """The latest sidecar process; after ``stop_sidecar``, the one that ended."""
+        """The latest sidecar process. After ``stop_sidecar``, it has ended."""
         return self._processes["sidecar"]
 
     @property
     def writer(self) -> Process:
-        """The latest process that keeps Envoy's files at what the registry says."""
+        """The latest process that keeps Envoy's files in line with the registry."""
         return self._processes["writer"]
 
     def records_of(self, seat: Seat) -> Path:
-        """Where one sidecar writes what Envoy tells it."""
+        """The directory of one sidecar's records."""
         return self.run_dir / f"records{seat.suffix}"
 
     async def start_sidecar(self, number: int = 0) -> None:
-        """Starts a sidecar in place of one that ended, until it is ready. Raises ProcessFailed."""
+        """Start a sidecar in place of one that ended, and wait until it is ready. Raises ProcessFailed."""
         await self._launch_sidecar(self.seats[number])
         await self._sidecar_ready(self.seats[number])
 
     async def sidecars_used(self) -> None:
-        """Until Envoy has found every sidecar well, so that the next request is decided.
+        """Wait until Envoy's health checks of every sidecar pass, so that the next request is decided.
 
         Raises ProcessFailed for Envoy.
         """
@@ -170,11 +170,11 @@ class Stack:
             raise self.envoy.failure() from None
 
     async def stop_sidecar(self, number: signal.Signals = signal.SIGTERM, sidecar: int = 0) -> int:
-        """Ends a sidecar by ``number``; returns its exit status (minus the signal that ended it)."""
+        """Send signal ``number`` to a sidecar and wait. Returns its status, or minus a signal's number."""
         return await self._processes[self.seats[sidecar].name].stop(number)
 
     async def start_writer(self) -> None:
-        """Starts a writer in place of one that ended, until it has compared registry and files.
+        """Start a writer in place of one that ended, and wait until it has compared registry and files.
 
         Raises ProcessFailed.
         """
@@ -200,16 +200,16 @@ class Stack:
             raise self.writer.failure()
 
     def writer_status(self) -> Mapping[str, Any]:
-        """How things stand between the registry and Envoy's files, by whoever wrote them last."""
+        """The content of the writer's ``status.json``."""
         status: Mapping[str, Any] = msgspec.json.decode((self.xds / STATUS).read_bytes())
         return status
 
     async def stop_writer(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ends the writer by ``number``; Envoy stays as it is."""
+        """Send signal ``number`` to the writer and wait. Envoy does not change."""
         return await self.writer.stop(number)
 
     async def failed(self) -> NoReturn:
-        """Waits until one of the processes ends, and raises its ProcessFailed."""
+        """Wait until one of the processes ends, and raise its ProcessFailed."""
         ends = {asyncio.create_task(process.wait()): process for process in self._processes.values()}
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -235,18 +235,18 @@ class Stack:
         await self._processes[seat.name].ready(url, timeout_s=_SIDECAR_START_S)
 
     async def _configure_envoy(self) -> None:
-        """Writes the files that Envoy starts with, checked by Envoy itself."""
+        """Write the files that Envoy starts with. Envoy checks them."""
         await Writer(self.registry, self.xds, self.addresses).once()
 
     async def _launch_envoy(self, envoy: Path) -> None:
         command = [
             *(str(envoy), "-c", str(self.xds / BOOTSTRAP)),
-            # A misspelt field would otherwise be taken for one that is not there.
+            # Otherwise Envoy ignores misspelt fields.
             "--reject-unknown-dynamic-fields",
             *envoy_process.QUIET,
-            # Hot restart would tie Envoys on one machine together by shared memory.
+            # With hot restart, Envoys on one machine would share memory.
             "--disable-hot-restart",
-            # Access logs in files would otherwise be ten seconds behind.
+            # Otherwise Envoy writes access logs only every ten seconds.
             *("--file-flush-interval-msec", "200"),
         ]
         self._processes["envoy"] = await Process.start("envoy", command, log=self.envoy_log)
@@ -255,7 +255,7 @@ class Stack:
         await self.envoy.ready(f"{self.envoy_admin_url}/ready", timeout_s=_ENVOY_START_S)
 
     async def _drain_envoy(self) -> None:
-        """Takes no more connections, and lets answers in flight end and their records arrive."""
+        """Accept no more connections, and wait until open answers end and their records arrive."""
         try:
             async with asyncio.timeout(_DRAIN_S), aiohttp.ClientSession(timeout=_ADMIN_TIMEOUT) as session:
                 for command in ("healthcheck/fail", "drain_listeners"):
@@ -265,7 +265,7 @@ class Stack:
                     await asyncio.sleep(_POLL_S)
                 await asyncio.sleep(_ACCESS_LOG_FLUSH_S)
         except (aiohttp.ClientError, TimeoutError):
-            return  # Envoy is dead, hangs, or its clients are slow: it is stopped all the same
+            return  # Envoy is dead, hangs, or has slow clients; it is stopped in any case
 
 
 @asynccontextmanager
@@ -278,20 +278,19 @@ async def running_stack(
     upstreams: Mapping[str, str] | None = None,
     report: Report = lambda line: None,
 ) -> AsyncIterator[Stack]:
-    """A sidecar and Envoy, ready, for as long as the ``async with`` block lasts.
+    """A sidecar and Envoy that are ready, and follow the registry, while the ``async with`` block lasts.
 
-    ``run_dir`` is made when absent; it gets Envoy's files in ``xds``, a log of each process and
-    the segments in ``records``. With several sidecars in ``ports``, all but the first have numbered names.
-    The registry's own addresses (``envoy.listen`` and so on) are replaced by loopback and
-    ``ports``, free ones by default. ``environment`` is added to the sidecars'. ``upstreams`` says where
-    Envoy connects to in place of an address (HOST:PORT) of a model. ``report`` gets a
-    line of progress at a time. Changes of the registry are followed.
+    ``run_dir`` is created if absent. It gets Envoy's files in ``xds``, a log of each process, and the
+    segments in ``records``. With several sidecars in ``ports``, all but the first have numbered names.
+    ``ports`` (by default free ones) on loopback replace the registry's own addresses, such as
+    ``envoy.listen``. ``environment`` is added to that of the sidecars. ``upstreams`` maps an address
+    (HOST:PORT) of a model to the one to which Envoy connects. ``report`` gets one line of progress at a time.
 
-    At the end Envoy is drained, and stopped after the writer and before the sidecars. Raises
-    RegistryError for a registry that cannot be used, ProcessFailed with the log's last lines for
-    a process that does not become ready, and OperatorError when Envoy refuses its configuration.
+    At the end, Envoy is drained, and stopped after the writer and before the sidecars. Raises RegistryError
+    for an invalid registry, ProcessFailed with the log's last lines for a process that does not become ready,
+    and OperatorError if Envoy rejects its configuration.
     """
-    load(registry)  # before anything is started for it
+    load(registry)  # fails before any process starts
     stack = Stack(registry, run_dir, ports or Ports.free(), environment or {}, upstreams or {})
     envoy = envoy_process.find()
     with _owned(stack):
@@ -302,7 +301,7 @@ async def running_stack(
                 process = stack._processes[seat.name]
                 report(f"{seat.name:<16}pid {process.pid}, log {process.log}")
 
-            # Made and checked while the sidecars load their encoder.
+            # Created and checked while the sidecars load their encoder.
             await stack._configure_envoy()
             report(f"envoy config    {stack.xds}, accepted by Envoy")
 
@@ -323,20 +322,20 @@ async def running_stack(
 
 @contextmanager
 def _owned(stack: Stack) -> Iterator[None]:
-    """A run directory with no old logs, that no second stack takes over (and with it, the socket)."""
+    """Lock the run directory against a second stack, which would replace the socket, and remove old logs."""
     socket = stack.run_dir / stack.seats[-1].socket
     if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
-        raise OperatorError(f"{socket} is too long for a unix socket: use a run directory higher up")
+        raise OperatorError(f"{socket} is too long for a unix socket: use a shorter run directory")
     stack.run_dir.mkdir(parents=True, exist_ok=True)
     stack.run_dir.chmod(0o700)  # the sidecar refuses a directory where others could replace its socket
     with (stack.run_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OperatorError(f"{stack.run_dir} is in use by another run: give this one its own") from error
+            raise OperatorError(f"{stack.run_dir} is in use by another run: choose another one") from error
         for log in stack.run_dir.glob("*.log"):
             log.unlink()
-        # Made anew: what an earlier run left would only keep its clusters.
+        # Files of an earlier run would only keep its clusters.
         shutil.rmtree(stack.xds, ignore_errors=True)
         yield
 

@@ -1,8 +1,8 @@
-"""OpenAI's chat completions and completions as the provider's side speaks them.
+"""The server side of OpenAI's chat completions and completions.
 
-Pure: requests checked, answers made. Shapes are those of the API reference (``/v1/chat/completions``
-and ``/v1/completions``, objects ``chat.completion``, ``chat.completion.chunk`` and
-``text_completion``) and the error objects that api.openai.com returns.
+Pure: it checks requests and creates answers. Shapes follow the API reference (``/v1/chat/completions`` and
+``/v1/completions``, objects ``chat.completion``, ``chat.completion.chunk`` and ``text_completion``) and the
+error objects of api.openai.com.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from extproc.demo.fake_answers import (
     words_in,
 )
 
-_DEFAULT_LIMIT = 16  # tokens of a completion whose client says nothing; a chat has none
+_DEFAULT_LIMIT = 16  # tokens of a completion without a limit; chats have no default limit
 
 _FINISH = {"stop": "stop", "length": "length", "tool": "tool_calls"}
 
@@ -30,7 +30,7 @@ _Limit = Annotated[int, msgspec.Meta(ge=1)] | None
 
 
 def error_object(error: ApiError) -> JsonObject:
-    """What the clients of every OpenAI API get."""
+    """The error object of every OpenAI API."""
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
@@ -115,7 +115,7 @@ class _ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class _ChatBody(msgspec.Struct, frozen=True):
-    """The fields that a fake model honours; others are accepted and ignored, as many servers do."""
+    """The fields that a fake model uses. It ignores others, as many servers do."""
 
     model: str
     messages: list[_Message]
@@ -130,7 +130,7 @@ class _ChatBody(msgspec.Struct, frozen=True):
 
 
 def parse_chat(body: bytes) -> Ask:
-    """The request in ``body``. Raises ApiError (400) as the API does for what it cannot use."""
+    """The request in ``body``. Raises ApiError (400) for an invalid request, as the API does."""
     chat: _ChatBody = decode(body, _ChatBody)
     if not chat.messages:
         raise ApiError(
@@ -229,7 +229,7 @@ def _chat_head(identity: Identity, kind: str) -> JsonObject:
         "object": kind,
         "created": identity.created,
         "model": identity.model,
-        # Stable for a model, as a real backend's is between deployments.
+        # The same for all answers of a model, as between two deployments of a real server.
         "system_fingerprint": "fp_" + hashlib.sha256(identity.model.encode()).hexdigest()[:10],
     }
 
@@ -263,7 +263,7 @@ def _deltas(identity: Identity, answer: FakeAnswer) -> Iterator[JsonObject]:
 
 
 class _TextBody(msgspec.Struct, frozen=True):
-    """As for chats."""
+    """The fields that a fake model uses."""
 
     model: str
     prompt: str | list[str | int | list[int]]
@@ -273,7 +273,7 @@ class _TextBody(msgspec.Struct, frozen=True):
 
 
 def parse_text(body: bytes) -> Ask:
-    """As ``parse_chat``. A prompt may be text, tokens, or several of either; each gets an answer."""
+    """See ``parse_chat``. A prompt may be text, tokens, or several of either; each gets an answer."""
     asked: _TextBody = decode(body, _TextBody)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not prompts:

@@ -1,8 +1,8 @@
-"""Anthropic's messages as the provider's side speaks them: ``/v1/messages``.
+"""The server side of Anthropic's messages API: ``/v1/messages``.
 
-Pure: requests checked, answers made. Shapes are those of the API reference: the ``message`` object,
-the events from ``message_start`` to ``message_stop``, and the errors with their type by status. Of the
-API's versions (platform.claude.com/docs/en/api/versioning) it speaks the two that clients use.
+Pure: it checks requests and creates answers. Shapes follow the API reference: the ``message`` object, the
+events from ``message_start`` to ``message_stop``, and the errors with their type by status. It supports the
+two versions of the API (platform.claude.com/docs/en/api/versioning) that clients use.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def error_object(error: ApiError, request_id: str) -> JsonObject:
-    """What the API's clients get."""
+    """The API's error object."""
     kind = _KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
 
@@ -108,7 +108,7 @@ class _OutputConfig(msgspec.Struct, frozen=True):
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All fields that may be given; those below the line are accepted and ignored."""
+    """All allowed fields. Those below the line are ignored."""
 
     model: str
     max_tokens: Annotated[int, msgspec.Meta(ge=0)]
@@ -132,7 +132,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> Ask:
-    """The request in ``body``. Raises ApiError (400) as the API does for what it cannot use."""
+    """The request in ``body``. Raises ApiError (400) for an invalid request, as the API does."""
     version = _version(headers)
     asked: _Body = decode(body, _Body)
     if version == _VERSIONS[-1]:
@@ -231,7 +231,7 @@ def document(identity: Identity, ask: Ask, answer: FakeAnswer, *, with_usage: bo
 def events(identity: Identity, ask: Ask, answer: FakeAnswer, *, with_usage: bool) -> Iterator[JsonObject]:
     """The events of a streamed answer, in order.
 
-    As the real API does, the first tells the input tokens, and the last but one the output tokens.
+    As in the real API, the first reports the input tokens, and the last but one the output tokens.
     """
     started = _message(identity, [], None) | (_usage(answer, 1) if with_usage else {})
     yield {"type": "message_start", "message": started}

@@ -1,7 +1,7 @@
-"""OpenAI's responses as the provider's side speaks them: ``/v1/responses``.
+"""The server side of OpenAI's responses API: ``/v1/responses``.
 
-Pure: requests checked, answers made. Shapes are those of the API reference: the ``response`` object
-and the events from ``response.created`` to ``response.completed``. Nothing is stored.
+Pure: it checks requests and creates answers. Shapes follow the API reference: the ``response`` object and the
+events from ``response.created`` to ``response.completed``. Nothing is stored.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""TCP ports on loopback: asked for in the environment, checked before anything starts, or chosen."""
+"""TCP ports on loopback: read from the environment, checked before anything starts, or free ones."""
 
 import errno
 import os
@@ -12,8 +12,8 @@ from extproc.errors import OperatorError
 
 HOST = "127.0.0.1"
 
-# Between a look at a port and its use another may take it. So these are none that systems give to
-# outgoing connections, and each process walks a stretch of its own, never coming to one twice.
+# Another process may take a port between its check and its use. So these are not ports that systems use for
+# outgoing connections, and each process uses its own sequence of ports, each port once.
 _LOWEST, _COUNT = 10_240, 22_000
 _OURS = (_LOWEST + (os.getpid() * 251 + number) % _COUNT for number in count())
 
@@ -22,29 +22,27 @@ class Claim(msgspec.Struct, frozen=True):
     """A port that must be free, and what an operator changes when it is not."""
 
     port: int
-    owner: str  # who will listen there
+    owner: str  # what will listen there
     remedy: str  # how to choose another port
 
 
 def from_environment(environment: Mapping[str, str], variable: str, default: int) -> int:
-    """The port that ``variable`` names, or ``default``. Raises OperatorError when it is no port."""
+    """The port in ``variable``, or ``default``. Raises OperatorError if it is not a port."""
     text = environment.get(variable, "") or str(default)
     port = int(text) if text.isascii() and text.isdigit() else 0
     if not 1 <= port <= 65535:
-        raise OperatorError(f"{variable}={text} is no port (expected a number from 1 to 65535)")
+        raise OperatorError(f"{variable}={text} is not a port (expected a number from 1 to 65535)")
     return port
 
 
 def check(claims: Iterable[Claim]) -> None:
-    """Raises OperatorError naming every claimed port that two claim or that cannot be bound."""
+    """Raises OperatorError with every port that is claimed twice or cannot be bound."""
     problems: list[str] = []
     owners: dict[int, Claim] = {}
     for claim in claims:
         first = owners.setdefault(claim.port, claim)
         if first is not claim:
-            problems.append(
-                f"port {claim.port} is wanted for {first.owner} and {claim.owner}: {claim.remedy}"
-            )
+            problems.append(f"port {claim.port} is set for {first.owner} and {claim.owner}: {claim.remedy}")
         elif problem := _problem(claim.port):
             problems.append(f"port {claim.port} for {claim.owner} {problem}: {claim.remedy}")
     if problems:
@@ -52,14 +50,14 @@ def check(claims: Iterable[Claim]) -> None:
 
 
 def free(count: int) -> list[int]:
-    """Distinct ports that were free when asked, and that this process has not been given before."""
+    """Distinct ports that are free now, and that this process did not get before."""
     return list(islice((port for port in _OURS if not _problem(port)), count))
 
 
 def _problem(port: int) -> str:
     with socket.socket() as trial:
-        # Past connections in TIME_WAIT do not count as taken; a listener does. Envoy itself would
-        # not notice one: it binds with SO_REUSEPORT and would share the port with another Envoy.
+        # A port with old connections in TIME_WAIT is free; one with a listener is not. Envoy itself would not
+        # notice a listener: it binds with SO_REUSEPORT and would share the port with another Envoy.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((HOST, port))

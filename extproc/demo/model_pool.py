@@ -1,8 +1,8 @@
-"""The fake model pool: servers of the LLM APIs, one a model, that are strict and keep a journal.
+"""The pool of fake models: one server per model that supports the LLM APIs and keeps a journal of requests.
 
-Strict, so that a test may trust an answer: a model name that is not the server's own is a 404
-(``auto`` must never reach a provider), another provider's key is a 401, an API that the model does
-not speak is a 404, and a body or header that the real API refuses is refused.
+The servers are strict, so that a test can trust an answer. Another model's name is a 404 (``auto`` must never
+reach a provider), another provider's key is a 401, an API that the model does not support is a 404, and a
+body or header that the real API rejects is rejected.
 
     async with Pool({"small": FakeModel("demo-small", key="k1"), "large": FakeModel("demo-large")}) as pool:
         ...                                        # send requests to pool["small"].url
@@ -11,10 +11,12 @@ not speak is a 404, and a body or header that the real API refuses is refused.
 """
 
 import asyncio
+import itertools
 import socket
 import struct
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -33,7 +35,6 @@ from extproc.demo.fake_apis import (
     conventions_at,
     failure,
 )
-from extproc.demo.fake_behaviour import Behaviour, gzipped, rechunk
 from extproc.errors import OperatorError
 from extproc.vocabulary import Api
 
@@ -43,23 +44,44 @@ _MAX_BODY_BYTES = 256 * 1024 * 1024
 _SHUTDOWN_S = 0.1
 
 
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fake model does with a *valid* call of any API. By default, it answers at once.
+
+    A request that the real API rejects (wrong key, unknown model, bad JSON) is always rejected, so that an
+    injected failure never hides a routing defect.
+    """
+
+    status: int = 200  # anything else: the API's error object with that status
+    delay_before_headers_s: float = 0.0
+    early_headers: bool = False  # send the headers before the body is ready
+    delay_before_body_s: float = 0.0  # after the headers, if they are early
+    delay_between_writes_s: float = 0.0
+    write_sizes: tuple[int, ...] = ()  # body bytes per write, repeated; empty: one write an event
+    reset_after_writes: int | None = None  # body writes before a TCP reset; 0: not one byte of the body
+    end_after_writes: int | None = None  # body writes before the answer ends without an error
+    in_prose: bool = False  # ignore the JSON object or schema that the client asks for
+    omit_usage: bool = False
+    delay_before_usage_s: float = 0.0  # before the last event of a stream with token usage
+    gzip: bool = False  # compress if the request accepts it
+
+
 class Received(msgspec.Struct, frozen=True):
-    """One request as a fake model got it, whether or not it was answered."""
+    """One request that a fake model got, answered or not."""
 
     method: str
     path: str  # with its query string, undecoded
-    headers: Mapping[str, str]  # names in lower case; values of a repeated name joined by ", "
+    headers: Mapping[str, str]  # names in lower case; repeated values joined by ", "
     body: bytes
-    model: str  # named in the body; empty when it names none
-    key: str  # the bearer token, or on Anthropic's paths x-api-key before it; empty without one
+    model: str  # from the body; empty without one
+    key: str  # the bearer token, or x-api-key on Anthropic's paths; empty without one
 
 
 class FakeModel:
-    """One model behind one port. ``behaviour`` may be replaced at any time, for later requests.
+    """One model on one port. A new ``behaviour`` may be set at any time and applies to later requests.
 
-    ``port`` 0 lets the system choose; it is known once the pool has started. ``keep`` bounds the
-    journal to the latest requests (None: all of them). An empty ``key`` accepts any client. ``apis``
-    are those that it speaks.
+    With ``port`` 0, the system chooses the port when the pool starts. ``keep`` is the greatest number of
+    requests in the journal (None: no limit). An empty ``key`` accepts any client. ``apis`` are the supported
+    APIs.
     """
 
     def __init__(
@@ -84,11 +106,11 @@ class FakeModel:
 
     @property
     def url(self) -> str:
-        """The server's origin: what a registry calls ``base_url``."""
+        """The server's origin, which is the ``base_url`` in a registry."""
         return f"http://{self.host}:{self.port}"
 
     async def start(self) -> web.AppRunner:
-        """Listens, and returns the runner that stops it. Raises OperatorError when the port is taken."""
+        """Listen. Returns the runner that stops it. Raises OperatorError if the port is taken."""
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
         # handler_cancellation: a slow answer ends when its client goes away, as in a real server.
@@ -112,7 +134,7 @@ class FakeModel:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
-            return web.Response()  # as vLLM has it: no key is asked for, and nobody counts it
+            return web.Response()  # as in vLLM: without a key, and not in the journal
         body = await request.read()
         conventions = conventions_at(request.path)
         received = _received(request, body, conventions)
@@ -142,7 +164,7 @@ class FakeModel:
                 raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
             fake_api = found[1]
             ask = fake_api.parse(received.body, received.headers)
-            return await self._say(http, fake_api, ask, request_id)
+            return await self._reply(http, fake_api, ask, request_id)
         if http.path == "/v1/models":
             if http.method != "GET":
                 raise ApiError(405, f"Not allowed to {http.method} on {http.path}.")
@@ -152,7 +174,7 @@ class FakeModel:
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._started, "owned_by": "demo"}
 
-    async def _say(
+    async def _reply(
         self, http: web.Request, fake_api: FakeApi, ask: Ask, request_id: Mapping[str, str]
     ) -> web.StreamResponse:
         if ask.model != self.name:
@@ -164,7 +186,7 @@ class FakeModel:
         return await _send(http, behaviour, ask.stream, self._pieces(fake_api, ask, behaviour), request_id)
 
     def _pieces(self, fake_api: FakeApi, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
-        """The answer's body, one piece for JSON, one an event for SSE: what comes before usage, and after."""
+        """The answer's body, before and after its usage: one piece for JSON, one piece per event for SSE."""
         identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
         answer = reply(msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask)
         with_usage = not behaviour.omit_usage
@@ -177,7 +199,7 @@ class FakeModel:
 
 
 class Pool(Mapping[str, FakeModel]):
-    """Fake models by their public names in a registry, running while the ``async with`` block lasts."""
+    """Fake models by their public names. They run while the ``async with`` block lasts."""
 
     def __init__(self, models: Mapping[str, FakeModel]) -> None:
         self._models = dict(models)
@@ -193,7 +215,7 @@ class Pool(Mapping[str, FakeModel]):
         return len(self._models)
 
     async def __aenter__(self) -> Self:
-        """Raises OperatorError when a model's port is taken; those already started are stopped."""
+        """Raises OperatorError if a model's port is taken. Models that have started are then stopped."""
         async with AsyncExitStack() as starting:
             for model in self.values():
                 runner = await model.start()
@@ -221,7 +243,7 @@ def _model_in(body: bytes) -> str:
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""  # the journal keeps the bytes; the answer will say what is wrong with them
+        return ""  # the answer will report the error, and the journal keeps the bytes
     model = document.get("model") if isinstance(document, dict) else None
     return model if isinstance(model, str) else ""
 
@@ -233,7 +255,7 @@ def _json(status: int, document: object, headers: Mapping[str, str]) -> web.Resp
 
 
 def _request_id() -> str:
-    """Providers name their answers too; a proxy in front must not confuse that name with its own."""
+    """The provider's id of an answer. A proxy must not confuse it with its own."""
     return f"req_{uuid.uuid4().hex}"
 
 
@@ -244,7 +266,7 @@ async def _send(
     pieces: tuple[list[bytes], list[bytes]],
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
-    """Writes the answer as ``behaviour`` asks."""
+    """Write the answer with ``behaviour``."""
     content_type = "text/event-stream; charset=utf-8" if stream else "application/json"
     compress = behaviour.gzip and "gzip" in http.headers.get("accept-encoding", "")
     encoding = {"content-encoding": "gzip"} if compress else {}
@@ -274,9 +296,9 @@ async def _send(
 def _writes(
     pieces: tuple[Sequence[bytes], Sequence[bytes]], behaviour: Behaviour, compress: bool
 ) -> tuple[list[bytes], int]:
-    """What to write, and the number of the first write that tells the usage.
+    """The pieces to write, and the number of the first write with token usage.
 
-    Only where usage is late are writes cut there, so that it does not come with what is before it.
+    Only if usage is delayed, a new piece begins there, so that usage does not come with the piece before it.
     """
     before, after = pieces
     whole = [*before, *after]
@@ -292,10 +314,37 @@ async def _pause(seconds: float) -> None:
 
 
 def _reset(http: web.Request) -> None:
-    """Ends the connection with a TCP RST, as a crashed server does."""
+    """End the connection with a TCP RST, as a crashed server does."""
     transport = http.transport
     if transport is None:
-        return  # the client was quicker
+        return  # the client has already left
     linger_0 = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0)
     transport.abort()
+
+
+def rechunk(pieces: Iterable[bytes], sizes: tuple[int, ...]) -> Iterator[bytes]:
+    """The same bytes in pieces of ``sizes``, repeated. Without sizes, the pieces do not change.
+
+    The last piece may be shorter. Raises ValueError for a size that is not positive.
+    """
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"sizes must be positive: {sizes}")
+    if not sizes:
+        yield from pieces
+        return
+    whole = b"".join(pieces)
+    start = 0
+    for size in itertools.cycle(sizes):
+        if start >= len(whole):
+            return
+        yield whole[start : start + size]
+        start += size
+
+
+def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """One gzip member, flushed after every piece so that each can be read when it arrives."""
+    compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    for piece in pieces:
+        yield compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    yield compressor.flush()

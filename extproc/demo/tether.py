@@ -1,11 +1,11 @@
-"""Becomes a command that the kernel kills when the process that started it is gone.
+"""Replaces itself by a command that the kernel kills when the parent process ends.
 
     python -I -S tether.py PARENT_PID COMMAND [ARGUMENT ...]
 
-A supervisor that is SIGKILLed cannot stop its children; PR_SET_PDEATHSIG (Linux) can. It is set
-here, in a process of its own, because running Python between fork and exec (``preexec_fn``) may
-deadlock in a parent that has threads. Elsewhere than on Linux only the command is run. The file is run
-by its path and imports nothing of ours, so that it costs a bare interpreter's start.
+A supervisor that gets SIGKILL cannot stop its children, but PR_SET_PDEATHSIG (Linux) does. It is set in a
+separate process, because Python code between fork and exec (``preexec_fn``) may deadlock in a parent with
+threads. On other systems, only the command is run. This file is run by its path and imports nothing of ours,
+so that only a bare interpreter starts.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Replaces this process by ``command``; ends with a message when it cannot be run."""
+    """Replace this process by ``command``. Exit with a message if it cannot be run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit("the process that started this one is gone")  # before the request to be told of it
+        sys.exit("the parent process has ended")  # before the call of prctl
     try:
         os.execvp(command[0], command)  # noqa: S606 - to become the command is the purpose
     except OSError as error:

@@ -25,8 +25,7 @@ from msgspec.structs import replace
 from extproc.cli import main
 from extproc.demo.demo_stack import Stack, running_stack
 from extproc.demo.fake_answers import Ask, reply
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 from extproc.envoyconf import envoy_process
 from extproc.registry.registry_loading import load
 from tests.envoyconf.conftest import Provider

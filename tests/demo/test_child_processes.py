@@ -94,7 +94,7 @@ async def test_a_child_that_dies_is_reported_with_its_status_log_and_last_lines(
     )
     await process.wait()
     text = str(process.failure())
-    assert f"child (pid {process.pid}, log {process.log}) ended with status 1; it last said:\n" in text
+    assert f"child (pid {process.pid}, log {process.log}) ended with status 1; its last output was:\n" in text
     assert text.endswith("line 98\nline 99\nno encoder")
     assert "line 50" not in text
 
@@ -102,7 +102,7 @@ async def test_a_child_that_dies_is_reported_with_its_status_log_and_last_lines(
 async def test_a_child_ended_by_a_signal_is_reported_by_its_name(start: Start) -> None:
     process = await start("import time; time.sleep(3600)")
     assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert "was ended by SIGKILL; it said nothing" in str(process.failure())
+    assert "was ended by SIGKILL; it had no output" in str(process.failure())
 
 
 async def test_the_log_tail_is_this_childs_own(start: Start) -> None:
@@ -138,7 +138,7 @@ async def test_a_child_that_stays_unready_is_told_with_its_last_answer(start: St
 async def test_a_child_that_dies_instead_of_becoming_ready_is_told_at_once(start: Start) -> None:
     [port] = loopback_ports.free(1)
     process = await start("import sys; sys.exit('bad option')")
-    with pytest.raises(ProcessFailed, match="ended with status 1; it last said:\nbad option"):
+    with pytest.raises(ProcessFailed, match="ended with status 1; its last output was:\nbad option"):
         await process.ready(f"http://127.0.0.1:{port}/ready", timeout_s=60)
 
 
@@ -225,5 +225,5 @@ def test_a_tethered_command_is_not_run_for_a_parent_that_is_gone(tmp_path: Path)
         [sys.executable, tether.__file__, nobody, "touch", str(mark)], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "is gone" in done.stderr
+    assert "has ended" in done.stderr
     assert not mark.exists()

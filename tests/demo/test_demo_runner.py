@@ -80,7 +80,7 @@ def test_two_models_do_not_share_a_made_key(tmp_path: Path) -> None:
 def test_an_empty_key_file_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("\n")
     keyed = registry(small=Model(base_url="http://127.0.0.1:10011", auth=Auth(file="key")))
-    with pytest.raises(OperatorError, match=f"^{tmp_path / 'key'} holds no key"):
+    with pytest.raises(OperatorError, match=f"^{tmp_path / 'key'} is empty"):
         demo_models(keyed, tmp_path)
 
 
@@ -280,7 +280,7 @@ async def test_a_process_that_dies_is_named_and_stops_the_rest(run: Run, alive: 
     status, _, err = await run.ended()
     assert status == 1
     assert re.match(
-        rf"extproc\.demo: {name} \(pid {pid}, log .*\) was ended by SIGKILL; it last said:\n", err
+        rf"extproc\.demo: {name} \(pid {pid}, log .*\) was ended by SIGKILL; its last output was:\n", err
     )
     assert await nothing_left(run, alive)
 

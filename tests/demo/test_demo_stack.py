@@ -10,8 +10,7 @@ import aiohttp
 import pytest
 
 from extproc.demo.demo_stack import Stack, running_stack
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 from extproc.errors import OperatorError, ProcessFailed, RegistryError
 from extproc.telemetry.segments import segment_paths
 

@@ -10,8 +10,7 @@ import pytest
 
 from extproc import apis
 from extproc.demo.fake_apis import FAKE_APIS
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 from extproc.vocabulary import Api, BodyPolicy, Effort
 
 HELLO = [{"role": "user", "content": "hello"}]

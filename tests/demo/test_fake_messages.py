@@ -9,8 +9,7 @@ import anthropic
 import pytest
 from anthropic.types import Message, ToolUseBlock
 
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 
 HELLO: list[Any] = [{"role": "user", "content": "hello there"}]
 WEATHER: list[Any] = [{"name": "get_weather", "input_schema": {"type": "object"}}]

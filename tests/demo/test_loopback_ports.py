@@ -22,7 +22,7 @@ def test_a_port_comes_from_its_variable_else_from_the_default() -> None:
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "http", "80 80", "١٢"])
 def test_what_is_no_port_is_refused_by_the_variables_name(text: str) -> None:
-    with pytest.raises(OperatorError, match=f"^PORT={text} is no port"):
+    with pytest.raises(OperatorError, match=f"^PORT={text} is not a port"):
         loopback_ports.from_environment({"PORT": text}, "PORT", 10000)
 
 
@@ -61,7 +61,7 @@ def test_a_listener_that_would_share_its_port_still_takes_it() -> None:
 def test_one_port_wanted_twice_is_told() -> None:
     [port] = loopback_ports.free(1)
     with pytest.raises(
-        OperatorError, match=f"^port {port} is wanted for Envoy and the sidecar: set ADMIN_PORT$"
+        OperatorError, match=f"^port {port} is set for Envoy and the sidecar: set ADMIN_PORT$"
     ):
         loopback_ports.check([Claim(port, "Envoy", "set PORT"), Claim(port, "the sidecar", "set ADMIN_PORT")])
 

@@ -8,8 +8,7 @@ import anthropic
 import openai
 import pytest
 
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

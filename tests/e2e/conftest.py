@@ -17,8 +17,7 @@ import pytest_asyncio
 import yaml
 
 from extproc.demo.demo_stack import Stack, running_stack
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool, Received
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool, Received
 from extproc.registry.registry_loading import load
 from extproc.telemetry.segments import segment_paths
 

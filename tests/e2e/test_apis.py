@@ -11,7 +11,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from extproc.vocabulary import Api
 from tests.e2e.clients import DEFAULTS, PATHS, ask, delta, heard, of_all_apis, parsed, said
 from tests.e2e.conftest import NAMES, Answer, World, world_in

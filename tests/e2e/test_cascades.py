@@ -11,7 +11,7 @@ import pytest_asyncio
 import yaml
 
 from extproc.cli import main
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from extproc.registry.registry_loading import load
 from extproc.vocabulary import Api
 from tests.e2e.clients import ask, heard, of_all_apis

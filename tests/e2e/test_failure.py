@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from tests.e2e.conftest import Answer, World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from extproc.cli import main
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from extproc.lab.store.access_log_import import ImportCounts, Pricing, segments_of
 from extproc.telemetry.segments import segment_paths
 from tests.collector import Collector

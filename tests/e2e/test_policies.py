@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from extproc.vocabulary import Api
 from tests.e2e.clients import PATHS, ask, heard, of_all_apis, parsed, said
 from tests.e2e.conftest import NAMES, World, world_in

@@ -17,8 +17,7 @@ import msgspec
 import pytest
 
 from extproc.demo.demo_stack import Ports, Stack, running_stack
-from extproc.demo.fake_behaviour import Behaviour
-from extproc.demo.model_pool import FakeModel, Pool
+from extproc.demo.model_pool import Behaviour, FakeModel, Pool
 from extproc.envoyconf.xds_writer import Writer
 from extproc.registry.registry_loading import load
 from extproc.telemetry.segments import segment_paths

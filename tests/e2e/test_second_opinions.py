@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from tests.e2e.conftest import World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from extproc.demo.fake_behaviour import Behaviour
+from extproc.demo.model_pool import Behaviour
 from tests.collector import Collector, attributes
 from tests.e2e.conftest import FEEDBACK_TOKEN, Answer, World, chat, world_in
 

@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from extproc.demo.child_processes import Process
-from extproc.demo.fake_behaviour import Behaviour
 from extproc.demo.loopback_ports import HOST, free
+from extproc.demo.model_pool import Behaviour
 from tests.e2e.conftest import Answer, World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

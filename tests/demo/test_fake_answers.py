@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from extproc.demo.fake_structured import NoInstance, instance
+from extproc.demo.fake_answers import NoInstance, instance
 
 PERSON = {
     "type": "object",
