@@ -26,7 +26,6 @@ from extproc.registry.json_schema import key_comments, sections_in, summary  # n
 from extproc.registry.schema import Registry  # noqa: E402
 from extproc.registry.section import Section  # noqa: E402
 from extproc.telemetry import rows  # noqa: E402
-from extproc.telemetry.row_attributes import ATTRIBUTES  # noqa: E402
 
 REFERENCE: Final = ROOT / "docs" / "reference"
 GUIDES: Final = ("registry.md", "cascades.md", "train-and-evaluate.md")  # their examples show every key
@@ -240,11 +239,10 @@ def records_page() -> str:
 def _record_table(kind: type[rows.Row]) -> str:
     comments = key_comments(kind)
     lines = ["| field | type and span attribute | meaning |", "|---|---|---|"]
-    for field in msgspec.structs.fields(kind):
-        words = comments.get(field.name, "")
-        attribute = ATTRIBUTES.get(field.name)
-        on_spans = f"<br>`{attribute.name}`" if attribute else ""
-        cells = (f"`{field.name}`", _record_type(field.type) + on_spans, _sentence(words))
+    for field in rows.fields_of(kind):
+        name = field.info.name
+        on_spans = f"<br>`{field.attribute.name}`" if field.attribute else ""
+        cells = (f"`{name}`", _record_type(field.type) + on_spans, _sentence(comments.get(name, "")))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -40,6 +40,8 @@ _MODES: Final[Mapping[str, Literal["active", "observe"]]] = {
     Mode.OBSERVE: "observe",
 }
 _NOTHING_DECIDED = Envelope()
+# ``schema`` is the envelope's own version there, and the row's here.
+_SHARED: Final = frozenset(Envelope.__struct_fields__) & frozenset(ExchangeRow.__struct_fields__) - {"schema"}
 _NOTHING_SEEN = Usage()
 _NO_SECOND = SecondAnswer(model="", outcome="")
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -53,48 +55,30 @@ def row_of(exchange: Exchange) -> ExchangeRow:
     refused = bool(envelope.error)
     api = envelope.api or exchange.api or api_of(exchange.method, exchange.path) or ""
     return ExchangeRow(
-        **_answer(exchange, api),
-        method=exchange.method,
-        path=exchange.path[:_PATH_LIMIT],
-        route=envelope.route,
-        model=envelope.model,
-        upstream_model=envelope.upstream_model,
-        original_model=envelope.original_model,
-        provider="" if refused else envelope.provider or otel_names.OPERATIONS.get(api, ("", ""))[1],
-        stage=envelope.stage,
-        reason=envelope.reason,
-        rule=envelope.rule,
-        probability=envelope.probability,
-        margin=envelope.margin,
-        similarity=envelope.similarity,
-        candidates=envelope.candidates,
-        predicted_quality=envelope.predicted_quality,
-        offers=envelope.offers,
-        version=envelope.version,
-        lexical=envelope.lexical,
-        weight=envelope.weight,
-        mode="unknown" if undecided else _MODES.get(envelope.mode, "unknown"),
-        would_route=envelope.would_route,
-        would_model=envelope.would_model,
-        conversation_id=envelope.conversation_id,
-        error=error,
-        bypassed=undecided and not _left_early(exchange),
-        refused=refused,
-        failed=bool(error) and not refused,
-        stream=None if undecided else envelope.stream,
-        attempts=None if refused else exchange.attempts,
-        served_by=exchange.served_by,
-        cascade=exchange.tried[-1].cascade if exchange.tried else "",
-        tier=exchange.tried[-1].tier if exchange.tried else None,
-        reask=envelope.reask,
-        tokens=envelope.tokens,
-        parse_us=envelope.parse_us,
-        rules_us=envelope.rules_us,
-        queue_us=envelope.queue_us,
-        embed_us=envelope.embed_us,
-        total_us=envelope.total_us,
-        input_messages=_messages(envelope.prompt) if envelope.prompt else None,
+        **{
+            **_decided(envelope),
+            **_answer(exchange, api),
+            "method": exchange.method,
+            "path": exchange.path[:_PATH_LIMIT],
+            "provider": "" if refused else envelope.provider or otel_names.OPERATIONS.get(api, ("", ""))[1],
+            "mode": "unknown" if undecided else _MODES.get(envelope.mode, "unknown"),
+            "error": error,
+            "bypassed": undecided and not _left_early(exchange),
+            "refused": refused,
+            "failed": bool(error) and not refused,
+            "stream": None if undecided else envelope.stream,
+            "attempts": None if refused else exchange.attempts,
+            "served_by": exchange.served_by,
+            "cascade": exchange.tried[-1].cascade if exchange.tried else "",
+            "tier": exchange.tried[-1].tier if exchange.tried else None,
+            "input_messages": _messages(envelope.prompt) if envelope.prompt else None,
+        }
     )
+
+
+def _decided(envelope: Envelope) -> dict[str, Any]:
+    """The facts of the decision: the fields that the envelope and the row share, under one name."""
+    return {name: getattr(envelope, name) for name in _SHARED}
 
 
 def attempt_row_of(attempt: Attempt) -> AttemptRow:

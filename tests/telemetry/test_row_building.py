@@ -7,7 +7,7 @@ import pytest
 
 from extproc.exchanges import Attempt, Exchange, Usage
 from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of
-from extproc.telemetry.rows import KINDS, AnyRow, AttemptRow, ExchangeRow, Row, kind_of
+from extproc.telemetry.rows import KINDS, AnyRow, AttemptRow, ExchangeRow, Row, fields_of, kind_of
 from extproc.vocabulary import Envelope
 
 Make = Callable[..., Exchange]
@@ -62,14 +62,22 @@ def test_a_row_carries_the_decision_and_its_outcome(exchange: Make) -> None:
 def test_what_was_not_measured_is_null_or_unknown_and_never_zero(exchange: Make) -> None:
     row = row_of(exchange(envelope=Envelope(), duration=None, first_byte=None, status=0))
     numbers = {
-        field.name
-        for field in msgspec.structs.fields(ExchangeRow)
-        if field.type in (int | None, float | None)
+        field.info.name for field in fields_of(ExchangeRow) if field.type in (int | None, float | None)
     }
     assert len(numbers) > 20
     sent = {"request_bytes", "response_bytes", "attempts"}  # Envoy counts them always
     assert {name: getattr(row, name) for name in numbers - sent} == dict.fromkeys(numbers - sent)
     assert row.usage_source == "unknown"
+
+
+def test_a_fact_of_the_decision_has_one_type_in_the_envelope_and_in_the_row() -> None:
+    """The row takes it from the envelope by its name."""
+    row = {field.info.name: field.type for field in fields_of(ExchangeRow)}
+    envelope = {field.name: field.type for field in msgspec.structs.fields(Envelope)}
+    derived = {"schema", "mode", "stream"}  # the row may not know them
+    shared = envelope.keys() & row.keys() - derived
+    assert {"route", "model", "margin", "version", "total_us"} <= shared
+    assert {name: envelope[name] for name in shared} == {name: row[name] for name in shared}
 
 
 def test_usage_is_what_the_answer_told(exchange: Make) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from extproc.telemetry import otel_names
-from extproc.telemetry.row_attributes import ATTRIBUTES, IN_THE_SPAN, Attribute
-from extproc.telemetry.rows import KINDS, Row
+from extproc.telemetry.rows import KINDS, Attribute, Row, RowField, fields_of
 
 # Of the row's kind, of what refused it and of what went wrong: a span says them in its own way.
 RECORD, REFUSED, ERROR = "router_record", "router_refused", "router_error"
@@ -99,22 +99,22 @@ _COLUMNS: dict[Any, Column] = {
 }
 
 
-def column_of(field: msgspec.structs.FieldInfo) -> Column:
+def column_of(field: RowField) -> Column:
     """How a field of a row is stored."""
     if typing.get_origin(field.type) is not Literal:
         return _COLUMNS[field.type]
 
     def read(value: str, _: Attribute) -> str:
-        return f"if({value} = '', '{field.default}', {value})"  # a line that does not say has the default
+        return f"if({value} = '', '{field.info.default}', {value})"  # the default of a line without it
 
     return Column("String", read, lambda value, _: value, read)
 
 
-def attributed(kind: type[Row]) -> Iterator[tuple[msgspec.structs.FieldInfo, Attribute, Column]]:
+def attributed(kind: type[Row]) -> Iterator[tuple[FieldInfo, Attribute, Column]]:
     """The fields of a kind that are attributes of its span."""
-    for field in msgspec.structs.fields(kind):
-        if field.name not in IN_THE_SPAN:
-            yield field, ATTRIBUTES[field.name], column_of(field)
+    for field in fields_of(kind):
+        if field.attribute is not None:
+            yield field.info, field.attribute, column_of(field)
 
 
 class Stored(msgspec.Struct, frozen=True):

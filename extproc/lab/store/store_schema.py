@@ -12,8 +12,17 @@ import msgspec
 
 from extproc.lab.store.columns import ERROR, RECORD, REFUSED, column_name, column_of, stored
 from extproc.telemetry import otel_names
-from extproc.telemetry.row_attributes import ATTRIBUTES
-from extproc.telemetry.rows import KINDS, AttemptRow, EvaluationRow, ExchangeRow, Row, ShadowRow, kind_of
+from extproc.telemetry.rows import (
+    KINDS,
+    AttemptRow,
+    EvaluationRow,
+    ExchangeRow,
+    Row,
+    RowField,
+    ShadowRow,
+    fields_of,
+    kind_of,
+)
 
 TABLE = "otel_traces"
 
@@ -111,7 +120,7 @@ class _Source(msgspec.Struct, frozen=True):
     status: str
     refusal: str
     error: str
-    field: Callable[[msgspec.structs.FieldInfo], str]
+    field: Callable[[RowField], str]
 
 
 def _of_span(kind: type[Row]) -> _Source:
@@ -122,47 +131,48 @@ def _of_span(kind: type[Row]) -> _Source:
         status="StatusCode",
         refusal=REFUSED,
         error=ERROR,
-        field=lambda field: column_name(field.name),
+        field=lambda field: column_name(field.info.name),
     )
 
 
 def _of_event(kind: type[Row]) -> _Source:
     return _Source(
         origin=(
-            f"FROM {TABLE}\nARRAY JOIN Events.Timestamp AS told_at, Events.Name AS event, "
-            f"Events.Attributes AS told\nWHERE event = '{otel_names.GEN_AI_EVALUATION_RESULT}'"
+            f"FROM {TABLE}\nARRAY JOIN Events.Timestamp AS event_time, Events.Name AS event, "
+            f"Events.Attributes AS event_attributes\nWHERE event = '{otel_names.GEN_AI_EVALUATION_RESULT}'"
         ),
-        time="told_at",
+        time="event_time",
         duration="toUInt64(0)",
         status="''",
-        refusal=_told(otel_names.ROUTER_REFUSED),
-        error=_told(otel_names.ERROR_TYPE),
+        refusal=_event_attribute(otel_names.ROUTER_REFUSED),
+        error=_event_attribute(otel_names.ERROR_TYPE),
         field=_field_of_event,
     )
 
 
-def _field_of_event(field: msgspec.structs.FieldInfo) -> str:
+def _field_of_event(field: RowField) -> str:
     # An event of somebody else's instrumentation knows neither id; its span may.
-    if field.name == "request_id":
-        own = _told(otel_names.ROUTER_REQUEST_ID)
-        return f"if({own} = '', {column_name(field.name)}, {own})"
-    if field.name == "evaluation_id":
-        own = _told(otel_names.ROUTER_EVALUATION_ID)
-        return f"if({own} = '', concat(SpanId, '/', toString(told_at)), {own})"
-    attribute = ATTRIBUTES[field.name]
-    return column_of(field).read(_told(attribute.name), attribute)
+    if field.info.name == "request_id":
+        own = _event_attribute(otel_names.ROUTER_REQUEST_ID)
+        return f"if({own} = '', {column_name(field.info.name)}, {own})"
+    if field.info.name == "evaluation_id":
+        own = _event_attribute(otel_names.ROUTER_EVALUATION_ID)
+        return f"if({own} = '', concat(SpanId, '/', toString(event_time)), {own})"
+    attribute = field.attribute
+    assert attribute is not None  # the other fields are in the span itself
+    return column_of(field).read(_event_attribute(attribute.name), attribute)
 
 
-def _told(attribute: str) -> str:
-    return f"told['{attribute}']"
+def _event_attribute(attribute: str) -> str:
+    return f"event_attributes['{attribute}']"
 
 
 def _select(kind: type[Row], source_of: Callable[[type[Row]], _Source]) -> str:
     source = source_of(kind)
     in_span = _span_columns(kind, source)
     columns = (
-        f"    {in_span.get(field.name) or source.field(field)} AS {field.encode_name}"
-        for field in msgspec.structs.fields(kind)
+        f"    {in_span.get(field.info.name) or source.field(field)} AS {field.info.encode_name}"
+        for field in fields_of(kind)
     )
     return "SELECT\n" + ",\n".join(columns) + f"\n{source.origin}"
 
