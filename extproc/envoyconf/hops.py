@@ -7,7 +7,6 @@ Envoy releases it.
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 
 from envoy_data_plane.envoy.config.listener.v3 import (
     Filter,
@@ -117,15 +116,8 @@ def _ways_to_name(registry: Registry, call: Call, names: Names) -> Iterator[Rout
 
     def route(kind: str, header: HeaderMatcher, **context: str) -> Route:
         to = action(
-            registry,
-            model,
-            matched=f"{API_ROOT}/",
-            cluster=names[cluster_name(call.model)],
-            policy=tier,
+            registry, model, matched=f"{API_ROOT}/", cluster=names[cluster_name(call.model)], policy=tier
         )
-        if call.judged and tier is not None and tier.timeout_s and to.retry_policy is not None:
-            # A held answer must not wait for a provider that began to answer and then stops.
-            to.retry_policy.per_try_idle_timeout = timedelta(seconds=tier.timeout_s)
         return Route(
             name=kind,
             match=RouteMatch(prefix=f"{API_ROOT}/", headers=[header]),

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -194,6 +195,19 @@ async def test_without_a_second_answer_in_time_it_is_as_the_registry_says(
     hanging.go.set()
     reason = "second/timeout" if by == "local" else ""
     assert (served, ruling) == (by, Ruling(by == "local", "agreed", reason, second=Told("large", "timeout")))
+
+
+@pytest.mark.parametrize(("on_error", "by"), [("keep", "small"), ("escalate", "local")])
+async def test_the_time_of_the_tier_ends_the_call_for_a_second_answer(
+    world: World, on_error: str, by: str
+) -> None:
+    (name, tier), *_ = judged_tiers(registry(on_error=on_error)).items()
+    tiers = {name: msgspec.structs.replace(tier, timeout_s=0.3)}
+    world.sidecar.gatekeeper = Gatekeepers(lambda version: tiers)
+    world.providers["large"].handler = hanging = Hanging()
+    served, ruling = await ask(world)
+    hanging.go.set()
+    assert (served, ruling.second) == (by, Told("large", "timeout"))
 
 
 async def refuse(_: web.Request) -> web.StreamResponse:
