@@ -16,6 +16,7 @@ from extproc.registry.cascade_settings import Retry, Tier
 from extproc.wire import gate_messages, gate_stream
 from extproc.wire.decide_messages import StreamMetadata
 from extproc.wire.gate_exchange import GateExchange
+from extproc.wire.gate_stream import GateConversation
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Handler, Launch, World
 from tests.envoyconf.test_cascades import (
     MODES,
@@ -221,13 +222,14 @@ async def test_a_hung_sidecar_costs_time_and_no_answer(
 ) -> None:
     monkeypatch.setattr(http_filters, "_GATE_SILENCE_S", 0.5)
 
-    async def hang(context: Any, stream: StreamMetadata, gate: GateExchange, _: object) -> None:
+    async def hang(self: GateConversation, context: Any, stream: StreamMetadata) -> None:
+        gate = GateExchange(stream.tier, Keeper())
         for _ in range(2):  # the request's head and body go on
             event = gate_messages.decode(await context.read(), stream)
             await context.write(gate_messages.encode(event, gate.receive(event)))
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(gate_stream, "converse", hang)
+    monkeypatch.setattr(GateConversation, "converse", hang)
     world = await cascading(
         launch, tiers=[Tier(model="small", gate="words", timeout_s=timeout_s), Tier(model="large")]
     )
@@ -298,8 +300,8 @@ async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(
             all_stalled.set()
         await asyncio.Event().wait()  # not one message is read
 
-    working = gate_stream.converse
-    monkeypatch.setattr(gate_stream, "converse", stall)
+    working = GateConversation.converse
+    monkeypatch.setattr(GateConversation, "converse", stall)
     world = await cascading(launch)
     large = "x" * 300_000
     clients = [asyncio.create_task(ask_decided(world, large)) for _ in range(16)]
@@ -308,7 +310,7 @@ async def test_large_bodies_and_a_stalled_sidecar_do_not_harm_envoy(
     for client in clients:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
-    monkeypatch.setattr(gate_stream, "converse", working)
+    monkeypatch.setattr(GateConversation, "converse", working)
     world.providers["small"].handler = saying("json", "good")
     answers = await asyncio.gather(*(ask_decided(world, large) for _ in range(16)))
     assert {(each.status, each.headers["x-router-served-by"]) for each in answers} == {(200, "small")}
