@@ -1,1 +1,1 @@
-"""The only calls that the sidecar makes by itself: to other models, through Envoy."""
+"""Calls to other models, through Envoy. The sidecar makes no other calls."""

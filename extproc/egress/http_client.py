@@ -1,7 +1,7 @@
-"""One HTTP/1.1 request on a connection of its own, to Envoy beside us.
+"""Sends one HTTP/1.1 request to the local Envoy, on a new connection.
 
-No more of HTTP than Envoy needs for that: it sends a whole answer with its length, in chunks, or until
-it closes. An answer that is broken off is an error, never a shorter answer.
+It supports only what Envoy sends: a body with a length, in chunks, or until the connection closes. A response
+that is cut off is an error, never a shorter response.
 """
 
 import asyncio
@@ -10,28 +10,28 @@ from collections.abc import Mapping
 import msgspec
 
 _UNIX = "unix:"
-_HEAD_LIMIT = 64 * 1024  # bytes, of an answer's head and of any line
+_HEAD_LIMIT = 64 * 1024  # bytes of a response's head, and of a line
 
 
-class BadAnswer(Exception):
-    """What came is no HTTP answer, or a larger one than may be."""
+class BadHttpResponse(Exception):
+    """The response is not HTTP, or it is too large."""
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """Status and body."""
+    """The status and body of a response."""
 
     status: int
     body: bytes
 
 
 async def post(address: str, path: str, headers: Mapping[str, str], body: bytes, limit: int) -> HttpResponse:
-    """The answer to ``body``, of at most ``limit`` bytes. Cancelled, it closes the connection.
+    """The response to ``body``, of at most ``limit`` bytes. Cancelling the call closes the connection.
 
-    ``address`` is ``HOST:PORT`` or ``unix:/PATH``. Neither path nor headers may have line ends.
+    ``address`` is ``HOST:PORT`` or ``unix:/PATH``. Path and headers must not contain line ends.
 
     Raises:
-        OSError, EOFError: nobody is there, or the answer was broken off.
-        BadAnswer: it cannot be read.
+        OSError, EOFError: the connection failed, or the response was cut off.
+        BadHttpResponse: the response cannot be read.
     """
     reader, writer = await _connected(address)
     try:
@@ -39,11 +39,11 @@ async def post(address: str, path: str, headers: Mapping[str, str], body: bytes,
         lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body)
         await writer.drain()
-        return await _answer(reader, limit)
+        return await _response(reader, limit)
     except (asyncio.LimitOverrunError, ValueError) as error:
-        raise BadAnswer(str(error)) from error
+        raise BadHttpResponse(str(error)) from error
     finally:
-        writer.transport.abort()  # there is nothing more to say on it, whatever was left unsaid
+        writer.transport.abort()  # the connection is used once; unsent data is dropped
 
 
 async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -53,15 +53,15 @@ async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.Stream
     return await asyncio.open_connection(host.strip("[]"), int(port), limit=_HEAD_LIMIT)
 
 
-async def _answer(reader: asyncio.StreamReader, limit: int) -> HttpResponse:
-    """Raises ValueError where it is none."""
+async def _response(reader: asyncio.StreamReader, limit: int) -> HttpResponse:
+    """Raises ValueError if it is not an HTTP response."""
     while True:
         first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         status = int(first.split(" ")[1]) if first.startswith("HTTP/1.") and " " in first else 0
-        if not 100 <= status < 200:  # an interim answer, before the answer
+        if not 100 <= status < 200:  # an interim response
             break
     if status == 0:
-        raise ValueError("no HTTP answer")
+        raise ValueError("not an HTTP response")
     headers = {
         name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
     }
@@ -90,5 +90,5 @@ async def _rest(reader: asyncio.StreamReader, limit: int) -> bytes:
 
 def _within(size: int, limit: int) -> int:
     if not 0 <= size <= limit:
-        raise ValueError(f"an answer of {size} bytes")
+        raise ValueError(f"a body of {size} bytes (at most {limit})")
     return size

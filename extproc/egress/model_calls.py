@@ -1,4 +1,4 @@
-"""Asking other models through Envoy's egress listener: within a deadline, a budget and a size."""
+"""Calls other models through Envoy's egress listener, within a deadline, a budget and a size."""
 
 import asyncio
 import logging
@@ -9,21 +9,21 @@ from extproc.gate.consultation import Consultation, ConsultationResult, FailureR
 
 log = logging.getLogger(__name__)
 
-EGRESS_HEADER = "x-router-egress"  # on each call, for Envoy alone: the model that is asked
-ANSWER_LIMIT = 8 * 1024 * 1024  # bytes
+EGRESS_HEADER = "x-router-egress"  # on each call, read by Envoy only: the model that is asked
+ANSWER_LIMIT = 8 * 1024 * 1024  # bytes of a response body
 
 
 class TokenBucket:
-    """Allows ``per_second`` calls in the long run, and as many at once, but never less than one."""
+    """Allows ``per_second`` calls on average. A burst may be as large, and is at least one."""
 
     def __init__(self, per_second: float, now: float) -> None:
-        """``now`` is in seconds, from anywhere."""
+        """``now`` is in seconds of any clock."""
         self._size = max(1.0, per_second)
         self._tokens = self._size
         self._at = now
 
     def take(self, per_second: float, now: float) -> bool:
-        """Whether one more may be made; the allowance may change from one registry to the next."""
+        """Whether one more call may be made. ``per_second`` may change when the registry is reloaded."""
         self._size = max(1.0, per_second)
         self._tokens = min(self._size, self._tokens + (now - self._at) * per_second)
         self._at = now
@@ -34,10 +34,10 @@ class TokenBucket:
 
 
 class Egress:
-    """Makes the calls that gates want. One per process, on its event loop."""
+    """Makes the calls of gates. One per process, on its event loop."""
 
     def __init__(self, address: str, clock: Callable[[], float], answer_limit: int = ANSWER_LIMIT) -> None:
-        """``address`` is Envoy's ``envoy.egress``; ``clock`` counts seconds from anywhere."""
+        """``address`` is Envoy's ``envoy.egress``. ``clock`` counts seconds. ``answer_limit`` is in bytes."""
         self._address = address
         self._clock = clock
         self._answer_limit = answer_limit
@@ -48,7 +48,7 @@ class Egress:
         seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
         if seconds <= 0:
             return ConsultationResult(failure=FailureReason.TIMEOUT)
-        if not self._affords(consultation):
+        if not self._is_affordable(consultation):
             return ConsultationResult(failure=FailureReason.BUDGET)
         headers = {
             **consultation.headers,
@@ -62,14 +62,14 @@ class Egress:
                 )
         except TimeoutError:
             return ConsultationResult(failure=FailureReason.TIMEOUT)
-        except (OSError, EOFError, http_client.BadAnswer) as error:
-            log.warning("the model %s could not be asked for a gate: %s", consultation.model, error)
+        except (OSError, EOFError, http_client.BadHttpResponse) as error:
+            log.warning("The call to the model %s for a gate failed: %s", consultation.model, error)
             return ConsultationResult(failure=FailureReason.FAILED)
         if answer.status != 200:
             return ConsultationResult(failure=FailureReason.FAILED)
         return ConsultationResult(answer.status, answer.body)
 
-    def _affords(self, consultation: Consultation) -> bool:
+    def _is_affordable(self, consultation: Consultation) -> bool:
         if consultation.per_second is None:
             return True
         now = self._clock()

@@ -1,1 +1,1 @@
-"""Whether a model's answer may be kept: pure functions of what was asked and what was answered."""
+"""Decides whether a model's answer may be kept, from the request and the answer alone. No I/O."""

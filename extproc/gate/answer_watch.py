@@ -55,7 +55,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 class TierWatch(AnswerWatch):
-    """Judges an answer of ``tier``: a document when it is complete, a stream as the tier says."""
+    """Judges an answer of one tier: a document when it is complete, a stream by the tier's setting."""
 
     def __init__(self, tier: JudgedTier, request: JudgedRequest, head: RequestHead, body: bytes) -> None:
         """``head`` and ``body`` are those of ``request``."""

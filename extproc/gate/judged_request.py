@@ -1,4 +1,4 @@
-"""What a request asks for, read from its body: the form of the answer, and the tools it may call."""
+"""What a request asks of its answer, read from its body: the form, and the tools that it may call."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -40,19 +40,19 @@ _Schema = Mapping[str, Any]
 _Form = tuple[Format, _Schema | None]
 _ANY_FORM: Final[_Form] = (Format.NONE, None)
 
-# Bytes of a schema, or of all tools, that are read: compiling one costs far more than its bytes.
+# Bytes of a schema, or of all tools. Larger ones are not read, because compiling a schema is costly.
 _SCHEMA_LIMIT: Final = 65_536
 
 
 class _Members(msgspec.Struct, gc=False):
-    """The members of any API's body that ask for something of the answer."""
+    """The members of all APIs' bodies that ask something of the answer."""
 
-    response_format: Raw | UnsetType = UNSET  # chat completions, and servers' own completions
+    response_format: Raw | UnsetType = UNSET  # chat completions, and completions of some servers
     text: Raw | UnsetType = UNSET  # responses
     output_config: Raw | UnsetType = UNSET  # messages
-    output_format: Raw | UnsetType = UNSET  # messages, as its beta had it
+    output_format: Raw | UnsetType = UNSET  # messages, in the beta of the API
     tools: Raw | UnsetType = UNSET
-    functions: Raw | UnsetType = UNSET  # chat completions, the first name of tools
+    functions: Raw | UnsetType = UNSET  # chat completions, the old name of `tools`
 
 
 _MEMBERS = msgspec.json.Decoder(_Members)
@@ -111,7 +111,7 @@ def _form(form: _Schema, holder: _Schema) -> _Form:
 
 
 def _tools(members: _Members) -> Iterator[tuple[str, _Schema | None]]:
-    """Each function with its schema; what is no function stays without one."""
+    """Each function with its schema. Other tools have none."""
     for raw in (members.tools, members.functions):
         tools = _decoded(raw)
         for tool in tools if isinstance(tools, list) else ():
@@ -137,7 +137,7 @@ def _tool(tool: _Schema, *, top: bool) -> Iterator[tuple[str, _Schema | None]]:
 
 
 def _decoded(raw: Raw | UnsetType) -> object:
-    """The value, or None where there is none or it is too large to be worth it."""
+    """The value, or None if it is missing, too large or not JSON."""
     if raw is UNSET or len(raw) > _SCHEMA_LIMIT:
         return None
     try:

@@ -44,7 +44,7 @@ _WORDS: Final[Mapping[str, frozenset[str]]] = {
 }
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _NOT_PROSE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
-_NAMES_ONE: Final = re.compile(
+_NAMES_LANGUAGE: Final = re.compile(
     r"translat|übersetz|traduc|traduz|traduir|tradui|vertaal|tłumacz|översätt|çevir|перев[ео]|переклад|翻译|翻譯|翻訳|번역|ترجم"
     r"|\b(?:english|german|french|spanish|italian|portuguese|dutch|polish|swedish|turkish|russian|ukrainian|chinese"
     r"|mandarin|cantonese|japanese|korean|arabic|hebrew|greek|hindi|thai|latin|deutsch|englisch|französisch|spanisch"
@@ -87,7 +87,7 @@ _LANGUAGES_OF: Final = _by_word()
 def differs(question: str, answer: str) -> bool:
     """Whether ``answer`` is in another language than ``question``, which names none."""
     asked = language(question)
-    if not asked or _NAMES_ONE.search(question):
+    if not asked or _NAMES_LANGUAGE.search(question):
         return False
     answered = language(answer)
     return bool(answered) and answered != asked

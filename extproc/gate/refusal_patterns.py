@@ -1,4 +1,4 @@
-"""How refusals open, by language, in RE2 syntax over lower-case text with straight apostrophes."""
+"""Patterns of how refusals begin, by language: RE2 over lower-case text with straight apostrophes."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,7 +15,7 @@ _DO = (
     r"|guide|tell|produce|complete|process|proceed|satisfy|accommodate|teach|explain how|facilitate|speak)"
 )
 
-# By language. One that names no verb of helping must begin with an apology, or the like.
+# By language. A pattern without a verb of helping requires an apology or the like at the beginning.
 PATTERNS: Final[Mapping[str, str]] = {
     "en": (
         rf"\bi(?: really| simply| just| also)? ?{_CANNOT} (?:\w+ ){{0,3}}{_DO}"

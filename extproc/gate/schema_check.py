@@ -1,8 +1,8 @@
-"""Holding a value against a JSON schema that a client sent, in bounded time.
+"""Validates a value against a JSON schema that a client sent, in bounded time.
 
-A schema may ask to try the same value in two ways, each of which asks the same of its parts: the time
-is then exponential in the depth of the value, and both come from whoever wrote the request. So a schema is
-looked over before it is used, and one that could take long is not held against anything.
+A schema may validate the same value in two ways, each of which does so again with the value's parts. The time
+is then exponential in the depth of the value, and the client controls both. So a schema is examined before it
+is used, and a schema that could take long accepts every value.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,23 +13,23 @@ import jsonschema_rs
 
 _WORK: Final = 20_000_000  # subschemas times characters of the value: a fifth of a second
 
-# Keywords whose subschemas look at the same value, or at parts of it. Those of one keyword that look
-# at different parts, which never meet, are one group.
+# Keywords whose subschemas read the same value, or parts of it. Subschemas of one keyword that read
+# different parts are one group.
 _EACH: Final = ("allOf", "anyOf", "oneOf")
 _ONE: Final = (
     "not", "if", "then", "else", "additionalProperties", "unevaluatedProperties", "propertyNames",
     "additionalItems", "unevaluatedItems", "contains",
 )  # fmt: skip
 _EACH_NAMED: Final = ("patternProperties", "dependentSchemas", "dependencies")
-# What makes another schema out of where a reference stands.
+# Keywords that change what a reference means.
 _REBASED: Final = frozenset({"$id", "id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
 
 
 def fits(value: object, schema: Mapping[str, Any], size: int) -> bool:
     """Whether ``value``, which was read from ``size`` characters, is valid against ``schema``.
 
-    Anything is against one that is no schema, refers to what is not in it, or could take long. Nothing
-    is fetched, and patterns take linear time.
+    Every value is valid if the schema is not a schema, refers outside itself, or could take long. Nothing is
+    fetched, and patterns take linear time.
     """
     try:
         if _Survey(schema).work * size > _WORK:
@@ -46,24 +46,24 @@ def fits(value: object, schema: Mapping[str, Any], size: int) -> bool:
 
 
 class _Unusable(Exception):
-    """A schema that is not held against anything."""
+    """The schema is not used."""
 
 
 class _Survey:
-    """How often a part of a schema may look at one value: its subschemas, with what they refer to.
+    """Counts how often a schema may read one value: by its subschemas and what they refer to.
 
-    Subschemas that come back to themselves are found as strongly connected components (Tarjan, 1972).
+    Recursive subschemas are found as strongly connected components (Tarjan, 1972).
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
-        """Raises ``_Unusable``, and ``RecursionError`` where it is nested too deeply."""
+        """Raises ``_Unusable``, and ``RecursionError`` if it is nested too deeply."""
         self._root = root
         self._order: dict[int, int] = {}  # by identity: all are parts of one decoded document
         self._lowest: dict[int, int] = {}
         self._stack: list[int] = []
         self._component: dict[int, int] = {}
         self._cost: dict[int, int] = {}
-        self._recursive: set[int] = set()  # leads back to itself, or to one that does
+        self._recursive: set[int] = set()  # subschemas that lead back to themselves, or to such a subschema
         self._visit(root)
         self.work = self._cost[id(root)]
 
@@ -82,11 +82,11 @@ class _Survey:
             self._close(me)
 
     def _weigh(self, me: int, groups: list[list[Mapping[str, Any]]]) -> None:
-        """What leads back to this one is counted once; two ways back are one too many."""
+        """Counts a subschema that leads back to this one once. Two of them are too many."""
         back = [any(id(child) not in self._component for child in group) for group in groups]
         ahead = [child for child in map(id, chain.from_iterable(groups)) if child in self._component]
         onwards = any(child in self._recursive for child in ahead)
-        # A recursion inside another takes the square of its time.
+        # A recursion inside another one takes quadratic time.
         if sum(back) > 1 or (any(back) and onwards):
             raise _Unusable
         if any(back) or onwards:
@@ -96,7 +96,7 @@ class _Survey:
             raise _Unusable
 
     def _close(self, first: int) -> None:
-        """The component is complete; each of its members costs what all of them do."""
+        """Closes a component. Each member costs the sum of all members."""
         members = self._stack[self._stack.index(first) :]
         del self._stack[-len(members) :]
         cost = sum(self._cost[member] for member in members)
@@ -138,7 +138,7 @@ class _Survey:
 
 
 def _parts(value: object, *, named: bool = False) -> list[Mapping[str, Any]]:
-    """Those of a list, or of a mapping by name, that have keywords; true and false ask nothing."""
+    """The subschemas of a list, or of a mapping by name. True and false are left out: they read nothing."""
     if named:
         return [part for part in value.values() if isinstance(part, dict)] if isinstance(value, dict) else []
     return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []

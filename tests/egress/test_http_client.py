@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.egress.http_client import BadAnswer, HttpResponse, post
+from extproc.egress.http_client import BadHttpResponse, HttpResponse, post
 from tests.egress.serving import served
 
 
@@ -89,7 +89,7 @@ async def test_an_answer_that_is_broken_off_is_none(answer: bytes) -> None:
     ],
 )
 async def test_what_is_no_answer_or_too_large_is_refused(answer: bytes) -> None:
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadHttpResponse):
         await asked(answer)
 
 
