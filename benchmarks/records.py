@@ -16,6 +16,7 @@ import numpy as np
 from extproc.registry.model_settings import PriceSettings
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
+from extproc.vocabulary import ModelName, RouteName, Version
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = 30
@@ -23,11 +24,11 @@ _PER_SEGMENT = 50_000  # exchanges; about 64 MiB, as `extproc serve` rotates
 
 _PRICES = PriceList(
     {
-        "small": PriceSettings(input=0.1, output=0.3),
-        "code": PriceSettings(input=0.5, output=1.5),
-        "large": PriceSettings(input=3, output=9),
+        ModelName("small"): PriceSettings(input=0.1, output=0.3),
+        ModelName("code"): PriceSettings(input=0.5, output=1.5),
+        ModelName("large"): PriceSettings(input=3, output=9),
     },
-    reference="large",
+    reference=ModelName("large"),
 )
 # Route, its model, share of the traffic, share of good answers.
 _ROUTES = (
@@ -80,12 +81,12 @@ def _exchange(
     told = _answer(when, request, number, model, failed, draws, tokens)
     yield _PRICES.of_exchange(
         ExchangeRow(
-            **told, model=model, method="POST", path="/v1/chat/completions", route=route,
-            original_model="auto", stage="embedding" if route else "default",
+            **told, model=ModelName(model), route=RouteName(route), original_model="auto",
+            method="POST", path="/v1/chat/completions", stage="embedding" if route else "default",
             reason="matched" if route else "low_margin", probability=round((1 + margin) / 2, 4),
             margin=margin, similarity=round(0.3 + 0.7 * draws[5], 4),
             candidates=(f"{route or 'coding'}:{(1 + margin) / 2:.3f}", f"reasoning:{(1 - margin) / 2:.3f}"),
-            version="b690ce5f60d6", mode="active", bypassed=False, refused=False, failed=failed,
+            version=Version("b690ce5f60d6"), mode="active", bypassed=False, refused=False, failed=failed,
             attempts=attempts, cascade="thrifty" if cascaded else "", conversation_id=f"c{number // 4:08x}",
             reask=draws[2] < 0.05 if number % 4 else None, tokens=24, parse_us=40, queue_us=0,
             embed_us=2400, total_us=2600,
@@ -94,13 +95,17 @@ def _exchange(
     for attempt in range(1, attempts + 1 if cascaded else 1):
         last = attempt == attempts
         row = AttemptRow(
-            **told, model=model, attempt=attempt, cascade="thrifty", tier=attempt - 1,
+            **told, model=ModelName(model), attempt=attempt, cascade="thrifty", tier=attempt - 1,
             verdict="accept" if last else "escalate", verdict_reason="" if last else "too_short",
             verdict_score=round(draws[6], 3),
         )  # fmt: skip
         yield _PRICES.of_attempt(row)
     if draws[6] < 0.01:
-        yield _PRICES.of_shadow(ShadowRow(**told, model="large", route=route, primary_model=model))
+        yield _PRICES.of_shadow(
+            ShadowRow(
+                **told, model=ModelName("large"), route=RouteName(route), primary_model=ModelName(model)
+            )
+        )
     for name, share, source in (("feedback", 0.03, "user"), ("judge", 0.1, "judge-model")):
         if draws[7] < share:
             yield EvaluationRow(

@@ -22,18 +22,26 @@ from extproc.telemetry.row_building import attempt_row_of
 from extproc.telemetry.sinks import Outcome, outcome_of
 from extproc.vocabulary import (
     BodyPolicy,
+    ClusterName,
     Decision,
     Envelope,
     FastPathComparison,
+    ModelName,
     Offer,
     Reason,
+    RouteName,
     Stage,
     StageTimes,
+    UpstreamName,
+    Version,
 )
 
-_PRICES = PriceList({"m": PriceSettings(input=1.0, output=1.0)}, reference="m")
+_ROUTE, _MODEL, _SENT = RouteName("r"), ModelName("m"), UpstreamName("u")
+_PRICES = PriceList({_MODEL: PriceSettings(input=1.0, output=1.0)}, reference=_MODEL)
 _REGISTRY = Registry(models={"m": Model(base_url="http://127.0.0.1:1")}, default="m")
-_ANSWERED = Envelope(api="openai.chat", route="r", model="m", upstream_model="u", parse_us=1, total_us=1)
+_ANSWERED = Envelope(
+    api="openai.chat", route=_ROUTE, model=_MODEL, upstream_model=_SENT, parse_us=1, total_us=1
+)
 _USAGE = Usage(input=1, output=2, first_token_at=1.5)
 
 
@@ -123,7 +131,7 @@ def _count(metrics: Metrics) -> None:
 def _count_cascade(metrics: Metrics) -> None:
     """A request whose first answer cost something and was refused, and the band of its gate."""
     ruling = Ruling(escalate=True, gate="g", reason="refusal/refusal_text")
-    tried = Attempt(_exchange(envelope=None, usage=_USAGE), 1, "m", cascade="c", tier=0, ruling=ruling)
+    tried = Attempt(_exchange(envelope=None, usage=_USAGE), 1, _MODEL, cascade="c", tier=0, ruling=ruling)
     metrics.attempted(_PRICES.of_attempt(attempt_row_of(tried)), None)
     metrics.expect(_REGISTRY, {("c", 0): Band(least=0.1, most=0.3)})
     metrics.accept(_outcome(_exchange(usage=_USAGE, tried=(tried,), attempts=3)))
@@ -131,10 +139,11 @@ def _count_cascade(metrics: Metrics) -> None:
 
 def _decision() -> Decision:
     return Decision(
-        "r", "m", BodyPolicy(model="u"), "c", Stage.EMBEDDING, Reason.MATCHED, "v1",
+        _ROUTE, _MODEL, BodyPolicy(model=_SENT), ClusterName("c"), Stage.EMBEDDING, Reason.MATCHED,
+        Version("v1"),
         probability=0.9, margin=0.8, similarity=0.7,
         times=StageTimes(rules=1, queue=1, embed=1, score=1, total=1),
-        offers=(Offer("m", 0.9, 0.1),), comparison=FastPathComparison(agreed=True, weight=20.0),
+        offers=(Offer(_MODEL, 0.9, 0.1),), comparison=FastPathComparison(agreed=True, weight=20.0),
     )  # fmt: skip
 
 

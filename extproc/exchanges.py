@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.vocabulary import Envelope
+from extproc.vocabulary import ClusterName, Envelope, ModelName, UpstreamName, Version
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Exchange(msgspec.Struct, frozen=True):
     flags: tuple[str, ...]  # Envoy's response flags, e.g. UH, UF, DC
     method: str
     path: str  # without its query
-    cluster: str  # the upstream cluster; empty when none was chosen
+    cluster: ClusterName  # the upstream cluster; empty when none was chosen
     request_bytes: int
     response_bytes: int
     envelope: Envelope | None  # None: the sidecar took no part (down, slow or broken)
@@ -45,14 +45,14 @@ class Exchange(msgspec.Struct, frozen=True):
     api: str = ""  # of the client's request, from its path
     usage: Usage | None = None  # None: the answer was not read
     attempts: int = 0  # calls of models that Envoy made
-    served_by: str = ""  # the model that answered, if that may differ from the decided one
+    served_by: ModelName = ModelName("")  # the model that answered, if that may differ from the decided one
     tried: tuple["Attempt", ...] = ()  # each call of a model that a hop made for it, if known
 
 
 class SecondAnswer(msgspec.Struct, frozen=True):
     """The result of a gate's call to another model, for an answer or a rating. It costs tokens too."""
 
-    model: str  # the registry's public name
+    model: ModelName
     outcome: str  # answered, timeout, budget, failed or unasked
     input: int | None = None  # tokens; None: not known, as after a timeout
     output: int | None = None
@@ -74,10 +74,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
     call: Exchange  # the hop's exchange with the provider; its request id is the client exchange's
     number: int  # 1 is the first
-    model: str  # the registry's public name
-    upstream_model: str = ""
+    model: ModelName
+    upstream_model: UpstreamName = UpstreamName("")
     provider: str = ""
-    version: str = ""  # of the registry by which it was decided
+    version: Version = Version("")  # of the registry by which it was decided
     cascade: str = ""  # whose tier it was; empty: a fallback
     tier: int | None = None  # 0 is the first; None: no tier, but the last resort
     ruling: Ruling | None = None  # None: no gate judged it

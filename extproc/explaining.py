@@ -19,7 +19,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, Stage
+from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, RouteName, Stage
 
 
 class ExplainedTier(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ class Explanation(msgspec.Struct, frozen=True):
     @property
     def _rollout(self) -> Rollout:
         """What the decision was taken by."""
-        route = self.outcome.route if isinstance(self.outcome, Decision) else ""
+        route = self.outcome.route if isinstance(self.outcome, Decision) else RouteName("")
         return self.snapshot.routes[route].rollout if route else self.snapshot.rollout
 
     def _mode(self, decision: Decision) -> str:

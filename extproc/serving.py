@@ -38,7 +38,7 @@ from extproc.telemetry.record_writer import open_records
 from extproc.telemetry.segments import limits_of
 from extproc.telemetry.sinks import Fanout, OutcomeSink
 from extproc.telemetry.span_export import sink_from_environment
-from extproc.vocabulary import Decision, Question, Terms
+from extproc.vocabulary import Decision, Question, Terms, Version
 from extproc.wire.access_log_service import AccessLog
 from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.decide_stream import DecideConversation
@@ -165,7 +165,7 @@ async def serve(settings: Settings) -> None:
 class _Metered:
     """The pipeline, with every decision counted."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics, terms: Callable[[str], Terms]) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, terms: Callable[[Version], Terms]) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._terms = terms

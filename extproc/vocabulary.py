@@ -7,11 +7,26 @@ imports nothing of ours, so that any layer may import it.
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NewType, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+Version = NewType("Version", str)
+"""A version of the registry; empty: not known."""
+
+ModelName = NewType("ModelName", str)
+"""A model's public name in the registry; empty: none."""
+
+UpstreamName = NewType("UpstreamName", str)
+"""The name by which a model's provider knows it."""
+
+RouteName = NewType("RouteName", str)
+"""A route of the registry; empty: none."""
+
+ClusterName = NewType("ClusterName", str)
+"""A cluster of Envoy."""
 
 
 class Api(StrEnum):
@@ -79,7 +94,9 @@ class RequestHead(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     has_body: bool = True
     traceparent: str = ""  # W3C trace context of Envoy's span, else of the client's header
-    config_version: str = ""  # of the registry whose routes the asking Envoy holds; empty: it does not say
+    config_version: Version = Version(
+        ""
+    )  # of the registry whose routes the asking Envoy holds; empty: it does not say
 
 
 Passage = tuple[str, ...]
@@ -131,7 +148,7 @@ class Effort(StrEnum):
 class BodyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a request's body must say when it goes to the provider, whichever API it speaks."""
 
-    model: str  # the provider's name of the model
+    model: UpstreamName
     max_tokens: int | None = None  # the client's limit is lowered to this, or set; never raised
     reasoning: Effort | None = None  # None: as the client wishes
     include_usage: bool = False  # ask for token usage in streams that tell it only when asked
@@ -156,8 +173,8 @@ class Question(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """A model as records name it."""
 
-    model: str  # the registry's public name
-    upstream_model: str  # the name the provider is sent
+    model: ModelName
+    upstream_model: UpstreamName
     provider: str = ""
 
 
@@ -207,7 +224,7 @@ class Encoder(Protocol):
 class Candidate(msgspec.Struct, frozen=True):
     """One route as the scorer saw it."""
 
-    route: str
+    route: RouteName
     probability: float  # calibrated, sums to 1 over all routes
     similarity: float | None  # cosine to the nearest example of this route, [-1, 1]; None: not embedded
 
@@ -229,7 +246,7 @@ class Scores(msgspec.Struct, frozen=True):
 class Offer(msgspec.Struct, frozen=True):
     """One model of the chosen route that could take the request, as model choice saw it."""
 
-    model: str  # the registry's public name
+    model: ModelName
     quality: float | None  # the probability that its answer is good; None: nothing was predicted
     cost: float  # expected, US dollars; 0 for a model without a price
 
@@ -252,8 +269,8 @@ class Choice(msgspec.Struct, frozen=True):
     stage: Stage
     reason: Reason
     settled: bool
-    route: str = ""  # empty when no route was chosen
-    model: str = ""  # registry name; empty: the registry's default
+    route: RouteName = RouteName("")  # empty: no route was chosen
+    model: ModelName = ModelName("")  # empty: the registry's default
     rule: str = ""  # the rule that matched, if one did
     scores: Scores | None = None
     embedding: Embedding | None = None
@@ -279,13 +296,13 @@ class Decision(msgspec.Struct, frozen=True):
     decision has no invented scores.
     """
 
-    route: str  # empty when no route was chosen (pin, default)
-    model: str  # the registry's public name
+    route: RouteName  # empty: no route was chosen (pin, default)
+    model: ModelName
     policy: BodyPolicy  # what the body must say, the provider's name of the model first of all
-    cluster: str  # the Envoy cluster that serves it
+    cluster: ClusterName  # that serves it
     stage: Stage
     reason: Reason
-    version: str  # of the registry that decided
+    version: Version  # of the registry that decided
     provider: str = ""  # who serves the model, as the GenAI conventions name providers
     fallback: bool = False  # whether Envoy may ask other models should this one fail
     rule: str = ""
@@ -301,7 +318,7 @@ class Decision(msgspec.Struct, frozen=True):
     mode: Mode = Mode.ACTIVE  # observe: this is what would be done
 
     @property
-    def upstream_model(self) -> str:
+    def upstream_model(self) -> UpstreamName:
         """The name the provider is sent."""
         return self.policy.model
 
@@ -324,9 +341,9 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     schema: int = 1
     api: str = ""
-    route: str = ""
-    model: str = ""
-    upstream_model: str = ""
+    route: RouteName = RouteName("")
+    model: ModelName = ModelName("")
+    upstream_model: UpstreamName = UpstreamName("")
     original_model: str = ""
     provider: str = ""
     stage: str = ""
@@ -339,7 +356,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     predicted_quality: float | None = None  # the probability that the model's answer is good
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
-    version: str = ""
+    version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one
     tokens: int | None = None
@@ -354,6 +371,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     total_us: int | None = None
     prompt: str = ""  # the beginning of the latest user turn; only by the operator's opt-in
     mode: str = Mode.ACTIVE
-    would_route: str = ""
-    would_model: str = ""
+    would_route: RouteName = RouteName("")
+    would_model: ModelName = ModelName("")
     conversation_id: str = ""

@@ -105,7 +105,7 @@ def upstream_clusters(registry: Registry, site: Site, names: Names) -> list[Clus
 
 def upstreams_of(registry: Registry) -> Mapping[str, Upstream]:
     """Every upstream by our name of its cluster."""
-    models = {cluster_name(name): model for name, model in registry.models.items()}
+    models: dict[str, Upstream] = {cluster_name(name): model for name, model in registry.models.items()}
     rest = registry.passthrough
     return {**models, PASSTHROUGH_CLUSTER: rest} if rest else models
 

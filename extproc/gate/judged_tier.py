@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from extproc.gate.judge import Judge
-from extproc.vocabulary import Api
+from extproc.vocabulary import Api, ModelName, UpstreamName
 
 
 class SecondTerms(msgspec.Struct, frozen=True):
@@ -24,8 +24,8 @@ class VerifierTerms(msgspec.Struct, frozen=True):
 class Consulted(msgspec.Struct, frozen=True, kw_only=True):
     """The other model that a gate asks, and on which terms."""
 
-    model: str  # its public name
-    upstream_model: str  # the name that its provider knows
+    model: ModelName
+    upstream_model: UpstreamName
     apis: tuple[Api, ...]  # that it speaks
     deadline_s: float  # seconds for the call
     calls_per_s: float | None = None  # budget of each sidecar; None: no bound

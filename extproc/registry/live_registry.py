@@ -14,6 +14,7 @@ from extproc.registry.registry_files import Files
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.releases import Release, Releases
 from extproc.registry.schema import Registry
+from extproc.vocabulary import Version
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Result(StrEnum):
 class State(msgspec.Struct, frozen=True):
     """Which version serves, and why the files on disk do not, if they are newer."""
 
-    version: str  # the newest that serves
+    version: Version  # the newest that serves
     problem: str = ""  # of the files on disk: FILE:LINE: what is wrong; empty: they serve
     restart_for: tuple[str, ...] = ()  # keys whose new values apply after a restart only
     refused: str = ""  # the version of the files on disk, if that failed its holdout
@@ -64,7 +65,7 @@ class LiveRegistry:
         self._state = State(self.first.version)
 
     @property
-    def version(self) -> str:
+    def version(self) -> Version:
         """The newest version that serves."""
         return self._state.version
 

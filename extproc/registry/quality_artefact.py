@@ -15,6 +15,7 @@ from extproc.registry.weights_bundle import Arrays, Bundle
 from extproc.routing.predicted_quality import FOLDED, Quality, QualityHead
 from extproc.routing.surface_features import NAMES
 from extproc.routing.trained_heads import Standard
+from extproc.vocabulary import ModelName
 
 MANIFEST, WEIGHTS = "quality.json", "quality.npz"
 FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads texts otherwise
@@ -109,7 +110,7 @@ def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
         raise ValueError("it has numbers that are not finite")
     standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"].item()))
     return Quality(
-        models=manifest.models,
+        models=tuple(map(ModelName, manifest.models)),
         reading=QualityHead(standard, manifest.deep, arrays["surface_centre"], arrays["surface_scale"]),
         weights=arrays["weights"],
         bias=arrays["bias"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from extproc.errors import RegistryError
+from extproc.vocabulary import Version
 
 Print = tuple[str, int, int, int] | None
 """Identifies one content of a file: its real path (a ConfigMap changes through a symbolic link), inode, size
@@ -25,9 +26,9 @@ class Files:
         return self._prints
 
     @property
-    def version(self) -> str:
+    def version(self) -> Version:
         """The first 12 hexadecimal digits of the SHA-256 of all content that was read."""
-        return self._digest.hexdigest()[:12]
+        return Version(self._digest.hexdigest()[:12])
 
     def watch(self, path: Path) -> None:
         """Remember a file that belongs to the registry but not to its version, such as a secret."""

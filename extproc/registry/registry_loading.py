@@ -25,6 +25,7 @@ from extproc.registry.section import Section, many
 from extproc.registry.type_messages import Path as Steps
 from extproc.registry.type_messages import TypeMistake, closest, did_you_mean, keys_at, stand_in, type_mistake
 from extproc.registry.yaml_source import Source
+from extproc.vocabulary import Version
 
 S = TypeVar("S", bound=Section)
 
@@ -35,7 +36,7 @@ class LoadedRegistry(msgspec.Struct, frozen=True):
     registry: Registry
     # By route, without routes that have none: those in the registry, then those of the examples_file.
     examples: Mapping[str, tuple[str, ...]]
-    version: str  # see ``Files.version``
+    version: Version  # see ``Files.version``
     path: Path
     artefact: artefacts.Artefact | None = None  # replaces the scorer that is fitted on the examples
     quality: qualities.TrainedQuality | None = None  # how well models answer; from that directory

@@ -17,7 +17,7 @@ from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.schema import FeedbackSettings, Registry, Telemetry
 from extproc.registry.tier_compiling import Bands, bands_of, judged_tiers
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Terms
+from extproc.vocabulary import ModelName, Terms, Version
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -28,18 +28,18 @@ class Release(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     tiers: Mapping[str, JudgedTier] = {}  # by ``tier_name``; those that have a gate
     bands: Bands = {}  # the share of answers that each gate should refuse
-    prices: Mapping[str, PriceSettings] = {}  # by public name; those that have one
+    prices: Mapping[ModelName, PriceSettings] = {}  # of the models that have one
     holdout: Passed | None = None  # how it did on its holdout; None: it has none
 
     @property
-    def version(self) -> str:
+    def version(self) -> Version:
         """The registry's version."""
         return self.snapshot.version
 
     @property
-    def reference(self) -> str:
+    def reference(self) -> ModelName:
         """The model that savings refer to; empty: there is none."""
-        return self.registry.reference
+        return ModelName(self.registry.reference)
 
     @property
     def telemetry(self) -> Telemetry:
@@ -65,9 +65,11 @@ def release_of(loaded: LoadedRegistry, snapshot: Snapshot, holdout: Passed | Non
     )
 
 
-def prices_of(registry: Registry) -> Mapping[str, PriceSettings]:
+def prices_of(registry: Registry) -> Mapping[ModelName, PriceSettings]:
     """What the models of ``registry`` cost, by public name; without those that have no price."""
-    return {name: model.price for name, model in registry.models.items() if model.price is not None}
+    return {
+        ModelName(name): model.price for name, model in registry.models.items() if model.price is not None
+    }
 
 
 # Longer than a request may take to upload its body, by the version that its head met.
@@ -85,7 +87,7 @@ class Releases:
         """``clock`` counts seconds from anywhere."""
         self._clock = clock
         self._newest = first
-        self._held: Mapping[str, Release] = {first.version: first}
+        self._held: Mapping[Version, Release] = {first.version: first}
         self._used = {first.version: clock()}  # when each was last the newest, or asked for
 
     @property
@@ -94,11 +96,11 @@ class Releases:
         return self._newest
 
     @property
-    def versions(self) -> tuple[str, ...]:
+    def versions(self) -> tuple[Version, ...]:
         """Every version that can serve, the newest last."""
         return tuple(self._held)
 
-    def of(self, version: str) -> Release | None:
+    def of(self, version: Version) -> Release | None:
         """The release for an Envoy that holds ``version``; None when that is not here.
 
         An Envoy that does not say which version it holds gets the newest.
@@ -110,24 +112,24 @@ class Releases:
             self._used[version] = self._clock()
         return found
 
-    def recorded(self, version: str) -> Release:
+    def recorded(self, version: Version) -> Release:
         """The release by which to record what ``version`` decided: the newest where that is not here.
 
         A sidecar that was restarted gets outcomes that an older version decided.
         """
         return self.of(version) or self._newest
 
-    def snapshot(self, version: str) -> Snapshot | None:
+    def snapshot(self, version: Version) -> Snapshot | None:
         """What decides for an Envoy that holds ``version``; see ``of``."""
         found = self.of(version)
         return None if found is None else found.snapshot
 
-    def tiers(self, version: str) -> Mapping[str, JudgedTier]:
+    def tiers(self, version: Version) -> Mapping[str, JudgedTier]:
         """The tiers whose answers are judged; none of a version that is not here."""
         found = self.of(version)
         return {} if found is None else found.tiers
 
-    def terms(self, version: str) -> Terms:
+    def terms(self, version: Version) -> Terms:
         """What ``version`` says of every request.
 
         Of one that is not here, the newest tells the mode (whoever observes must not have requests
@@ -143,7 +145,7 @@ class Releases:
         others = {version: held for version, held in self._held.items() if version != release.version}
         self._newest, self._held = release, {**others, release.version: release}
 
-    def drop_unused(self) -> tuple[str, ...]:
+    def drop_unused(self) -> tuple[Version, ...]:
         """Forget what was superseded, and not asked for, ten minutes ago. Returns those versions."""
         oldest = self._clock() - _KEPT_S
         dropped = tuple(v for v in self.versions[:-_LEAST] if self._used[v] < oldest)

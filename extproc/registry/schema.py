@@ -13,7 +13,7 @@ from extproc.registry.cascade_settings import Cascade, Retry
 from extproc.registry.gate_settings import Gate
 from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
-from extproc.vocabulary import Api, Effort, Mode, Scope
+from extproc.vocabulary import Api, ClusterName, Effort, Mode, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -273,6 +273,6 @@ class Registry(Section, frozen=True):
         return frozenset(api for api, choice in self.unattended.items() if choice == "refuse")
 
 
-def cluster_name(model: str) -> str:
+def cluster_name(model: str) -> ClusterName:
     """The Envoy cluster that serves a registry model; the one place that knows the scheme."""
-    return f"model-{model}"
+    return ClusterName(f"model-{model}")

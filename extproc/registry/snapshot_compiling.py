@@ -24,7 +24,7 @@ from extproc.routing.model_choice import Price, Target
 from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.vocabulary import Encoder, Scope, Served, Terms
+from extproc.vocabulary import Encoder, ModelName, RouteName, Scope, Served, Terms, UpstreamName
 
 
 def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
@@ -37,12 +37,12 @@ def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
     if registry.rules:
         text_folding.prepare()
     compiled = [_rule(rule) for rule in registry.rules]
-    targets = {name: _target(name, model) for name, model in registry.models.items()}
+    targets = {ModelName(name): _target(ModelName(name), model) for name, model in registry.models.items()}
     return Snapshot(
         version=loaded.version,
         targets=targets,
-        routes={name: _route(loaded, route, targets) for name, route in registry.routes.items()},
-        defaults=registry.defaults,
+        routes={RouteName(name): _route(loaded, route, targets) for name, route in registry.routes.items()},
+        defaults={api: ModelName(name) for api, name in registry.defaults.items()},
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
         meaning=_meaning(loaded, encoder),
@@ -58,8 +58,8 @@ def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
     )
 
 
-def _terms(registry: Registry, targets: Mapping[str, Target]) -> Terms:
-    defaults = {api: targets[name] for api, name in registry.defaults.items()}
+def _terms(registry: Registry, targets: Mapping[ModelName, Target]) -> Terms:
+    defaults = {api: targets[ModelName(name)] for api, name in registry.defaults.items()}
     return Terms(
         mode=registry.mode,
         denies=any(rule.deny for rule in registry.rules),
@@ -78,11 +78,11 @@ def _rollout(registry: Registry, route: RouteSettings) -> Rollout:
     )
 
 
-def _target(name: str, model: Model) -> Target:
+def _target(name: ModelName, model: Model) -> Target:
     price = model.price
     return Target(
         model=name,
-        upstream_model=model.name or name,
+        upstream_model=UpstreamName(model.name or name),
         cluster=cluster_name(name),
         apis=frozenset(model.speaks),
         provider=model.provider,
@@ -92,7 +92,7 @@ def _target(name: str, model: Model) -> Target:
     )
 
 
-def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[str, Target]) -> RoutePolicy:
+def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[ModelName, Target]) -> RoutePolicy:
     own, common = route.thresholds, loaded.registry.thresholds
     learnt = loaded.artefact.manifest.thresholds if loaded.artefact else {}
     margin = learnt.get("margin", DEFAULT_MARGIN) if common.margin is None else common.margin
@@ -100,7 +100,7 @@ def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[str, T
         learnt.get("similarity", DEFAULT_SIMILARITY) if common.similarity is None else common.similarity
     )
     return RoutePolicy(
-        candidates=tuple(targets[name] for name in many(route.candidates)),
+        candidates=tuple(targets[ModelName(name)] for name in many(route.candidates)),
         margin_floor=margin if own.margin is None else own.margin,
         similarity_floor=similarity if own.similarity is None else own.similarity,
         quality_bar=route.quality_bar,
@@ -143,8 +143,8 @@ def _rule(rule: RuleSettings) -> rules.CompiledRule:
         name=rule.name,
         conditions=tuple(_conditions(rule.when, scope)),
         deny=rule.deny,
-        route=rule.route,
-        model=rule.model,
+        route=RouteName(rule.route),
+        model=ModelName(rule.model),
     )
 
 

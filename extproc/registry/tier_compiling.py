@@ -10,6 +10,7 @@ from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.gate_settings import SecondSettings, VerifierSettings
 from extproc.registry.judge_compiling import compile_judge
 from extproc.registry.schema import Registry
+from extproc.vocabulary import ModelName, UpstreamName
 
 TierPlace = tuple[str, int]  # a cascade and a tier of it
 Bands = Mapping[TierPlace, Band]
@@ -81,8 +82,8 @@ def _consulted(registry: Registry, settings: SecondSettings | VerifierSettings |
         return None
     model = registry.models[settings.model]
     return Consulted(
-        model=settings.model,
-        upstream_model=model.name or settings.model,
+        model=ModelName(settings.model),
+        upstream_model=UpstreamName(model.name or settings.model),
         apis=model.speaks,
         deadline_s=settings.deadline_s,
         calls_per_s=settings.budget,

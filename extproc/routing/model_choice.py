@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from extproc.routing.predicted_quality import Forecast
-from extproc.vocabulary import Api, ChatRequest, Offer
+from extproc.vocabulary import Api, ChatRequest, ClusterName, ModelName, Offer, UpstreamName
 
-Forecasts = Mapping[str, Forecast]  # by the model's public name
+Forecasts = Mapping[ModelName, Forecast]
 
 CHARS_PER_TOKEN = 4  # of English prose
 # An answer's length where none is predicted and the client sets no limit; the same for every candidate.
@@ -30,9 +30,9 @@ class Price(msgspec.Struct, frozen=True):
 class Target(msgspec.Struct, frozen=True):
     """A model as a decision names it."""
 
-    model: str  # the registry's public name
-    upstream_model: str  # what its provider calls it
-    cluster: str  # the Envoy cluster that serves it
+    model: ModelName
+    upstream_model: UpstreamName
+    cluster: ClusterName  # that serves it
     apis: Collection[Api]  # what it speaks
     provider: str = "openai"
     pinnable: bool = True

@@ -28,6 +28,7 @@ from extproc.vocabulary import (
     Reason,
     Stage,
     StageTimes,
+    Version,
 )
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Pipeline:
     def __init__(
         self,
         embedder: Embedder,
-        snapshot_of: Callable[[str], Snapshot | None],
+        snapshot_of: Callable[[Version], Snapshot | None],
         clock: Callable[[], float],
         offload: Offload | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from extproc.routing.lexical_features import Sparse, lexical
 from extproc.routing.scorers import Matrix
 from extproc.routing.surface_features import surface
 from extproc.routing.trained_heads import Inputs, Standard
-from extproc.vocabulary import Embedding
+from extproc.vocabulary import Embedding, ModelName
 
 FOLDED = 1024  # numbers that a text's words, and as many that its character n-grams, are folded into
 _SURFACE_WEIGHT = np.float32(1.0)
@@ -57,7 +57,7 @@ class QualityHead(msgspec.Struct, frozen=True):
 class Quality(msgspec.Struct, frozen=True):
     """Calibrated P(good | text) of each model, and the length of its answer."""
 
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
     reading: QualityHead
     weights: Matrix  # (width, models)
     bias: Matrix  # (models,) both give log-odds, calibrated
@@ -74,7 +74,9 @@ class Quality(msgspec.Struct, frozen=True):
         lengths: Matrix = np.exp((self.reading.apply(inputs, looks) @ self.length)[:, None] + self.tokens)
         return lengths
 
-    def forecasts(self, embedding: Embedding, text: str, models: Collection[str]) -> dict[str, Forecast]:
+    def forecasts(
+        self, embedding: Embedding, text: str, models: Collection[ModelName]
+    ) -> dict[ModelName, Forecast]:
         """The forecast of each of ``models`` that was trained. Raises ``EncoderFailed``."""
         inner = None if embedding.inner is None else embedding.inner[None, :]
         inputs = Inputs(embedding.vector[None, :], inner, lexical([text]))
@@ -82,11 +84,13 @@ class Quality(msgspec.Struct, frozen=True):
         likely = sigmoid(row @ self.weights + self.bias)
         return self._by_model(likely, float(row @ self.length), models)
 
-    def usual(self, models: Collection[str]) -> dict[str, Forecast]:
+    def usual(self, models: Collection[ModelName]) -> dict[ModelName, Forecast]:
         """The mean of each model in training, for a request that was not embedded."""
         return self._by_model(self.mean, 0.0, models)
 
-    def _by_model(self, likely: Matrix, length: float, models: Collection[str]) -> dict[str, Forecast]:
+    def _by_model(
+        self, likely: Matrix, length: float, models: Collection[ModelName]
+    ) -> dict[ModelName, Forecast]:
         tokens = np.exp(self.tokens + np.float32(length)).tolist()
         return {
             model: Forecast(quality, None if np.isnan(expected) else expected)

@@ -12,7 +12,7 @@ import msgspec
 import re2
 
 from extproc.routing.rule_reading import Reading
-from extproc.vocabulary import Question, Scope
+from extproc.vocabulary import ModelName, Question, RouteName, Scope
 
 Condition = Callable[[Reading], bool]
 
@@ -23,8 +23,8 @@ class CompiledRule(msgspec.Struct, frozen=True):
     name: str
     conditions: tuple[Condition, ...]
     deny: str = ""
-    route: str = ""
-    model: str = ""
+    route: RouteName = RouteName("")
+    model: ModelName = ModelName("")
 
     def holds(self, reading: Reading) -> bool:
         """Whether all conditions hold."""

@@ -14,7 +14,7 @@ from extproc.routing.model_choice import Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.rules import CompiledRule
-from extproc.vocabulary import Api, Effort, Terms
+from extproc.vocabulary import Api, Effort, ModelName, RouteName, Terms, Version
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -33,10 +33,10 @@ class RoutePolicy(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """One version of the registry, ready to decide."""
 
-    version: str
-    targets: Mapping[str, Target]  # by public name
-    routes: Mapping[str, RoutePolicy]  # by name
-    defaults: Mapping[Api, str]  # public names
+    version: Version
+    targets: Mapping[ModelName, Target]
+    routes: Mapping[RouteName, RoutePolicy]
+    defaults: Mapping[Api, ModelName]
     deny_rules: tuple[CompiledRule, ...]
     route_rules: tuple[CompiledRule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples

@@ -19,13 +19,16 @@ from extproc.vocabulary import (
     Embedder,
     Embedding,
     FastPathComparison,
+    ModelName,
     Offer,
     Question,
     Reason,
+    RouteName,
     Scores,
     Stage,
 )
 
+_NONE = ModelName("")
 AUTO = "auto"  # the model name with which a client asks to be routed
 
 
@@ -68,7 +71,7 @@ def pin(question: Question, snapshot: Snapshot) -> Choice | None:
 
     Raises ``UnknownModel`` where names must be known, and for a model that does not speak the API.
     """
-    name = question.request.model
+    name = ModelName(question.request.model)  # if it is one of ours
     target = snapshot.targets.get(name)
     if target is None:
         if snapshot.unknown_models_rejected and name != AUTO:
@@ -182,17 +185,17 @@ def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
 
 def _model_named_by(
     rule: CompiledRule, question: Question, snapshot: Snapshot
-) -> tuple[str, tuple[Offer, ...]]:
+) -> tuple[ModelName, tuple[Offer, ...]]:
     """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
     if rule.route:
         return _model_of(rule.route, question, snapshot, None)
     # An operator's word goes before an estimate of tokens, but no model learns an API by it.
-    return rule.model if question.request.api in snapshot.targets[rule.model].apis else "", ()
+    return rule.model if question.request.api in snapshot.targets[rule.model].apis else _NONE, ()
 
 
 def _model_of(
-    route: str, question: Question, snapshot: Snapshot, embedding: Embedding | None
-) -> tuple[str, tuple[Offer, ...]]:
+    route: RouteName, question: Question, snapshot: Snapshot, embedding: Embedding | None
+) -> tuple[ModelName, tuple[Offer, ...]]:
     """The public name of the route's model for this request, empty when none of them can take it.
 
     With it, what there was to choose between where the route has a quality bar.
@@ -200,15 +203,15 @@ def _model_of(
     policy, request = snapshot.routes[route], question.request
     if policy.quality_bar is None:
         target = pick(policy.candidates, request)
-        return (target.model if target else ""), ()
+        return (target.model if target else _NONE), ()
     forecasts = _forecasts([target.model for target in policy.candidates], question, snapshot, embedding)
     target = pick(policy.candidates, request, forecasts, policy.quality_bar)
     offers = tuple(offer(each, request, forecasts) for each in policy.candidates if can_take(each, request))
-    return (target.model if target else ""), offers
+    return (target.model if target else _NONE), offers
 
 
 def _forecasts(
-    models: list[str], question: Question, snapshot: Snapshot, embedding: Embedding | None
+    models: list[ModelName], question: Question, snapshot: Snapshot, embedding: Embedding | None
 ) -> Forecasts:
     """What is predicted of each model's answer; a request that no one embedded is taken for a usual one."""
     quality = snapshot.quality

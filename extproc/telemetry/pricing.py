@@ -13,6 +13,7 @@ from extproc.registry.model_settings import PriceSettings
 from extproc.registry.releases import Release, prices_of
 from extproc.registry.schema import Registry
 from extproc.telemetry.rows import AttemptRow, ExchangeRow, ShadowRow
+from extproc.vocabulary import ModelName
 
 _TOKENS = 1e6  # prices are per million
 
@@ -25,20 +26,20 @@ _STREAMED_BYTES_A_TOKEN = 200
 class PriceList(msgspec.Struct, frozen=True):
     """The prices of a registry's models, by public name, and the model that savings refer to."""
 
-    prices: Mapping[str, PriceSettings]
-    reference: str = ""  # empty: there is none, and no reference cost
+    prices: Mapping[ModelName, PriceSettings]
+    reference: ModelName = ModelName("")  # empty: there is none, and no reference cost
 
     @classmethod
     def of(cls, registry: Registry) -> Self:
         """What the models of ``registry`` cost."""
-        return cls(prices_of(registry), registry.reference)
+        return cls(prices_of(registry), ModelName(registry.reference))
 
     @classmethod
     def of_release(cls, release: Release) -> Self:
         """What the models of ``release`` cost."""
         return cls(release.prices, release.reference)
 
-    def cost(self, model: str, input_tokens: int | None, output_tokens: int | None) -> float | None:
+    def cost(self, model: ModelName, input_tokens: int | None, output_tokens: int | None) -> float | None:
         """US dollars for these tokens of ``model``, or None when a price or a count is not known.
 
         A registry's prices know no rebate for cached input: all of it counts in full.

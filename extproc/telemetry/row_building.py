@@ -16,7 +16,7 @@ from extproc.errors import BadRequest, Denied, UnknownModel
 from extproc.exchanges import Attempt, Exchange, Ruling, SecondAnswer, Usage
 from extproc.telemetry import otel_names
 from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
-from extproc.vocabulary import Api, Envelope, Mode
+from extproc.vocabulary import Api, Envelope, Mode, ModelName
 
 # Labels of the errors that clients are refused with; in mode observe, would have been.
 REFUSALS: Final = (BadRequest.label, Denied.label, UnknownModel.label)
@@ -43,7 +43,7 @@ _NOTHING_DECIDED = Envelope()
 # ``schema`` is the envelope's own version there, and the row's here.
 _SHARED: Final = frozenset(Envelope.__struct_fields__) & frozenset(ExchangeRow.__struct_fields__) - {"schema"}
 _NOTHING_SEEN = Usage()
-_NO_SECOND = SecondAnswer(model="", outcome="")
+_NO_SECOND = SecondAnswer(model=ModelName(""), outcome="")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from extproc.telemetry import otel_names
+from extproc.vocabulary import ClusterName, ModelName, RouteName, UpstreamName, Version
 
 SCHEMA = 1  # of the rows; raised when a field changes its meaning or goes, not when one is added
 
@@ -47,16 +48,16 @@ class AnswerRow(Row, frozen=True, kw_only=True):
     # the API of the client's request, such as openai.chat
     api: Annotated[str, Attribute(otel_names.ROUTER_API)] = ""
     # the registry's name of the model; of an exchange, the decided one
-    model: Annotated[str, Attribute(otel_names.ROUTER_MODEL)] = ""
+    model: Annotated[ModelName, Attribute(otel_names.ROUTER_MODEL)] = ModelName("")
     # the name that was sent to the provider
-    upstream_model: Annotated[str, Attribute(otel_names.GEN_AI_REQUEST_MODEL)] = ""
+    upstream_model: Annotated[UpstreamName, Attribute(otel_names.GEN_AI_REQUEST_MODEL)] = UpstreamName("")
     # the registry's `provider` of the model
     provider: Annotated[str, Attribute(otel_names.GEN_AI_PROVIDER_NAME)] = ""
     # the name in the provider's answer
     response_model: Annotated[str, Attribute(otel_names.GEN_AI_RESPONSE_MODEL)] = ""
     # the provider's id of the answer
     response_id: Annotated[str, Attribute(otel_names.GEN_AI_RESPONSE_ID)] = ""
-    cluster: Annotated[str, Attribute(otel_names.ROUTER_CLUSTER)] = ""  # Envoy's cluster
+    cluster: Annotated[ClusterName, Attribute(otel_names.ROUTER_CLUSTER)] = ClusterName("")  # Envoy's cluster
     # whether the client asked for a stream
     stream: Annotated[bool | None, Attribute(otel_names.GEN_AI_REQUEST_STREAM)] = None
     # HTTP status; null: the client left before an answer
@@ -107,7 +108,9 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
 
     method: Annotated[str, Attribute(otel_names.HTTP_REQUEST_METHOD)] = ""  # HTTP method
     path: Annotated[str, Attribute(otel_names.URL_PATH)] = ""  # without its query, cut to 256 characters
-    route: Annotated[str, Attribute(otel_names.ROUTER_ROUTE)] = ""  # the decided route; empty: none
+    route: Annotated[RouteName, Attribute(otel_names.ROUTER_ROUTE)] = RouteName(
+        ""
+    )  # the decided route; empty: none
     # the name that the client sent
     original_model: Annotated[str, Attribute(otel_names.GEN_AI_ORIGINAL_MODEL)] = ""
     # the stage that decided: deny, pin, rule, lexical, embedding, default
@@ -127,7 +130,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     # "model:predicted quality" of a few that could have been chosen
     offers: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_OFFERS)] = ()
     # version of the registry that decided
-    version: Annotated[str, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = ""
+    version: Annotated[Version, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = Version("")
     # whether the fast path agreed, in its sample: agreed, disagreed
     lexical: Annotated[str, Attribute(otel_names.ROUTER_LEXICAL)] = ""
     # how many fast-path requests this sampled one stands for; null: only itself
@@ -135,9 +138,9 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     # observe: decided and not obeyed
     mode: Annotated[Literal["active", "observe", "unknown"], Attribute(otel_names.ROUTER_MODE)] = "unknown"
     # the decided route, in mode observe
-    would_route: Annotated[str, Attribute(otel_names.ROUTER_WOULD_ROUTE)] = ""
+    would_route: Annotated[RouteName, Attribute(otel_names.ROUTER_WOULD_ROUTE)] = RouteName("")
     # the decided model, in mode observe
-    would_model: Annotated[str, Attribute(otel_names.ROUTER_WOULD_MODEL)] = ""
+    would_model: Annotated[ModelName, Attribute(otel_names.ROUTER_WOULD_MODEL)] = ModelName("")
     # of the same tokens at the price of would_model
     would_cost_usd: Annotated[float | None, Attribute(otel_names.ROUTER_WOULD_COST_USD)] = None
     # The sidecar took no part: Envoy alone chose where this went. A client that left while the sidecar was
@@ -150,7 +153,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     # how often a model was called; null: not counted
     attempts: Annotated[int | None, Attribute(otel_names.ROUTER_ATTEMPTS)] = None
     # the registry's name of the model that answered, if that may be another
-    served_by: Annotated[str, Attribute(otel_names.ROUTER_SERVED_BY)] = ""
+    served_by: Annotated[ModelName, Attribute(otel_names.ROUTER_SERVED_BY)] = ModelName("")
     cascade: Annotated[str, Attribute(otel_names.ROUTER_CASCADE)] = ""  # the cascade that was used
     # the tier whose answer the client got; 0 is the first
     tier: Annotated[int | None, Attribute(otel_names.ROUTER_TIER)] = None
@@ -191,7 +194,7 @@ class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
     wasted_cost_usd: Annotated[float | None, Attribute(otel_names.ROUTER_WASTED_COST_USD)] = None
     # The model that the gate asked for a second answer or a rating. Its call is not an attempt, but the
     # exchange's cost includes it. Empty: none was to be asked.
-    second_model: Annotated[str, Attribute(otel_names.ROUTER_SECOND_MODEL)] = ""
+    second_model: Annotated[ModelName, Attribute(otel_names.ROUTER_SECOND_MODEL)] = ModelName("")
     # how that call ended: answered, timeout, budget, failed, unasked
     second_outcome: Annotated[str, Attribute(otel_names.ROUTER_SECOND_OUTCOME)] = ""
     # the verifier's rating
@@ -230,15 +233,15 @@ class EvaluationRow(Row, frozen=True, kw_only=True, tag="evaluation"):
     # number of the attempt that was evaluated
     attempt: Annotated[int | None, Attribute(otel_names.ROUTER_ATTEMPT)] = None
     # the model of the evaluated answer, if that is not the exchange's
-    model: Annotated[str, Attribute(otel_names.ROUTER_MODEL)] = ""
+    model: Annotated[ModelName, Attribute(otel_names.ROUTER_MODEL)] = ModelName("")
 
 
 class ShadowRow(AnswerRow, frozen=True, kw_only=True, tag="shadow"):
     """One mirrored request: another model's answer, which no client got."""
 
-    route: Annotated[str, Attribute(otel_names.ROUTER_ROUTE)] = ""
+    route: Annotated[RouteName, Attribute(otel_names.ROUTER_ROUTE)] = RouteName("")
     # whose answer the client got
-    primary_model: Annotated[str, Attribute(otel_names.ROUTER_PRIMARY_MODEL)] = ""
+    primary_model: Annotated[ModelName, Attribute(otel_names.ROUTER_PRIMARY_MODEL)] = ModelName("")
 
 
 AnyRow = ExchangeRow | AttemptRow | EvaluationRow | ShadowRow
@@ -254,7 +257,7 @@ class RowField(msgspec.Struct, frozen=True):
     """One field of a kind of row."""
 
     info: FieldInfo
-    type: Any  # without its attribute
+    type: Any  # as it is stored: without its attribute, and `str` for a name of any kind
     attribute: Attribute | None  # None: the span itself has it (its time, trace, status or error)
 
 
@@ -263,7 +266,7 @@ def fields_of(kind: type[Row]) -> Iterator[RowField]:
     for info in msgspec.structs.fields(kind):
         if get_origin(info.type) is Annotated:
             plain, attribute = get_args(info.type)
-            yield RowField(info, plain, attribute)
+            yield RowField(info, getattr(plain, "__supertype__", plain), attribute)
         else:
             yield RowField(info, info.type, None)
 

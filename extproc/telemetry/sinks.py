@@ -16,7 +16,7 @@ from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of, verdict_row_of
 from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
-from extproc.vocabulary import Reason, Stage
+from extproc.vocabulary import Reason, Stage, Version
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Fanout:
     def __init__(
         self,
         sinks: Sequence[OutcomeSink],
-        prices: Callable[[str], PriceList] = lambda version: PriceList({}),
-        telemetry: Callable[[str], Telemetry] = lambda version: Telemetry(),
+        prices: Callable[[Version], PriceList] = lambda version: PriceList({}),
+        telemetry: Callable[[Version], Telemetry] = lambda version: Telemetry(),
     ) -> None:
         """``prices`` and ``telemetry`` return the settings of a registry version."""
         self._sinks = tuple(sinks)
@@ -78,7 +78,7 @@ class Fanout:
 
 
 def outcome_of(
-    exchange: Exchange, prices: Callable[[str], PriceList], telemetry: Callable[[str], Telemetry]
+    exchange: Exchange, prices: Callable[[Version], PriceList], telemetry: Callable[[Version], Telemetry]
 ) -> Outcome:
     """The row of ``exchange`` at the prices of its registry, and whether its trace is kept."""
     row = row_of(exchange)

@@ -16,7 +16,7 @@ from extproc._pb.access_log_pb2 import (
     StreamAccessLogsMessage,
 )
 from extproc.exchanges import Attempt, Exchange
-from extproc.vocabulary import Envelope
+from extproc.vocabulary import ClusterName, Envelope, ModelName, UpstreamName, Version
 from extproc.wire import envelope, observed_metadata
 
 # How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.
@@ -91,10 +91,10 @@ def _attempt(entry: HTTPAccessLogEntry) -> Attempt | None:
         # To the outer router an answer that its gate refused is a failure; its provider's it was not.
         call=replace(call, status=hop.status or call.status),
         number=observed_metadata.number_of(_tag(common, observed_metadata.PLACE_TAG)),
-        model=hop.model,
-        upstream_model=hop.sent,
+        model=ModelName(hop.model),
+        upstream_model=UpstreamName(hop.sent),
         provider=hop.provider,
-        version=hop.version,
+        version=Version(hop.version),
         cascade=hop.cascade,
         tier=hop.tier,
         ruling=observed_metadata.ruling(common.metadata.filter_metadata),
@@ -114,7 +114,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         flags=_flags(common.response_flags),
         method=_method(request),
         path=path or _path(request),
-        cluster=without_content(common.upstream_cluster),
+        cluster=ClusterName(without_content(common.upstream_cluster)),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         envelope=_envelope(common.metadata),
@@ -122,7 +122,7 @@ def _exchange(entry: HTTPAccessLogEntry) -> Exchange:
         api=api,
         usage=observed_metadata.usage(common.metadata.filter_metadata),
         attempts=common.upstream_request_attempt_count,
-        served_by=_hop(common),
+        served_by=ModelName(_hop(common)),
     )
 
 

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from extproc._pb.access_log_pb2 import RequestMethod
 from extproc.exchanges import Exchange
-from extproc.vocabulary import Envelope
+from extproc.vocabulary import ClusterName, Envelope, ModelName
 from extproc.wire import access_log, envelope, observed_metadata
 
 KIND = "envoy"  # distinguishes these lines from records
@@ -96,7 +96,7 @@ def exchange(line: bytes) -> Exchange:
             method=read.method if read.method in RequestMethod.keys() else "",  # noqa: SIM118 - no mapping
             path=path,
             # Envoy names the cluster that a refused request would have gone to as well.
-            cluster=access_log.without_content(read.cluster or "") if read.upstream_host else "",
+            cluster=ClusterName(access_log.without_content(read.cluster or "") if read.upstream_host else ""),
             request_bytes=read.request_bytes,
             response_bytes=read.response_bytes,
             envelope=_envelope(metadata),
@@ -104,7 +104,7 @@ def exchange(line: bytes) -> Exchange:
             api=api,
             usage=observed_metadata.usage(metadata),
             attempts=read.attempts or 0,
-            served_by=_hop(read.upstream_address or ""),
+            served_by=ModelName(_hop(read.upstream_address or "")),
         )
     except (msgspec.DecodeError, ValueError, OverflowError) as error:
         raise BadLine(str(error)) from error

@@ -37,6 +37,7 @@ from extproc.vocabulary import (
     Decision,
     Envelope,
     Mode,
+    ModelName,
     Question,
     Reason,
     RequestHead,
@@ -44,6 +45,8 @@ from extproc.vocabulary import (
     Span,
     Stage,
     Terms,
+    UpstreamName,
+    Version,
 )
 from extproc.wire.envelope_building import as_observed, with_decision
 
@@ -185,7 +188,7 @@ _TRACEPARENT_LIMIT = 128  # characters of an envelope; W3C's version 00 has 55
 _TOO_BUSY = "The router is reading as many large requests as it can; try again in a moment."
 
 _USUAL = Terms()
-_NOBODY = Served("", "")
+_NOBODY = Served(ModelName(""), UpstreamName(""))
 
 
 class DecideExchange:
@@ -193,7 +196,7 @@ class DecideExchange:
 
     def __init__(
         self,
-        version: str,
+        version: Version,
         clock: Callable[[], float],
         now: Callable[[], float] = time.time,
         *,

@@ -17,7 +17,7 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingResponse,
 )
 from extproc.errors import ProtocolError
-from extproc.vocabulary import Envelope, RequestHead
+from extproc.vocabulary import Envelope, RequestHead, Version
 from extproc.wire import envelope as metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed, Refuse, Reply, RouteRequest
 from extproc.wire.feedback_exchange import FeedbackResponse
@@ -40,7 +40,7 @@ class StreamMetadata(msgspec.Struct, frozen=True):
     """Facts from a stream's gRPC metadata, which hold for every message on it."""
 
     traceparent: str = ""  # of Envoy's own span: it goes before the one among the request's headers
-    config_version: str = ""
+    config_version: Version = Version("")
     role: str = ""  # empty: to decide, or to judge
     tier: str = ""  # of a gate, CASCADE/TIER; empty: it judges nothing
     patience_s: float = 0.0  # of a gate: for how long it may ask Envoy to wait; 0: it may not ask
@@ -53,7 +53,7 @@ def stream_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> StreamMetadata:
     }
     return StreamMetadata(
         traceparent=found.get("traceparent", ""),
-        config_version=found.get(VERSION_KEY, ""),
+        config_version=Version(found.get(VERSION_KEY, "")),
         role=found.get(ROLE_KEY, ""),
         tier=found.get(GATE_KEY, ""),
         patience_s=_seconds(found.get(PATIENCE_KEY, "")),

@@ -93,4 +93,7 @@ _READER_OF_TYPE: Mapping[Any, Callable[[Value], Any]] = {
     int | None: _integer,
     float | None: _number,
 }
-_READERS = {field.name: _READER_OF_TYPE[field.type] for field in msgspec.structs.fields(Envelope)}
+_READERS = {
+    field.name: _READER_OF_TYPE[getattr(field.type, "__supertype__", field.type)]
+    for field in msgspec.structs.fields(Envelope)
+}

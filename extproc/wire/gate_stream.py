@@ -18,7 +18,7 @@ from extproc.gate import judged_request
 from extproc.gate.answer_watch import TierWatch
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from extproc.gate.judged_tier import JudgedTier
-from extproc.vocabulary import RequestHead
+from extproc.vocabulary import RequestHead, Version
 from extproc.wire import gate_messages
 from extproc.wire.decide_messages import VERSION_KEY, StreamMetadata
 from extproc.wire.gate_exchange import (
@@ -50,7 +50,7 @@ class Gatekeepers:
     """Judges each answer by the registry version that decided its request."""
 
     def __init__(
-        self, tiers: Callable[[str], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
+        self, tiers: Callable[[Version], Mapping[str, JudgedTier]], now: Callable[[], float] = time.time
     ) -> None:
         """``tiers`` gives those of a version; of the newest for an Envoy that does not say which it holds.
 
@@ -61,7 +61,7 @@ class Gatekeepers:
 
     def watch(self, tier: str, head: RequestHead, body: bytes) -> Watched | None:
         """See ``gate_exchange.Gatekeeper``. A version that is not here judges nothing."""
-        policy = self._tiers(head.headers.get(VERSION_KEY, "")).get(tier)
+        policy = self._tiers(Version(head.headers.get(VERSION_KEY, ""))).get(tier)
         api = apis.api_of(head.method, head.path)
         if policy is None or api is None:
             return None

@@ -10,6 +10,7 @@ import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
 from extproc.exchanges import Ruling, SecondAnswer, Usage
+from extproc.vocabulary import ModelName
 
 USAGE_NAMESPACE = "router.usage"  # of an answer: token counts, first token, how it ended
 REQUEST_NAMESPACE = "router.request"  # of a request: the API that was asked, the path
@@ -126,7 +127,7 @@ def write_ruling(verdict: Ruling, struct: Struct) -> None:
 
 def _second(fields: Mapping[str, Value]) -> SecondAnswer:
     return SecondAnswer(
-        model=_text(fields, "model"),
+        model=ModelName(_text(fields, "model")),
         outcome=_text(fields, "outcome"),
         input=_count(fields["input"]) if "input" in fields else None,
         output=_count(fields["output"]) if "output" in fields else None,

@@ -19,6 +19,7 @@ from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import ExchangeRow
 from extproc.telemetry.sinks import outcome_of
+from extproc.vocabulary import Version
 from extproc.wire import access_log_file
 
 _MARK = b'"kind":"' + access_log_file.KIND.encode() + b'"'
@@ -31,13 +32,13 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 class Pricing(msgspec.Struct, frozen=True):
     """What serving knew of the registry when it made a row."""
 
-    prices: Callable[[str], PriceList] = lambda version: PriceList({})
+    prices: Callable[[Version], PriceList] = lambda version: PriceList({})
     telemetry: Telemetry = Telemetry()
 
     @classmethod
     def of(cls, registries: list[Path]) -> "Pricing":
         """From registry files, the newest last. Raises ``OperatorError`` when one cannot be used."""
-        known: dict[str, PriceList] = {}
+        known: dict[Version, PriceList] = {}
         newest, telemetry = PriceList({}), Telemetry()
         for path in registries:
             loaded = load(path)

@@ -24,6 +24,7 @@ from extproc.routing.predicted_quality import Quality, QualityHead, layers_of, s
 from extproc.routing.scorers import Matrix
 from extproc.routing.surface_features import surface
 from extproc.routing.trained_heads import Inputs
+from extproc.vocabulary import ModelName
 
 FOLDS = 5
 INNER_FOLDS = 3  # to choose a penalty within
@@ -105,7 +106,7 @@ def fit_quality(answers: Answers, seed: int, progress: Progress = lambda line: N
     length, tokens = _fit_lengths(design.rows, answers.tokens)
     return FittedQuality(
         quality=Quality(
-            models=answers.models,
+            models=tuple(map(ModelName, answers.models)),
             reading=design.reading,
             weights=(weights * slope).astype(np.float32),
             bias=(bias * slope + shift).astype(np.float32),
