@@ -264,11 +264,10 @@ class FastPathComparison(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What one stage found. An unsettled choice (an abstention) lets later stages speak."""
+    """What a stage decided: a route, a model, or (``Stage.DEFAULT``) to leave it to the default."""
 
     stage: Stage
     reason: Reason
-    settled: bool
     route: RouteName = RouteName("")  # empty: no route was chosen
     model: ModelName = ModelName("")  # empty: the registry's default
     rule: str = ""  # the rule that matched, if one did

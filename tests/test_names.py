@@ -36,6 +36,7 @@ PLAIN = [
     "apis",
     "egress",
     "gate",
+    "routing",
     "wire",
 ]
 

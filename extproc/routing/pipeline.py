@@ -9,14 +9,14 @@ from extproc.offloading import Offload
 from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import (
-    ByMeaning,
-    InstantStage,
-    WaitingStage,
+    RoutingStage,
+    abstain_without_text,
+    api_served,
     deny,
     pin,
+    route_by_meaning,
     route_by_rule,
     route_by_words,
-    spoken,
 )
 from extproc.vocabulary import (
     BodyPolicy,
@@ -48,14 +48,21 @@ class Pipeline:
 
         ``clock`` counts seconds from anywhere. ``offload`` runs the rules over large bodies.
         """
+        self._embedder = embedder
         self._snapshot_of = snapshot_of
         self._clock = clock
         self._offload = offload or Offload()
-        # The order is the precedence: deny before pins before routes, and what costs
-        # microseconds before what costs milliseconds. Only the latter wait, so only they need
-        # the deadline's timer, which costs more than all rules together.
-        self._instant_stages: tuple[InstantStage, ...] = (spoken, deny, pin, route_by_rule, route_by_words)
-        self._waiting_stages: tuple[WaitingStage, ...] = (ByMeaning(embedder),)
+        # The order is the precedence: deny before pins before routes, and what costs microseconds before the
+        # embedding, which costs milliseconds. Only the embedding is awaited, so only it needs the timer of
+        # the deadline, which costs more than all rules together.
+        self._stages: tuple[RoutingStage, ...] = (
+            api_served,
+            deny,
+            pin,
+            route_by_rule,
+            route_by_words,
+            abstain_without_text,
+        )
 
     async def decide(self, question: Question) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
@@ -70,12 +77,11 @@ class Pipeline:
         ruled = None
         try:
             choice = await self._offload.run(
-                question.request.body_bytes, _ask, self._instant_stages, question, snapshot
+                question.request.body_bytes, _first_choice, self._stages, question, snapshot
             )
             ruled = self._clock()
-            if choice is None or not choice.settled:
-                async with asyncio.timeout(snapshot.budget_s):
-                    choice = await _wait_for(self._waiting_stages, question, snapshot) or choice
+            if choice is None:
+                choice = route_by_meaning(question, snapshot, await self._embedded(question, snapshot))
         except ClientError:
             raise
         except PolicyFailed:
@@ -90,29 +96,16 @@ class Pipeline:
             # a reason of its own on metrics and records, and the default model answers.
             log.exception("a stage of the pipeline failed")
             choice = _give_up(Reason.INTERNAL_ERROR)
-        choice = choice or _give_up(Reason.NO_ROUTES)
         times = _times(choice.embedding, started, ruled, self._clock())
         return conclude(choice, question, snapshot, times)
 
-
-def _ask(stages: Sequence[InstantStage], question: Question, snapshot: Snapshot) -> Choice | None:
-    """The first settled choice, else the last one found: an abstention."""
-    choice = None
-    for stage in stages:
-        choice = stage(question, snapshot) or choice
-        if choice is not None and choice.settled:
-            break
-    return choice
+    async def _embedded(self, question: Question, snapshot: Snapshot) -> Embedding:
+        async with asyncio.timeout(snapshot.budget_s):
+            return await self._embedder.embed(question.request.user_text, snapshot.budget_s)
 
 
-async def _wait_for(stages: Sequence[WaitingStage], question: Question, snapshot: Snapshot) -> Choice | None:
-    """The same of stages that wait."""
-    choice = None
-    for stage in stages:
-        choice = await stage(question, snapshot) or choice
-        if choice is not None and choice.settled:
-            break
-    return choice
+def _first_choice(stages: Sequence[RoutingStage], question: Question, snapshot: Snapshot) -> Choice | None:
+    return next((choice for stage in stages if (choice := stage(question, snapshot))), None)
 
 
 def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: StageTimes) -> Decision:
@@ -151,11 +144,11 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
 
 
 def _give_up(reason: Reason) -> Choice:
-    return Choice(stage=Stage.DEFAULT, reason=reason, settled=False)
+    return Choice(stage=Stage.DEFAULT, reason=reason)
 
 
 def _times(embedding: Embedding | None, started: float, ruled: float | None, now: float) -> StageTimes:
-    """How long each step took; ``ruled`` is when the instant stages were done."""
+    """How long each step took; ``ruled`` is when the stages without the embedding were done."""
     rules = None if ruled is None else _microseconds(ruled - started)
     total = _microseconds(now - started)
     if embedding is None:

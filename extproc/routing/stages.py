@@ -1,8 +1,7 @@
-"""The stages of a decision, in the words of the pipeline's list.
+"""The stages of a decision, named as in the pipeline's list.
 
-Each is asked in turn until one settles. It answers a `Choice`, settled or not, or None when it has
-nothing to say. Stages that never wait are plain functions, so that they can run in a thread; `ByMeaning`
-waits for the encoder.
+The pipeline runs them in order until one returns a ``Choice``. All are plain functions, so that they can run
+in a thread. ``route_by_meaning`` comes last, because it needs the embedding. Only the embedding is awaited.
 """
 
 from typing import Protocol
@@ -16,7 +15,6 @@ from extproc.routing.rules import CompiledRule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
     Choice,
-    Embedder,
     Embedding,
     FastPathComparison,
     ModelName,
@@ -32,23 +30,15 @@ _NONE = ModelName("")
 AUTO = "auto"  # the model name with which a client asks to be routed
 
 
-class InstantStage(Protocol):
-    """A stage that never waits. It may run in any thread."""
+class RoutingStage(Protocol):
+    """A stage without the embedding. It may run in any thread."""
 
     def __call__(self, question: Question, snapshot: Snapshot) -> Choice | None:
         """What this stage finds. Raises ``ClientError`` to refuse and ``DecisionError`` to give up."""
         ...
 
 
-class WaitingStage(Protocol):
-    """A stage that waits, on the event loop."""
-
-    async def __call__(self, question: Question, snapshot: Snapshot) -> Choice | None:
-        """What this stage finds. Raises ``ClientError`` to refuse and ``DecisionError`` to give up."""
-        ...
-
-
-def spoken(question: Question, snapshot: Snapshot) -> Choice | None:
+def api_served(question: Question, snapshot: Snapshot) -> Choice | None:
     """Refuse an API that no model of the registry speaks. Raises ``UnknownModel``."""
     if question.request.api not in snapshot.defaults:
         raise UnknownModel(f"No model here speaks {question.request.api}.", param="model")
@@ -80,9 +70,9 @@ def pin(question: Question, snapshot: Snapshot) -> Choice | None:
     if not target.pinnable:
         return None
     if question.request.api not in target.apis:
-        spoken = ", ".join(sorted(target.apis))
-        raise UnknownModel(f"The model {name!r} is not served by this API, but by {spoken}.", param="model")
-    return Choice(stage=Stage.PIN, reason=Reason.PINNED, settled=True, model=name)
+        apis = ", ".join(sorted(target.apis))
+        raise UnknownModel(f"The model {name!r} is not served by this API, but by {apis}.", param="model")
+    return Choice(stage=Stage.PIN, reason=Reason.PINNED, model=name)
 
 
 def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
@@ -92,9 +82,7 @@ def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
         return None
     model, offers = _model_named_by(rule, question, snapshot)
     reason = Reason.RULE if model else Reason.NO_CANDIDATE
-    return Choice(
-        Stage.RULE, reason, settled=True, route=rule.route, model=model, rule=rule.name, offers=offers
-    )
+    return Choice(Stage.RULE, reason, route=rule.route, model=model, rule=rule.name, offers=offers)
 
 
 def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
@@ -102,16 +90,16 @@ def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
     fast = snapshot.fast_path
     if fast is None or fast.watch.ended or fast.samples(question.request_id):
         return None
-    scores = _told_by_words(fast, question, snapshot)
+    scores = _scores_by_words(fast, question, snapshot)
     if scores is None:
         return None
     route = scores.candidates[0].route
     model, offers = _model_of(route, question, snapshot, None)
     reason = Reason.MATCHED if model else Reason.NO_CANDIDATE
-    return Choice(Stage.LEXICAL, reason, settled=True, route=route, model=model, scores=scores, offers=offers)
+    return Choice(Stage.LEXICAL, reason, route=route, model=model, scores=scores, offers=offers)
 
 
-def _told_by_words(fast: FastPath, question: Question, snapshot: Snapshot) -> Scores | None:
+def _scores_by_words(fast: FastPath, question: Question, snapshot: Snapshot) -> Scores | None:
     """The scores of the fast path where it would decide by them.
 
     A route's own floor holds here too, and one with a bar needs the embedding to predict quality.
@@ -128,7 +116,7 @@ def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
     fast = snapshot.fast_path
     if fast is None or not fast.samples(question.request_id):
         return choice
-    scores = _told_by_words(fast, question, snapshot)
+    scores = _scores_by_words(fast, question, snapshot)
     if scores is None:
         return choice
     agreed = scores.candidates[0].route == choice.route
@@ -137,34 +125,32 @@ def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
     return replace(choice, comparison=FastPathComparison(agreed=agreed, weight=weight))
 
 
-class ByMeaning:
-    """Embed the user text, score it against every route, abstain below either floor."""
+def abstain_without_text(question: Question, snapshot: Snapshot) -> Choice | None:
+    """Abstain if there is nothing to embed, or no route to score."""
+    if snapshot.meaning is None:
+        return _abstention(Reason.NO_ROUTES)
+    return None if question.request.user_text.strip() else _abstention(Reason.NO_TEXT)
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
 
-    async def __call__(self, question: Question, snapshot: Snapshot) -> Choice | None:
-        """The best route, or an abstention that carries its scores."""
-        if snapshot.meaning is None:
-            return _abstention(Reason.NO_ROUTES)
-        text = question.request.user_text
-        if not text.strip():
-            return _abstention(Reason.NO_TEXT)
-        embedding = await self._embedder.embed(text, snapshot.budget_s)
-        scores = snapshot.meaning.score(embedding, text)
-        return _compared(_by_scores(scores, embedding, question, snapshot), question, snapshot)
+def route_by_meaning(question: Question, snapshot: Snapshot, embedding: Embedding) -> Choice:
+    """Score the embedding of the user text against every route. Abstain below either floor.
+
+    An abstention has its scores too.
+    """
+    assert snapshot.meaning is not None  # see ``abstain_without_text``
+    scores = snapshot.meaning.score(embedding, question.request.user_text)
+    return _compared(_by_scores(scores, embedding, question, snapshot), question, snapshot)
 
 
 def _by_scores(scores: Scores, embedding: Embedding, question: Question, snapshot: Snapshot) -> Choice:
     doubt = _doubt(scores, snapshot)
     if doubt is not None:
-        return Choice(Stage.DEFAULT, doubt, settled=False, scores=scores, embedding=embedding)
+        return Choice(Stage.DEFAULT, doubt, scores=scores, embedding=embedding)
     route = scores.candidates[0].route
     model, offers = _model_of(route, question, snapshot, embedding)
     return Choice(
         stage=Stage.EMBEDDING,
         reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
-        settled=True,
         route=route,
         model=model,
         scores=scores,
@@ -222,4 +208,4 @@ def _forecasts(
 
 
 def _abstention(reason: Reason) -> Choice:
-    return Choice(stage=Stage.DEFAULT, reason=reason, settled=False)
+    return Choice(stage=Stage.DEFAULT, reason=reason)
