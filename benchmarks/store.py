@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks import records
-from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import ImportedSegment, load, prepare
 from extproc.lab.traffic import traffic_queries
 from extproc.lab.traffic.traffic_page import as_page

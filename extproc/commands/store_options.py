@@ -14,7 +14,7 @@ from extproc.errors import OperatorError
 if TYPE_CHECKING:
     from extproc.lab.datasets import OutcomeRow, Reader
     from extproc.lab.store.access_log_import import Pricing
-    from extproc.lab.store.connection import Store
+    from extproc.lab.store.record_store import Store
     from extproc.lab.store.segment_loading import ImportedSegment
     from extproc.registry.labelled_rows import RouteRow
 
@@ -53,7 +53,7 @@ def store_of(options: argparse.Namespace, *, writes: bool) -> Iterator["Store"]:
 
     Reading from a server makes no table and no view there, so that it needs no right to.
     """
-    from extproc.lab.store.connection import is_server, open_store
+    from extproc.lab.store.record_store import is_server, open_store
     from extproc.lab.store.segment_loading import prepare
 
     segments = getattr(options, "segments", [])

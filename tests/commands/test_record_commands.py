@@ -11,7 +11,7 @@ import pytest
 
 from extproc.cli import main
 from extproc.commands.store_options import moment
-from extproc.lab.store.connection import open_store
+from extproc.lab.store.record_store import open_store
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import load, prepare
 from extproc.lab.traffic.traffic_report import report
 from extproc.telemetry.segments import segment_paths

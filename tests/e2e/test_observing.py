@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.lab.store.connection import open_store
+from extproc.lab.store.record_store import open_store
 from extproc.lab.store.segment_loading import load, prepare
 from extproc.lab.traffic.traffic_report import report
 from extproc.routing.rollout import place

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.lab.store.connection import open_store
+from extproc.lab.store.record_store import open_store
 from extproc.lab.store.segment_loading import load, prepare
 from extproc.registry.registry_loading import load as load_registry
 from extproc.telemetry.segments import segment_paths

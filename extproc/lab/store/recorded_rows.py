@@ -14,7 +14,7 @@ import msgspec
 
 from extproc.errors import OperatorError
 from extproc.lab.datasets import Dataset, OutcomeRow, Reader
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.registry.labelled_rows import R, RouteRow
 
 ROUTE = "route"  # the name of opinions whose label is where a request should have gone

@@ -16,7 +16,7 @@ import msgspec
 
 from extproc.errors import OperatorError
 from extproc.lab.store.columns import ERROR, RECORD, REFUSED, attributed, column_name, kept
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.lab.store.store_schema import IDENTITY, TABLE, statements
 from extproc.telemetry import otel_names
 from extproc.telemetry.rows import KINDS, EvaluationRow, ExchangeRow, Row, kind_of

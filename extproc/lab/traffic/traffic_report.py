@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.lab.traffic import traffic_queries
 from extproc.lab.traffic.concerns import Concern, Rate, TimeBucket, of_errors, of_quality, rate
 from extproc.lab.traffic.quality_proxies import Proxies, proxies_of

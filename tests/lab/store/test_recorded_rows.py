@@ -10,7 +10,7 @@ import pytest
 
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow
-from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.recorded_rows import (
     has_outcomes,
     has_routes,

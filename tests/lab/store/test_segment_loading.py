@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from extproc.errors import OperatorError
-from extproc.lab.store.connection import Store, open_store
-from extproc.lab.store.embedded_store import quoted
+from extproc.lab.store.record_store import Store, open_store, quoted
 from extproc.lab.store.segment_loading import ImportedSegment, load, prepare, segments_in
 from extproc.lab.store.store_schema import statements, view_name
 from extproc.telemetry.rows import KINDS, AnyRow, ExchangeRow

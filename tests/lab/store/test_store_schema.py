@@ -10,8 +10,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from extproc.exchanges import Exchange
-from extproc.lab.store.connection import Store
-from extproc.lab.store.embedded_store import quoted
+from extproc.lab.store.record_store import Store, quoted
 from extproc.lab.store.segment_loading import load
 from extproc.lab.store.store_schema import statements, view_name
 from extproc.registry.schema import Telemetry

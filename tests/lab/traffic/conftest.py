@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from extproc.lab.store.connection import Store, open_store
+from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import load, prepare
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.lab.traffic.traffic_page import as_page
 from extproc.lab.traffic.traffic_report import TrafficReport, report
 from extproc.lab.traffic.traffic_text import as_text

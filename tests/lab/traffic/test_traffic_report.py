@@ -4,7 +4,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.lab.traffic import traffic_queries
 from extproc.lab.traffic.traffic_page import as_page
 from extproc.lab.traffic.traffic_report import Difference, TrafficReport, report

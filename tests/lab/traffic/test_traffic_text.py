@@ -3,7 +3,7 @@
 import re
 
 from extproc.lab.figures.number_formats import count, dollars, percent, score
-from extproc.lab.store.connection import Store
+from extproc.lab.store.record_store import Store
 from extproc.lab.traffic.traffic_page import as_page
 from extproc.lab.traffic.traffic_report import report
 from extproc.lab.traffic.traffic_text import as_text
