@@ -18,7 +18,8 @@ from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import ImportedSegment, load, prepare
 from extproc.lab.traffic import traffic_queries
 from extproc.lab.traffic.traffic_page import as_page
-from extproc.lab.traffic.traffic_report import BUCKETS, TrafficReport, report
+from extproc.lab.traffic.traffic_reading import read_report
+from extproc.lab.traffic.traffic_report import BUCKETS, TrafficReport
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def _load_all(store: Store, segments: Sequence[Path], *, attributes: bool = True
 
 
 def _report(store: Store) -> TrafficReport:
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     return made
 

@@ -128,11 +128,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _import_feedback(options: argparse.Namespace) -> int:
-    from extproc.lab.store.feedback_import import read
+    from extproc.lab.store.file_imports import feedback_in
     from extproc.lab.store.segment_loading import orphans
 
     # Read the whole file before the store is opened: a bad line must not leave half of it there.
-    rows = list(read(options.file, datetime.now(UTC)))
+    rows = list(feedback_in(options.file, datetime.now(UTC)))
     with tempfile.TemporaryDirectory() as folder, store_of(options, writes=True) as store:
         segment = Path(folder, "records-feedback.jsonl")
         segment.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

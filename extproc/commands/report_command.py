@@ -33,11 +33,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _report(options: argparse.Namespace) -> int:
     from extproc.lab.traffic.traffic_page import as_page
-    from extproc.lab.traffic.traffic_report import report
+    from extproc.lab.traffic.traffic_reading import read_report
     from extproc.lab.traffic.traffic_text import as_text
 
     with store_of(options, writes=False) as store:
-        made = report(store, options.since)
+        made = read_report(store, options.since)
     if options.json:
         print(msgspec.json.encode(made).decode())
     elif made is None:

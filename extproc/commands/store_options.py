@@ -13,7 +13,7 @@ from extproc.errors import OperatorError
 
 if TYPE_CHECKING:
     from extproc.lab.datasets import OutcomeRow, Reader
-    from extproc.lab.store.access_log_import import Pricing
+    from extproc.lab.store.file_imports import Pricing
     from extproc.lab.store.record_store import Store
     from extproc.lab.store.segment_loading import ImportedSegment
     from extproc.registry.labelled_rows import RouteRow
@@ -81,7 +81,7 @@ def load_all(
     store: "Store", paths: list[Path], registries: list[Path] | None = None, *, attributes: bool = True
 ) -> "ImportedSegment":
     """Load every segment and access log of the paths; lines that cannot be read are reported on stderr."""
-    from extproc.lab.store.access_log_import import Pricing, is_access_log
+    from extproc.lab.store.file_imports import Pricing, is_access_log
     from extproc.lab.store.segment_loading import ImportedSegment, load, segments_in
 
     total, pricing = ImportedSegment(), Pricing.of(registries or [])
@@ -128,7 +128,7 @@ def rows_of(options: argparse.Namespace) -> Iterator[Rows]:
 
 
 def _load_access_log(store: "Store", path: Path, pricing: "Pricing", attributes: bool) -> "ImportedSegment":
-    from extproc.lab.store.access_log_import import ImportCounts, segments_of
+    from extproc.lab.store.file_imports import ImportCounts, segments_of
     from extproc.lab.store.segment_loading import ImportedSegment, load
 
     total, reading = ImportedSegment(), ImportCounts()

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import load, prepare
-from extproc.lab.traffic.traffic_report import report
+from extproc.lab.traffic.traffic_reading import read_report
 from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import FEEDBACK_TOKEN, Answer, World, chat
 
@@ -67,7 +67,7 @@ async def test_feedback_by_request_and_by_trace_is_in_the_report_once(own_world:
     assert [row["evaluation_id"] for row in kept] == [answer.json()["id"] for answer in accepted]
     with stored(world) as store:
         assert len(store.rows("SELECT * FROM evaluations")) == 3
-        told = report(store)
+        told = read_report(store)
     assert told is not None
     (part,) = told.slices
     assert (part.route, part.model, part.requests) == ("code", "code", 3)

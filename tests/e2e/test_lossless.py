@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from extproc.cli import main
 from extproc.demo.model_pool import Behaviour
-from extproc.lab.store.access_log_import import ImportCounts, Pricing, segments_of
+from extproc.lab.store.file_imports import ImportCounts, Pricing, segments_of
 from extproc.telemetry.segments import segment_paths
 from tests.collector import Collector
 from tests.e2e.conftest import Answer, World, chat, world_in

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.lab.store.record_store import open_store
 from extproc.lab.store.segment_loading import load, prepare
-from extproc.lab.traffic.traffic_report import report
+from extproc.lab.traffic.traffic_reading import read_report
 from extproc.routing.rollout import place
 from extproc.telemetry.segments import segment_paths
 from extproc.vocabulary import Api
@@ -149,7 +149,7 @@ async def test_an_observed_request_costs_what_its_default_does_and_tells_the_rou
         prepare(store)
         for segment in segment_paths(world.stack.records):
             load(store, segment)
-        made = report(store)
+        made = read_report(store)
     assert made is not None
     assert made.observed is not None
     (greeting,) = [part for part in made.observed.parts if part.route == "greeting"]

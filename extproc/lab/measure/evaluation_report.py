@@ -8,7 +8,7 @@ import numpy as np
 
 from extproc.lab.datasets import Reader, labels_of
 from extproc.lab.measure import classification_metrics
-from extproc.lab.measure.baselines import baselines
+from extproc.lab.measure.baselines import BaselineFigures, baseline_figures
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.lab.measure.intervals import (
     NO_FIGURE,
@@ -17,8 +17,8 @@ from extproc.lab.measure.intervals import (
     bootstrap,
     bootstrap_distance,
     bootstrap_macro_f1,
-    mean_of,
     one_by_one,
+    share,
     wilson,
 )
 from extproc.lab.measure.replay import CandidateRegistry, ReplayedDecisions, decide_all
@@ -38,16 +38,6 @@ class RouteFigures(msgspec.Struct, frozen=True):
     precision: Figure
     recall: Figure
     f1: float
-
-
-class BaselineFigures(msgspec.Struct, frozen=True):
-    """One baseline, and how far the registry is ahead of it on the same rows (a paired interval)."""
-
-    name: str
-    accuracy: Figure  # of rows in scope
-    macro_f1: Figure
-    auroc: Figure
-    lead: Figure
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -151,15 +141,9 @@ def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
         operating_point=_operating_point(truth, decided),
         quantiles={signal: _quantiles(_signal(decided, signal), truth, decided.best) for signal in SIGNALS},
         reasons=decided.reasons,
-        baselines=_baselines(candidate, rows, truth, decided),
+        baselines=baseline_figures(candidate, rows, truth, decided),
         mistakes=_mistakes(rows, truth, decided),
     )
-
-
-def share(hits: Truths) -> Figure:
-    """The share of true entries, with Wilson's interval."""
-    rows = len(hits)
-    return Figure.of(float(hits.mean()) if rows else math.nan, wilson(int(hits.sum()), rows))
 
 
 def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]) -> dict[str, Figure]:
@@ -297,41 +281,6 @@ def _quantiles(scores: Floats, truth: Labels, best: Labels) -> dict[str, tuple[f
         "out of scope": known & (truth < 0),
     }
     return {name: classification_metrics.quantiles(scores[chosen]) for name, chosen in kinds.items()}
-
-
-def _baselines(
-    candidate: CandidateRegistry, rows: Sequence[RouteRow], truth: Labels, decided: ReplayedDecisions
-) -> list[BaselineFigures]:
-    examples = candidate.loaded.examples
-    if not examples:
-        return []
-    inside = truth >= 0
-    ours = (decided.best == truth)[inside].astype(np.float64)
-    place = np.array([candidate.routes.index(route) for route in examples], np.intp)
-    figures = []
-    for baseline in baselines(examples, candidate.encoder, [row.text for row in rows], decided.vectors):
-        best = place[baseline.best]
-        right = (best == truth)[inside]
-        lead = ours - right
-        table = classification_metrics.confusion(truth[inside], best[inside], len(candidate.routes))
-        figures.append(
-            BaselineFigures(
-                name=baseline.name,
-                accuracy=share(right),
-                macro_f1=Figure.of(
-                    classification_metrics.macro_f1(table),
-                    bootstrap_macro_f1(truth[inside], best[inside], len(candidate.routes)),
-                ),
-                auroc=Figure.of(
-                    classification_metrics.auroc(baseline.score[inside], baseline.score[~inside]),
-                    bootstrap(auroc_of(baseline.score, inside), len(truth)),
-                ),
-                lead=Figure.of(
-                    float(lead.mean()) if len(lead) else math.nan, bootstrap(mean_of(lead), len(lead))
-                ),
-            )
-        )
-    return figures
 
 
 def _mistakes(rows: Sequence[RouteRow], truth: Labels, decided: ReplayedDecisions) -> list[Mistake]:

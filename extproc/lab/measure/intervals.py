@@ -51,6 +51,12 @@ def wilson(hits: float, rows: int) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
+def share(hits: Truths) -> Figure:
+    """The share of true entries, with Wilson's interval."""
+    rows = len(hits)
+    return Figure.of(float(hits.mean()) if rows else math.nan, wilson(int(hits.sum()), rows))
+
+
 def bootstrap(statistic: Statistic, rows: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Percentile interval (Efron, 1979) of a statistic of rows drawn anew with replacement.
 

@@ -16,10 +16,12 @@ from extproc.lab.figures.number_formats import (
 from extproc.lab.figures.plots import Mean, Series, bars, intervals, over_time
 from extproc.lab.figures.report_layout import cell, note, page, plots, section, table, tiles
 from extproc.lab.traffic.concerns import ENOUGH, Rate
-from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
 from extproc.lab.traffic.traffic_report import BUCKETS, Observation, RouteReport, SliceReport, TrafficReport
 from extproc.lab.traffic.traffic_text import (
     CHANGES,
+    PROXIES_HEAD,
+    PROXIES_NOTE,
+    PROXIES_TITLE,
     explained,
     is_told,
     mean_score,
@@ -43,7 +45,9 @@ def as_page(report: TrafficReport) -> str:
         section("Quality", _quality(report, names)) if names else "",
         section("Routes and models", _slices(report, names)),
         section("No model asked", _unanswered(report)) if report.unanswered else "",
-        section(TITLE, _proxies(report, names)) if any(part.proxies.seen for part in report.slices) else "",
+        section(PROXIES_TITLE, _proxies(report, names))
+        if any(part.proxies.seen for part in report.slices)
+        else "",
         section("Over time", _trends(report, names)),
         section("Cost beside the reference model", _costs(report) + _spending(report)),
         section("Cascades", _cascades(report)) if report.cascades else "",
@@ -135,7 +139,7 @@ def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
         for part in report.slices
         if part.proxies.seen
     ]
-    return table(["route", "model", *names, *HEAD], rows) + note(EXPLAINED)
+    return table(["route", "model", *names, *PROXIES_HEAD], rows) + note(PROXIES_NOTE)
 
 
 def _spending(report: TrafficReport) -> str:

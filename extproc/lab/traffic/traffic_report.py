@@ -1,20 +1,13 @@
-"""The report on recorded traffic: one slice per route and model, the worst first. JSON is this."""
+"""The report on recorded traffic: what it says of each route and model. Its JSON has these fields."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import msgspec
 
-from extproc.lab.store.record_store import Store
-from extproc.lab.traffic import traffic_queries
-from extproc.lab.traffic.concerns import Concern, Rate, TimeBucket, of_errors, of_quality, rate
-from extproc.lab.traffic.quality_proxies import Proxies, proxies_of
+from extproc.lab.traffic.concerns import Concern, Rate
 
 BUCKETS = 14  # of the window's trend
-
-_Slice = tuple[str, str]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -51,7 +44,7 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Trend(msgspec.Struct, frozen=True):
-    """One stretch of time; what was not measured in it is null."""
+    """One bucket of time; what was not measured in it is null."""
 
     bucket: int
     requests: int
@@ -60,8 +53,32 @@ class Trend(msgspec.Struct, frozen=True):
     quality: Mapping[str, float]  # mean score by the opinion's name
 
 
+class Proxies(msgspec.Struct, frozen=True):
+    """Hints that answers of one route and model were not good, known without anybody's opinion.
+
+    They do not measure quality: a refusal may be right, a short answer may have been wanted, and a user who
+    asks again may have forgotten the answer. So the report shows them beside opinions, and they cause no
+    concern. Each share is of the exchanges where the hint can be seen.
+    """
+
+    cut_short: Rate  # of answers whose end was seen
+    refused: Rate  # of the same, by the model, not by the router
+    asks_again: Rate  # of requests with an earlier turn, which another model may have answered
+    asked_again_after: Rate  # of answers after which the same conversation went on
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """All of them, in the order of the report's columns."""
+        return self.cut_short, self.refused, self.asks_again, self.asked_again_after
+
+    @property
+    def seen(self) -> bool:
+        """Whether any hint can be seen."""
+        return any(found.samples for found in self.rates)
+
+
 class SliceReport(msgspec.Struct, frozen=True):
-    """One route and model. An empty route is one that no route took; an empty model, Envoy's default."""
+    """One route and model. An empty route means that no route was chosen; an empty model, Envoy's default."""
 
     route: str
     model: str
@@ -69,7 +86,7 @@ class SliceReport(msgspec.Struct, frozen=True):
     share: float
     bypassed: int
     quality: Mapping[str, Rate]  # by the opinion's name: feedback, judge, ...
-    proxies: Proxies  # hints beside it
+    proxies: Proxies
     errors: Rate
     duration_ms: Latency
     first_token_ms: Latency
@@ -81,7 +98,7 @@ class SliceReport(msgspec.Struct, frozen=True):
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """Requests for which no model was asked: refused by the router, or given up by the client before."""
+    """Requests without a call to a model: the router refused them, or the client left before a decision."""
 
     why: str  # the label of the error that the client got, e.g. denied; or "client left"
     rule: str  # the rule that denied them; empty: none
@@ -99,7 +116,7 @@ class RouteReport(msgspec.Struct, frozen=True):
 
 
 class CascadeReport(msgspec.Struct, frozen=True):
-    """One cascade: how often the first answer was not enough, and what that cost."""
+    """One cascade: how often it asked another model, and what that cost."""
 
     cascade: str
     requests: int
@@ -125,9 +142,9 @@ class ShadowReport(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What routing would have saved, in US dollars, of the exchanges whose both costs are known.
+    """What routing would have saved, in US dollars, for the exchanges with both costs.
 
-    Routed, they are taken to use the same tokens. A negative saving is what routing costs.
+    It assumes that a routed request uses the same tokens. A negative saving is what routing costs.
     """
 
     compared: int
@@ -141,7 +158,7 @@ class ObservedReport(msgspec.Struct, frozen=True):
     """Where traffic would have gone that was only observed, and what that would have saved."""
 
     route: str
-    model: str  # empty: nobody's, as nothing was decided or the request would have been refused
+    model: str  # empty: nothing was decided, or the request would have been refused
     refusal: str  # the label of the error that the client would have got
     requests: int
     share: float  # of what was observed
@@ -150,7 +167,7 @@ class ObservedReport(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """All that was observed and not routed."""
+    """All requests that were observed and not routed."""
 
     requests: int
     share: float  # of all requests
@@ -159,7 +176,7 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 class TrafficReport(msgspec.Struct, frozen=True):
-    """Everything. Times are UTC."""
+    """The whole report. Times are UTC."""
 
     begin: datetime
     end: datetime
@@ -168,302 +185,13 @@ class TrafficReport(msgspec.Struct, frozen=True):
     errors: Rate
     abstained: Rate
     money: Money
-    estimated: int  # exchanges that told no usage
-    estimated_cost_usd: float | None  # of these, roughly; no part of ``money``
+    estimated: int  # exchanges without usage
+    estimated_cost_usd: float | None  # of these, roughly; not included in ``money``
     opinions: int
-    stray: int  # opinions on no exchange that is known
-    unanswered: Sequence[Unanswered]  # the most requests first; no slice has them
+    stray: int  # opinions whose exchange is not in the store
+    unanswered: Sequence[Unanswered]  # the most requests first; they are in no slice
     slices: Sequence[SliceReport]  # the worst first
     routes: Sequence[RouteReport]  # in the same order
     cascades: Sequence[CascadeReport]
     shadows: Sequence[ShadowReport]
     observed: Observation | None  # None: everything was routed
-
-
-def report(store: Store, since: datetime | None = None) -> TrafficReport | None:
-    """What the store says of the time from ``since`` on (all of it when None); None of no traffic."""
-    from_us = 0 if since is None else _micros(since)
-    (window,) = store.rows(traffic_queries.WINDOW, {"since": from_us})
-    if not window["requests"]:
-        return None
-    begin, end = int(window["begin"]), int(window["end"])
-    step = max(1, -(-(end - begin + 1) // BUCKETS))
-    given = {"since": begin, "step": step}
-    quality = _by_name(store.rows(traffic_queries.QUALITY, given))
-    trend = store.rows(traffic_queries.TREND, given)
-    failures = _failures(trend)
-    followed = {_key(row): row for row in store.rows(traffic_queries.REASKED, {"since": begin})}
-    rows = store.rows(traffic_queries.SLICES, {"since": begin})
-    (opinions,) = store.rows(traffic_queries.STRAY, {"since": from_us})
-    slices = [
-        _slice(
-            row,
-            int(window["requests"]),
-            quality.get(key, {}),
-            failures.get(key, []),
-            proxies_of(row, followed.get(key)),
-        )
-        for row in rows
-        for key in [_key(row)]
-    ]
-    severity: dict[str, float] = defaultdict(float)
-    for part in slices:
-        severity[part.route] = max(severity[part.route], part.severity)
-    routes = _routes(trend, quality)
-    routes.sort(key=lambda route: (-severity[route.route], -route.requests, route.route))
-    return TrafficReport(
-        begin=_time(begin),
-        end=_time(end),
-        bucket_s=step / 1e6,
-        requests=int(window["requests"]),
-        errors=rate(sum(b.hits for part in failures.values() for b in part), int(window["requests"])),
-        abstained=rate(sum((r.abstained.value or 0.0) * r.requests for r in routes), int(window["requests"])),
-        money=_sum_money([part.money for part in slices]),
-        estimated=(estimated := sum(int(row["estimated"]) for row in rows)),
-        estimated_cost_usd=sum(row["estimated_cost"] or 0.0 for row in rows) if estimated else None,
-        opinions=int(opinions["opinions"]),
-        stray=int(opinions["stray"]),
-        unanswered=[
-            _unanswered(row, int(window["requests"]))
-            for row in store.rows(traffic_queries.UNANSWERED, {"since": begin})
-        ],
-        slices=sorted(slices, key=lambda part: (-part.severity, -part.requests, part.route, part.model)),
-        routes=routes,
-        cascades=[_cascade(row) for row in store.rows(traffic_queries.CASCADES, {"since": from_us})],
-        shadows=[_shadow(row) for row in store.rows(traffic_queries.SHADOWS, {"since": from_us})],
-        observed=_observation(
-            store.rows(traffic_queries.OBSERVED, {"since": from_us}), int(window["requests"])
-        ),
-    )
-
-
-def _unanswered(row: Mapping[str, Any], all_requests: int) -> Unanswered:
-    requests = int(row["requests"])
-    return Unanswered(row["why"], row["rule"], requests, requests / all_requests)
-
-
-def _key(row: Mapping[str, Any]) -> _Slice:
-    return row["route"], row["answered_by"]
-
-
-def _slice(
-    row: Mapping[str, Any],
-    all_requests: int,
-    quality: Mapping[str, list[TimeBucket]],
-    failures: list[TimeBucket],
-    proxies: Proxies,
-) -> SliceReport:
-    concerns = [concern for name, buckets in quality.items() for concern in of_quality(name, buckets)]
-    concerns += of_errors(failures)
-    concerns.sort(key=lambda concern: -concern.severity)
-    requests = int(row["requests"])
-    return SliceReport(
-        route=row["route"],
-        model=row["answered_by"],
-        requests=requests,
-        share=requests / all_requests,
-        bypassed=int(row["bypasses"]),
-        quality={
-            name: rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
-            for name, buckets in quality.items()
-        },
-        proxies=proxies,
-        errors=rate(int(row["failed"]), requests),
-        duration_ms=_latency(row["timed"], row["duration"]),
-        first_token_ms=_latency(row["first_tokens"], row["first_token"]),
-        tokens=Tokens(
-            counted=int(row["counted"]),
-            input=int(row["input"] or 0),
-            output=int(row["output"] or 0),
-            cached=int(row["cached"] or 0),
-        ),
-        money=_money(row),
-        margin=row["mean_margin"] if row["scored"] else None,
-        severity=concerns[0].severity if concerns else 0.0,
-        concerns=concerns,
-    )
-
-
-def _money(row: Mapping[str, Any]) -> Money:
-    return _compared(
-        int(row["priced"]),
-        row["cost"] or 0.0,
-        int(row["compared"]),
-        row["compared_cost"] or 0.0,
-        row["reference_cost"] or 0.0,
-    )
-
-
-def _sum_money(parts: Sequence[Money]) -> Money:
-    return _compared(
-        sum(part.priced for part in parts),
-        sum(part.cost_usd or 0.0 for part in parts),
-        sum(part.compared for part in parts),
-        sum(part.compared_cost_usd or 0.0 for part in parts),
-        sum(part.reference_cost_usd or 0.0 for part in parts),
-    )
-
-
-def _compared(priced: int, cost: float, compared: int, compared_cost: float, reference: float) -> Money:
-    saving = reference - compared_cost
-    return Money(
-        priced=priced,
-        cost_usd=cost if priced else None,
-        compared=compared,
-        compared_cost_usd=compared_cost if compared else None,
-        reference_cost_usd=reference if compared else None,
-        saving_usd=saving if compared else None,
-        saving_share=saving / reference if compared and reference else None,
-    )
-
-
-def _latency(samples: int | str, quantiles: Sequence[float | None]) -> Latency:
-    return Latency(int(samples), *(quantiles if int(samples) else (None, None, None)))
-
-
-def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, dict[str, list[TimeBucket]]]:
-    found: dict[_Slice, dict[str, list[TimeBucket]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        bucket = TimeBucket(int(row["bucket"]), row["score"], int(row["judged"]))
-        found[row["route"], row["answered_by"]][row["name"]].append(bucket)
-    return found
-
-
-def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[TimeBucket]]:
-    """Of each slice the failures by bucket: a route that was leaned to makes no difference here."""
-    sums: dict[_Slice, dict[int, tuple[int, int]]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
-    for row in rows:
-        buckets, number = sums[row["route"], row["answered_by"]], int(row["bucket"])
-        failed, requests = buckets[number]
-        buckets[number] = (failed + int(row["failures"]), requests + int(row["requests"]))
-    return {
-        key: [TimeBucket(number, *counts) for number, counts in sorted(buckets.items())]
-        for key, buckets in sums.items()
-    }
-
-
-class _Moment:
-    """What is known of one route in one bucket, summed over its models."""
-
-    def __init__(self) -> None:
-        self.requests = self.abstained = self.scored = 0
-        self.margins = 0.0
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self.requests += int(row["requests"])
-        self.abstained += int(row["abstained"])
-        self.scored += int(row["scored"])
-        self.margins += row["margins"] or 0.0
-
-
-def _routes(
-    rows: Sequence[Mapping[str, Any]], quality: Mapping[_Slice, Mapping[str, list[TimeBucket]]]
-) -> list[RouteReport]:
-    by_route: dict[str, dict[int, _Moment]] = defaultdict(lambda: defaultdict(_Moment))
-    for row in rows:
-        by_route[row["leaning"]][int(row["bucket"])].add(row)
-    judged = _quality_of_routes(quality)
-    return [
-        RouteReport(
-            route=route,
-            requests=sum(moment.requests for moment in moments.values()),
-            abstained=rate(
-                sum(moment.abstained for moment in moments.values()),
-                sum(moment.requests for moment in moments.values()),
-            ),
-            trend=[
-                Trend(
-                    bucket=number,
-                    requests=moment.requests,
-                    margin=moment.margins / moment.scored if moment.scored else None,
-                    abstained=moment.abstained / moment.requests,
-                    quality=judged.get((route, number), {}),
-                )
-                for number, moment in sorted(moments.items())
-            ],
-        )
-        for route, moments in by_route.items()
-    ]
-
-
-def _quality_of_routes(
-    quality: Mapping[_Slice, Mapping[str, list[TimeBucket]]],
-) -> dict[tuple[str, int], dict[str, float]]:
-    """The mean score of a route in a stretch of time, over its models."""
-    sums: dict[tuple[str, int, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-    for (route, _), names in quality.items():
-        for name, buckets in names.items():
-            for bucket in buckets:
-                hits, samples = sums[route, bucket.number, name]
-                sums[route, bucket.number, name] = (hits + bucket.hits, samples + bucket.samples)
-    means: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
-    for (route, number, name), (hits, samples) in sums.items():
-        means[route, number][name] = hits / samples
-    return means
-
-
-def _cascade(row: Mapping[str, Any]) -> CascadeReport:
-    requests = int(row["requests"])
-    return CascadeReport(
-        cascade=row["cascade"],
-        requests=requests,
-        attempts_each=int(row["attempts"]) / requests,
-        escalated=rate(int(row["escalated"]), requests),
-        thrashed=rate(int(row["thrashed"]), requests),
-        cost_usd=row["total_cost"],
-        wasted_cost_usd=row["wasted_cost"],
-        wasted_tokens=row["total_tokens"],
-        saved_usd=row["saved"] if int(row["compared"] or 0) else None,
-    )
-
-
-def _shadow(row: Mapping[str, Any]) -> ShadowReport:
-    requests = int(row["requests"])
-    return ShadowReport(
-        route=row["route"],
-        primary_model=row["primary_model"],
-        model=row["model"],
-        requests=requests,
-        errors=rate(int(row["failed"]), requests),
-        duration_ms=_latency(requests, row["duration"]),
-        cost_usd=row["cost"] if row["priced"] else None,
-    )
-
-
-def _observation(rows: Sequence[Mapping[str, Any]], all_requests: int) -> Observation | None:
-    if not rows:
-        return None
-    requests = sum(int(row["requests"]) for row in rows)
-    return Observation(
-        requests=requests,
-        share=requests / all_requests,
-        money=_difference(rows),
-        parts=[
-            ObservedReport(
-                route=row["would_route"],
-                model=row["would_model"],
-                refusal=row["would_refuse"],
-                requests=int(row["requests"]),
-                share=int(row["requests"]) / requests,
-                margin=row["mean_margin"],
-                money=_difference([row]),
-            )
-            for row in rows
-        ],
-    )
-
-
-def _difference(rows: Sequence[Mapping[str, Any]]) -> Difference:
-    compared = sum(int(row["compared"]) for row in rows)
-    if not compared:
-        return Difference(0, None, None, None, None)
-    cost, would = sum(row["cost"] or 0.0 for row in rows), sum(row["would_cost"] or 0.0 for row in rows)
-    return Difference(compared, cost, would, cost - would, (cost - would) / cost if cost else None)
-
-
-def _micros(time: datetime) -> int:
-    return round(time.timestamp() * 1e6)
-
-
-def _time(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1e6, UTC)

@@ -15,7 +15,6 @@ from extproc.lab.figures.number_formats import (
 )
 from extproc.lab.figures.report_layout import text_table
 from extproc.lab.traffic.concerns import Concern, Rate
-from extproc.lab.traffic.quality_proxies import EXPLAINED, HEAD, TITLE
 from extproc.lab.traffic.traffic_report import (
     Difference,
     Latency,
@@ -27,6 +26,13 @@ from extproc.lab.traffic.traffic_report import (
 )
 
 CHANGES = ("fall", "rise")
+PROXIES_TITLE = "Proxies, not quality"
+PROXIES_HEAD = ("cut short", "refused", "asks again", "asked again after")
+PROXIES_NOTE = (
+    "Cut short: ended by a limit of tokens. Refused: by the API's own field; refusals in plain prose are not "
+    "seen. Asks again: requests that repeat an earlier turn of their conversation. Asked again after: "
+    "answers whose conversation went on with such a request, where conversations have an id."
+)
 
 _WORTH_TELLING = 0.05
 _FEW = "?"  # behind a share of too few samples
@@ -195,8 +201,8 @@ def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
         for part in report.slices
         if part.proxies.seen
     ]
-    head = ["route", "model", *names, *HEAD, ""]
-    return f"{TITLE}\n{text_table(head, rows)}\n{EXPLAINED}" if rows else ""
+    head = ["route", "model", *names, *PROXIES_HEAD, ""]
+    return f"{PROXIES_TITLE}\n{text_table(head, rows)}\n{PROXIES_NOTE}" if rows else ""
 
 
 def _cost(part: SliceReport) -> list[str]:

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from extproc.lab.store.record_store import Store
-from extproc.lab.traffic.quality_proxies import HEAD, TITLE
 from extproc.lab.traffic.traffic_page import as_page
-from extproc.lab.traffic.traffic_report import SliceReport, report
-from extproc.lab.traffic.traffic_text import as_text
+from extproc.lab.traffic.traffic_reading import read_report
+from extproc.lab.traffic.traffic_report import SliceReport
+from extproc.lab.traffic.traffic_text import PROXIES_HEAD, PROXIES_TITLE, as_text
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
 from tests.lab.traffic.conftest import BEGIN, Traffic
 
@@ -26,7 +26,7 @@ def exchange(number: int, **fields: object) -> ExchangeRow:
 
 
 def slices(store: Store) -> dict[tuple[str, str], SliceReport]:
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     return {(part.route, part.model): part for part in made.slices}
 
@@ -123,28 +123,28 @@ def test_they_are_told_beside_quality_and_never_as_quality(store: Store, put: Pu
     rows: list[AnyRow] = [exchange(n, finish_reason="length", refusal=True, reask=True) for n in range(40)]
     rows.append(EvaluationRow(time=BEGIN, request_id="r1", evaluation_id="e", name="feedback", score=1.0))
     put(rows)
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     (part,) = made.slices
     assert list(part.quality) == ["feedback"]
     assert not [concern for concern in part.concerns if concern.kind == "quality"]
     assert part.severity == 0
     text, page = as_text(made), as_page(made)
-    for name in HEAD:
+    for name in PROXIES_HEAD:
         assert name in text
         assert f"<th>{name}</th>" in page
-    assert TITLE in text
-    assert f"<h2>{TITLE}</h2>" in page
-    table = text[text.index(TITLE) :].splitlines()[1:5]
+    assert PROXIES_TITLE in text
+    assert f"<h2>{PROXIES_TITLE}</h2>" in page
+    table = text[text.index(PROXIES_TITLE) :].splitlines()[1:5]
     assert any("feedback" in line for line in table)  # beside them
     assert any(line.count("100.0% [91.2%, 100.0%]") == 3 for line in table)
 
 
 def test_where_nothing_was_seen_nothing_is_told(store: Store, traffic: Traffic) -> None:
     traffic("code", "small", 40)
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     assert not made.slices[0].proxies.seen
-    assert [share.value for share in made.slices[0].proxies.rates] == [None] * len(HEAD)
-    assert TITLE not in as_text(made)
-    assert TITLE not in as_page(made)
+    assert [share.value for share in made.slices[0].proxies.rates] == [None] * len(PROXIES_HEAD)
+    assert PROXIES_TITLE not in as_text(made)
+    assert PROXIES_TITLE not in as_page(made)

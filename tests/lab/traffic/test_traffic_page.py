@@ -7,7 +7,8 @@ import pytest
 
 from extproc.lab.store.record_store import Store
 from extproc.lab.traffic.traffic_page import as_page
-from extproc.lab.traffic.traffic_report import TrafficReport, report
+from extproc.lab.traffic.traffic_reading import read_report
+from extproc.lab.traffic.traffic_report import TrafficReport
 from extproc.lab.traffic.traffic_text import as_text
 from tests.lab.traffic.conftest import Traffic
 
@@ -18,7 +19,7 @@ def made(store: Store, traffic: Traffic) -> TrafficReport:
     traffic("chat", "small", 600, good=0.96, margin=0.6, input_tokens=10, output_tokens=20, **money)
     traffic("legal", "small", 200, good=lambda day: 0.95 if day < 11 else 0.3, margin=0.5, **money)
     traffic("rare", "<b>&", 5, good=1.0)
-    found = report(store)
+    found = read_report(store)
     assert found is not None
     return found
 
@@ -98,7 +99,7 @@ def test_plots_are_drawn_of_quality_time_and_cost(made: TrafficReport) -> None:
 
 def test_a_report_of_nothing_but_requests_is_a_page_too(store: Store, traffic: Traffic) -> None:
     traffic("", "", 3, good=None)
-    found = report(store)
+    found = read_report(store)
     assert found is not None
     page = as_page(found)
     assert "Nothing is surely bad." in page

@@ -5,7 +5,7 @@ import re
 from extproc.lab.figures.number_formats import count, dollars, percent, score
 from extproc.lab.store.record_store import Store
 from extproc.lab.traffic.traffic_page import as_page
-from extproc.lab.traffic.traffic_report import report
+from extproc.lab.traffic.traffic_reading import read_report
 from extproc.lab.traffic.traffic_text import as_text
 from tests.docs.pages import ROOT
 from tests.lab.traffic.conftest import Traffic
@@ -14,7 +14,7 @@ OBSERVED = {"good": None, "mode": "observe"}
 
 
 def told(store: Store) -> tuple[str, str]:
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     return as_text(made), as_page(made)
 

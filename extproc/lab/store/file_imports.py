@@ -1,12 +1,13 @@
-"""Envoy's JSON access logs become segments of records, which are then loaded like any other.
+"""Rows from files: exchanges from Envoy's JSON access logs, and opinions such as users' feedback.
 
-What the sidecars were told by Envoy's stream and what Envoy wrote to the file is the same, field by
-field, so the rows made here are those that the sidecars wrote, and loading leaves them out.
+Envoy writes to its access log, field by field, what it streams to the sidecars. So the rows made here equal
+those that the sidecars wrote, and loading them again adds nothing.
 """
 
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, cast
@@ -16,8 +17,9 @@ import msgspec
 from extproc.errors import OperatorError
 from extproc.registry.registry_loading import load
 from extproc.registry.schema import Telemetry
+from extproc.telemetry.feedback_rows import Feedback, row_of
 from extproc.telemetry.pricing import PriceList
-from extproc.telemetry.rows import ExchangeRow
+from extproc.telemetry.rows import EvaluationRow, ExchangeRow
 from extproc.telemetry.sinks import outcome_of
 from extproc.vocabulary import Version
 from extproc.wire import access_log_file
@@ -30,7 +32,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 class Pricing(msgspec.Struct, frozen=True):
-    """What serving knew of the registry when it made a row."""
+    """What serving reads of the registry to make a row."""
 
     prices: Callable[[Version], PriceList] = lambda version: PriceList({})
     telemetry: Telemetry = Telemetry()
@@ -48,26 +50,26 @@ class Pricing(msgspec.Struct, frozen=True):
 
 
 class ImportCounts(msgspec.Struct):
-    """What was met in one log so far; complete when its last segment has been taken."""
+    """What was read of one log so far; complete after its last segment."""
 
     lines: int = 0  # whole ones
-    bad: list[tuple[int, str]] = []  # number and what is wrong
+    bad: list[tuple[int, str]] = []  # line number and problem
     torn: bool = False  # the last line is cut short: Envoy may be about to write the rest
 
 
 def is_access_log(path: Path) -> bool:
-    """Whether these are lines of our access log, and no segment. Raises ``OperatorError``."""
+    """Whether the file has lines of our access log; else it is a segment. Raises ``OperatorError``."""
     try:
         with _opened(path) as lines:
             return any(_MARK in line for line in islice(lines, _LOOKED_AT))
     except _UNREADABLE as error:
-        raise OperatorError(f"{path}: it cannot be read: {error}") from error
+        raise OperatorError(f"{path}: cannot read it: {error}") from error
 
 
 def segments_of(path: Path, pricing: Pricing, reading: ImportCounts, folder: Path) -> Iterator[Path]:
-    """The log at ``path``, gzipped or not, as segments in ``folder``, each gone when the next is asked for.
+    """The log, gzipped or not, as segments in ``folder``. Each is deleted before the next is made.
 
-    Whatever cannot be read is in ``reading``.
+    ``reading`` gets what cannot be read.
     """
     encode = msgspec.json.Encoder().encode
     rows = _rows(path, pricing, reading)
@@ -90,11 +92,11 @@ def _rows(path: Path, pricing: Pricing, reading: ImportCounts) -> Iterator[Excha
 
 
 def _row(number: int, line: bytes, pricing: Pricing, reading: ImportCounts) -> ExchangeRow | None:
-    """What a line tells, or None, with the reason in ``reading``."""
+    """The row of a line, or None with the reason in ``reading``."""
     row = None
     try:
         row = outcome_of(access_log_file.exchange(line), pricing.prices, lambda _: pricing.telemetry).row
-    except (ValueError, OverflowError) as problem:  # a time that is none, at worst
+    except (ValueError, OverflowError) as problem:  # for example an invalid time
         if not line.endswith(b"\n"):
             reading.torn = True
             return None
@@ -107,3 +109,22 @@ def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as raw:
         zipped = raw.read(len(_GZIP)) == _GZIP
     return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
+
+
+def feedback_in(path: Path, now: datetime) -> Iterator[EvaluationRow]:
+    """The rows of a file of JSON lines, each a ``Feedback``. The same line twice is one opinion.
+
+    Raises:
+        OperatorError: a line cannot be used: ``file:line: what is wrong``.
+    """
+    decode = msgspec.json.Decoder(Feedback).decode
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        yield row_of(decode(line), now)
+                    except (ValueError, msgspec.MsgspecError) as error:
+                        raise OperatorError(f"{path}:{number}: {error}") from error
+    except OSError as error:
+        raise OperatorError(f"cannot read {path}: {error.strerror}") from error

@@ -7,7 +7,8 @@ import pytest
 from extproc.lab.store.record_store import Store
 from extproc.lab.traffic import traffic_queries
 from extproc.lab.traffic.traffic_page import as_page
-from extproc.lab.traffic.traffic_report import Difference, TrafficReport, report
+from extproc.lab.traffic.traffic_reading import read_report
+from extproc.lab.traffic.traffic_report import Difference, TrafficReport
 from extproc.lab.traffic.traffic_text import as_text
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
 from tests.lab.traffic.conftest import BEGIN, DAYS, Traffic
@@ -16,7 +17,7 @@ Put = Callable[[list[AnyRow]], None]
 
 
 def told(store: Store) -> TrafficReport:
-    made = report(store)
+    made = read_report(store)
     assert made is not None
     return made
 
@@ -247,11 +248,11 @@ def test_refused_requests_are_no_errors(store: Store, put: Put) -> None:
 
 def test_only_what_came_since_is_told(store: Store, traffic: Traffic) -> None:
     traffic("chat", "small", 1400)
-    made = report(store, BEGIN + timedelta(days=DAYS - 1))
+    made = read_report(store, BEGIN + timedelta(days=DAYS - 1))
     assert made is not None
     assert made.requests == 100
     assert made.slices[0].quality["feedback"].samples == 100
-    assert report(store, BEGIN + timedelta(days=400)) is None
+    assert read_report(store, BEGIN + timedelta(days=400)) is None
 
 
 # An opinion may be on an exchange of any day, so ``stray`` looks for its id in all of them.
