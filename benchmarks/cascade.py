@@ -30,9 +30,9 @@ from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilit
 from extproc.lab.gates.gate_worth import FRACTIONS, break_even, cheapest, share_of, without_second
 from extproc.lab.measure.classification_metrics import Floats, Truths, auroc, ece
 from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, wilson
+from extproc.registry.cascade_settings import Gate, Length, Repetition
 from extproc.registry.gate_artefact import CalibratedGate, GateManifest
-from extproc.registry.gate_settings import Gate, Length, Repetition
-from extproc.registry.judge_compiling import compile_judge
+from extproc.registry.tier_compiling import compile_judge
 from extproc.vocabulary import Api
 
 FOLDS = 5

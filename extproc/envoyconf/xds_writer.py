@@ -21,10 +21,9 @@ from extproc.envoyconf.xds_directory import Directory
 from extproc.envoyconf.xds_files import Generation
 from extproc.errors import EnvoyMissing, NotYet, OperatorError, RouterError
 from extproc.registry.checks.shared_checks import plaintext_problem
-from extproc.registry.file_watching import FileWatch
 from extproc.registry.key_files import missing_keys
 from extproc.registry.model_settings import Endpoint, Upstream
-from extproc.registry.registry_files import Files
+from extproc.registry.registry_files import Files, FileWatch
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.schema import Registry
 from extproc.registry.section import many

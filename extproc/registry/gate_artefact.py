@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
 from extproc.gate.answer_scoring import AGREEMENT, NAMES, Goodness, Logit
-from extproc.registry.gate_settings import Gate
+from extproc.registry.cascade_settings import Gate
 from extproc.registry.registry_files import Files
 from extproc.registry.weights_bundle import Arrays, Bundle
 from extproc.registry.yaml_source import Source

@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 
 from extproc.errors import HoldoutFailed, RouterError
-from extproc.registry.file_watching import FileWatch
-from extproc.registry.registry_files import Files
+from extproc.registry.registry_files import Files, FileWatch
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.releases import Release, Releases
 from extproc.registry.schema import Registry

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
 from extproc.registry.weights_bundle import Arrays, Bundle
-from extproc.routing.predicted_quality import FOLDED, Quality, QualityHead
-from extproc.routing.surface_features import NAMES
+from extproc.routing.predicted_quality import FOLDED, NAMES, Quality, QualityHead
 from extproc.routing.trained_heads import Standard
 from extproc.vocabulary import ModelName
 

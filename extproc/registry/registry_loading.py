@@ -12,11 +12,10 @@ from extproc.errors import ArtefactUnusable, RegistryError
 from extproc.registry import head_artefact as artefacts
 from extproc.registry import holdout_check
 from extproc.registry import quality_artefact as qualities
-from extproc.registry.cascade_settings import Cascade
+from extproc.registry.cascade_settings import Cascade, Gate
 from extproc.registry.checks import check
 from extproc.registry.checks.cascade_checks import check_calibrations
 from extproc.registry.gate_artefact import CalibratedGate, calibrations
-from extproc.registry.gate_settings import Gate
 from extproc.registry.holdout_check import HoldoutRows
 from extproc.registry.model_settings import Model
 from extproc.registry.registry_files import Files

@@ -9,15 +9,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from extproc.registry.cascade_settings import Cascade, Retry
-from extproc.registry.gate_settings import Gate
+from extproc.registry.cascade_settings import Cascade, Gate, Retry
 from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
 from extproc.vocabulary import Api, ClusterName, Effort, Mode, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
-# 10, or "10 %". ``checks.rollout_checks`` checks it; what is added here is for editors.
+# 10, or "10 %". ``checks.route_checks`` checks it; what is added here is for editors.
 Percent = (
     Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 100})]
     | Annotated[str, Meta(extra_json_schema={"pattern": r"^\s*[0-9]{1,3}(\.[0-9]{1,9})? ?%\s*$"})]

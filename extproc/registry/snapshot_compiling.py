@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from extproc.registry.checks.rollout_checks import share_of
+from extproc.registry.checks.route_checks import share_of
 from extproc.registry.head_artefact import check_encoder
 from extproc.registry.model_settings import Model
 from extproc.registry.registry_loading import LoadedRegistry

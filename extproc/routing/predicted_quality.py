@@ -1,11 +1,14 @@
 """Predicted quality: how likely each model is to answer a request well, and how long the answer is.
 
 One linear model reads what is known of a text before it is answered: the encoder's inner layers (or its
-embedding, if it has no inner layers), lexical features and surface features. All models
-are predicted by one matrix product, so that a decision costs microseconds however many there are.
+embedding, if it has no inner layers), lexical features and surface features (counts of characters, words,
+numbers and marks, which hardly help to choose a route). All models are predicted by one matrix product, so
+that a decision costs microseconds however many there are.
 """
 
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import numpy as np
@@ -14,9 +17,72 @@ from numpy.typing import NDArray
 from extproc.errors import EncoderFailed
 from extproc.routing.lexical_features import Sparse, lexical
 from extproc.routing.scorers import Matrix
-from extproc.routing.surface_features import surface
 from extproc.routing.trained_heads import Inputs, Standard
 from extproc.vocabulary import Embedding, ModelName
+
+LONGEST = 8192  # characters counted, from the start; the length itself is always of the whole text
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
+_OPERATOR = re.compile(r"[-+*/^<>=%$\\]")
+_NEGATION = re.compile(r"\b(?:not|no|none|never|nor|neither|without|except|incorrect|false)\b|n't\b", re.I)
+_PROPORTION = re.compile(
+    r"%|\b(?:percent|half|third|quarter|twice|double|triple|times|fraction|ratio|average)\b", re.I
+)
+_CONDITION = re.compile(
+    r"\b(?:if|then|each|every|per|than|remaining|rest|left|more|less|only|both|all)\b", re.I
+)
+_OTHER_SCRIPT = re.compile(r"[^\x00-\x7f]")
+_CAPITAL = re.compile(r"[A-Z]")
+_MARK = re.compile(r"[^\w\s]")
+
+# Counts enter as logarithms, so that a text twice as long is a step away and not twice as far.
+_COUNTED: dict[str, re.Pattern[str]] = {
+    "sentences": _SENTENCE_END,
+    "operators": _OPERATOR,
+    "negations": _NEGATION,
+    "proportions": _PROPORTION,
+    "conditions": _CONDITION,
+    "other scripts": _OTHER_SCRIPT,
+    "capitals": _CAPITAL,
+    "marks": _MARK,
+}
+_MARKS = {"lines": "\n", "blanks": "_", "commas": ",", "questions": "?", "brackets": "(", "quotes": '"'}
+_Shape = Callable[[str, list[str], list[str]], float]
+_SHAPES: dict[str, _Shape] = {
+    "words": lambda text, words, numbers: math.log1p(len(words)),
+    "letters a word": lambda text, words, numbers: sum(map(len, words)) / max(len(words), 1),
+    "longest word": lambda text, words, numbers: math.log1p(max(map(len, words), default=0)),
+    "repetition": lambda text, words, numbers: len(set(words)) / max(len(words), 1),
+    "numbers": lambda text, words, numbers: math.log1p(len(numbers)),
+    "digits": lambda text, words, numbers: math.log1p(sum(map(len, numbers))),
+    "longest number": lambda text, words, numbers: math.log1p(max(map(len, numbers), default=0)),
+    "decimals": lambda text, words, numbers: float(any("." in number for number in numbers)),
+    "share of marks": lambda text, words, numbers: len(_MARK.findall(text)) / max(len(text), 1),
+    "share of capitals": lambda text, words, numbers: len(_CAPITAL.findall(text)) / max(len(text), 1),
+    "first line": lambda text, words, numbers: math.log1p(len(text.partition("\n")[0])),
+    "longest line": lambda text, words, numbers: math.log1p(max(map(len, text.split("\n")))),
+}
+NAMES = ("characters", *_COUNTED, *_MARKS, *_SHAPES)
+
+
+def surface(texts: Sequence[str]) -> NDArray[np.float32]:
+    """The features of each text, shape (texts, len(NAMES)). It accepts any text."""
+    return np.array([_row(text) for text in texts], np.float32).reshape(len(texts), len(NAMES))
+
+
+def _row(text: str) -> list[float]:
+    read = text[:LONGEST]
+    words = [word.lower() for word in _WORD.findall(read)]
+    numbers = _NUMBER.findall(read)
+    return [
+        math.log1p(len(text)),
+        *(math.log1p(sum(1 for _ in pattern.finditer(read))) for pattern in _COUNTED.values()),
+        *(math.log1p(read.count(mark)) for mark in _MARKS.values()),
+        *(shape(read, words, numbers) for shape in _SHAPES.values()),
+    ]
+
 
 FOLDED = 1024  # numbers that a text's words, and as many that its character n-grams, are folded into
 _SURFACE_WEIGHT = np.float32(1.0)

@@ -12,10 +12,10 @@ from typing import Final
 from opentelemetry.metrics import Counter, Meter
 
 from extproc.errors import BadRequest, NoFeedback, TooLarge, Unauthorized, Unavailable
-from extproc.registry.judge_compiling import reasons_of
 from extproc.registry.live_registry import Result
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tier_compiling import reasons_of
 from extproc.telemetry import otel_names
 from extproc.telemetry.feedback_receiver import ACCEPTED
 from extproc.telemetry.row_building import REFUSALS

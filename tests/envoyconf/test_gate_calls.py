@@ -14,8 +14,7 @@ from aiohttp import web
 from extproc.egress.model_calls import Egress
 from extproc.exchanges import Ruling
 from extproc.exchanges import SecondAnswer as Told
-from extproc.registry.cascade_settings import Cascade, Tier
-from extproc.registry.gate_settings import Gate, SecondSettings, VerifierSettings
+from extproc.registry.cascade_settings import Cascade, Gate, SecondSettings, Tier, VerifierSettings
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers

@@ -6,8 +6,7 @@ from pathlib import Path
 from extproc.envoyconf.bootstrap import resources
 from extproc.envoyconf.typed_config import Names, Site, plain
 from extproc.envoyconf.xds_files import generation
-from extproc.registry.cascade_settings import Cascade, Tier
-from extproc.registry.gate_settings import Gate, SecondSettings
+from extproc.registry.cascade_settings import Cascade, Gate, SecondSettings, Tier
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 

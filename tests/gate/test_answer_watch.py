@@ -11,9 +11,8 @@ from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate import judged_request
 from extproc.gate.answer_watch import AnswerWatch, TierWatch
 from extproc.gate.consultation import Consultation, ConsultationResult
-from extproc.registry.cascade_settings import Cascade, Tier
+from extproc.registry.cascade_settings import Cascade, Gate, Length, SecondSettings, SelfReport, Tier
 from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gate_settings import Gate, Length, SecondSettings, SelfReport
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry, RouteSettings
 from extproc.registry.tier_compiling import judged_tiers

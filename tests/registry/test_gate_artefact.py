@@ -11,6 +11,7 @@ from extproc.apis.model_answer import ModelAnswer
 from extproc.errors import ArtefactUnusable, RegistryError
 from extproc.gate.answer_scoring import NAMES, Goodness, Logit
 from extproc.gate.judged_request import JudgedRequest
+from extproc.registry.cascade_settings import Gate
 from extproc.registry.gate_artefact import (
     CalibratedGate,
     GateManifest,
@@ -19,9 +20,8 @@ from extproc.registry.gate_artefact import (
     read,
     write,
 )
-from extproc.registry.gate_settings import Gate
-from extproc.registry.judge_compiling import compile_judge
 from extproc.registry.registry_files import Files
+from extproc.registry.tier_compiling import compile_judge
 from extproc.registry.yaml_source import Source
 from extproc.vocabulary import Api
 

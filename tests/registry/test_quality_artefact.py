@@ -15,9 +15,8 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.predicted_quality import FOLDED, Quality, QualityHead
+from extproc.routing.predicted_quality import FOLDED, NAMES, Quality, QualityHead
 from extproc.routing.scorers import Centroids, Matrix
-from extproc.routing.surface_features import NAMES
 from extproc.routing.trained_heads import OnEmbedding, Standard
 from extproc.vocabulary import Api, ChatRequest, Embedding, Question, RequestHead
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from extproc.errors import RegistryError
-from extproc.registry.checks.rollout_checks import share_of
+from extproc.registry.checks.route_checks import share_of
 from extproc.registry.registry_loading import load
 from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.rollout import Rollout

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from extproc.registry.registry_loading import load
 from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.model_choice import Price, Target
-from extproc.routing.rule_reading import Reading
+from extproc.routing.rules import Reading
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, ChatRequest, Question, RequestHead
 

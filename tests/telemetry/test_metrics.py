@@ -12,8 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc import __version__
 from extproc.exchanges import Usage
-from extproc.registry.cascade_settings import Cascade, Tier
-from extproc.registry.gate_settings import Gate
+from extproc.registry.cascade_settings import Cascade, Gate, Tier
 from extproc.registry.live_registry import Result
 from extproc.registry.model_settings import Model, PriceSettings
 from extproc.registry.schema import Registry, RouteSettings, RuleSettings, When

@@ -6,8 +6,7 @@ from extproc._pb.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, P
 from extproc.errors import ProtocolError
 from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
-from extproc.registry.cascade_settings import Cascade, Tier
-from extproc.registry.gate_settings import Gate, Length, SelfReport
+from extproc.registry.cascade_settings import Cascade, Gate, Length, SelfReport, Tier
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
 from extproc.registry.tier_compiling import judged_tiers

@@ -17,7 +17,7 @@ import msgspec
 from extproc.errors import OperatorError
 from extproc.registry.registry_loading import load
 from extproc.registry.schema import Telemetry
-from extproc.telemetry.feedback_rows import Feedback, row_of
+from extproc.telemetry.feedback_receiver import Feedback, row_of
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.rows import EvaluationRow, ExchangeRow
 from extproc.telemetry.sinks import outcome_of

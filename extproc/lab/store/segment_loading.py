@@ -194,7 +194,7 @@ def _tuple(kind: type[Row]) -> str:
     return "Tuple(" + ", ".join(f"{name} {json}" for name, json in columns.items()) + ")"
 
 
-# What ``span_trees`` and ``row_attributes`` say of a row besides its fields, in SQL.
+# What ``span_trees`` and ``span_trees`` say of a row besides its fields, in SQL.
 
 
 def _operation() -> str:

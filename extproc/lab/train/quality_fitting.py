@@ -20,9 +20,8 @@ from extproc.lab.measure.classification_metrics import Floats, Labels
 from extproc.lab.train.head_fitting import fit_standard, take
 from extproc.lab.train.splits import groups_of, places
 from extproc.routing.lexical_features import lexical
-from extproc.routing.predicted_quality import Quality, QualityHead, layers_of, sigmoid
+from extproc.routing.predicted_quality import Quality, QualityHead, layers_of, sigmoid, surface
 from extproc.routing.scorers import Matrix
-from extproc.routing.surface_features import surface
 from extproc.routing.trained_heads import Inputs
 from extproc.vocabulary import ModelName
 

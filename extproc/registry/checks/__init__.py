@@ -9,16 +9,16 @@ from functools import partial
 
 from extproc.registry.checks.cascade_checks import check_cascades
 from extproc.registry.checks.model_checks import (
+    check_cors,
     check_default,
     check_feedback,
     check_models,
     check_passthrough,
+    check_paths,
     check_reference,
     check_unattended,
 )
-from extproc.registry.checks.passthrough_checks import check_cors, check_paths
-from extproc.registry.checks.rollout_checks import check_rollout
-from extproc.registry.checks.route_checks import check_routes
+from extproc.registry.checks.route_checks import check_rollout, check_routes
 from extproc.registry.checks.rule_checks import check_rules, check_trusted_headers
 from extproc.registry.checks.shared_checks import is_address, plaintext_problem
 from extproc.registry.schema import Registry

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 
 import re2
 
-from extproc.registry.cascade_settings import CASCADE_NAME, Cascade
+from extproc.registry.cascade_settings import CASCADE_NAME, GATE_NAME, Cascade, Gate
 from extproc.registry.checks.shared_checks import is_address, is_loopback, known_model, unknown
 from extproc.registry.gate_artefact import CalibratedGate
-from extproc.registry.gate_settings import GATE_NAME, Gate
-from extproc.registry.judge_compiling import compile_judge
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
+from extproc.registry.tier_compiling import compile_judge
 from extproc.registry.yaml_source import Source
 from extproc.vocabulary import Api
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.registry.file_watching import FileWatch
-from extproc.registry.registry_files import Files, fingerprint
+from extproc.registry.registry_files import Files, FileWatch, fingerprint
 
 NEVER_S = 0.2  # long enough for many polls
 
