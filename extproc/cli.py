@@ -18,7 +18,6 @@ from extproc.commands import (
     gate_commands,
     holdout_commands,
     record_commands,
-    report_command,
     train_command,
     validate_command,
 )
@@ -194,7 +193,6 @@ def command_line() -> argparse.ArgumentParser:
     _add_explain(commands)
     eval_commands.add(commands)
     holdout_commands.add(commands)
-    report_command.add(commands)
     record_commands.add(commands)
     _add_envoy_config(commands)
     train_command.add(commands)

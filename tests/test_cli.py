@@ -34,7 +34,7 @@ def test_the_minimal_registry_has_three_routes_in_sixty_lines() -> None:
     assert len(yaml.safe_load(text)["routes"]) == 3
 
 
-def test_validate_tells_file_line_and_expectation_and_fails(
+def test_validate_prints_file_line_and_expectation_and_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "r.yaml"
@@ -83,9 +83,9 @@ def test_explain_shows_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--registry", DEMO, "asdkjh qwe zxc"]) == 0
-    told = capsys.readouterr().out
-    assert "default: low_similarity" in told
-    assert "(below the floor of 0.3)" in told
+    printed = capsys.readouterr().out
+    assert "default: low_similarity" in printed
+    assert "(below the floor of 0.3)" in printed
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def half(tmp_path: Path) -> str:
 
 
 def test_explain_says_whether_a_key_is_in(half: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*arguments: str) -> str:
+    def explained(*arguments: str) -> str:
         assert main(["explain", "--registry", half, "implement quicksort in python", *arguments]) == 0
         (mode,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mode ")]
         return " ".join(mode.split())
@@ -109,23 +109,23 @@ def test_explain_says_whether_a_key_is_in(half: str, capsys: pytest.CaptureFixtu
     sides = {user: "in" if place(user, "code") < 0.5 else "out" for user in ("alice", "bob", "carol")}
     assert set(sides.values()) == {"in", "out"}
     for user, side in sides.items():
-        assert told("--header", f"x-user={user}") == f"{share}; the one given (x-user) is {side}"
-    assert told() == f"{share}; none is given, so this one is only observed"
-    assert told("--conversation", "c-1").startswith(f"{share}; the one given (conversation) is ")
+        assert explained("--header", f"x-user={user}") == f"{share}; the one given (x-user) is {side}"
+    assert explained() == f"{share}; none is given, so this one is only observed"
+    assert explained("--conversation", "c-1").startswith(f"{share}; the one given (conversation) is ")
 
 
 def test_explain_shows_what_is_only_observed_as_such(half: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*arguments: str) -> str:
+    def explained(*arguments: str) -> str:
         assert main(["explain", "--registry", half, *arguments]) == 0
         return capsys.readouterr().out
 
-    assert "observe: recorded, and the API's default answers" in told("Good morning!")
-    assert "only recorded: the mode is observe" in told("4111 1111 1111 1111")
-    greeting = json.loads(told("--json", "Good morning!"))
+    assert "observe: recorded, and the API's default answers" in explained("Good morning!")
+    assert "only recorded: the mode is observe" in explained("4111 1111 1111 1111")
+    greeting = json.loads(explained("--json", "Good morning!"))
     assert (greeting["mode"], greeting["rollout"], greeting["rollout_key"]) == ("observe", 100.0, "")
-    code = json.loads(told("--json", "implement quicksort in python", "--header", "x-user=alice"))
+    code = json.loads(explained("--json", "implement quicksort in python", "--header", "x-user=alice"))
     assert (code["rollout"], code["rollout_key"]) == (50.0, "x-user")
-    assert json.loads(told("--json", "4111 1111 1111 1111"))["mode"] == "observe"
+    assert json.loads(explained("--json", "4111 1111 1111 1111"))["mode"] == "observe"
 
 
 def test_explain_reads_stdin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,14 +167,14 @@ def test_envoy_config_warns_of_keys_that_envoy_could_not_use(
         "  d: {base_url: 'http://h:1', auth: {env: ROUTER_TEST_ABSENT_KEY}}\n"
     )
     assert main(["envoy-config", "--registry", str(path)]) == 0
-    told = capsys.readouterr()
-    assert told.err.splitlines() == [
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
         f"extproc: warning: models.a: cannot read the key file {tmp_path / 'absent'}: No such file or directory",
         f"extproc: warning: models.b: {tmp_path / 'empty'} is empty, so Envoy answers every request with 503",
         f"extproc: warning: models.c: every user can read the key file {tmp_path / 'good'} (expected mode 0600)",
         "extproc: warning: models.d: the environment variable ROUTER_TEST_ABSENT_KEY is not set, so Envoy has no key",
     ]
-    assert yaml.safe_load(told.out)["static_resources"]["clusters"]
+    assert yaml.safe_load(captured.out)["static_resources"]["clusters"]
 
 
 def test_xds_writes_the_files_that_envoy_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serve", "--registry", DEMO, "--listen", "0.0.0.0:50051"], "--listen: 0.0.0.0:50051 is plaintext TCP"),
         (["serve", "--registry", "none.yaml"], "extproc: none.yaml: cannot read the registry: No such file"),
@@ -212,13 +212,13 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
         (["explain", "--registry", DEMO, "--encoder-dir", "/none", "hi"], "run `extproc model fetch`"),
     ],
 )  # fmt: skip
-def test_what_an_operator_must_mend_is_one_line_and_status_1(arguments: list[str], told: str) -> None:
+def test_what_an_operator_must_mend_is_one_line_and_status_1(arguments: list[str], message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "extproc", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("extproc: ")
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -251,8 +251,8 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        told = child.stderr.read().decode().splitlines()
-        assert [line for line in told if not line.startswith("extproc: warning: ")] == []  # of absent keys
+        lines = child.stderr.read().decode().splitlines()
+        assert [line for line in lines if not line.startswith("extproc: warning: ")] == []  # of absent keys
         assert child.wait() == 1
 
 

@@ -49,7 +49,7 @@ def test_a_snapshot_is_one_moment() -> None:
     assert before == {"registry": (False, "starting")}
 
 
-def test_listeners_hear_every_change_after_it_was_made() -> None:
+def test_listeners_are_called_after_every_change() -> None:
     components = Components("registry")
     heard: list[bool] = []
     components.listen(lambda: heard.append(components.ready))

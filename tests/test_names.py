@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import extproc
 
 PACKAGE = Path(extproc.__file__).parent
@@ -19,26 +17,8 @@ SHARED_MODULES = {"__init__", "__main__"}
 GENERATED = {"_pb"}
 
 COINED = {"told", "hears", "wishes", "purse", "spoken", "said", "became", "whoever", "whom"}
-# What has been freed of coined words; a new name in it must not bring one back.
-PLAIN = [
-    "telemetry",
-    # Not yet record_commands.py: it calls `Admin.told` and `told_since`, which others own.
-    *(
-        f"commands/{name}.py"
-        for name in (
-            *("eval_commands", "gate_commands", "holdout_commands", "report_command"),
-            *("shared_options", "store_options", "train_command", "validate_command"),
-        )
-    ),
-    "cli.py",
-    "exchanges.py",
-    "explaining.py",
-    "apis",
-    "egress",
-    "gate",
-    "routing",
-    "wire",
-]
+# Packages and modules that still have such names. Shorten this list; do not extend it.
+WITH_COINED_WORDS = ["lab", "registry", "routing"]
 
 
 def modules(under: Path = PACKAGE) -> Iterator[Path]:
@@ -71,11 +51,12 @@ def identifiers(path: Path) -> Iterator[tuple[str, int]]:
             yield token.string, token.start[0]
 
 
-@pytest.mark.parametrize("place", PLAIN)
-def test_no_identifier_is_a_coined_word(place: str) -> None:
+def test_no_identifier_is_a_coined_word() -> None:
+    left = {path for place in WITH_COINED_WORDS for path in modules(PACKAGE / place)}
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {name}"
-        for path in modules(PACKAGE / place)
+        for path in modules()
+        if path not in left
         for name, line in identifiers(path)
         if not COINED.isdisjoint(name.lower().split("_"))
     ]

@@ -75,7 +75,7 @@ async def test_a_task_that_dies_makes_the_process_unready_until_it_runs_again(wo
     assert world.restarts == ["queue"]
 
 
-async def test_other_tasks_go_on_and_are_told_apart(world: World) -> None:
+async def test_other_tasks_continue_and_are_reported_by_name(world: World) -> None:
     works = {"one": Work(), "two": Work(), "three": Work()}
     for name, work in works.items():
         world.supervisor.start(name, work)

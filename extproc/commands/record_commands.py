@@ -1,4 +1,4 @@
-"""`extproc records` and `extproc feedback`: what goes into the store."""
+"""`extproc records`, `feedback` and `report`: what goes into the store, and what its traffic shows."""
 
 import argparse
 import asyncio
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from extproc.commands.shared_options import command, listen_address
-from extproc.commands.store_options import load_all, store_of, takes_segments, takes_store
+from extproc.commands.shared_options import command, listen_address, output_file, write_output
+from extproc.commands.store_options import load_all, moment, store_of, takes_segments, takes_store
 from extproc.errors import OperatorError
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add both commands."""
+    """Add the commands."""
+    _add_report(commands)
     records = commands.add_parser("records", help="load records into a store, or check that none is missing")
     actions = records.add_subparsers(metavar="ACTION", required=True)
     _add_import(actions)
@@ -108,7 +109,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from extproc.envoyconf.envoy_process import Admin, Unreachable
-    from extproc.lab.store.segment_loading import told_since
+    from extproc.lab.store.segment_loading import recorded_since
 
     now = datetime.now(UTC)
     try:
@@ -117,7 +118,7 @@ def _check(options: argparse.Namespace) -> int:
         raise OperatorError(f"--admin: {error}") from error
     since = min(each.since for each in reports)
     with store_of(options, writes=False) as store:
-        recorded = told_since(store, since)
+        recorded = recorded_since(store, since)
     entries, dropped = sum(each.entries for each in reports), sum(each.dropped for each in reports)
     missing = max(0, entries - recorded)
     print(
@@ -141,4 +142,44 @@ def _import_feedback(options: argparse.Namespace) -> int:
     print(f"{done.rows} new feedback rows of {done.lines}; {done.known} were known")
     if unknown:
         print(f"{unknown} feedback rows in the store have no exchange there (yet)")
+    return 0
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = command(
+        commands,
+        "report",
+        _report,
+        "report how each route and model does, the worst first",
+        "From recorded traffic, per route and model: volume, quality by feedback and judges with 95 % "
+        "intervals, errors, latency, tokens, cost and saving, margin and abstention over time. What is "
+        "surely bad, or became worse, comes first, however small its share. Reads a store, or segments.",
+    )
+    takes_segments(parser, "*")
+    takes_store(parser, required=False)
+    parser.add_argument(
+        "--since", type=moment, metavar="WHEN", help="only from then on: 24h, 7d, or a time of ISO 8601 (UTC)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument(
+        "--html", type=output_file, metavar="FILE", help="also write one self-contained page with plots"
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from extproc.lab.traffic.traffic_page import as_page
+    from extproc.lab.traffic.traffic_reading import read_report
+    from extproc.lab.traffic.traffic_text import as_text
+
+    with store_of(options, writes=False) as store:
+        made = read_report(store, options.since)
+    if options.json:
+        print(msgspec.json.encode(made).decode())
+    elif made is None:
+        print("no traffic is recorded there")
+    else:
+        if options.html is not None:
+            write_output(options.html, as_page(made))
+        print(as_text(made))
     return 0

@@ -1,4 +1,4 @@
-"""The encoder: getting and converting its weights, running it, and sharing it between requests.
+"""The encoder: fetches and converts its weights, runs it, and shares it between requests.
 
-Nothing outside this package knows ONNX Runtime or the tokenizer.
+No other package imports ONNX Runtime or the tokenizer.
 """

@@ -1,8 +1,8 @@
-"""One encoder shared by all requests: a bounded queue, and batches that form by themselves.
+"""Shares one encoder between all requests: a bounded queue and dynamic batches.
 
-While the device is busy, texts queue; when it is free, the next batch is whatever has queued,
-up to a budget of padded tokens. There is no timer: an idle device takes a lone text at once.
-A text that would not be encoded in time is refused before it queues; see ``encode_backlog``.
+While the device is busy, texts queue. When it is free, the next batch is what has queued, up to a budget of
+padded tokens. There is no timer: an idle device takes a single text at once. A text that cannot be encoded in
+time is rejected before it queues (see ``encode_backlog``).
 """
 
 import asyncio
@@ -20,69 +20,69 @@ from extproc.embedding.encode_backlog import Backlog
 from extproc.errors import DecisionError, EncoderFailed, Overloaded
 from extproc.vocabulary import Embedding
 
-# Share of a caller's time by which its text must be encoded. The rest is for what follows, and for
+# The share of a caller's time within which its text must be encoded. The rest is for later stages and for
 # batches that take longer than expected.
 MARGIN: Final = 0.8
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one call of the encoder gives."""
+    """The result of one call of the encoder."""
 
     vectors: NDArray[np.float32]  # (texts, dimensions), unit length
     inner: NDArray[np.float32]  # (texts, inner dimensions): see vocabulary.Embedding
-    tokens: NDArray[np.int32]  # (texts,), read after truncation
+    tokens: NDArray[np.int32]  # (texts,), after truncation
 
 
 class BatchEncoder(Protocol):
-    """The blocking encoder behind the queue; it is called from one thread, never two at once."""
+    """The blocking encoder behind the queue. It is called from one thread, one call at a time."""
 
     @property
     def batch_tokens(self) -> int:
-        """Padded tokens that one batch should not exceed."""
+        """The greatest number of padded tokens of a batch."""
         ...
 
     def estimate_tokens(self, text: str) -> int:
-        """About how many tokens a text has; called on the event loop, so it takes microseconds."""
+        """The approximate number of tokens of a text. Takes microseconds, because the event loop calls it."""
         ...
 
     def embed(self, texts: Sequence[str]) -> Encoded:
-        """Tokenises and infers. Whatever it raises fails this batch and no other."""
+        """Tokenize and run the model. An error fails this batch and no other."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiter:
     text: str
-    tokens: int  # estimated
+    tokens: int  # an estimate
     queued_at: float
-    due: float  # when it must be encoded, by the same clock
+    due: float  # the time by which it must be encoded, by the same clock
     answer: asyncio.Future[Embedding]
 
 
 class BatchingEmbedder:
-    """A ``vocabulary.Embedder``: works while ``run`` does, on the loop that uses it."""
+    """A ``vocabulary.Embedder``. It works while ``run`` runs on the same event loop."""
 
     def __init__(
         self, encoder: BatchEncoder, queue: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """``queue`` is how many texts may wait; ``clock`` gives seconds."""
+        """``queue``: how many texts may wait. ``clock`` returns seconds."""
         self._encoder = encoder
         self._clock = clock
         self._backlog: Backlog[_Waiter] = Backlog(queue)
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-        self._stopped = asyncio.Event()  # whether nothing serves the queue
+        self._stopped = asyncio.Event()  # set while ``run`` does not run
         self._stopped.set()
         self._closing = False
 
     @property
     def depth(self) -> int:
-        """Texts that wait for the device, without those already in it."""
+        """The number of texts that wait for the device, without those in it."""
         return len(self._backlog)
 
     async def embed(self, text: str, within_s: float | None = None) -> Embedding:
-        """See ``vocabulary.Embedder``. A caller cancelled while it waits costs no inference."""
+        """See ``vocabulary.Embedder``. The text of a cancelled caller leaves the queue."""
         if self._stopped.is_set() or self._closing:
             raise Overloaded("the encoder is not running")
         now = self._clock()
@@ -97,10 +97,10 @@ class BatchingEmbedder:
             self._backlog.discard(waiter)
 
     async def run(self) -> None:
-        """Serve the queue until ``close``; one call at a time.
+        """Serve the queue until ``close``. One call at a time.
 
-        An error while a batch is encoded or answered fails that batch. Any other ends this call, and
-        fails the texts that wait; it may be called again.
+        An error while a batch is encoded or answered fails that batch. Any other error ends this call and
+        fails the waiting texts. Then ``run`` may be called again.
         """
         self._stopped.clear()
         try:
@@ -114,7 +114,7 @@ class BatchingEmbedder:
             _fail(self._backlog.abandon(), _not_served)
 
     async def close(self) -> None:
-        """Sheds the texts that wait, and lets the batch in the device finish."""
+        """Fail the waiting texts, and wait until the batch in the device ends."""
         self._closing = True
         _fail(self._backlog.clear(), _shutting_down)
         self._arrived.set()
@@ -124,9 +124,9 @@ class BatchingEmbedder:
             self._thread.shutdown(wait=False)
 
     def _take(self) -> list[_Waiter]:
-        """The next batch; empty: nothing waits."""
+        """The next batch. Empty: no text waits."""
         for waiter in self._backlog:
-            if waiter.answer.cancelled():  # its caller could not leave the queue yet
+            if waiter.answer.cancelled():  # its caller has not left the queue yet
                 self._backlog.discard(waiter)
         batch, late = self._backlog.take(self._clock(), self._encoder.batch_tokens)
         _fail(late, _too_late)
@@ -158,7 +158,7 @@ def _answer(batch: Iterable[_Waiter], encoded: Encoded, began: float, infer_s: f
 
 
 def _fail(waiters: Iterable[_Waiter], error: Callable[[], DecisionError]) -> None:
-    """Each waiter gets an error of its own: a shared one would collect all their tracebacks."""
+    """Fail each waiter with its own error, because a shared one would collect all tracebacks."""
     for waiter in waiters:
         if not waiter.answer.done():
             waiter.answer.set_exception(error())
@@ -171,11 +171,11 @@ def _encoder_failed(cause: Exception) -> EncoderFailed:
 
 
 def _not_served() -> Overloaded:
-    return Overloaded("the encoder's queue is not served")
+    return Overloaded("the encoder has stopped")
 
 
 def _too_late() -> Overloaded:
-    return Overloaded("the encoder is slower than expected: the text would be late")
+    return Overloaded("the encoder is slower than expected and cannot encode the text in time")
 
 
 def _shutting_down() -> Overloaded:

@@ -1,4 +1,4 @@
-"""Embeddings kept on disk, so that a second start does not compute the registry's examples again."""
+"""A cache of embeddings on disk, so that a restart does not encode the registry's examples again."""
 
 import hashlib
 import logging
@@ -22,29 +22,28 @@ _Vectors = dict[bytes, NDArray[np.float32]]
 
 
 class CachedEncoder:
-    """A ``vocabulary.Encoder`` that remembers on disk what another encoded.
+    """A ``vocabulary.Encoder`` that caches the vectors of another one on disk.
 
-    The file holds one encoder's vectors by the SHA-256 of their texts. It is read at the first
-    call and rewritten whenever a text was missing; one that is damaged or another encoder's is
-    rebuilt, and one that cannot be written costs only the time it would have saved. For one
-    thread at a time; of several processes the last to write wins, which loses nothing but time.
+    The file contains one encoder's vectors by the SHA-256 of their texts. It is read at the first call, and
+    written whenever a text was missing. A damaged file, or one of another encoder, is rebuilt. If it cannot
+    be written, only time is lost. For one thread at a time. Of several processes, the last one to write wins.
     """
 
     def __init__(self, encoder: Encoder, path: Path, max_entries: int = MAX_ENTRIES) -> None:
-        """``path`` is the file (.npz); neither it nor its directory need exist."""
+        """``path`` is the file (.npz). It and its directory may be absent."""
         self._encoder = encoder
         self._path = path
         self._max_entries = max_entries
-        self._vectors: _Vectors | None = None  # the longest unused first
+        self._vectors: _Vectors | None = None  # the least recently used first
         self._writable = True
 
     @property
     def name(self) -> str:
-        """The name of the encoder behind."""
+        """The name of the cached encoder."""
         return self._encoder.name
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See ``vocabulary.Encoder``; only texts never seen reach the encoder behind."""
+        """See ``vocabulary.Encoder``. Only texts that are not cached are encoded."""
         if not texts:
             return self._encoder.encode(texts)
         if self._vectors is None:
@@ -75,7 +74,7 @@ def _digest(text: str) -> bytes:
 
 
 def _most_recent(vectors: _Vectors, used: Iterable[bytes], limit: int) -> _Vectors:
-    """At most ``limit`` vectors, those just used being the last to go."""
+    """At most ``limit`` vectors, the most recently used ones."""
     just_used = dict.fromkeys(used)
     order = [key for key in vectors if key not in just_used] + list(just_used)
     return {key: vectors[key] for key in order[-limit:]}
@@ -93,13 +92,13 @@ def _read(path: Path, encoder: str) -> _Vectors:
 
 
 def _vectors_of(loaded: object, encoder: str) -> _Vectors:
-    """Raises ValueError or KeyError when the file is not a cache of this encoder."""
+    """Raises ValueError or KeyError if the file is not a cache of this encoder."""
     if not isinstance(loaded, NpzFile):
         raise ValueError("not an embedding cache")
     with loaded:
         owner, digests, vectors = loaded["encoder"], loaded["digests"], loaded["vectors"]
     if str(owner) != encoder:
-        raise ValueError(f"it holds vectors of {owner}, not of {encoder}")
+        raise ValueError(f"it has vectors of {owner}, not of {encoder}")
     if digests.shape != (len(vectors), _DIGEST_BYTES) or vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError("its arrays do not fit each other")
     keys = digests.astype(np.uint8, copy=False).tobytes()
@@ -108,7 +107,7 @@ def _vectors_of(loaded: object, encoder: str) -> _Vectors:
 
 
 def _write(path: Path, encoder: str, vectors: _Vectors) -> None:
-    """Replaces the file as one step, so that no reader sees half of it."""
+    """Replace the file in one step, so that no reader sees a part of it."""
     digests = np.frombuffer(b"".join(vectors), np.uint8).reshape(-1, _DIGEST_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".caching-", dir=path.parent) as aside:

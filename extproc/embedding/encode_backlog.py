@@ -1,9 +1,8 @@
-"""Which texts wait for the encoder, which go next, and which cannot be encoded in time.
+"""The queue of the encoder: which texts wait, which are next, and which cannot be encoded in time.
 
-A text is taken only when it is expected to be encoded by its due time, so that under overload the
-encoder works for requests that still wait, and all others get their default at once. What to expect
-is measured: seconds per token of the latest batches. Nothing here knows time, threads or asyncio:
-the caller says what time it is.
+A text is accepted only if it will probably be encoded by its due time. So under overload, the encoder works
+only for requests that still wait, and all others get the default model at once. The expected time is
+measured: seconds per token of the latest batches. Pure: the caller passes the present time.
 """
 
 import math
@@ -12,9 +11,9 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from extproc.errors import Overloaded
 
-_DECAY: Final = 0.8  # of what earlier batches weigh, with each new one
-# Of the time until a text is due, the share that its expected wait may take. The rest is for a pace
-# that changes, so that few of those that were taken have to be dropped.
+_DECAY: Final = 0.8  # the factor of the weight of earlier batches at each new batch
+# The share of the time until a text is due that its expected wait may take. The rest allows for a pace that
+# changes, so that few accepted texts are dropped.
 _ADMITTED: Final = 0.85
 
 
@@ -23,12 +22,12 @@ class Waiter(Protocol):
 
     @property
     def tokens(self) -> int:
-        """About how many the encoder will read."""
+        """The approximate number of tokens."""
         ...
 
     @property
     def due(self) -> float:
-        """When it must be encoded; infinite: whenever."""
+        """The time by which it must be encoded. Infinite: any time."""
         ...
 
 
@@ -36,7 +35,7 @@ W = TypeVar("W", bound=Waiter)
 
 
 class Pace:
-    """How fast the encoder is, by its latest batches, each weighed by its size."""
+    """The speed of the encoder in its latest batches, each weighted by its size."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -44,25 +43,25 @@ class Pace:
         self._padded = 0.0
 
     def learn(self, tokens: int, padded: int, seconds: float) -> None:
-        """A batch of texts with ``tokens``, which were ``padded`` with the padding, took so long."""
+        """Add a batch that took ``seconds``, with ``tokens``, or ``padded`` tokens including the padding."""
         self._seconds = _DECAY * self._seconds + seconds
         self._tokens = _DECAY * self._tokens + tokens
         self._padded = _DECAY * self._padded + padded
 
     def of_batch(self, padded: int) -> float:
-        """Seconds that a batch is expected to take; 0 before the first one was measured."""
+        """The expected seconds of a batch. 0 before the first measurement."""
         return padded * self._seconds / self._padded if self._padded else 0.0
 
     def of_texts(self, tokens: int) -> float:
-        """The same of texts whose batches, and so their padding, are not known yet."""
+        """The expected seconds of texts whose batches, and so their padding, are not known yet."""
         return tokens * self._seconds / self._tokens if self._tokens else 0.0
 
 
 class Backlog(Generic[W]):
-    """The texts that wait, in order of arrival."""
+    """The waiting texts in order of arrival."""
 
     def __init__(self, limit: int) -> None:
-        """``limit`` is how many may wait, whatever is expected of them."""
+        """``limit``: how many texts may wait at most."""
         self._limit = limit
         self._pace = Pace()
         self._waiting: dict[W, None] = {}  # a set in order of arrival
@@ -70,44 +69,43 @@ class Backlog(Generic[W]):
         self._began = 0.0
 
     def __iter__(self) -> Iterator[W]:
-        return iter(list(self._waiting))  # which may be discarded meanwhile
+        return iter(list(self._waiting))  # a copy, because the caller may discard texts
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, waiter: W, now: float) -> None:
-        """Take ``waiter``. Raises ``Overloaded`` where it would hardly be encoded by its due time."""
+        """Accept ``waiter``. Raises ``Overloaded`` if it will probably not be encoded by its due time."""
         if len(self._waiting) >= self._limit:
             raise Overloaded(f"{self._limit} texts already wait for the encoder")
-        # An idle encoder takes whatever comes: nothing is lost, and the pace is measured again.
+        # An idle encoder accepts every text: it costs nothing, and the pace is measured again.
         if self._running or self._waiting:
             ahead = self._left(now) + self._pace.of_texts(sum(each.tokens for each in self._waiting))
             wait = ahead + self._pace.of_texts(waiter.tokens)
             if wait > _ADMITTED * (waiter.due - now):
-                raise Overloaded(f"the encoder would take {wait:.3f} s, which is too long")
+                raise Overloaded(f"the encoder would take {wait:.3f} s, longer than the time left")
         self._waiting[waiter] = None
 
     def discard(self, waiter: W) -> None:
-        """Forget ``waiter``, whose caller has gone; one that is not here is no matter."""
+        """Remove ``waiter``, if it waits: its caller has left."""
         self._waiting.pop(waiter, None)
 
     def clear(self) -> list[W]:
-        """Forget all that wait. Returns them."""
+        """Remove and return all waiting texts."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
 
     def abandon(self) -> list[W]:
-        """Forget all that wait, and the batch that was taken, of which nothing is measured. Returns them."""
+        """Remove and return all waiting texts and the batch in the encoder, without measuring it."""
         running, self._running = self._running, []
         return [*running, *self.clear()]
 
     def take(self, now: float, budget: int) -> tuple[list[W], list[W]]:
-        """The next batch, of at most ``budget`` padded tokens, and those that are dropped as too late.
+        """The next batch of at most ``budget`` padded tokens, and the texts that are dropped as too late.
 
-        Oldest first. When some are too late, the pace was misjudged: then newest first, since the
-        oldest of the others would be late by the end of the batch too. At least one text is taken, if
-        any waits.
+        Oldest first. If some are too late, the pace was misjudged. Then newest first, because the oldest of
+        the others would be late by the end of the batch too. At least one text is taken, if any waits.
         """
         late = self._drop_late(now)
         if late and not self._waiting:
@@ -121,18 +119,18 @@ class Backlog(Generic[W]):
         return batch, late
 
     def finish(self, now: float) -> None:
-        """The batch that was taken is done. It is measured, also when it failed."""
+        """Measure the batch in the encoder, which has ended or failed."""
         if self._running:
             tokens = sum(waiter.tokens for waiter in self._running)
             self._pace.learn(tokens, _padded(self._running), now - self._began)
         self._running = []
 
     def _left(self, now: float) -> float:
-        """Seconds that the batch in the encoder is expected to take from now on."""
+        """The expected seconds until the batch in the encoder ends."""
         return max(0.0, self._began + self._pace.of_batch(_padded(self._running)) - now)
 
     def _drop_late(self, now: float) -> list[W]:
-        """Forget those that would be late even if the encoder took them alone at ``now``. Returns them."""
+        """Remove and return the texts that would be late even if encoded alone, beginning at ``now``."""
         late = [each for each in self._waiting if now + self._pace.of_batch(each.tokens) > each.due]
         for waiter in late:
             del self._waiting[waiter]
@@ -151,5 +149,5 @@ class Backlog(Generic[W]):
 
 
 def _padded(batch: list[W]) -> int:
-    """Tokens of a batch with its padding."""
+    """The tokens of a batch with its padding."""
     return len(batch) * max((waiter.tokens for waiter in batch), default=0)

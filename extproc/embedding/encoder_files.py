@@ -1,10 +1,10 @@
-"""Where the encoder's files live, and whether they are all there.
+"""The encoder's files: their directory, and whether they are complete.
 
-tokenizer.json        as its authors published it
+tokenizer.json        the published tokenizer
 model.safetensors     the original weights; only a later conversion needs them
-word_embeddings.bin   float32, shared by the two graphs below and mapped into memory
+word_embeddings.bin   float32, shared by the int8 and fp32 graphs and mapped into memory
 int8.onnx  fp32.onnx  fp16.onnx
-manifest.json         written last: what was made, from what, with which hashes
+manifest.json         written last: the model, its source, and the hashes of the files
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from extproc.errors import EncoderMissing
 
 MODEL = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
-INNER_DIMENSIONS = 768  # of the inner layers' vectors, side by side
-# Raise it whenever the conversion gives other vectors: it is part of the encoder's name, and
-# files of another recipe are converted again.
+INNER_DIMENSIONS = 768  # of the concatenated vectors of the inner layers
+# Increase it whenever the conversion gives other vectors. It is part of the encoder's name, and files of
+# another recipe are converted again.
 RECIPE = 2
 
 MANIFEST = "manifest.json"
@@ -38,14 +38,14 @@ _SOURCE = Path(__file__).parents[2]
 
 
 class FileRecord(msgspec.Struct, frozen=True):
-    """One file as it was when the manifest was written."""
+    """One file's size and hash when the manifest was written."""
 
     bytes: int
     sha256: str
 
 
 class EncoderManifest(msgspec.Struct, frozen=True):
-    """What the directory holds and where it came from."""
+    """The content of the directory and its source."""
 
     model: str
     recipe: int
@@ -55,7 +55,7 @@ class EncoderManifest(msgspec.Struct, frozen=True):
 
 
 class EncoderFiles(msgspec.Struct, frozen=True):
-    """A directory that ``locate`` found complete."""
+    """A complete directory."""
 
     directory: Path
     manifest: EncoderManifest
@@ -67,11 +67,11 @@ class EncoderFiles(msgspec.Struct, frozen=True):
 
     @property
     def weights(self) -> Path:
-        """The original weights. An operator may delete them: only a conversion reads them."""
+        """The original weights. An operator may delete them, because only a conversion reads them."""
         return self.directory / WEIGHTS
 
     def graph(self, precision: Precision) -> Path:
-        """The ONNX graph in this precision."""
+        """The path of the ONNX graph in this precision."""
         return self.directory / graph_name(precision)
 
 
@@ -83,10 +83,10 @@ def graph_name(precision: Precision) -> str:
 def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Path:
     """Where every command looks for the encoder, and where ``extproc model fetch`` puts it.
 
-    ``EXTPROC_ENCODER_DIR`` if it is set. Else ``.cache/encoder`` of the checkout, where the code runs
-    from one: two checkouts never share files, and ``make clean`` removes them. Else a directory of the
-    user's cache. ``source`` is the directory that holds the ``extproc`` package. Raises
-    ``EncoderMissing`` for a user without a home directory.
+    ``EXTPROC_ENCODER_DIR`` if it is set. Else, if the code runs from a checkout, its ``.cache/encoder``: two
+    checkouts never share files, and ``make clean`` removes them. Else a directory of the user's cache.
+    ``source`` is the directory of the ``extproc`` package. Raises ``EncoderMissing`` for a user without a
+    home directory.
     """
     if chosen := environ.get("EXTPROC_ENCODER_DIR"):
         return Path(chosen)
@@ -100,16 +100,16 @@ def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Pat
 
 
 def locate(directory: Path | None = None) -> EncoderFiles:
-    """The encoder's files; the default directory is that of the environment.
+    """The encoder's files. The default directory is that of the environment.
 
-    Checks the manifest and every file's size, which takes microseconds; hashes are for
-    ``verify``. Raises ``EncoderMissing`` saying what is wrong and which command mends it.
+    Checks the manifest and every file's size, which takes microseconds. ``verify`` checks hashes. Raises
+    ``EncoderMissing`` with the problem and the command that mends it.
     """
     directory = directory or default_directory(os.environ)
     manifest = _read_manifest(directory / MANIFEST)
     if (manifest.model, manifest.recipe) != (MODEL, RECIPE):
         raise EncoderMissing(
-            f"{directory} holds {manifest.model} of recipe {manifest.recipe}, "
+            f"{directory} has {manifest.model} of recipe {manifest.recipe}, "
             f"not {MODEL} of recipe {RECIPE}: {MEND}"
         )
     for name, record in manifest.files.items():
@@ -119,9 +119,9 @@ def locate(directory: Path | None = None) -> EncoderFiles:
 
 
 def verify(files: EncoderFiles) -> None:
-    """Compares every file with its hash; takes a fraction of a second.
+    """Compare every file with its hash, which takes a fraction of a second.
 
-    Raises ``EncoderMissing`` naming the first one that differs.
+    Raises ``EncoderMissing`` with the first file that differs.
     """
     for name, record in files.manifest.files.items():
         path = files.directory / name

@@ -1,9 +1,11 @@
-"""The encoder itself: texts in, unit vectors out, on whatever device really runs it."""
+"""Runs the encoder on ONNX Runtime: texts in, unit vectors out."""
 
 import contextlib
 import ctypes
 import io
 import logging
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,11 +23,10 @@ from extproc.embedding.encoder_files import (
     EncoderFiles,
     Precision,
 )
-from extproc.embedding.thread_count import allowed_cores, default_threads
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
-from extproc.vocabulary import Embedding
+from extproc.vocabulary import Embedding, Encoder
 
 logger = logging.getLogger("extproc.embedding")
 
@@ -35,12 +36,15 @@ _PROVIDERS: dict[Device, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-# Padded tokens of one inference. A CPU is as fast per token at 256 as at 512, and slower at
-# 2,048, so larger batches only make their members wait for each other; a GPU is not.
+# Padded tokens of one inference. A CPU is as fast per token at 256 as at 512, and slower at 2,048, so larger
+# batches only make texts wait for each other. A GPU is faster with large batches.
 BATCH_TOKENS: dict[Device, int] = {"cpu": 256, "cuda": 16_384}
-_OUTPUTS = ["embedding", "inner"]  # as embedding.graph names them, which needs onnx to be imported
-DEEP = "/deep"  # ends the name of a `DeepEncoder`
+_OUTPUTS = ["embedding", "inner"]  # the names in embedding.graph, which cannot be imported without onnx
+DEEP = "/deep"  # the suffix of a `DeepEncoder`'s name
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+MOST_THREADS = 4
+CHUNK = 256  # texts between two reports of progress
 
 
 class OnnxEncoder:
@@ -58,7 +62,7 @@ class OnnxEncoder:
 
     @property
     def name(self) -> str:
-        """Model, precision, longest text in tokens and conversion recipe: all that makes a vector."""
+        """Model, precision, greatest number of tokens, conversion recipe: everything that affects vectors."""
         return f"{MODEL}/{self.precision}/{self._tokenizer.max_tokens}/r{RECIPE}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -66,7 +70,7 @@ class OnnxEncoder:
         return self.embed(texts).vectors
 
     def embed(self, texts: Sequence[str]) -> Encoded:
-        """Vectors and token counts; texts of similar length run together, at most ``batch_tokens``.
+        """Vectors and token counts. Texts of similar length run together, up to ``batch_tokens``.
 
         Raises ``errors.EncoderFailed``.
         """
@@ -79,7 +83,7 @@ class OnnxEncoder:
         return Encoded(vectors, inner, tokens)
 
     def estimate_tokens(self, text: str) -> int:
-        """About how many tokens ``embed`` will read of this text, without tokenising it."""
+        """The approximate number of tokens that ``embed`` reads of a text, without tokenizing it."""
         return estimate_tokens(text, self._tokenizer.max_tokens)
 
     def _run(self, rows: Sequence[Ids]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -89,12 +93,12 @@ class OnnxEncoder:
         except Exception as error:  # the runtime's exceptions share no base of their own
             raise EncoderFailed(f"inference failed: {error}") from error
         if not (np.isfinite(vectors).all() and np.isfinite(inner).all()):
-            raise EncoderFailed("inference gave numbers that are not finite")
+            raise EncoderFailed("inference returned numbers that are not finite")
         return vectors, inner
 
 
 class DeepEncoder:
-    """A ``vocabulary.Encoder`` whose vectors carry the inner layers too, for training.
+    """A ``vocabulary.Encoder`` whose vectors include the inner layers, for training.
 
     Rows are (dimensions + inner dimensions,): the embedding first, then ``Embedding.inner``.
     """
@@ -104,7 +108,7 @@ class DeepEncoder:
 
     @property
     def name(self) -> str:
-        """That of the encoder, and that its rows are deep: a cache must not mix the two."""
+        """The encoder's name with a suffix, because a cache must not mix the two kinds of rows."""
         return f"{self._encoder.name}{DEEP}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -113,8 +117,30 @@ class DeepEncoder:
         return np.hstack([encoded.vectors, encoded.inner])
 
 
+class ReportingEncoder:
+    """A ``vocabulary.Encoder`` that reports progress, because thousands of texts take minutes."""
+
+    def __init__(self, encoder: Encoder, progress: Callable[[int, int], None]) -> None:
+        """``progress`` gets the number of encoded texts and of all texts."""
+        self._encoder = encoder
+        self._progress = progress
+
+    @property
+    def name(self) -> str:
+        """The name of the wrapped encoder."""
+        return self._encoder.name
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See ``vocabulary.Encoder``."""
+        parts = []
+        for start in range(0, len(texts), CHUNK):
+            parts.append(self._encoder.encode(texts[start : start + CHUNK]))
+            self._progress(min(start + CHUNK, len(texts)), len(texts))
+        return np.concatenate(parts) if parts else self._encoder.encode(texts)
+
+
 def embeddings_of(rows: NDArray[np.float32]) -> list[Embedding]:
-    """An encoder's rows, deep or not, as the embeddings that requests have."""
+    """An encoder's rows, deep or not, as the embeddings of requests."""
     inner = [row[DIMENSIONS:] if len(row) > DIMENSIONS else None for row in rows]
     return [
         Embedding(row[:DIMENSIONS], tokens=0, queue_s=0.0, infer_s=0.0, inner=layers)
@@ -123,7 +149,7 @@ def embeddings_of(rows: NDArray[np.float32]) -> list[Embedding]:
 
 
 def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArray[np.intp]]:
-    """Indices of texts to run together: sorted by length, each batch within ``budget`` padded tokens.
+    """The indices of texts to run together: sorted by length, at most ``budget`` padded tokens per batch.
 
     A text longer than the budget is a batch of its own.
     """
@@ -137,15 +163,15 @@ def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArra
 
 
 def session_device(session: onnxruntime.InferenceSession) -> Device:
-    """The device that the session got, whatever it was asked for."""
+    """The device that the session uses, which may differ from the requested one."""
     return "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
 
 
 def cuda_devices() -> int:
-    """How many CUDA devices the driver shows; 0 without a driver.
+    """The number of CUDA devices, by the driver. 0 without a driver.
 
-    Asked first, because ONNX Runtime offers CUDA wherever it was built with it and logs errors
-    on standard error when that does not load.
+    This is checked first, because ONNX Runtime offers CUDA whenever it was built with it, and logs errors on
+    standard error if it does not load.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -160,10 +186,10 @@ def cuda_devices() -> int:
 def open_encoder(
     files: EncoderFiles, settings: schema.EncoderSettings, count_devices: Callable[[], int] = cuda_devices
 ) -> OnnxEncoder:
-    """Opens the encoder where the registry wants it, and runs it once.
+    """Open the encoder on the registry's device, and run it once.
 
-    ``auto`` takes CUDA when it works, else the CPU, and logs which. Raises ``OperatorError`` when
-    ``cuda`` was demanded and does not work, ``EncoderMissing`` when a file cannot be opened.
+    ``auto`` uses CUDA if it works, else the CPU, and logs which. Raises ``OperatorError`` if the registry
+    requires ``cuda`` and it does not work, and ``EncoderMissing`` if a file cannot be opened.
     """
     encoder = _open_cuda(files, settings, count_devices)
     if encoder is None:
@@ -176,7 +202,7 @@ def open_encoder(
 def _open_cuda(
     files: EncoderFiles, settings: schema.EncoderSettings, count_devices: Callable[[], int]
 ) -> OnnxEncoder | None:
-    """The encoder on CUDA; None when the CPU was asked for, or will do."""
+    """The encoder on CUDA. None: the registry requires the CPU, or CUDA does not work and is not required."""
     if settings.device == "cpu":
         return None
     problem = ""
@@ -212,8 +238,8 @@ def _session(graph: Path, settings: schema.EncoderSettings, device: Device) -> o
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads or default_threads(allowed_cores())
     options.log_severity_level = _ERRORS_ONLY
-    # Spinning makes two threads a third faster on an idle machine, and on a busy one takes the
-    # cores that Envoy and the event loop need.
+    # Spinning makes two threads a third faster on an idle machine. On a busy one, it takes cores that Envoy
+    # and the event loop need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=_PROVIDERS[device])
@@ -222,12 +248,37 @@ def _session(graph: Path, settings: schema.EncoderSettings, device: Device) -> o
 
 
 def _preload_cuda_libraries() -> None:
-    """Loads CUDA and cuDNN from their Python packages, where those are installed.
+    """Load CUDA and cuDNN from their Python packages, if these are installed.
 
-    The runtime's helper prints what it does not find; standard output belongs to the log.
+    The runtime's helper prints what it does not find. These lines go to the log instead of standard output.
     """
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         onnxruntime.preload_dlls()
-    for line in said.getvalue().splitlines():
+    for line in printed.getvalue().splitlines():
         logger.info("%s", line)
+
+
+def default_threads(cores: int) -> int:
+    """Half of the cores, at least one, at most ``MOST_THREADS``.
+
+    Envoy and the event loop use the other half. A second thread makes a text of 16 tokens slower, because it
+    must be woken (measured on two cores: 1.5 and 1.9 ms).
+    """
+    return max(1, min(MOST_THREADS, cores // 2))
+
+
+def allowed_cores(cpu_max: Path = CPU_MAX) -> int:
+    """The number of cores that this process may use: its affinity, limited by its cgroup's quota.
+
+    A container limited to one CPU of a large node sees all cores of the node. Threads for all of them would
+    use up the quota at once and then stop for the rest of each period.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cpu_max.read_text().split()
+    except (OSError, ValueError):  # without cgroup v2, the quota is not known
+        return cores
+    if quota == "max":
+        return cores
+    return min(cores, math.ceil(int(quota) / int(period)))

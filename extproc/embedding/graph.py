@@ -1,11 +1,11 @@
 """One ONNX graph of the whole encoder: token ids in, unit vectors out.
 
-It is built straight from the weights with ONNX Runtime's fused ``com.microsoft`` operators,
-so there is no exporter, no torch, and no graph optimiser to hope for. Inputs ``input_ids``
-and ``attention_mask`` are int32 of shape (batch, tokens), padded on the right. Outputs are float32,
-mean-pooled over tokens and of unit length: ``embedding`` of shape (batch, width) is the encoder's
-own; ``inner`` of shape (batch, len(INNER_LAYERS) * width) pools inner layers the same way, side by
-side. They know of wording what the last layer has forgotten, and cost only the pooling.
+It is built directly from the weights with ONNX Runtime's fused ``com.microsoft`` operators, without an
+exporter, torch or a graph optimizer. The inputs ``input_ids`` and ``attention_mask`` are int32 of shape
+(batch, tokens), padded on the right. The outputs are float32, mean-pooled over tokens and of unit length.
+``embedding`` of shape (batch, width) is that of the last layer. ``inner`` of shape (batch, len(INNER_LAYERS)
+* width) concatenates the same of inner layers. These contain details of the wording that the last layer does
+not, and cost only the pooling.
 
 Needs the ``convert`` extra (onnx); serving never imports this module.
 """
@@ -28,7 +28,7 @@ INNER_OUTPUT = "inner"
 INNER_LAYERS = (1, 3)  # of 0 to 5; the other three would add 0.1 % of accuracy (benchmarks/RESULTS.md)
 
 _OPSET = 18
-_IR_VERSION = 10  # what the oldest ONNX Runtime we support still reads
+_IR_VERSION = 10  # readable by the oldest supported ONNX Runtime
 
 
 class GraphBuilder:
@@ -59,7 +59,7 @@ class GraphBuilder:
         return outputs
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """Adds a constant as it is; floats meant as weights go through ``weight``."""
+        """Adds a constant unchanged. Float weights go through ``weight``."""
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
@@ -68,7 +68,7 @@ class GraphBuilder:
         return self.constant(name, array.astype(self.float_type))
 
     def external(self, name: str, array: NDArray[np.float32], file: str) -> str:
-        """Adds a constant whose bytes are those of ``file``, beside the graph's own file."""
+        """Adds a constant with the bytes of ``file``, which is in the directory of the graph's file."""
         tensor = TensorProto(name=name, dims=array.shape, data_type=TensorProto.FLOAT)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", file), ("offset", "0"), ("length", str(array.nbytes))):
@@ -92,11 +92,11 @@ class GraphBuilder:
 
 
 class MatrixProducts(Protocol):
-    """The products of a layer, where nearly all time goes and where the precisions differ.
+    """The matrix products of a layer, which take nearly all of the time. The precisions differ only in them.
 
-    Each adds its operators and returns the name of the product, ``product_name(where, kind)``.
-    ``where`` is the layer's name. Only ``attention`` includes its bias: the operator behind
-    each other product adds that one in passing.
+    Each method adds its operators and returns the name of the product, ``product_name(where, kind)``.
+    ``where`` is the layer's name. Only ``attention`` includes its bias. For the others, the next operator
+    adds it.
     """
 
     def attention(self, graph: GraphBuilder, where: str, x: str, mask: str, layer: Layer) -> str:
@@ -124,7 +124,7 @@ def product_name(where: str, kind: str) -> str:
 class FloatProducts:
     """``MatrixProducts`` in the graph's own float type.
 
-    ``inputs`` tells, per product, the tensor that went in: what calibration observes.
+    ``inputs`` has the input tensor of each product, which calibration observes.
     """
 
     def __init__(self) -> None:
@@ -167,9 +167,9 @@ def build(
 ) -> onnx.ModelProto:
     """The encoder as one graph.
 
-    ``words_file`` names a file of raw float32 word embeddings beside the graph's file, which
-    the runtime maps into memory: more than half of the weights, of which a request touches a
-    few rows. Empty: the embeddings are in the graph, in its float type.
+    ``words_file`` is a file of raw float32 word embeddings in the directory of the graph's file. The runtime
+    maps it into memory: it has more than half of the weights, and a request needs a few rows. Empty: the
+    graph contains the embeddings in its float type.
     """
     graph = GraphBuilder(float_type)
     x, mask = _embed(graph, bert, words_file)
@@ -185,7 +185,7 @@ def build(
 
 
 def _embed(graph: GraphBuilder, bert: Bert, words_file: str) -> tuple[str, str]:
-    """Words plus positions, normalised; and the number of tokens per text, as attention wants it."""
+    """Words plus positions, normalized; and the number of tokens per text, for attention."""
     words = (
         graph.external("words", bert.words, words_file) if words_file else graph.weight("words", bert.words)
     )
@@ -221,10 +221,10 @@ def _norm_weights(graph: GraphBuilder, name: str, norm: Norm) -> tuple[str, str]
 
 
 class _Pool:
-    """Mean over the tokens that are not padding, then unit length.
+    """The mean over the tokens without padding, with unit length.
 
-    Dividing the sum by the number of tokens would change nothing: the length is divided away
-    right after. Float32 throughout, since the sum of squares overflows in half precision.
+    The sum is not divided by the number of tokens, because the division by the length follows. All values are
+    float32, because the sum of squares overflows in half precision.
     """
 
     def __init__(self, graph: GraphBuilder) -> None:

@@ -1,19 +1,20 @@
-"""Int8 products whose result does not depend on what else is in the batch.
+"""Int8 products whose result does not depend on the other texts in the batch.
 
-Dynamic quantisation as ONNX Runtime offers it scales a whole tensor by its largest value, so
-a text's embedding changes with its neighbours in the batch (measured: cosine down to 0.955
-between alone and batched) and a decision could not be explained afterwards. Here instead:
+Dynamic quantization of ONNX Runtime scales a whole tensor by its largest value. So a text's embedding changes
+with the other texts in the batch (measured: cosine down to 0.955 between alone and batched), and a decision
+could not be explained afterwards. Here instead:
 
-- Inputs that come out of a layer normalisation or an attention have nearly the same range for
-  every text: their scale is calibrated once and then constant.
-- The feed-forward activation has outliers that come and go with the text: each token (row) is
-  scaled by its own largest value.
-- Before that, ``smoothing`` moves the size of outlier channels from the inputs into the
-  weights (SmoothQuant, https://arxiv.org/abs/2211.10438, equation 4).
+- Inputs from a layer normalization or an attention have nearly the same range for every text. Their scale is
+  calibrated once and then constant.
+- The feed-forward activation has outliers that depend on the text. Each token (row) is scaled by its own
+largest
+  value.
+- Before that, ``smoothing`` moves the size of outlier channels from the inputs into the weights (SmoothQuant,
+  https://arxiv.org/abs/2211.10438, equation 4).
 
-Weights have one scale per output column and seven bits: on CPUs without VNNI the product of
-uint8 and int8 adds pairs in 16 bits, which 127 * 255 * 2 overflows and 63 * 255 * 2 does not.
-So every CPU computes the same integers.
+Weights have one scale per output column and seven bits. On CPUs without VNNI, the product of uint8 and int8
+adds pairs in 16 bits: 127 * 255 * 2 overflows and 63 * 255 * 2 does not. So every CPU computes the same
+integers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """The smallest and largest value seen in each channel of one product's input."""
+    """The smallest and largest observed value of each channel of one product's input."""
 
     low: Floats  # (inputs,)
     high: Floats
@@ -43,12 +44,12 @@ class ChannelRange:
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
     def divided(self, by: Floats) -> "ChannelRange":
-        """The range of the input once its channels are divided by ``by``."""
+        """The range of the input after a division of its channels by ``by``."""
         return ChannelRange(self.low / by, self.high / by)
 
     @classmethod
     def union(cls, ranges: Sequence["ChannelRange"]) -> "ChannelRange":
-        """The range that holds all of these."""
+        """The smallest range that contains all ``ranges``."""
         return cls(
             np.min([seen.low for seen in ranges], axis=0), np.max([seen.high for seen in ranges], axis=0)
         )
@@ -71,7 +72,7 @@ class Int8Weight:
 
 
 def smoothing(seen: ChannelRange, weight: Floats) -> Floats:
-    """What to divide each input channel by, and multiply its row of the weight with."""
+    """The factors by which to divide each input channel and multiply its row of the weight."""
     inputs = np.maximum(seen.magnitude, _TINY) ** MIGRATION
     rows = np.maximum(np.abs(weight).max(axis=1), _TINY) ** (1 - MIGRATION)
     factors = inputs / rows
@@ -80,7 +81,7 @@ def smoothing(seen: ChannelRange, weight: Floats) -> Floats:
 
 
 def static_scale(seen: ChannelRange) -> StaticScale:
-    """The scale that spreads the range seen over uint8; values outside it will saturate."""
+    """The scale that maps the observed range to uint8. Values outside it saturate."""
     low = min(float(seen.low.min()), 0.0)
     high = max(float(seen.high.max()), 0.0)
     scale = max(high - low, _TINY) / 255
@@ -94,7 +95,7 @@ def quantize_weight(weight: Floats) -> Int8Weight:
 
 
 class Int8Products:
-    """``graph.MatrixProducts`` in int8; ``ranges`` holds every product's input by its name."""
+    """``graph.MatrixProducts`` in int8. ``ranges``: the range of every product's input, by its name."""
 
     def __init__(self, ranges: Mapping[str, ChannelRange]) -> None:
         self._ranges = ranges
@@ -161,9 +162,9 @@ def _static_product(graph: GraphBuilder, name: str, x: str, weight: Floats, how:
 
 
 def _row_scaled_product(graph: GraphBuilder, name: str, x: str, weight: Floats) -> str:
-    """Each row is divided by its largest magnitude before the product, and multiplied after.
+    """Each row is divided by its largest magnitude before the product, and multiplied by it afterwards.
 
-    No row is all zeros: the activation of some 1,500 biased channels.
+    No row is all zeros, because it is the activation of about 1,500 biased channels.
     """
     axis = graph.constant("row_axis", np.array([-1], np.int64))
     magnitude = graph.node("Abs", [x], f"{name}.magnitude", ONNX)

@@ -1,6 +1,6 @@
 """Compiles a loaded registry into a release, with the encoder that serves.
 
-Examples and holdouts are embedded once: their vectors are kept on disk, each by its text's hash.
+Examples and holdouts are embedded once. Their vectors are cached on disk by the hash of the text.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class Compiler:
     """Compiles version after version. For one thread at a time."""
 
     def __init__(self, encoder: OnnxEncoder, directory: Path) -> None:
-        """Vectors are kept in ``directory``; one that cannot be written costs only time."""
+        """``directory`` is that of the caches. If it cannot be written, only time is lost."""
         self._examples = CachedEncoder(encoder, directory / "examples.npz")
-        # Of their own, since they are deep: an artefact's head may read the inner layers.
+        # A separate cache, because an artefact's head may read the inner layers.
         self._holdouts = CachedEncoder(DeepEncoder(encoder), directory / "holdouts.npz")
 
     def compiled(self, loaded: LoadedRegistry, serving: Release | None) -> Release:

@@ -1,4 +1,4 @@
-"""Text to token ids, never more of either than the encoder can see."""
+"""Converts texts to token ids, and cuts both to what the encoder can read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from extproc.errors import EncoderMissing
 
 Ids = NDArray[np.int32]
 
-# English prose has 4 to 5 characters a token, so what stays after the cut nearly always
-# fills the encoder; and the tokenizer reads a kilobyte in 0.2 ms where 16 KB cost it 4 ms.
+# English prose has 4 to 5 characters a token, so a cut text nearly always fills the encoder. The tokenizer
+# reads a kilobyte in 0.2 ms, and 16 KB in 4 ms.
 CUT_CHARS_PER_TOKEN = 8
 ESTIMATED_CHARS_PER_TOKEN = 4
 _SPECIAL_TOKENS = 2  # [CLS] before and [SEP] behind every text
@@ -20,11 +20,11 @@ _JOINT = "\n"
 
 
 def cut(text: str, max_tokens: int) -> str:
-    """The head and the tail of a text too long for the encoder; a shorter text unchanged.
+    """The head and the tail of a text that is too long for the encoder. A shorter text does not change.
 
-    People paste a document and put the question before or after it, so both ends are kept, in
-    equal parts, and the middle goes. The result has at most ``CUT_CHARS_PER_TOKEN`` characters
-    for every token; whatever tokens that leaves too many are cut the same way.
+    People paste a document with a question before or after it. So equal parts of both ends are kept, and the
+    middle is removed. The result has at most ``CUT_CHARS_PER_TOKEN`` characters per token. If it still has
+    too many tokens, these are cut the same way.
     """
     limit = CUT_CHARS_PER_TOKEN * max_tokens
     if len(text) <= limit:
@@ -35,7 +35,7 @@ def cut(text: str, max_tokens: int) -> str:
 
 
 def estimate_tokens(text: str, max_tokens: int) -> int:
-    """About how many tokens a text will have, from its length alone, in no time."""
+    """The approximate number of tokens of a text, from its length alone."""
     return min(max_tokens, len(text) // ESTIMATED_CHARS_PER_TOKEN + _SPECIAL_TOKENS)
 
 
@@ -49,21 +49,21 @@ def pad(rows: Sequence[Ids]) -> tuple[Ids, Ids]:
 
 
 class Tokenizer:
-    """The encoder's tokenizer. Total: any str gives ids, so no text can fail its batch."""
+    """The encoder's tokenizer. It returns ids for every str, so no text can fail its batch."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        """Raises ``EncoderMissing`` when the file cannot be read as a tokenizer."""
+        """Raises ``EncoderMissing`` if the file cannot be read as a tokenizer."""
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise EncoderMissing(f"{path} is not a tokenizer: {error}") from error
-        # The file asks for fixed padding, and for a truncation that drops the tail.
+        # The file sets fixed padding, and a truncation that drops the tail.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.max_tokens = max_tokens
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text with [CLS] and [SEP], at most ``max_tokens`` of them.
+        """The ids of each text with [CLS] and [SEP], at most ``max_tokens``.
 
         Releases the GIL while it works.
         """
@@ -71,7 +71,7 @@ class Tokenizer:
         return [self._truncated(np.array(encoding.ids, np.int32)) for encoding in encodings]
 
     def _readable(self, text: str) -> str:
-        """The cut text; half a surrogate pair, which JSON can carry and UTF-8 cannot, becomes '?'."""
+        """The cut text. A lone surrogate, which is possible in JSON but not in UTF-8, becomes '?'."""
         return cut(text, self.max_tokens).encode("utf-8", "replace").decode("utf-8")
 
     def _truncated(self, ids: Ids) -> Ids:

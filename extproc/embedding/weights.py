@@ -1,6 +1,6 @@
-"""The encoder's original weights, read from safetensors and arranged as a graph needs them.
+"""Reads the encoder's original weights from safetensors, and arranges them for the graph.
 
-The format is an 8-byte little-endian length, a JSON header, and raw little-endian arrays, so
+The format is an 8-byte little-endian length, a JSON header, and raw little-endian arrays. So
 numpy reads it without a library (https://huggingface.co/docs/safetensors, "Format").
 """
 
@@ -29,7 +29,7 @@ class _Entry(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer normalisation: ``gamma * (x - mean) / std + beta``, both of shape (width,)."""
+    """A layer normalization: ``gamma * (x - mean) / std + beta``, both of shape (width,)."""
 
     gamma: Floats
     beta: Floats
@@ -45,7 +45,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer, its query, key and value projections side by side in one matrix."""
+    """One transformer layer. One matrix has its query, key and value projections."""
 
     qkv: Dense
     attention_output: Dense
@@ -59,8 +59,8 @@ class Layer:
 class Bert:
     """Every weight of the encoder.
 
-    ``positions`` already carries the embedding of segment 0: a router never sends a pair of
-    texts, so the segment input would be a constant.
+    ``positions`` includes the embedding of segment 0. The router never encodes a pair of texts, so the
+    segment input would be constant.
     """
 
     words: Floats  # (vocabulary, width)
@@ -77,7 +77,7 @@ class Bert:
 def read_safetensors(data: bytes) -> dict[str, Floats]:
     """The float32 arrays of a safetensors file, as views into ``data``.
 
-    Raises ``EncoderMissing`` when the file is cut short or is not safetensors at all.
+    Raises ``EncoderMissing`` if the file is truncated or not a safetensors file.
     """
     try:
         header_end = 8 + int.from_bytes(data[:8], "little")
@@ -92,9 +92,9 @@ def read_safetensors(data: bytes) -> dict[str, Floats]:
 
 
 def bert(tensors: Mapping[str, Floats]) -> Bert:
-    """Arranges the arrays of a Hugging Face ``BertModel`` with ``LAYERS`` layers.
+    """The weights of a Hugging Face ``BertModel`` with ``LAYERS`` layers.
 
-    Raises ``EncoderMissing`` when one is absent: another model's weights.
+    Raises ``EncoderMissing`` if an array is absent, as in another model.
     """
     try:
         segment = tensors["embeddings.token_type_embeddings.weight"][0]
@@ -105,7 +105,7 @@ def bert(tensors: Mapping[str, Floats]) -> Bert:
             layers=tuple(_layer(tensors, f"encoder.layer.{index}") for index in range(LAYERS)),
         )
     except KeyError as absent:
-        raise EncoderMissing(f"the encoder's weights hold no {absent}: another model's?") from absent
+        raise EncoderMissing(f"the encoder's weights lack {absent}: is it another model?") from absent
 
 
 def _view(data: bytes, header_end: int, entry: _Entry) -> Floats:
@@ -119,7 +119,7 @@ def _norm(tensors: Mapping[str, Floats], name: str) -> Norm:
 
 
 def _dense(tensors: Mapping[str, Floats], *names: str) -> Dense:
-    """The layers of these names side by side; PyTorch stores (outputs, inputs)."""
+    """These layers concatenated. PyTorch stores (outputs, inputs)."""
     weight = np.concatenate([tensors[f"{name}.weight"].T for name in names], axis=1)
     return Dense(weight, np.concatenate([tensors[f"{name}.bias"] for name in names]))
 

@@ -58,9 +58,9 @@ def test_eval_tells_people_and_writes_a_page(
 
 def test_eval_json_is_one_object(registry: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--json", "--registry", registry, "--data", data]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["figures"]["accuracy_inside"]["value"] == 1.0
-    assert (told["rows"], told["inside"]) == (3, 2)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["figures"]["accuracy_inside"]["value"] == 1.0
+    assert (printed["rows"], printed["inside"]) == (3, 2)
 
 
 def test_eval_tells_a_mistake_in_the_data_by_line(

@@ -34,12 +34,12 @@ def arguments(tmp_path: Path) -> list[str]:
     return ["--registry", str(tmp_path / "registry.yaml"), "--data", str(tmp_path / "answers.jsonl")]
 
 
-def test_a_gate_is_fitted_and_told_of(
+def test_a_gate_is_fitted_and_reported(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "gate"), "--small", "small", "--large", "large"]
     assert main(["gate", "fit", *arguments, *out]) == 0
-    told, counts = capsys.readouterr()
+    printed, counts = capsys.readouterr()
     found = re.fullmatch(
         rf"90 rows in {tmp_path}/answers.jsonl, 90 of them with the answers and scores that are needed: "
         r"(\d+) to fit on, (\d+) set apart to measure on\n",
@@ -47,8 +47,8 @@ def test_a_gate_is_fitted_and_told_of(
     )
     assert found is not None, counts
     assert int(found[1]) + int(found[2]) == 90
-    assert f"on {found[2]} prompts that fitted nothing" in told
-    assert "AUROC of P(good)      1.000" in told
+    assert f"on {found[2]} prompts that fitted nothing" in printed
+    assert "AUROC of P(good)      1.000" in printed
     assert main(["gate", "eval", *arguments, "--artefact", str(tmp_path / "gate"), "--json"]) == 0
     (worth,) = json.loads(capsys.readouterr().out)
     assert worth["quality"]["value"] >= 0.9
@@ -62,11 +62,11 @@ def test_too_few_rows_are_counted_before_and_after_some_are_set_apart(
     data.write_text("\n".join(data.read_text().splitlines()[:50]))
     out = ["--out", str(tmp_path / "gate"), "--small", "small", "--large", "large"]
     assert main(["gate", "fit", *arguments, *out]) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     found = re.search(
-        r"50 prompts have .*; (\d+) of them are set apart to measure on; of the (\d+) to fit on", told
+        r"50 prompts have .*; (\d+) of them are set apart to measure on; of the (\d+) to fit on", printed
     )
-    assert found is not None, told
+    assert found is not None, printed
     assert int(found[1]) + int(found[2]) == 50
     assert int(found[2]) < 40
 

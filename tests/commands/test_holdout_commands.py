@@ -49,9 +49,9 @@ def test_a_pipe_labels_stops_and_resumes(
 ) -> None:
     assert label(registry, rows, "1\n", monkeypatch) == 0
     assert routes_in(rows) == ["code", "-", "-"]
-    told = capsys.readouterr().out
-    assert "[1] code  [2] greeting  [0] out of scope" in told
-    assert told.endswith(f"{rows}: 1 of 3 rows have a label\n")
+    printed = capsys.readouterr().out
+    assert "[1] code  [2] greeting  [0] out of scope" in printed
+    assert printed.endswith(f"{rows}: 1 of 3 rows have a label\n")
     assert label(registry, rows, "x2u0s", monkeypatch) == 0
     assert routes_in(rows) == ["code", None, "-"]
     assert "\n\none\n" not in capsys.readouterr().out
@@ -92,11 +92,11 @@ def test_a_text_is_shown_cut_and_cannot_steer_the_terminal(
     evil = "\x1b[2J\x1b]0;owned\x07 hi\nthere " + "x" * 3000
     rows.write_text(json.dumps({"text": evil}) + "\n")
     assert label(registry, rows, "2q", monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert "\x1b" not in told
-    assert "\x07" not in told
-    assert "hi\nthere" in told
-    assert f"{len(evil) - 1500} more characters" in told
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\x07" not in printed
+    assert "hi\nthere" in printed
+    assert f"{len(evil) - 1500} more characters" in printed
     assert json.loads(rows.read_text()) == {"text": evil, "route": "greeting"}
 
 

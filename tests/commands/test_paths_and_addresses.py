@@ -121,11 +121,11 @@ def test_a_bad_path_or_address_is_one_line(
         status = main(arguments)
     except SystemExit as ended:  # argparse's own
         status = int(str(ended.code))
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]  # the log's
-    assert status in (1, 2), told
-    assert told[-1].startswith("extproc"), told
-    assert "Traceback" not in "\n".join(told)
-    assert [line for line in told if line.startswith("extproc")] == told[-1:]
+    printed = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]  # the log's
+    assert status in (1, 2), printed
+    assert printed[-1].startswith("extproc"), printed
+    assert "Traceback" not in "\n".join(printed)
+    assert [line for line in printed if line.startswith("extproc")] == printed[-1:]
 
 
 def test_the_table_has_every_option_that_takes_a_path_or_an_address() -> None:
@@ -153,7 +153,7 @@ def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, ar
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (["serve", "--registy", "r.yaml"], "extproc serve: error: unknown option --registy (did you mean --registry?)"),
         (["report", "--hmtl=x"], "extproc report: error: unknown option --hmtl (did you mean --html?)"),
@@ -163,11 +163,11 @@ def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, ar
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_named_before_one_that_is_missing(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_reading_a_store_that_is_not_there_makes_none(

@@ -56,8 +56,8 @@ def figures(report: str) -> Any:
 def test_importing_twice_doubles_nothing(
     segments: Path, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = [run(capsys, "records", "import", str(segments), "--store", store) for _ in range(2)]
-    assert told == [
+    printed = [run(capsys, "records", "import", str(segments), "--store", store) for _ in range(2)]
+    assert printed == [
         "80 new rows of 80 lines in 1 files; 0 were known, 0 were no records\n",
         "0 new rows of 80 lines in 1 files; 80 were known, 0 were no records\n",
     ]
@@ -69,9 +69,9 @@ def test_lines_that_are_no_records_are_warned_of(
     (segment,) = segments.iterdir()
     segment.write_bytes(segment.read_bytes()[:-20])
     assert main(["records", "import", str(segments), "--store", store]) == 0
-    told = capsys.readouterr()
-    assert "79 new rows of 80 lines" in told.out
-    assert told.err == f"extproc: warning: {segment}: 1 lines are no records\n"
+    printed = capsys.readouterr()
+    assert "79 new rows of 80 lines" in printed.out
+    assert printed.err == f"extproc: warning: {segment}: 1 lines are no records\n"
 
 
 ENTRY = {
@@ -99,8 +99,8 @@ def test_what_the_stream_lost_comes_from_envoys_own_file_and_nothing_twice(
     rotated.write_bytes(gzip.compress(entries(30, 44)))
     log.write_bytes(entries(45, 49))
     run(capsys, "records", "import", str(segments), "--store", store)
-    told = [run(capsys, "records", "import", str(rotated), str(log), "--store", store) for _ in range(2)]
-    assert told == [
+    printed = [run(capsys, "records", "import", str(rotated), str(log), "--store", store) for _ in range(2)]
+    assert printed == [
         "10 new rows of 20 lines in 2 files; 10 were known, 0 were no records\n",
         "0 new rows of 20 lines in 2 files; 20 were known, 0 were no records\n",
     ]
@@ -115,9 +115,9 @@ def test_lines_of_envoys_file_that_cannot_be_used_are_named_and_a_cut_one_comes_
     log, whole = tmp_path / "llm.jsonl", entries(0, 2)
     log.write_bytes(b'{"half a line\n' + whole[:-10])
     assert main(["records", "import", str(log), "--store", store]) == 0
-    told = capsys.readouterr()
-    assert told.out == "2 new rows of 3 lines in 1 files; 0 were known, 1 were no records\n"
-    first, second = told.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == "2 new rows of 3 lines in 1 files; 0 were known, 1 were no records\n"
+    first, second = printed.err.splitlines()
     assert first.startswith(f"extproc: warning: {log}:1: JSON is malformed")
     assert second.startswith(f"extproc: warning: {log}: its last line is cut short")
     log.write_bytes(whole)
@@ -130,9 +130,9 @@ def test_a_gzipped_log_that_is_cut_short_gives_what_can_be_read(
     log = tmp_path / "llm.jsonl.1.gz"
     log.write_bytes(gzip.compress(entries(0, 500))[:-2000])
     assert main(["records", "import", str(log), "--store", store]) == 0
-    told = capsys.readouterr()
-    assert int(told.out.split()[0]) > 0
-    assert "the file cannot be read any further" in told.err
+    printed = capsys.readouterr()
+    assert int(printed.out.split()[0]) > 0
+    assert "the file cannot be read any further" in printed.err
 
 
 def test_many_bad_lines_are_told_as_a_number(
@@ -141,9 +141,9 @@ def test_many_bad_lines_are_told_as_a_number(
     log = tmp_path / "llm.jsonl"
     log.write_bytes(entries(0, 0) + b"{}\n" * 50)
     assert main(["records", "import", str(log), "--store", store]) == 0
-    told = capsys.readouterr()
-    assert "50 were no records" in told.out
-    assert told.err.splitlines()[-1].endswith("30 more lines are no entries of our access log")
+    printed = capsys.readouterr()
+    assert "50 were no records" in printed.out
+    assert printed.err.splitlines()[-1].endswith("30 more lines are no entries of our access log")
 
 
 def test_exchanges_of_envoys_file_cost_what_the_registry_says(
@@ -175,9 +175,9 @@ def test_the_report_is_a_table_and_a_page(
     segments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "report.html"
-    told = run(capsys, "report", str(segments), "--html", str(page))
-    assert "40 requests" in told
-    assert "judge: at least 14.2% of the answers are bad" in told
+    printed = run(capsys, "report", str(segments), "--html", str(page))
+    assert "40 requests" in printed
+    assert "judge: at least 14.2% of the answers are bad" in printed
     assert page.read_text().startswith("<!doctype html>")
 
 
@@ -194,8 +194,8 @@ def test_the_schema_is_sql_that_makes_an_empty_store(
         for statement in script.split(";\n"):
             if statement.strip():
                 opened.run(statement)
-    told = run(capsys, "records", "import", str(segments), "--store", store)
-    assert told.startswith("80 new rows")
+    printed = run(capsys, "records", "import", str(segments), "--store", store)
+    assert printed.startswith("80 new rows")
 
 
 def test_feedback_joins_the_exchanges_late_and_once(
@@ -229,7 +229,7 @@ def test_a_feedback_file_with_a_bad_line_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (["report"], "nothing to read (expected --store, or segments)"),
         (["report", "/none"], "/none: no records there"),
@@ -237,10 +237,10 @@ def test_a_feedback_file_with_a_bad_line_changes_nothing(
     ],
 )
 def test_what_an_operator_must_mend_is_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_a_moment_is_a_time_or_a_while_ago() -> None:

@@ -165,18 +165,18 @@ def test_explain_shows_what_the_fast_path_does_with_a_request_of_that_id(
     assert train(registry, "trained", "--scorer", "linear") == 0
     capsys.readouterr()
 
-    def told(*header: str) -> str:
+    def printed(*header: str) -> str:
         assert main(["explain", "--registry", str(registry), *header, "a recipe with beans"]) == 0
         return capsys.readouterr().out
 
     sampled = next(name for name in map(str, range(1000)) if zlib.crc32(name.encode()) < 0.05 * 2**32)
     spared = next(name for name in map(str, range(1000)) if zlib.crc32(name.encode()) >= 0.05 * 2**32)
-    by_words = told("--header", f"x-request-id={spared}")
+    by_words = printed("--header", f"x-request-id={spared}")
     assert "decided by  lexical: matched" in by_words
     assert "\nnearest" not in by_words  # there is no embedding to be near to anything
     for compared in (
-        told("--header", f"X-Request-Id={sampled}"),
-        told(),
+        printed("--header", f"X-Request-Id={sampled}"),
+        printed(),
     ):  # one without an id is of the sample
         assert "decided by  embedding: " in compared
         assert "fast path   the same route by its words alone" in compared
@@ -200,9 +200,9 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     outcomes = registry.parent / "outcomes.jsonl"
     outcomes.write_text("\n".join(map(json.dumps, rows)))
     assert train(registry, "one", "--outcomes", str(outcomes)) == 0
-    told = capsys.readouterr().out
-    assert "predicted quality of 2 models" in told
-    assert "small or large" in told
+    printed = capsys.readouterr().out
+    assert "predicted quality of 2 models" in printed
+    assert "small or large" in printed
     registry.write_text(PRICED.replace("ARTEFACT", "artefact: one").replace("BAR", ", quality_bar: 0.9"))
     common = ["--registry", str(registry)]
     assert main(["explain", *common, "--json", "boil beans"]) == 0
@@ -243,7 +243,7 @@ def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them
                 ),
             }
         )
-        for name, told in {
+        for name, printed in {
             "route": {"label": row["route"] or "none", "score": 1.0},
             "judge": {"score": 1.0},
             "feedback": {"score": float(number % 5 < 3), "subject": "shadow", "model": "small"},
@@ -254,7 +254,7 @@ def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them
                 "request_id": request,
                 "name": name,
             }
-            rows.append({**about, "evaluation_id": f"{name}-{number}", **told})
+            rows.append({**about, "evaluation_id": f"{name}-{number}", **printed})
     (registry.parent / "records-1.jsonl").write_text("\n".join(map(json.dumps, rows)))
     store = str(registry.parent / "store")
     assert main(["records", "import", str(registry.parent / "records-1.jsonl"), "--store", store]) == 0

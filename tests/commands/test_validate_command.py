@@ -40,11 +40,11 @@ def test_one_that_does_not_fails_with_the_line(registry: Path, capsys: pytest.Ca
     swapped = REGISTRY.replace("code:", "c:").replace("poetry:", "code:").replace("c:", "poetry:", 1)
     registry.write_text(swapped)
     assert main(["validate", str(registry)]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(
+    errors = capsys.readouterr().err
+    assert errors.startswith(
         f"extproc: {registry}:3: holdout: 0 of 2 rows right (0.000): below min_accuracy 1;"
     )
-    assert "wrong in holdout.jsonl, lines 1, 2" in told
+    assert "wrong in holdout.jsonl, lines 1, 2" in errors
 
 
 MISTAKEN = """\
@@ -69,9 +69,9 @@ def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.C
     path.write_text(MISTAKEN)
     good.write_text("models: {a: {base_url: 'http://h:1'}}\ndefault: a\n")
     assert main(["validate", str(path), str(good)]) == 1
-    printed, told = capsys.readouterr()
+    printed, errors = capsys.readouterr()
     assert printed.startswith(f"{good}: good: 1 model, 0 routes with 0 examples, 0 rules, ")
-    lines = [line.removeprefix(f"extproc: {path}:") for line in told.splitlines()]
+    lines = [line.removeprefix(f"extproc: {path}:") for line in errors.splitlines()]
     expected = [
         "2: models.a.apis: must be a list; got text",
         "2: unknown key `pric` (did you mean `price`?",
@@ -89,7 +89,7 @@ def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.C
         "13: cannot read ",
         "13: holdout.min_accuracy: must be a number <= 1.0",
     ]
-    assert len(lines) == len(expected), told
+    assert len(lines) == len(expected), errors
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 
 
@@ -133,8 +133,8 @@ def test_what_cannot_be_read_hides_no_mistake_beside_it_and_is_reported_once(
     path = tmp_path / "r.yaml"
     path.write_text(HALF_READ)
     assert main(["validate", str(path)]) == 1
-    told = capsys.readouterr().err
-    lines = [line.removeprefix(f"extproc: {path}:") for line in told.splitlines()]
+    errors = capsys.readouterr().err
+    lines = [line.removeprefix(f"extproc: {path}:") for line in errors.splitlines()]
     expected = [
         "2: 'nowhere' is not a valid address",
         "2: models.a.endpoints.0: must be a mapping with `address`; got a whole number",

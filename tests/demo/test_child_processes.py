@@ -126,7 +126,7 @@ async def test_ready_returns_once_the_url_answers_200(start: Start) -> None:
     assert process.returncode is None
 
 
-async def test_a_child_that_stays_unready_is_told_with_its_last_answer(start: Start) -> None:
+async def test_a_child_that_stays_unready_is_reported_with_its_last_answer(start: Start) -> None:
     [port] = loopback_ports.free(1)
     process = await start(SERVE, str(port))
     await process.ready(f"http://127.0.0.1:{port}/ready", timeout_s=30)
@@ -135,7 +135,7 @@ async def test_a_child_that_stays_unready_is_told_with_its_last_answer(start: St
     assert "serving" in str(error.value)
 
 
-async def test_a_child_that_dies_instead_of_becoming_ready_is_told_at_once(start: Start) -> None:
+async def test_a_child_that_dies_before_it_is_ready_is_reported_at_once(start: Start) -> None:
     [port] = loopback_ports.free(1)
     process = await start("import sys; sys.exit('bad option')")
     with pytest.raises(ProcessFailed, match="ended with status 1; its last output was:\nbad option"):

@@ -72,10 +72,10 @@ async def test_an_api_that_the_model_does_not_speak_is_not_found_in_that_apis_sh
 @EACH
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_can_be_omitted(model: FakeModel, api: Api, stream: bool) -> None:
-    told = await ask(model, api, stream=stream)
+    streamed = await ask(model, api, stream=stream)
     model.behaviour = Behaviour(omit_usage=True)
     silent = await ask(model, api, stream=stream)
-    assert b"_tokens" in told
+    assert b"_tokens" in streamed
     assert b'output_tokens":' not in silent.replace(b'"max_output_tokens":', b"")
     assert b'prompt_tokens":' not in silent
 

@@ -58,7 +58,7 @@ def test_a_listener_that_would_share_its_port_still_takes_it() -> None:
             loopback_ports.check([Claim(port, "Envoy", "set PORT")])
 
 
-def test_one_port_wanted_twice_is_told() -> None:
+def test_a_port_that_is_set_twice_is_an_error() -> None:
     [port] = loopback_ports.free(1)
     with pytest.raises(
         OperatorError, match=f"^port {port} is set for Envoy and the sidecar: set ADMIN_PORT$"

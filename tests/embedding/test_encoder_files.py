@@ -133,7 +133,7 @@ def test_a_checkout_has_its_own_directory_unless_the_environment_names_another(c
     assert default_directory({"EXTPROC_ENCODER_DIR": "/models/e"}, checkout) == Path("/models/e")
 
 
-def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
+def test_without_a_home_directory_the_error_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(EncoderMissing, match="set EXTPROC_ENCODER_DIR"):
         default_directory({"XDG_CACHE_HOME": "~nobody-of-this-name/.cache"}, tmp_path)
 

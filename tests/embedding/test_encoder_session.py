@@ -1,5 +1,7 @@
 import itertools
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from extproc.embedding.encoder_files import RECIPE, EncoderFiles, Precision
-from extproc.embedding.encoder_session import DeepEncoder, OnnxEncoder, batches_by_length, open_encoder
+from extproc.embedding.encoder_session import (
+    CHUNK,
+    DeepEncoder,
+    OnnxEncoder,
+    ReportingEncoder,
+    allowed_cores,
+    batches_by_length,
+    default_threads,
+    open_encoder,
+)
 from extproc.embedding.tokenizer import Tokenizer
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
@@ -190,3 +202,55 @@ def test_no_batch_is_closed_before_it_had_to_be(lengths: list[int], budget: int)
     batches = list(batches_by_length(tokens, budget))
     for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * tokens[following[0]] > budget
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
+def test_the_encoder_takes_half_of_the_cores_up_to_four(cores: int, threads: int) -> None:
+    assert default_threads(cores) == threads
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+        ("", 8),
+    ],
+)
+def test_a_quota_cuts_the_cores_that_the_node_shows(tmp_path: Path, content: str, cores: int) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    assert allowed_cores(tmp_path / "cpu.max") == cores
+
+
+def test_without_a_cgroup_the_affinity_counts(tmp_path: Path) -> None:
+    assert allowed_cores(tmp_path / "absent") == 8
+
+
+class Lengths:
+    """An encoder whose vectors are the texts' lengths."""
+
+    name = "lengths"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([[len(text)] for text in texts], np.float32).reshape(len(texts), 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "done"), [(0, []), (1, [1]), (CHUNK, [CHUNK]), (CHUNK + 1, [CHUNK, CHUNK + 1])]
+)
+def test_progress_is_reported_for_every_chunk_and_no_vector_changes(count: int, done: list[int]) -> None:
+    reports: list[tuple[int, int]] = []
+    encoder = ReportingEncoder(Lengths(), lambda done, total: reports.append((done, total)))
+    texts = ["x" * number for number in range(count)]
+    assert encoder.name == "lengths"
+    assert (encoder.encode(texts) == Lengths().encode(texts)).all()
+    assert encoder.encode(texts).shape == (count, 1)
+    assert reports[: len(done)] == [(each, count) for each in done]

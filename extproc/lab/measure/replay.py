@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import DIMENSIONS, locate
-from extproc.embedding.encoder_progress import ReportingEncoder
-from extproc.embedding.encoder_session import DEEP, DeepEncoder, embeddings_of, open_encoder
+from extproc.embedding.encoder_session import DEEP, DeepEncoder, ReportingEncoder, embeddings_of, open_encoder
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot

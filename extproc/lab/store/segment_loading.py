@@ -86,7 +86,7 @@ def orphans(store: Store) -> int:
     return int(found["opinions"])
 
 
-def told_since(store: Store, since: datetime) -> int:
+def recorded_since(store: Store, since: datetime) -> int:
     """How many exchanges and attempts that began then or later the store has, each once."""
     moment = {"since": round(since.timestamp() * 1e6)}
     begun = "time >= fromUnixTimestamp64Micro({since:Int64})"

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import DIMENSIONS, locate
-from extproc.embedding.encoder_progress import ReportingEncoder
-from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.embedding.encoder_session import DeepEncoder, ReportingEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader, labels_of
 from extproc.lab.figures.number_formats import counted, log_loss, percent, score, threshold, with_interval
