@@ -121,10 +121,10 @@ def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:
 
 
 def _fast_path(loaded: LoadedRegistry) -> FastPath | None:
-    wishes = loaded.registry.fast_path
-    if wishes is None or loaded.artefact is None or loaded.artefact.words is None:
+    settings = loaded.registry.fast_path
+    if settings is None or loaded.artefact is None or loaded.artefact.words is None:
         return None
-    return FastPath(loaded.artefact.words, wishes.sample, AgreementMonitor(wishes.min_agreement))
+    return FastPath(loaded.artefact.words, settings.sample, AgreementMonitor(settings.min_agreement))
 
 
 def _fit(registry: Registry) -> Fit:

@@ -48,3 +48,18 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"index.md"}
     assert sorted(page for page in pages if f"({page})" not in index) == []
+
+
+def test_the_architecture_lists_every_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("## Packages")[2].partition("## Principles")[0]
+    packages = {path.parent.name for path in (ROOT / "extproc").glob("[a-z]*/__init__.py")}
+    assert sorted(name for name in packages if f"`extproc/{name}/`" not in table) == []
+
+
+def test_the_architecture_says_where_each_step_of_a_request_is() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    minute = page.partition("## In one minute")[2].partition("##")[0]
+    named = dict(re.findall(r"^\| (.+?) \| `([^`]+)`", minute, re.MULTILINE))
+    assert {"a prompt read", "a prompt decided", "an answer judged", "a record made"} <= named.keys()
+    assert [path for path in named.values() if not (ROOT / path).exists()] == []

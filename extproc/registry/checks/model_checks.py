@@ -113,7 +113,7 @@ def _check_unattended(api: str, registry: Registry, source: Source) -> None:
     at = ("without_sidecar", api)
     if api not in set(Api):
         raise source.error(f"there is no API `{api}` (expected one of: {_APIS})", *at)
-    known = {spoken for model in registry.models.values() for spoken in model.speaks}
+    known = {each for model in registry.models.values() for each in model.speaks}
     unread = any(source.is_unread("models", model, "apis") for model in registry.models)
     if api not in known and not unread:
         raise source.error(f"no model speaks {api} (expected one of: {', '.join(sorted(known))})", *at)
