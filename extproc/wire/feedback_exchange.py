@@ -8,7 +8,9 @@ AwaitingHead ──Head with the token──> AwaitingBody ──Body──> Don
 Nothing is forwarded: the route has no upstream. Without a sidecar Envoy answers 503.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,44 +45,62 @@ class FeedbackResponse(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()  # beside its content type
 
 
+class FeedbackState(Enum):
+    """What the exchange waits for."""
+
+    AWAITING_HEAD = auto()
+    AWAITING_BODY = auto()  # the head has the token
+    DONE = auto()  # the last reply ended the exchange
+
+
+_Reply = tuple[FeedbackState, Proceed | FeedbackResponse]
+
+
 class FeedbackExchange:
     """One request with feedback."""
 
     def __init__(self, handler: FeedbackHandler) -> None:
         self._handler = handler
-        self._admitted = False
-        self._done = False
+        self._state = FeedbackState.AWAITING_HEAD
 
     @property
     def done(self) -> bool:
         """Whether the last reply ended the exchange."""
-        return self._done
+        return self._state is FeedbackState.DONE
 
     def receive(self, event: HeadReceived | BodyReceived) -> Proceed | FeedbackResponse:
         """What to do about ``event``.
 
         Raises:
-            ProtocolError: the event does not fit what came before.
+            ProtocolError: the event does not fit the state, which stays as it was.
         """
-        if isinstance(event, HeadReceived) is self._admitted:
+        step = _STEPS.get((self._state, type(event)))
+        if step is None:
             raise ProtocolError(f"{type(event).__name__} came out of order on a feedback stream")
         try:
-            return self._on_head(event) if isinstance(event, HeadReceived) else self._on_body(event.data)
+            self._state, reply = step(self, event)
         except ClientError as error:
-            self._done = True
-            return _refusal(error)
+            self._state, reply = FeedbackState.DONE, _refusal(error)
+        return reply
 
-    def _on_head(self, event: HeadReceived) -> Proceed | FeedbackResponse:
+    def _on_head(self, event: HeadReceived) -> _Reply:
         self._handler.admit(event.head.headers.get("authorization", ""))
-        if not event.head.has_body:
-            return self._on_body(b"")
-        self._admitted = True
-        return Proceed()
+        return (
+            (FeedbackState.AWAITING_BODY, Proceed())
+            if event.head.has_body
+            else self._on_body(BodyReceived(b""))
+        )
 
-    def _on_body(self, body: bytes) -> FeedbackResponse:
-        answered = msgspec.json.encode({"id": self._handler.take(body), "accepted": True})
-        self._done = True
-        return FeedbackResponse(_ACCEPTED, answered, "router_feedback_accepted")
+    def _on_body(self, event: BodyReceived) -> _Reply:
+        answered = msgspec.json.encode({"id": self._handler.take(event.data), "accepted": True})
+        return FeedbackState.DONE, FeedbackResponse(_ACCEPTED, answered, "router_feedback_accepted")
+
+
+# A pair that is not here is a protocol error.
+_STEPS: dict[tuple[FeedbackState, type], Callable[[FeedbackExchange, Any], _Reply]] = {
+    (FeedbackState.AWAITING_HEAD, HeadReceived): FeedbackExchange._on_head,
+    (FeedbackState.AWAITING_BODY, BodyReceived): FeedbackExchange._on_body,
+}
 
 
 def _refusal(error: ClientError) -> FeedbackResponse:

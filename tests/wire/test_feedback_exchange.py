@@ -9,7 +9,7 @@ from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed
 from extproc.wire.feedback_exchange import FeedbackExchange, FeedbackResponse
 
 
-class FakeDesk:
+class FakeHandler:
     """Admits who says good, takes what is an id; remembers what it was asked."""
 
     def __init__(self, error: ClientError | None = None) -> None:
@@ -33,20 +33,20 @@ def head(authorization: str = "good", has_body: bool = True) -> HeadReceived:
 
 
 def test_the_head_is_let_go_on_and_the_body_answered() -> None:
-    desk = FakeDesk()
-    exchange = FeedbackExchange(desk)
+    handler = FakeHandler()
+    exchange = FeedbackExchange(handler)
     assert exchange.receive(head()) == Proceed()
     assert not exchange.done
     answer = exchange.receive(BodyReceived(b"opinion"))
     assert answer == FeedbackResponse(202, b'{"id":"e1","accepted":true}', "router_feedback_accepted")
     assert exchange.done
-    assert desk.taken == [b"opinion"]
+    assert handler.taken == [b"opinion"]
 
 
 @pytest.mark.parametrize("authorization", ["", "bad"])
 def test_without_the_token_the_head_is_answered_and_no_body_is_read(authorization: str) -> None:
-    desk = FakeDesk()
-    exchange = FeedbackExchange(desk)
+    handler = FakeHandler()
+    exchange = FeedbackExchange(handler)
     answer = exchange.receive(head(authorization))
     assert isinstance(answer, FeedbackResponse)
     assert (answer.status, answer.headers) == (401, (("www-authenticate", "Bearer"),))
@@ -54,11 +54,11 @@ def test_without_the_token_the_head_is_answered_and_no_body_is_read(authorizatio
     assert exchange.done
     with pytest.raises(ProtocolError):
         exchange.receive(BodyReceived(b"opinion"))
-    assert desk.taken == []
+    assert handler.taken == []
 
 
 def test_a_request_without_a_body_is_answered_at_its_head() -> None:
-    exchange = FeedbackExchange(FakeDesk(BadRequest("empty")))
+    exchange = FeedbackExchange(FakeHandler(BadRequest("empty")))
     answer = exchange.receive(head(has_body=False))
     assert isinstance(answer, FeedbackResponse)
     assert (answer.status, answer.headers) == (400, ())
@@ -66,8 +66,8 @@ def test_a_request_without_a_body_is_answered_at_its_head() -> None:
 
 
 @pytest.mark.parametrize("error", [BadRequest("x"), NoFeedback("x")])
-def test_what_the_desk_refuses_is_told_in_its_status_and_label(error: ClientError) -> None:
-    exchange = FeedbackExchange(FakeDesk(error))
+def test_a_refusal_of_the_handler_has_its_status_and_label(error: ClientError) -> None:
+    exchange = FeedbackExchange(FakeHandler(error))
     exchange.receive(head())
     answer = exchange.receive(BodyReceived(b""))
     assert isinstance(answer, FeedbackResponse)
@@ -76,8 +76,18 @@ def test_what_the_desk_refuses_is_told_in_its_status_and_label(error: ClientErro
 
 def test_what_comes_out_of_turn_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError):
-        FeedbackExchange(FakeDesk()).receive(BodyReceived(b""))
-    exchange = FeedbackExchange(FakeDesk())
+        FeedbackExchange(FakeHandler()).receive(BodyReceived(b""))
+    exchange = FeedbackExchange(FakeHandler())
     exchange.receive(head())
     with pytest.raises(ProtocolError):
         exchange.receive(head())
+
+
+def test_feedback_is_stored_once_though_a_second_body_comes() -> None:
+    handler = FakeHandler()
+    exchange = FeedbackExchange(handler)
+    exchange.receive(head())
+    exchange.receive(BodyReceived(b"opinion"))
+    with pytest.raises(ProtocolError):
+        exchange.receive(BodyReceived(b"opinion"))
+    assert handler.taken == [b"opinion"]
