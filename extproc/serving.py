@@ -50,18 +50,18 @@ from extproc.wire.socket_files import access_of
 
 log = logging.getLogger(__name__)
 
-# Of a prompt, where the operator wants text: it travels in Envoy's memory and on every record.
+# Characters of a prompt, if the operator opted in. They travel in Envoy's memory and on every record.
 _PROMPT_CHARS = 4096
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the command line says; the rest is in the registry."""
+    """The command line's settings. All others are in the registry."""
 
     registry: Path
     encoder_dir: Path | None = None  # None: where `extproc model fetch` puts it by default
     listen: str | None = None  # None: the registry's envoy.sidecar, if that is one
     admin: str = "127.0.0.1:9902"
-    records: str = "-"  # a directory of segments; - is standard output
+    records: str = "-"  # a directory of segments; -: standard output
     records_mib: int = 4096  # what that directory may hold
     log_level: str = "info"
 
@@ -72,7 +72,7 @@ async def serve(settings: Settings) -> None:
     stop = _stop_on_signals()
     live = LiveRegistry(settings.registry, time.monotonic)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, live.reload)
-    registry = live.first.registry  # what is taken from it here counts until the next start
+    registry = live.first.registry  # what is taken from it here applies until the next start
     listen = settings.listen or _only(many(registry.envoy.sidecar))
     if problem := plaintext_problem(listen, registry.envoy.sidecar_plaintext):
         raise OperatorError(f"--listen: {problem}")
@@ -192,7 +192,7 @@ def _limits(registry: Registry) -> AdmissionLimits:
 def _sinks(
     settings: Settings, registry: Registry, metrics: Metrics, closing: AsyncExitStack
 ) -> tuple[list[OutcomeSink], list[Keep]]:
-    """Where outcomes and opinions go; each is closed, and so flushed, after the server has drained."""
+    """Where outcomes and feedback go. Each is closed, and so flushed, after the server has drained."""
     records = open_records(settings.records, limits_of(settings.records_mib))
     closing.callback(records.close)
     sinks: list[OutcomeSink] = [metrics, records]
@@ -221,7 +221,7 @@ def _stop_on_signals() -> asyncio.Event:
 def _only(sidecars: list[str]) -> str:
     if len(sidecars) > 1:
         raise OperatorError(
-            f"envoy.sidecar names {len(sidecars)} processes: say by --listen which this one is"
+            f"envoy.sidecar names {len(sidecars)} processes; choose the address of this one with --listen"
         )
     return sidecars[0]
 

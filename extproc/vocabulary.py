@@ -1,4 +1,4 @@
-"""The frozen types that pass between stages: the words every other module speaks.
+"""The frozen types that pass between stages.
 
 They are msgspec structs: immutable, built in a fraction of a microsecond, and encoded to
 JSON the same way wherever they appear (records, ``explain --json``, tests). This module
@@ -129,7 +129,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     messages: int = 1
     stream: bool = False
     prompt_chars: int = 0
-    max_tokens: int | None = None  # the client's limit for the answer, whatever its API calls it
+    max_tokens: int | None = None  # the client's limit for the answer, under any name of its API
     conversation: str = ""  # what the client calls the conversation; a client may say anything
     # What the user asked before, the latest first, as ``apis.repeated_question`` compares it; empty where
     # the request asks nothing new, but goes on with a tool's result or an answer that was begun.
@@ -150,8 +150,8 @@ class BodyPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     model: UpstreamName
     max_tokens: int | None = None  # the client's limit is lowered to this, or set; never raised
-    reasoning: Effort | None = None  # None: as the client wishes
-    include_usage: bool = False  # ask for token usage in streams that tell it only when asked
+    reasoning: Effort | None = None  # None: the client's choice
+    include_usage: bool = False  # ask for token usage in streams that report it only on request
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -159,7 +159,7 @@ class Question(msgspec.Struct, frozen=True):
 
     request: ChatRequest
     head: RequestHead
-    conversation_id: str = ""  # a hash; empty: nothing tells which conversation this is of
+    conversation_id: str = ""  # a hash; empty: the conversation is not known
     everything: Callable[[], tuple[Passage, ...]] | None = (
         None  # reads ``Scope.EVERYTHING``; None: the user's
     )
@@ -179,7 +179,7 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What one version of the registry says of every request, before anything is decided."""
+    """The settings of one registry version that apply to every request before it is decided."""
 
     mode: Mode = Mode.ACTIVE  # of what no route speaks for; observe: refusals too are only recorded
     conversation_header: str = ""  # lower case; a trusted one that says which conversation it is
@@ -230,7 +230,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """What a scorer says of one text. Of one that was not embedded no similarity is known."""
+    """A scorer's result for one text. The similarity of a text that was not embedded is not known."""
 
     candidates: tuple[Candidate, ...]  # most probable first; never empty
     margin: float  # probability of the first less that of the second, [0, 1]
@@ -328,7 +328,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the decision tells the outcome, carried by Envoy as dynamic metadata ``router``.
+    """The decision's facts for the outcome, which Envoy carries as dynamic metadata ``router``.
 
     The sidecar keeps nothing between the two phases: any process can turn an access log
     entry into a record, because everything the record needs about the decision is here.

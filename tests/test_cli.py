@@ -197,7 +197,7 @@ def test_one_of_several_sidecars_must_say_which(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "envoy.sidecar names 2 processes: say by --listen which this one is" in done.stderr
+    assert "envoy.sidecar names 2 processes; choose the address of this one with --listen" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class Gate(Section, frozen=True):
 
     @property
     def consulting(self) -> SecondSettings | VerifierSettings | None:
-        """Whom it asks, if anybody."""
+        """The other model that the gate asks; None: it asks none."""
         return self.second or self.verifier
 
 

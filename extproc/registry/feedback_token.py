@@ -53,7 +53,7 @@ class FeedbackToken:
         if digest is None:
             raise Unavailable("The router has no valid feedback token; its operator must configure one.")
         scheme, _, presented = authorization.strip().partition(" ")
-        # Of equal length, whatever was presented, the digests take the same time to compare.
+        # Digests have equal lengths, so comparing them takes the same time for any presented token.
         same = hmac.compare_digest(digest, sha256(presented.strip().encode()).digest())
         if scheme.lower() != _SCHEME or not same:
             raise Unauthorized("Feedback needs the router's token (expected authorization: Bearer TOKEN).")

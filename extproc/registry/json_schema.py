@@ -60,7 +60,7 @@ def summary(kind: type[Section]) -> str:
 
 
 def key_comments(kind: type[msgspec.Struct]) -> Mapping[str, str]:
-    """What the source says of each key of a section, or of another struct, that has a comment."""
+    """The comment in the source of each key of a section or another struct, if it has one."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if inspect.get_annotations(base):

@@ -1,8 +1,7 @@
 """Releases: all that each version of the registry means for serving, and how long a version is kept.
 
-Envoy says by which version it routes a request, and every part of the sidecar (the decision, the gates,
-the prices of a record) takes that version from this one store. So no part can forget a version that
-another one still uses.
+Envoy names the version that routes a request. Every part of the sidecar (the decision, the gates, the prices
+of a record) takes that version from this one store. So no part can drop a version that another one uses.
 """
 
 from collections.abc import Callable, Mapping
@@ -72,7 +71,7 @@ def prices_of(registry: Registry) -> Mapping[ModelName, PriceSettings]:
     }
 
 
-# Longer than a request may take to upload its body, by the version that its head met.
+# Seconds. Longer than a request may upload its body, which is decided by the version that its head reached.
 _KEPT_S = 600.0
 _LEAST = 2  # versions that are kept in any case
 
@@ -88,7 +87,7 @@ class Releases:
         self._clock = clock
         self._newest = first
         self._held: Mapping[Version, Release] = {first.version: first}
-        self._used = {first.version: clock()}  # when each was last the newest, or asked for
+        self._used = {first.version: clock()}  # when each was last the newest, or requested
 
     @property
     def newest(self) -> Release:
@@ -101,9 +100,9 @@ class Releases:
         return tuple(self._held)
 
     def of(self, version: Version) -> Release | None:
-        """The release for an Envoy that holds ``version``; None when that is not here.
+        """The release for an Envoy that holds ``version``; None if that is not here.
 
-        An Envoy that does not say which version it holds gets the newest.
+        An empty version gives the newest: Envoy did not say which one it holds.
         """
         if not version:
             return self._newest
@@ -113,40 +112,40 @@ class Releases:
         return found
 
     def recorded(self, version: Version) -> Release:
-        """The release by which to record what ``version`` decided: the newest where that is not here.
+        """The release for recording what ``version`` decided; the newest if that is not here.
 
         A sidecar that was restarted gets outcomes that an older version decided.
         """
         return self.of(version) or self._newest
 
     def snapshot(self, version: Version) -> Snapshot | None:
-        """What decides for an Envoy that holds ``version``; see ``of``."""
+        """The snapshot for an Envoy that holds ``version``; see ``of``."""
         found = self.of(version)
         return None if found is None else found.snapshot
 
     def tiers(self, version: Version) -> Mapping[str, JudgedTier]:
-        """The tiers whose answers are judged; none of a version that is not here."""
+        """The tiers whose answers are judged; empty for a version that is not here."""
         found = self.of(version)
         return {} if found is None else found.tiers
 
     def terms(self, version: Version) -> Terms:
-        """What ``version`` says of every request.
+        """The settings of ``version`` that apply to every request before it is decided.
 
-        Of one that is not here, the newest tells the mode (whoever observes must not have requests
-        refused because Envoy is a version ahead) and whether there are deny rules.
+        For a version that is not here, the newest gives the mode and whether there are deny rules. In mode
+        observe no request must be refused because Envoy is a version ahead.
         """
         found, newest = self._held.get(version), self._newest.snapshot.terms
         return Terms(mode=newest.mode, denies=newest.denies) if found is None else found.snapshot.terms
 
     def add(self, release: Release) -> None:
-        """Make ``release`` the newest. One of a version that is held already takes its place."""
+        """Make ``release`` the newest. It replaces a release of the same version."""
         now = self._clock()
         self._used |= {self._newest.version: now, release.version: now}
         others = {version: held for version, held in self._held.items() if version != release.version}
         self._newest, self._held = release, {**others, release.version: release}
 
     def drop_unused(self) -> tuple[Version, ...]:
-        """Forget what was superseded, and not asked for, ten minutes ago. Returns those versions."""
+        """Drop versions that were superseded and last used over ten minutes ago. Returns them."""
         oldest = self._clock() - _KEPT_S
         dropped = tuple(v for v in self.versions[:-_LEAST] if self._used[v] < oldest)
         if dropped:

@@ -16,7 +16,7 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A mapping of the registry. It refuses unknown keys.
 
-    ``example`` is what a message shows to somebody who wrote something else in its place.
+    ``example`` is what an error message shows as a correct value.
     """
 
     example: ClassVar[str] = ""

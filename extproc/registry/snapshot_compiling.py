@@ -1,4 +1,4 @@
-"""Compiling a loaded registry into the snapshot that serving decides with."""
+"""Compiles a loaded registry into the snapshot that decides requests."""
 
 from collections.abc import Iterator, Mapping
 
@@ -31,7 +31,7 @@ def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
     """Take the artefact, or embed the examples and fit the scorer; compile the rules.
 
     Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``, and
-    ``errors.ArtefactUnusable`` where the artefact was trained on another encoder's vectors.
+    ``errors.ArtefactUnusable`` if the artefact was trained on another encoder's vectors.
     """
     registry = loaded.registry
     if registry.rules:

@@ -39,7 +39,7 @@ async def rehearse(
             decisions.append(None)
             continue
         if decision.reason in _FAILURES:
-            # Without the text, which may be somebody's request, and this may go to a log.
+            # The message may go to a log, so it does not contain the text, which may be a client's.
             raise OperatorError(f"no decision for text {number}: {decision.reason} (the log has the cause)")
         decisions.append(decision)
     return decisions

@@ -1,4 +1,4 @@
-"""Folds text to what a reader sees, so that a pattern finds it in whatever form it was typed.
+"""Folds text to what a reader sees, so that a pattern finds it in any spelling.
 
 - NFKC: full-width, mathematical, circled and superscript forms become plain letters and digits.
 - Invisible characters are removed: zero-width spaces and joiners, bidirectional controls, tags,

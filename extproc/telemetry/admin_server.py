@@ -1,7 +1,7 @@
 """The admin page: metrics, liveness and readiness over HTTP, on a port of its own.
 
-It runs on threads of its own, so that it answers while the event loop is busy, and knows what
-it shows only as callables.
+It runs on its own threads, so that it answers while the event loop is busy. It gets what it shows as
+callables.
 """
 
 import errno
@@ -30,7 +30,7 @@ _JSON = "application/json"
 
 
 class HealthSource(Protocol):
-    """The named components of the process, each with its state in words."""
+    """The named components of the process, each with its state."""
 
     def snapshot(self) -> Mapping[str, tuple[bool, str]]:
         """Component name to (ready, detail)."""
@@ -82,7 +82,7 @@ class AdminServer:
 
 
 class Pages:
-    """What each path answers."""
+    """The page at each path."""
 
     def __init__(
         self, metrics: Callable[[], bytes], health: HealthSource, registry_version: Callable[[], str]
@@ -101,7 +101,7 @@ class Pages:
         """The answer to GET ``path``; a page that raises is a 500, and its traceback is logged."""
         page = self._by_path.get(path.partition("?")[0])
         if page is None:
-            return refusal(HTTPStatus.NOT_FOUND, f"no such page; there are {', '.join(self._by_path)}")
+            return refusal(HTTPStatus.NOT_FOUND, f"no such page; expected one of {', '.join(self._by_path)}")
         try:
             return page()
         except Exception:
@@ -164,13 +164,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses (malformed, other methods), as JSON like the rest."""
+        """Answers requests that the base class rejects (malformed, other methods) as JSON, too."""
         self.close_connection = True
         status = HTTPStatus(code)
         self._send(refusal(status, message or status.phrase))
 
     def log_message(self, template: str, *args: object) -> None:
-        """Probes and scrapes come every few seconds: not worth a line unless one looks for them."""
+        """Logs at level debug, because probes and scrapes come every few seconds."""
         log.debug("admin request", extra={"client": self.client_address[0], "request": template % args})
 
     def _send(self, answer: AdminResponse) -> None:
@@ -193,7 +193,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), handler)
 
     def server_bind(self) -> None:
-        """As the base class, less its reverse DNS lookup, which can take seconds."""
+        """As the base class, without its reverse DNS lookup, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
@@ -206,7 +206,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in the middle of its answer is no news; anything else is."""
+        """Log all errors but that of a client that disconnected in the middle of its answer."""
         level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
         log.log(level, "an admin connection failed", exc_info=True)
 

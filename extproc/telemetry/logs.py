@@ -15,10 +15,10 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-# What every LogRecord has; whatever else it carries came in by ``extra``.
+# The fields of every LogRecord. All other fields come from ``extra``.
 _STANDARD_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
-# What msgspec raises on text from undecodable bytes (a file name's, say) and on what contains itself.
+# msgspec raises these for text from undecodable bytes (of a file name) and for a value that contains itself.
 _UNENCODABLE = (ValueError, RecursionError)
 
 
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
             return self._encode({name: self._encodable(value) for name, value in entry.items()}).decode()
 
     def _encodable(self, value: object) -> object:
-        """The value if JSON can say it, else as Python would print it: a line is never lost."""
+        """The value if it can be JSON, else its ``ascii`` form, so that no line is lost."""
         try:
             self._encode(value)
         except _UNENCODABLE:
@@ -63,7 +63,7 @@ class JsonFormatter(logging.Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send all logs of the process, warnings and uncaught exceptions included, to ``stream``.
 
-    ``level`` is a name as ``info``; ``stream`` is standard error unless given.
+    ``level`` is a name such as ``info``. ``stream`` is standard error by default.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
@@ -76,7 +76,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 def log_uncaught_in_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """An event loop's exception handler: ``loop.set_exception_handler(log_uncaught_in_loop)``.
 
-    The default one also prints the callback's arguments, and with them perhaps what clients sent.
+    The default handler also prints the callback's arguments, which may contain data of clients.
     """
     error = context.get("exception")
     log.error("uncaught exception in the event loop" if error else context["message"], exc_info=error)

@@ -10,7 +10,7 @@ class MetricExporter(OTLPMetricExporter):
     """After shutdown it drops batches without a warning.
 
     A reader that shuts down during a hanging export shuts its exporter down first. Its thread then
-    exports one last batch, which always fails and is no reason for a warning.
+    exports one last batch, which always fails and needs no warning.
     """
 
     _is_shut_down = False

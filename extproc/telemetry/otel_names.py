@@ -41,7 +41,7 @@ SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
 URL_PATH: Final = "url.path"
 
-# Attributes of nobody's convention.
+# Our own attributes, which no convention defines.
 GEN_AI_ORIGINAL_MODEL: Final = "gen_ai.original.model"  # what the client asked for
 OPENINFERENCE_SPAN_KIND: Final = "openinference.span.kind"  # how Arize Phoenix shows a span
 ROUTER_API: Final = "router.api"

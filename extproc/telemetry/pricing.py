@@ -1,7 +1,7 @@
-"""What an exchange cost, in US dollars: priced when its row is written.
+"""Computes what an exchange costs, in US dollars, when its row is written.
 
-A record keeps the price of its day, so that a later change of prices does not rewrite history.
-Where a price or a usage is not known, the cost is not known either: null, never 0.
+A record keeps the cost at the prices of its time. A later change of prices does not change it. If a price or
+the usage is not known, the cost is null, never 0.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class PriceList(msgspec.Struct, frozen=True):
     def cost(self, model: ModelName, input_tokens: int | None, output_tokens: int | None) -> float | None:
         """US dollars for these tokens of ``model``, or None when a price or a count is not known.
 
-        A registry's prices know no rebate for cached input: all of it counts in full.
+        Cached input counts in full, because a registry has no price for it.
         """
         price = self.prices.get(model)
         if price is None or input_tokens is None or output_tokens is None:
@@ -50,9 +50,9 @@ class PriceList(msgspec.Struct, frozen=True):
         return (input_tokens * price.input + output_tokens * price.output) / _TOKENS
 
     def of_exchange(self, row: ExchangeRow) -> ExchangeRow:
-        """``row`` with what it cost, and would have cost at the reference and at the model decided on.
+        """``row`` with its cost, and its cost at the prices of the reference and of the decided model.
 
-        A cost that is there already stays: that of a cascade is the sum of its attempts.
+        A cost that is set already stays: for a cascade, it is the sum of its attempts.
         """
         tokens = row.input_tokens, row.output_tokens
         cost = self.cost(row.served_by or row.model, *tokens) if row.cost_usd is None else row.cost_usd
@@ -73,9 +73,9 @@ class PriceList(msgspec.Struct, frozen=True):
         return self.cost(row.served_by or row.model, read, written)
 
     def of_attempt(self, row: AttemptRow) -> AttemptRow:
-        """``row`` with what it cost; all of it was wasted when the gate did not accept the answer.
+        """``row`` with its cost. If the gate refused the answer, all of it was wasted.
 
-        The second answer that a gate asked for has its cost apart.
+        The cost of a second answer is separate.
         """
         second = self.cost(row.second_model, row.second_input_tokens, row.second_output_tokens)
         row = msgspec.structs.replace(row, second_cost_usd=second)
@@ -87,7 +87,7 @@ class PriceList(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(row, cost_usd=cost, wasted_tokens=wasted, wasted_cost_usd=cost)
 
     def of_shadow(self, row: ShadowRow) -> ShadowRow:
-        """``row`` with what it cost."""
+        """``row`` with its cost."""
         return msgspec.structs.replace(
             row, cost_usd=self.cost(row.model, row.input_tokens, row.output_tokens)
         )

@@ -1,11 +1,10 @@
 """Records: one JSON line per row, appended to segments or to standard output.
 
-Writing one line to a local file takes a few microseconds, but a full disk queue, a network
-file system or a pipe whose reader sleeps can hold a write for seconds, and it would hold every
-decision with it. So ``accept`` only encodes and enqueues, and a thread of its own writes: whole
-lines, as many as have gathered in one write. The queue is bounded; what does not fit, and what
-the disk refuses, is counted and lost. What is synced, ``segments`` says; a crash of the process
-can lose what had not left the queue.
+Writing one line to a local file takes a few microseconds. But a full disk queue, a network file system or
+a pipe whose reader sleeps can block a write for seconds. On the event loop, that would block every decision.
+So ``accept`` only encodes and enqueues. A separate thread writes whole lines, as many as are queued, in one
+write. The queue is bounded: lines that do not fit, or that the disk rejects, are lost and counted.
+``segments`` documents what is synced. A crash of the process can lose what is in the queue.
 """
 
 import logging
@@ -41,7 +40,7 @@ class Lines(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish."""
+        """Flush and close."""
         ...
 
 
@@ -49,7 +48,7 @@ class RecordWriter:
     """An ``OutcomeSink`` that writes one line per row. Safe to call from any thread."""
 
     def __init__(self, out: Lines, *, queue_lines: int = 16_384) -> None:
-        """``queue_lines`` bounds what waits for the disk. Takes over ``out``."""
+        """``queue_lines`` bounds the queue to the disk. ``close`` also closes ``out``."""
         self._out = out
         self._encode = msgspec.json.Encoder().encode
         self._queue_lines = queue_lines
@@ -62,7 +61,7 @@ class RecordWriter:
 
     @property
     def dropped(self) -> int:
-        """Records lost so far: to a full queue, or to a disk that refused them."""
+        """Records lost so far, because the queue was full or the disk rejected them."""
         return self._dropped
 
     @property
@@ -89,7 +88,7 @@ class RecordWriter:
         return True
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Write what is queued and stop; a disk that holds longer than ``timeout_s`` is given up."""
+        """Write what is queued and stop, after ``timeout_s`` seconds at the latest."""
         self._closed = True
         self._queue.put(None)
         self._thread.join(timeout_s)
@@ -107,7 +106,7 @@ class RecordWriter:
         self._out.close()
 
     def _append(self, lines: list[bytes]) -> None:
-        """Write a batch. A defect costs this batch, and not the thread and so every record after it."""
+        """Write a batch. A defect loses this batch only: the thread goes on."""
         try:
             self._drop(self._out.append(lines))
         except Exception:
@@ -115,7 +114,7 @@ class RecordWriter:
             self._drop(len(lines))
 
     def _take(self) -> tuple[list[bytes], bool]:
-        """The lines that have gathered, at least one, up to a full batch; and whether more may come."""
+        """The queued lines, at least one and at most a batch; and whether more may come."""
         lines: list[bytes] = []
         item = self._queue.get()
         while item is not None:
@@ -134,7 +133,7 @@ class RecordWriter:
 
 
 def open_records(path: str, limits: Limits | None = None) -> RecordWriter:
-    """A writer to the directory ``path``, made when absent, or to standard output for ``-``.
+    """A writer to the directory ``path``, which is created if missing, or to standard output for ``-``.
 
     Raises:
         OperatorError: the directory cannot be made or written to.

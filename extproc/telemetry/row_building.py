@@ -21,7 +21,7 @@ from extproc.vocabulary import Api, Envelope, Mode, ModelName
 # Labels of the errors that clients are refused with; in mode observe, would have been.
 REFUSALS: Final = (BadRequest.label, Denied.label, UnknownModel.label)
 
-# A path is whatever a client sends, up to Envoy's header limit, and is kept to recognise a call by.
+# A client may send any path up to Envoy's header limit. This much identifies a call.
 _PATH_LIMIT = 256  # characters
 
 # Response flags that do not say that the answer failed: the client left (DC, DR), retries were
@@ -221,7 +221,7 @@ def _error(exchange: Exchange, envelope: Envelope) -> str:
 
 
 def _attempt_error(call: Exchange) -> str:
-    """As ``_error``, but an attempt that ended without an answer failed, whoever ended it.
+    """As ``_error``, but an attempt without an answer failed, even if the router ended it.
 
     An attempt whose answer was cut off by the gate has the flag too: its status is the answer's.
     """

@@ -1,6 +1,6 @@
-"""Gives the outcome of each exchange, once, to every sink: metrics, records, spans.
+"""Gives the outcome of each exchange to every sink: metrics, records, spans.
 
-Its row is made, priced and judged here and nowhere else, so that the sinks cannot disagree.
+Only this module makes and prices the row and decides which traces are kept, so the sinks cannot disagree.
 """
 
 import logging
@@ -33,7 +33,7 @@ class OutcomeSink(Protocol):
     """Where outcomes go."""
 
     def accept(self, outcome: Outcome) -> None:
-        """Never raises and never blocks on the network; what it drops, it counts."""
+        """Never raises and never blocks on the network. It counts what it drops."""
         ...
 
     def attempted(self, row: AttemptRow, verdict: EvaluationRow | None) -> None:
@@ -44,7 +44,7 @@ class OutcomeSink(Protocol):
 class Fanout:
     """The ``ExchangeSink`` that gives the outcome of each exchange to every sink.
 
-    A defect in one of them costs the others nothing.
+    A defect in one sink does not affect the others.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Fanout:
         self._telemetry = telemetry
 
     def accept(self, exchange: Exchange) -> None:
-        """A sink that raises has its traceback logged."""
+        """Give the outcome to every sink. If a sink raises, the traceback is logged."""
         outcome = outcome_of(exchange, self._prices, self._telemetry)
         self._emit(lambda sink: sink.accept(outcome))
 
     def attempted(self, attempt: Attempt) -> None:
-        """The same of an attempt."""
+        """As ``accept``, for an attempt."""
         row = self._prices(attempt.version).of_attempt(attempt_row_of(attempt))
         verdict = verdict_row_of(attempt)
         self._emit(lambda sink: sink.attempted(row, verdict))
@@ -88,7 +88,7 @@ def outcome_of(
         row = with_attempts(row, [listed.of_attempt(attempt_row_of(each)) for each in exchange.tried])
     kept = is_notable(row, wanted.low_margin) or in_share(row.trace_id, wanted.trace_share)
     if not kept and row.input_messages is not None:
-        row = replace(row, input_messages=None)  # text is a sample, even where it is wanted
+        row = replace(row, input_messages=None)  # only kept traces record text
     return Outcome(exchange, row, kept)
 
 
@@ -121,7 +121,7 @@ def _sum(costs: Iterable[float | None]) -> float | None:
 
 
 def is_notable(row: ExchangeRow, low_margin: float) -> bool:
-    """Whether an operator would look for this very exchange."""
+    """Whether the exchange is unusual, so that an operator may look for it."""
     abstained = row.stage == Stage.DEFAULT and row.reason != Reason.NO_ROUTES
     doubtful = row.margin is not None and row.margin < low_margin
     escalated = (row.attempts or 1) > 1 or bool(row.tier) or row.served_by not in ("", row.model)
@@ -131,7 +131,7 @@ def is_notable(row: ExchangeRow, low_margin: float) -> bool:
 def in_share(trace_id: str, share: float) -> bool:
     """Whether a trace is among the ``share`` of traces that are kept: all of its exchanges, or none.
 
-    A client may have made its trace ids in any way, so they are hashed.
+    A client may choose its trace ids in any way, so they are hashed.
     """
     digest = blake2b(trace_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

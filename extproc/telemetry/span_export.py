@@ -110,7 +110,7 @@ class _CountedExport(SpanExporter):
     @property
     def dropped(self) -> int:
         with self._lock:
-            # After the end nobody will take what still waits.
+            # After the end nothing takes what still waits.
             return self._lost + (self._waiting if self._is_shut_down else 0)
 
     def admit(self, spans: int) -> bool:

@@ -70,7 +70,7 @@ def finished(data: bytes) -> Iterator[HTTPAccessLogEntry]:
     """The entries of one message of Envoy's access log stream that report a finished exchange or attempt.
 
     Raises:
-        google.protobuf.message.DecodeError: it is no such message.
+        google.protobuf.message.DecodeError: it is not such a message.
     """
     entries = StreamAccessLogsMessage.FromString(data).http_logs.log_entry
     return (each for each in entries if each.common_properties.access_log_type not in _UNFINISHED)

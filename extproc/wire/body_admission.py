@@ -1,4 +1,4 @@
-"""How many bytes of bodies one process reads at a time, and how the others wait.
+"""Limits how many bytes of bodies one process reads at a time. Other bodies wait.
 
 A body is in flight from the reply to its head until its exchange ends. Envoy sends no body before
 that reply, so a body that waits takes no memory of this process.
@@ -18,11 +18,11 @@ _SMALL_PART = 4  # one part in so many is for small bodies alone
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True):
-    """What one process takes on."""
+    """The limits of one process."""
 
     bytes_in_flight: int = 64 * 1024 * 1024
     largest_body: int = 16 * 1024 * 1024  # what a body of unknown length counts as
-    wait_s: float = 2.0  # less than Envoy's message_timeout: after that nobody reads the reply
+    wait_s: float = 2.0  # less than Envoy's message_timeout, after which Envoy ignores the reply
 
 
 class Admission:
@@ -61,7 +61,7 @@ class Admission:
 
 
 class Reservation:
-    """What one exchange has reserved; at the end of a ``with`` block it is given back."""
+    """The bytes that one exchange has reserved. The end of a ``with`` block releases them."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -76,12 +76,12 @@ class Reservation:
         self.leave()
 
     async def take(self, size: int | None) -> bool:
-        """Reserve ``size`` bytes; None: as many as a body may have. False: there was no room in time."""
+        """Reserve ``size`` bytes; None: as many as a body may have. False: no room became free in time."""
         self._taken = await self._admission.take(size)
         return self._taken is not None
 
     def leave(self) -> None:
-        """Give back what was reserved."""
+        """Release what was reserved."""
         if self._taken is not None:
             self._taken.share.give(self._taken.size)
             self._taken = None
@@ -98,7 +98,7 @@ class _Waiter(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Share:
-    """So many bytes, first come first served."""
+    """A number of bytes, granted in the order of requests."""
 
     def __init__(self, limit: int, wait_s: float) -> None:
         self.limit = limit
@@ -128,7 +128,7 @@ class _Share:
         return True
 
     def give(self, size: int) -> None:
-        """Give back what was taken."""
+        """Release what was taken."""
         self.taken -= size
         self._grant()
 

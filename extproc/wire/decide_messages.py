@@ -25,7 +25,7 @@ from extproc.wire.feedback_exchange import FeedbackResponse
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
 SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
-CHECKED_HEADER = "x-router-checked"  # 1: the API's default may answer, whatever the registry says of that
+CHECKED_HEADER = "x-router-checked"  # 1: the API's default may answer, even with `without_sidecar: refuse`
 
 # In the stream's gRPC metadata:
 VERSION_KEY = "x-router-config"  # the registry that this Envoy holds
@@ -76,7 +76,7 @@ def decode(data: bytes, stream: StreamMetadata) -> HeadReceived | BodyReceived:
     """The event of one message from Envoy, on a stream with the metadata ``stream``.
 
     Raises:
-        ProtocolError: it is no message, or one that the exchange has no use for.
+        ProtocolError: it is not a message, or not one that the exchange expects.
     """
     request = request_of(data)
     match request.WhichOneof("request"):

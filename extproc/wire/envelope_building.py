@@ -1,4 +1,4 @@
-"""Builds the envelope of a decision: what Envoy, its access log and the record get to know of it."""
+"""Builds the envelope of a decision: what Envoy, its access log and the record contain of it."""
 
 from msgspec.structs import replace
 

@@ -24,7 +24,7 @@ def version_service(version: str) -> str:
 
 
 class GrpcHealth:
-    """Shows ``Components`` to whoever checks or watches over gRPC, and which versions can decide."""
+    """Reports ``Components`` over gRPC, to checks and watches, and which versions can decide."""
 
     def __init__(
         self,

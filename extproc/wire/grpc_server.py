@@ -2,7 +2,7 @@
 
 grpc reports only that binding failed. It also wraps ports beyond 65,535, binds one of two addresses of a
 name, and takes a unix socket from the process that listens on it. So the address is tried with a plain socket
-first, whose errors tell the operator the cause. What changes in between still fails with grpc's own words.
+first, whose errors tell the operator the cause. What changes in between still fails with grpc's own message.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def bind(server: grpc.aio.Server, address: str, access: Access = OWNER_ONLY) -> 
 
     Raises:
         OperatorError: the address is malformed, taken, not this machine's to use, or a socket's where
-            somebody else could replace it.
+            another user could replace it.
     """
     own_directory(address, access)
     try:
@@ -84,7 +84,7 @@ def _try_host(host: str, port: int) -> None:
 def _bind_path(server: grpc.aio.Server, address: str, access: Access) -> None:
     path = address.removeprefix(UNIX)
     _try_path(path)
-    umask = os.umask(0o177)  # so that nobody else connects before the mode is set
+    umask = os.umask(0o177)  # so that no other user connects before the mode is set
     try:
         server.add_insecure_port(address)
     finally:
@@ -93,14 +93,14 @@ def _bind_path(server: grpc.aio.Server, address: str, access: Access) -> None:
 
 
 def _try_path(path: str) -> None:
-    """Raises ``OSError`` unless nothing is at ``path`` or a socket that nobody listens on."""
+    """Raises ``OSError`` unless nothing is at ``path``, or a socket without a listener."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a busy listener's queue may be full
         if not os.path.lexists(path):
             probe.bind(path)
             os.unlink(path)
         elif not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is in its place")
+            raise FileExistsError(errno.EEXIST, "a file that is not a socket is in its place")
         elif probe.connect_ex(path) != errno.ECONNREFUSED:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         # What a process that was killed has left behind, grpc replaces.

@@ -74,7 +74,7 @@ def request(metadata: Mapping[str, Struct]) -> tuple[str, str]:
 
 
 def hop(metadata: Mapping[str, Struct]) -> Hop | None:
-    """Whom a hop asked; None when this is no hop."""
+    """The model that a hop called; None if this is not a hop."""
     if HOP_NAMESPACE not in metadata:
         return None
     fields = metadata[HOP_NAMESPACE].fields

@@ -1,7 +1,7 @@
-"""Who may reach a unix socket, and the directory that it is in.
+"""Decides who may use a unix socket, and creates its directory.
 
-Whoever may write to the directory can put a socket of their own in the place of ours, and so read prompts
-and decide. So the directory is made for the service alone, and one that others can write to is refused.
+A user who can write to the directory can replace the socket by another one, and so read prompts and decide.
+So the directory is created for the service alone, and a directory that others can write to is rejected.
 """
 
 import grp
@@ -17,18 +17,18 @@ UNIX = "unix:"
 
 
 class Access(msgspec.Struct, frozen=True):
-    """The owner may reach the socket, and so may a group, where one is named."""
+    """The owner may use the socket, and also a group, if one is named."""
 
     group: int | None = None
 
     @property
     def directory_mode(self) -> int:
-        """Of a directory that is made. What the group's members make in it belongs to the group too."""
+        """Of a directory that is created. What members of the group create in it belongs to the group."""
         return 0o700 if self.group is None else 0o2770
 
     @property
     def socket_mode(self) -> int:
-        """Of the socket: connecting needs the right to write."""
+        """Of the socket. Connecting needs write permission."""
         return socket_mode(shared=self.group is not None)
 
 
@@ -36,7 +36,7 @@ OWNER_ONLY = Access()
 
 
 def socket_mode(*, shared: bool) -> int:
-    """The mode of a socket, which a group may reach too when it is ``shared``."""
+    """The mode of a socket. If it is ``shared``, a group may use it too."""
     return 0o660 if shared else 0o600
 
 
@@ -53,10 +53,10 @@ def access_of(group: str | int) -> Access:
 
 
 def own_directory(address: str, access: Access = OWNER_ONLY) -> None:
-    """Make the directory of ``unix:PATH`` where it is missing; nothing for any other address.
+    """Create the directory of ``unix:PATH`` if it is missing. Any other address needs none.
 
     Raises:
-        OperatorError: it cannot be made, or somebody else could replace a socket in it.
+        OperatorError: it cannot be created, or another user could replace a socket in it.
     """
     if not address.startswith(UNIX):
         return
@@ -67,18 +67,18 @@ def own_directory(address: str, access: Access = OWNER_ONLY) -> None:
         problem = _weakness(directory.stat(), access)
     except OSError as error:
         raise OperatorError(
-            f"cannot make {directory} for the socket: {error.strerror} "
-            "(make it for the user of this process, or name a socket elsewhere)"
+            f"cannot create {directory} for the socket: {error.strerror} "
+            "(create it for the user of this process, or choose a socket in another directory)"
         ) from error
     if problem:
         raise OperatorError(
             f"{directory} {problem}, who could replace the socket (expected a directory of this process's "
-            f"own, with mode {access.directory_mode:04o}; one that is missing is made so)"
+            f"user, with mode {access.directory_mode:04o}; a missing directory is created so)"
         )
 
 
 def restrict(path: Path, access: Access) -> None:
-    """Give the socket at ``path`` its mode and group, whatever the umask. Raises ``OSError``."""
+    """Set the mode and group of the socket at ``path``, independently of the umask. Raises ``OSError``."""
     if access.group is not None:
         os.chown(path, -1, access.group)
     path.chmod(access.socket_mode)

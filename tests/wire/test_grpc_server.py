@@ -400,7 +400,7 @@ def test_what_a_killed_process_left_behind_is_replaced(server: grpc.aio.Server, 
 
 def test_a_file_in_the_place_of_the_socket_is_left_alone(server: grpc.aio.Server, path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(OperatorError, match="a file that is no socket"):
+    with pytest.raises(OperatorError, match="a file that is not a socket"):
         bind(server, f"unix:{path}")
     assert path.read_text() == "precious"
 
@@ -459,7 +459,7 @@ def test_a_subdirectory_of_a_volume_that_is_open_to_everybody_is_good(
 
 def test_a_directory_that_cannot_be_made_is_reported(server: grpc.aio.Server, tmp_path: Path) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(OperatorError, match=r"cannot make .*/run/router for the socket: "):
+    with pytest.raises(OperatorError, match=r"cannot create .*/run/router for the socket: "):
         bind(server, f"unix:{tmp_path}/run/router/extproc.sock")
 
 

@@ -102,7 +102,7 @@ def _check_consulting(registry: Registry, gate: str, key: str, name: str, source
 
 
 def _check_egress(registry: Registry, source: Source) -> None:
-    """Anybody who can reach the egress listener can use the providers' keys. Raises ``RegistryError``."""
+    """Raises ``RegistryError`` if others can reach the egress listener, which has the providers' keys."""
     address = registry.envoy.egress
     if address.startswith("unix:/") or (is_address(address) and is_loopback(address)):
         return

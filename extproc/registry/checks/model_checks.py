@@ -120,7 +120,7 @@ def _check_unattended(api: str, registry: Registry, source: Source) -> None:
 
 
 def unattended_warnings(registry: Registry) -> Iterator[str]:
-    """Warns of deny rules that nobody checks while no sidecar decides, unless ``without_sidecar`` is set."""
+    """Warns of deny rules that are not checked while no sidecar runs, unless ``without_sidecar`` is set."""
     rules = [rule.name for rule in registry.rules if rule.deny]
     open_apis = [api for api in registry.defaults if api not in registry.unattended]
     if not rules or not open_apis:
