@@ -10,38 +10,61 @@ import pytest
 
 from extproc.lab.store.record_store import Store, open_store
 from extproc.lab.store.segment_loading import load, prepare
+from extproc.lab.store.store_schema import TABLE
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = 14
 
 
-@pytest.fixture
-def store() -> Iterator[Store]:
-    """An empty store that vanishes."""
+Put = Callable[[list[AnyRow]], None]
+Traffic = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Store]:
+    """A store that vanishes."""
     with open_store(None) as opened:
         prepare(opened)
         yield opened
 
 
 @pytest.fixture
-def put(store: Store, tmp_path: Path) -> Callable[[list[AnyRow]], None]:
+def store(opened: Store) -> Store:
+    """The module's store without rows. To open one takes longer than most tests."""
+    return emptied(opened)
+
+
+def emptied(store: Store) -> Store:
+    store.run(f"TRUNCATE TABLE {TABLE}")
+    return store
+
+
+@pytest.fixture
+def put(store: Store, tmp_path: Path) -> Put:
     """Loads rows."""
+    return put_into(store, tmp_path)
+
+
+@pytest.fixture
+def traffic(put: Put) -> Traffic:
+    """See ``traffic_by``."""
+    return traffic_by(put)
+
+
+def put_into(store: Store, folder: Path) -> Put:
+    """Loads rows into the store from segments that it writes into the folder."""
     numbers = itertools.count()
 
     def load_rows(rows: list[AnyRow]) -> None:
-        path = tmp_path / f"records-{next(numbers)}.jsonl"
+        path = folder / f"records-{next(numbers)}.jsonl"
         path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         load(store, path)
 
     return load_rows
 
 
-Traffic = Callable[..., None]
-
-
-@pytest.fixture
-def traffic(put: Callable[[list[AnyRow]], None]) -> Traffic:
+def traffic_by(put: Put) -> Traffic:
     """Adds a slice: ``count`` exchanges evenly over two weeks, each judged.
 
     ``good`` and ``failed`` give the share of good opinions and of failures, by day; a number

@@ -1,6 +1,6 @@
 """Hints beside quality: each share is of what could be seen, and none is called quality."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -12,9 +12,7 @@ from extproc.lab.traffic.traffic_reading import read_report
 from extproc.lab.traffic.traffic_report import SliceReport
 from extproc.lab.traffic.traffic_text import PROXIES_HEAD, PROXIES_TITLE, as_text
 from extproc.telemetry.rows import AnyRow, EvaluationRow, ExchangeRow
-from tests.lab.traffic.conftest import BEGIN, Traffic
-
-Put = Callable[[list[AnyRow]], None]
+from tests.lab.traffic.conftest import BEGIN, Put, Traffic
 
 
 def exchange(number: int, **fields: object) -> ExchangeRow:

@@ -10,11 +10,13 @@ from extproc.lab.traffic.traffic_page import as_page
 from extproc.lab.traffic.traffic_reading import read_report
 from extproc.lab.traffic.traffic_report import TrafficReport
 from extproc.lab.traffic.traffic_text import as_text
-from tests.lab.traffic.conftest import Traffic
+from tests.lab.traffic.conftest import Traffic, emptied, put_into, traffic_by
 
 
-@pytest.fixture
-def made(store: Store, traffic: Traffic) -> TrafficReport:
+@pytest.fixture(scope="module")
+def made(opened: Store, tmp_path_factory: pytest.TempPathFactory) -> TrafficReport:
+    store = emptied(opened)
+    traffic = traffic_by(put_into(store, tmp_path_factory.mktemp("segments")))
     money = {"cost_usd": 0.01, "reference_cost_usd": 0.1}
     traffic("chat", "small", 600, good=0.96, margin=0.6, input_tokens=10, output_tokens=20, **money)
     traffic("legal", "small", 200, good=lambda day: 0.95 if day < 11 else 0.3, margin=0.5, **money)
@@ -22,6 +24,11 @@ def made(store: Store, traffic: Traffic) -> TrafficReport:
     found = read_report(store)
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="module")
+def page(made: TrafficReport) -> str:
+    return as_page(made)
 
 
 class Reader(HTMLParser):
@@ -49,8 +56,7 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_needs_nothing_else_and_is_light(made: TrafficReport) -> None:
-    page = as_page(made)
+def test_the_page_needs_nothing_else_and_is_light(page: str) -> None:
     read = Reader(page)
     assert read.open == []
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in read.tags}
@@ -59,8 +65,8 @@ def test_the_page_needs_nothing_else_and_is_light(made: TrafficReport) -> None:
     assert len(page.encode()) < 40_000
 
 
-def test_the_rotting_route_is_the_first_thing_that_is_told(made: TrafficReport) -> None:
-    texts = " ".join(Reader(as_page(made)).texts)
+def test_the_rotting_route_is_the_first_thing_that_is_told(made: TrafficReport, page: str) -> None:
+    texts = " ".join(Reader(page).texts)
     worst = texts[texts.index("Worst first") :]
     assert worst.index("legal → small") < worst.index("feedback fell from 0.9") < worst.index("Quality")
     text = as_text(made)
@@ -68,30 +74,28 @@ def test_the_rotting_route_is_the_first_thing_that_is_told(made: TrafficReport) 
     assert re.search(r"legal -> small +feedback fell from 0\.9\d\d to 0\.[23]\d\d since 2026-11-11", text)
 
 
-def test_every_slice_is_in_the_tables_and_names_are_escaped(made: TrafficReport) -> None:
-    page = as_page(made)
+def test_every_slice_is_in_the_tables_and_names_are_escaped(made: TrafficReport, page: str) -> None:
     assert "<b>&" not in page.replace("<b>&nbsp;", "")
     assert "&lt;b&gt;&amp;" in page
     for part in made.slices:
         assert page.count(f"<td>{part.route}</td>") == 2
 
 
-def test_few_samples_are_marked_in_both(made: TrafficReport) -> None:
+def test_few_samples_are_marked_in_both(made: TrafficReport, page: str) -> None:
     assert re.search(r"rare .*1\.000 \[0\.566, 1\.000\]\?", as_text(made))
-    assert 'class="few"' in as_page(made)
-    assert 'class="mean few"' in as_page(made)
+    assert 'class="few"' in page
+    assert 'class="mean few"' in page
 
 
-def test_a_wide_table_scrolls_in_a_box_that_has_a_name(made: TrafficReport) -> None:
-    boxes = [tag for _, tag in Reader(as_page(made)).tags if tag.get("class") == "wide"]
+def test_a_wide_table_scrolls_in_a_box_that_has_a_name(page: str) -> None:
+    boxes = [tag for _, tag in Reader(page).tags if tag.get("class") == "wide"]
     assert len(boxes) == 2
     for box in boxes:
         assert (box["role"], box["tabindex"]) == ("region", "0")
         assert box["aria-label"]
 
 
-def test_plots_are_drawn_of_quality_time_and_cost(made: TrafficReport) -> None:
-    page = as_page(made)
+def test_plots_are_drawn_of_quality_time_and_cost(page: str) -> None:
     titles = re.findall(r'<svg role="img"[^>]*><title>([^<]*)</title>', page)
     assert titles == ["feedback", "legal", "chat", "rare", "Cost"]
     assert not re.search(r"NaN|nan|None|inf\b", re.sub(r"<style>.*?</style>", "", page))

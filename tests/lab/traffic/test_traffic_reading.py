@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
@@ -11,9 +10,7 @@ from extproc.lab.traffic.traffic_reading import read_report
 from extproc.lab.traffic.traffic_report import Difference, TrafficReport
 from extproc.lab.traffic.traffic_text import as_text
 from extproc.telemetry.rows import AnyRow, AttemptRow, EvaluationRow, ExchangeRow, ShadowRow
-from tests.lab.traffic.conftest import BEGIN, DAYS, Traffic
-
-Put = Callable[[list[AnyRow]], None]
+from tests.lab.traffic.conftest import BEGIN, DAYS, Put, Traffic
 
 
 def told(store: Store) -> TrafficReport:
