@@ -22,10 +22,10 @@ RouterError
     ├── DataError          a data set cannot be used: file, line, what was expected
     ├── ArtefactUnusable   a trained artefact is damaged, or belongs to another registry or encoder
     ├── EncoderMissing     the encoder's files are absent, damaged, or belong to another model
-    ├── EnvoyMissing       there is no Envoy to run
+    ├── EnvoyMissing       Envoy is not installed, or does not start
     ├── EnvoyRefused       Envoy does not accept its configuration
     ├── VersionRefused     a sidecar rejects a version of the registry
-    ├── NotYet             a condition for a change did not hold in time: it is tried again
+    ├── NotYet             a condition for a change did not hold in time: the change is retried
     ├── ProcessFailed      a started process ended or did not become ready
     └── TaskFailed         a task of `extproc serve` failed too often: the process drains and ends
 """
@@ -241,7 +241,7 @@ class EncoderMissing(OperatorError):
 
 
 class EnvoyMissing(OperatorError):
-    """There is no Envoy to run, or it does not start."""
+    """Envoy is not installed, or does not start."""
 
     label = "envoy_missing"
 
@@ -259,7 +259,7 @@ class VersionRefused(OperatorError):
 
 
 class NotYet(OperatorError):
-    """A condition for a change of Envoy's configuration did not hold in time. The change is tried again."""
+    """A condition for a change of Envoy's configuration did not hold in time. The change is retried."""
 
     label = "not_yet"
 

@@ -23,12 +23,12 @@ from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, Route
 
 
 class ExplainedTier(msgspec.Struct, frozen=True):
-    """One model that a cascade may ask, and what its answer must pass for the client to get it."""
+    """One model that a cascade may ask, and the checks that its answer must pass."""
 
     model: str
-    gate: str = ""  # empty: its answer is kept whatever it is
+    gate: str = ""  # empty: every answer is kept
     checks: tuple[str, ...] = ()  # of the gate
-    threshold: float | None = None  # least P(good), of a gate with an artefact
+    threshold: float | None = None  # the least P(good), of a gate with an artefact
     stream: str = ""  # how the gate judges streams
     timeout_s: float | None = None
 
@@ -43,7 +43,7 @@ class ExplainedTier(msgspec.Struct, frozen=True):
 
 
 class ExplainedCascade(msgspec.Struct, frozen=True):
-    """The models that may be asked in turn, from the chosen one on."""
+    """The models that Envoy may ask in turn, beginning with the chosen one."""
 
     name: str
     tiers: tuple[ExplainedTier, ...]
@@ -51,7 +51,7 @@ class ExplainedCascade(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """A decision, or the refusal that came in its place, with what it was made of."""
+    """A decision or a refusal, with what explains it."""
 
     outcome: Decision | Denied
     snapshot: Snapshot
@@ -59,7 +59,7 @@ class Explanation(msgspec.Struct, frozen=True):
     cascade: ExplainedCascade | None = None
 
     def as_object(self) -> Mapping[str, Any]:
-        """Plain JSON values; scores that were not made are null, and a refusal names no route or model."""
+        """Plain JSON values. Scores that were not computed are null. A refusal has no route and no model."""
         if isinstance(self.outcome, Denied):
             return {
                 "mode": self.snapshot.terms.mode,
@@ -84,7 +84,7 @@ class Explanation(msgspec.Struct, frozen=True):
         }
 
     def as_text(self) -> str:
-        """As an operator reads it: where it goes, who settled it, every score beside its floor."""
+        """Text for operators: route, model, the stage that decided, and every score beside its floor."""
         if isinstance(self.outcome, Denied):
             observed = "; only recorded: the mode is observe"
             suffix = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
@@ -99,7 +99,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
     @property
     def _rollout(self) -> Rollout:
-        """What the decision was taken by."""
+        """The rollout of the decision's route."""
         route = self.outcome.route if isinstance(self.outcome, Decision) else RouteName("")
         return self.snapshot.routes[route].rollout if route else self.snapshot.rollout
 
@@ -112,14 +112,15 @@ class Explanation(msgspec.Struct, frozen=True):
         source = key_of(self.question, self.snapshot.rollout_key).source
         share = f"active for {rollout.share * 100:g} % of the keys"
         if not source:
-            return f"{share}; none is given, so this one is only observed"
-        return f"{share}; the one given ({source}) is {'in' if decision.mode is Mode.ACTIVE else 'out'}"
+            return f"{share}; without a key, this request is only observed"
+        side = "in" if decision.mode is Mode.ACTIVE else "out"
+        return f"{share}; the key of this request ({source}) is {side}"
 
 
 async def explain(registry: Path, encoder_dir: Path | None, question: Question) -> Explanation:
     """Decide ``question`` as `extproc serve` would, but without its deadline.
 
-    Raises ``OperatorError`` where `serve` would not start, ``UnknownModel`` where it would refuse.
+    Raises ``OperatorError`` if `serve` would not start, and ``UnknownModel`` if it would reject the model.
     """
     loaded = load(registry)
     encoder = open_encoder(locate(encoder_dir), loaded.registry.encoder)
@@ -128,7 +129,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     question = msgspec.structs.replace(question, conversation_id=named)
     embedder = BatchingEmbedder(encoder, queue=1)
     serving = asyncio.create_task(embedder.run())
-    await asyncio.sleep(0)  # from here on it takes texts
+    await asyncio.sleep(0)  # from here on, it accepts texts
     try:
         outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
     except Denied as denied:
@@ -140,7 +141,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
 
 
 def _cascade(decision: Decision, loaded: LoadedRegistry) -> ExplainedCascade | None:
-    """What Envoy may do with the decision; None where its route has no cascade."""
+    """The calls that Envoy may make for the decision. None: its route has no cascade."""
     registry = loaded.registry
     name = registry.routes[decision.route].cascade if decision.route else ""
     if not name:
@@ -191,7 +192,7 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
         lines += [("", _candidate(candidate, snapshot)) for candidate in decision.candidates]
     if decision.offers:
         bar = snapshot.routes[decision.route].quality_bar
-        lines.append(("models", f"quality       $ each  model, of which the bar of {bar:g} is asked"))
+        lines.append(("models", f"quality       $ each  model (the quality bar is {bar:g})"))
         lines += [("", _offer(offer, decision)) for offer in decision.offers]
     if decision.comparison is not None:
         compared = "the same" if decision.comparison.agreed else "another"
@@ -202,7 +203,7 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def _likeness(decision: Decision, floor: float) -> list[tuple[str, str]]:
-    """Nothing where the words alone decided."""
+    """Empty if the words alone decided."""
     if decision.similarity is None:
         return []
     return [("similarity", _beside_floor(decision.similarity, floor)), ("nearest", decision.nearest)]

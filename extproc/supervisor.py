@@ -63,7 +63,7 @@ class Supervisor:
             raise self._failure
 
     async def close(self) -> None:
-        """Cancel every task, and return when none is left."""
+        """Cancel every task, and return when all have ended."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

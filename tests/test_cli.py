@@ -109,9 +109,13 @@ def test_explain_says_whether_a_key_is_in(half: str, capsys: pytest.CaptureFixtu
     sides = {user: "in" if place(user, "code") < 0.5 else "out" for user in ("alice", "bob", "carol")}
     assert set(sides.values()) == {"in", "out"}
     for user, side in sides.items():
-        assert explained("--header", f"x-user={user}") == f"{share}; the one given (x-user) is {side}"
-    assert explained() == f"{share}; none is given, so this one is only observed"
-    assert explained("--conversation", "c-1").startswith(f"{share}; the one given (conversation) is ")
+        assert (
+            explained("--header", f"x-user={user}") == f"{share}; the key of this request (x-user) is {side}"
+        )
+    assert explained() == f"{share}; without a key, this request is only observed"
+    assert explained("--conversation", "c-1").startswith(
+        f"{share}; the key of this request (conversation) is "
+    )
 
 
 def test_explain_shows_what_is_only_observed_as_such(half: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,7 @@ def _import(options: argparse.Namespace) -> int:
         done = load_all(store, segments, options.priced_by)
     print(
         f"{done.rows} new rows of {done.lines} lines in {done.files} files; {done.known} were known, "
-        f"{done.bad} were no records"
+        f"{done.bad} were not records"
     )
     return 0
 

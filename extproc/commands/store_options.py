@@ -91,7 +91,7 @@ def load_all(
             continue
         loaded = load(store, path, attributes=attributes)
         if loaded.bad:
-            _warn(f"{path}: {loaded.bad} lines are no records")
+            _warn(f"{path}: {loaded.bad} lines are not records")
         total += loaded
     return total
 
@@ -138,7 +138,7 @@ def _load_access_log(store: "Store", path: Path, pricing: "Pricing", attributes:
     for number, problem in reading.bad[:_BAD_LINES_PRINTED]:
         _warn(f"{path}:{number}: {problem}")
     if len(reading.bad) > _BAD_LINES_PRINTED:
-        _warn(f"{path}: {len(reading.bad) - _BAD_LINES_PRINTED} more lines are no entries of our access log")
+        _warn(f"{path}: {len(reading.bad) - _BAD_LINES_PRINTED} more lines are not entries of our access log")
     if reading.torn:
         _warn(f"{path}: its last line is cut short (import it again when Envoy has written the rest)")
     return ImportedSegment(1, reading.lines, total.rows, total.known, total.bad + len(reading.bad))

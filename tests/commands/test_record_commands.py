@@ -58,8 +58,8 @@ def test_importing_twice_doubles_nothing(
 ) -> None:
     printed = [run(capsys, "records", "import", str(segments), "--store", store) for _ in range(2)]
     assert printed == [
-        "80 new rows of 80 lines in 1 files; 0 were known, 0 were no records\n",
-        "0 new rows of 80 lines in 1 files; 80 were known, 0 were no records\n",
+        "80 new rows of 80 lines in 1 files; 0 were known, 0 were not records\n",
+        "0 new rows of 80 lines in 1 files; 80 were known, 0 were not records\n",
     ]
 
 
@@ -71,7 +71,7 @@ def test_lines_that_are_no_records_are_warned_of(
     assert main(["records", "import", str(segments), "--store", store]) == 0
     printed = capsys.readouterr()
     assert "79 new rows of 80 lines" in printed.out
-    assert printed.err == f"extproc: warning: {segment}: 1 lines are no records\n"
+    assert printed.err == f"extproc: warning: {segment}: 1 lines are not records\n"
 
 
 ENTRY = {
@@ -101,8 +101,8 @@ def test_what_the_stream_lost_comes_from_envoys_own_file_and_nothing_twice(
     run(capsys, "records", "import", str(segments), "--store", store)
     printed = [run(capsys, "records", "import", str(rotated), str(log), "--store", store) for _ in range(2)]
     assert printed == [
-        "10 new rows of 20 lines in 2 files; 10 were known, 0 were no records\n",
-        "0 new rows of 20 lines in 2 files; 20 were known, 0 were no records\n",
+        "10 new rows of 20 lines in 2 files; 10 were known, 0 were not records\n",
+        "0 new rows of 20 lines in 2 files; 20 were known, 0 were not records\n",
     ]
     with open_store(store) as opened:
         (found,) = opened.rows("SELECT count() AS rows, uniqExact(request_id) AS requests FROM exchanges")
@@ -116,7 +116,7 @@ def test_lines_of_envoys_file_that_cannot_be_used_are_named_and_a_cut_one_comes_
     log.write_bytes(b'{"half a line\n' + whole[:-10])
     assert main(["records", "import", str(log), "--store", store]) == 0
     printed = capsys.readouterr()
-    assert printed.out == "2 new rows of 3 lines in 1 files; 0 were known, 1 were no records\n"
+    assert printed.out == "2 new rows of 3 lines in 1 files; 0 were known, 1 were not records\n"
     first, second = printed.err.splitlines()
     assert first.startswith(f"extproc: warning: {log}:1: JSON is malformed")
     assert second.startswith(f"extproc: warning: {log}: its last line is cut short")
@@ -142,8 +142,8 @@ def test_many_bad_lines_are_told_as_a_number(
     log.write_bytes(entries(0, 0) + b"{}\n" * 50)
     assert main(["records", "import", str(log), "--store", store]) == 0
     printed = capsys.readouterr()
-    assert "50 were no records" in printed.out
-    assert printed.err.splitlines()[-1].endswith("30 more lines are no entries of our access log")
+    assert "50 were not records" in printed.out
+    assert printed.err.splitlines()[-1].endswith("30 more lines are not entries of our access log")
 
 
 def test_exchanges_of_envoys_file_cost_what_the_registry_says(
