@@ -43,7 +43,7 @@ class State(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         parts = [f"version {self.version}"]
         if self.problem:
-            parts.append(f"the files on disk are newer and were rejected: {self.problem}")
+            parts.append(f"the last reload failed: {self.problem}")
         if self.restart_for:
             parts.append(f"restart to apply {', '.join(self.restart_for)}")
         return "; ".join(parts)

@@ -88,7 +88,8 @@ async def test_a_mistake_keeps_the_last_good_version_and_is_told_by_line(tmp_pat
         first = world.live.version
         state = await world.put(GOOD + "defualt: a\n")
         assert (state.version, world.releases.versions) == (first, (first,))
-        assert f"{world.path}:4: unknown key `defualt`" in str(state)
+        assert str(state).startswith(f"version {first}; the last reload failed: {world.path}:4: ")
+        assert "unknown key `defualt`" in str(state)
         assert world.results == [Result.REFUSED]
         assert (await world.put(GOOD)).problem == ""
         assert world.results == [Result.REFUSED, Result.UNCHANGED]
