@@ -1,6 +1,6 @@
 """Makes betterproto2 keep what it works out about a class of messages.
 
-Version 0.9 resolves the type hints of a class, and compiles its validator, anew for each message that it
+Version 0.9 resolves the type hints of a class, and compiles its validator, again for each message that it
 converts. Envoy's configuration has thousands of messages of some eighty classes: kept by class, both take
 a sixth of the time.
 """

@@ -1,8 +1,7 @@
--- What a hop does by itself, with or without the sidecar: it names its own model in the body, keeps
--- within the time that all calls of the request share, and sends on what only its model's window is too
--- small for.
+-- What a hop does without the sidecar: it puts its model's name into the body, keeps the deadline that all
+-- calls of the request share, and escalates a request that is too long for its model's context window.
 
--- Only the bytes of the value are replaced, whose offsets the decision left in x-router-span.
+-- Replaces only the bytes of the name. The decision put their offsets into x-router-span.
 local function rename(handle, name)
   local from, to = string.match(handle:headers():get("x-router-span") or "", "^(%d+)-(%d+)$")
   if from == nil then return end
@@ -14,7 +13,7 @@ local function rename(handle, name)
   handle:headers():replace("content-length", tostring(body:setBytes(renamed)))
 end
 
--- Until the answer begins: what is left of the deadline, or of the tier's own time where that is less.
+-- Sets the timeout until the answer begins: the rest of the deadline, or the tier's timeout if that is less.
 local function keep_time(handle, deadline, own)
   local began = tonumber(handle:headers():get("x-router-began") or "")
   if began == nil then return end
@@ -30,12 +29,12 @@ function envoy_on_request(handle)
   if deadline then keep_time(handle, deadline, own) end
 end
 
--- How OpenAI, Anthropic and servers such as vLLM say that a prompt is longer than the model can read.
+-- The errors of OpenAI, Anthropic and servers such as vLLM for a prompt that is too long for the model.
 local TOO_LONG = {
   '"context_length_exceeded"', "maximum context length", "prompt is too long", "exceed context limit",
   "longer than the maximum model length",
 }
-local READ = 65536 -- bytes of an error that are read
+local READ = 65536 -- how many bytes of an error are read
 
 function envoy_on_response(handle)
   if handle:headers():get(":status") ~= "400" then return end

@@ -1,16 +1,16 @@
--- What the record of an exchange needs and only Envoy sees: which API was asked under which path, or
--- in a hop which model, and of the answer its token usage, its first token, how it ended, whether that
--- was a refusal, and what it calls itself.
+-- Observes for the record what only Envoy can see. Of the request: the API and the path, or in a hop the
+-- model. Of the answer: token usage, the time of the first token, the finish reason, a refusal, and the
+-- answer's model and id.
 --
--- Changes nothing, holds nothing back. (Envoy's own filters would not do: in 1.40 sse_to_metadata
--- crashes on an event whose data is a JSON scalar, and json_to_metadata holds the answer and makes a
--- 500 of one beyond the buffer limit.) Text inside JSON strings cannot pose as a key, since its quotes
--- are escaped. Every byte is read about once, however it is cut into chunks, and every pattern is
--- anchored or bounded: an unbounded one is quadratic in what a provider sends.
+-- It changes nothing and buffers nothing. Envoy's own filters cannot do this: in 1.40, sse_to_metadata
+-- crashes on an event whose data is a JSON scalar, and json_to_metadata buffers the answer and turns one
+-- beyond the buffer limit into a 500. Text inside JSON strings is never taken for a key, because its quotes
+-- are escaped. Every byte is read about once, for any size of chunks. Every pattern is anchored or bounded,
+-- because an unbounded one takes quadratic time.
 
-local STEP = 16384 -- bytes of one line or document that are read at a time
-local KEPT = 2048 -- of these the last, read again with what follows, should a value be cut there
-local LATEST = 4 -- how many usage objects of a text are tried
+local STEP = 16384 -- how many bytes of a long line or document are read at a time
+local KEPT = 2048 -- the last bytes of a step, read again with the next, because a value may be cut there
+local LATEST = 4 -- how many usage objects of a text are tried, the last first
 
 local COUNTS = {
   prompt_tokens = "input", input_tokens = "input",
@@ -23,28 +23,28 @@ local TOKENS = {
   reasoning_content = true, reasoning = true, refusal = true,
 }
 local ENDS = {finish_reason = true, stop_reason = true}
--- How an API says that the model refused, beside the reason of the end: whether a key with a text that is
--- not empty does. In other APIs these keys are a client's, as in the arguments of Anthropic's tools.
+-- Whether a key with a text reports a refusal, per API, in addition to the finish reason. In other APIs, a
+-- client may choose these keys, as in the arguments of Anthropic's tools.
 local REFUSES = {
   ["openai.chat"] = function(key) return key == "refusal" end,
   ["openai.responses"] = function(key, value)
     return key == "type" and (value == "refusal" or string.find(value, "^response%.refusal%.") ~= nil)
   end,
 }
--- A key, whether its text is empty, the text as far as it has no escapes, and whether that is all.
+-- An offset, a key, the first character of its text, the rest up to an escape, and a quote if the text ends.
 local TEXTS = '()"([%a_]+)"%s*:%s*"([^"]?)([^"\\]*)("?)'
--- A response's status, unless it is in_progress; its details say more.
+-- A response's status, unless it is in_progress. DETAILS has the reason of an incomplete one.
 local STATUS = '"object"%s*:%s*"response"%s*,%s*"created_at"%s*:%s*[%d.]+%s*,%s*"status"%s*:%s*"(%a+)"'
 local DETAILS = '"incomplete_details"%s*:%s*{%s*"reason"%s*:%s*"([%w_]+)"'
 
 function envoy_on_request(handle)
   local context, headers = handle:filterContext(), handle:headers()
-  -- The route's own word: this is the fail-open route, whatever is decided later; or that of a hop.
+  -- The settings of the route: here always `fail-open`, before the decision, or the route of a hop.
   local api, model = context:get("api"), context:get("model")
   if api == nil and model == nil then return end
   local request = handle:streamInfo():dynamicMetadata()
   if api then request:set("router.request", "api", api) end
-  -- The path as the client sent it; routes may rewrite it for the provider.
+  -- The client's path, before routes rewrite it for the provider.
   request:set("router.request", "path", string.match(headers:get(":path") or "", "^[^?]*"))
   if model == nil then return end
   for _, key in ipairs({"model", "sent", "provider", "cascade", "tier"}) do
@@ -55,7 +55,7 @@ function envoy_on_request(handle)
 end
 
 local function put(handle, key, value)
-  -- Fetched anew each time: an object kept from one chunk to the next is out of scope.
+  -- Fetched each time, because an object of an earlier chunk is out of scope.
   handle:streamInfo():dynamicMetadata():set("router.usage", key, value)
 end
 
@@ -68,8 +68,8 @@ local function counts_of(object)
   return counts
 end
 
--- The counts of the last usage object of a text that has any, and where it begins, or nil: what tools'
--- schemas or arguments call usage comes before it.
+-- The counts of the last usage object that has any, and its offset, or nil. A `usage` in schemas or arguments
+-- of tools comes before it.
 local function counts_in(text)
   local latest, number, at = {}, 0, string.find(text, '"usage"', 1, true)
   while at do
@@ -84,17 +84,17 @@ local function counts_in(text)
   end
 end
 
--- Which API was asked: the route's own word is gone by now, but was noted.
+-- The requested API, from the metadata: the settings of the first route are no longer available.
 local function asked_api(handle)
   local noted = handle:streamInfo():dynamicMetadata():get("router.request")
   return noted and noted.api
 end
 
--- A text that is no UTF-8 would make one of the whole message that tells of it, and what has an escape
--- is not the name yet. Names that are neither are ASCII.
+-- Whether a name can be put into metadata: invalid UTF-8 would break the whole message, and a text with an
+-- escape is not the name itself. So only ASCII without escapes is accepted.
 local function is_plain(text) return not string.find(text, "[\\\128-\255]") end
 
--- Reads how an answer ended, a refusal, and what it calls itself: the first model and id, but no tool call's.
+-- Reads the finish reason, a refusal, and the first model and id of the answer, not those of a tool call.
 local function ends_and_names_reader(handle)
   local named, refuses = {}, REFUSES[asked_api(handle)]
   return function(text)
@@ -118,20 +118,20 @@ local function ends_and_names_reader(handle)
   end
 end
 
-local function tells_token(text)
+local function has_token_key(text)
   for _, key, first in string.gmatch(text, TEXTS) do
     if first ~= "" and TOKENS[key] then return true end
   end
   return string.find(text, '"tool_calls"%s*:%s*%[%s*{') ~= nil
 end
 
--- A whole response repeats the request's tools, whose schemas may say anything, so it is left out, and
--- so is whatever goes on with a line that began before this text.
+-- A complete response repeats the request's tools, whose schemas may contain any key. So it is skipped, and so
+-- is the end of a line that began before this text.
 local function has_token(text, continued)
-  if not tells_token(text) then return false end
+  if not has_token_key(text) then return false end
   for line in string.gmatch(text, "[^\r\n]+") do
     local of_response = string.find(line, '"object"%s*:%s*"response"')
-    if not continued and not of_response and tells_token(line) then return true end
+    if not continued and not of_response and has_token_key(line) then return true end
     continued = false
   end
   return false
@@ -146,11 +146,11 @@ local function stream_reader(handle)
     end
     read_ends_and_names(text)
     if not string.find(text, '"usage"', 1, true) then return end
-    -- Event by event: they add up, as Anthropic tells the input first and the output last.
+    -- Event by event, because Anthropic reports the input first and the output last.
     for line in string.gmatch(text, "[^\r\n]+") do
       local counts = counts_in(line)
       if counts then
-        -- The output count of a beginning is not that of an answer.
+        -- The output count of message_start is not that of the answer.
         if string.find(line, '"message_start"', 1, true) then counts.output = nil end
         for key, count in pairs(counts) do put(handle, key, count) end
       end
@@ -164,7 +164,7 @@ local function document_reader(handle)
     read_ends_and_names(text)
     local found, from = counts_in(text)
     counts = found or counts
-    -- What comes before a message's stop_reason was its content: a tool's arguments.
+    -- A usage before a message's stop_reason is part of its content, in a tool's arguments.
     if string.find(text, '"stop_reason"', from or 1, true) then counts = nil end
     if ended then
       for key, count in pairs(counts or {}) do put(handle, key, count) end
@@ -172,8 +172,8 @@ local function document_reader(handle)
   end
 end
 
--- Calls read(text, ended, continued) with whole lines, where there are lines, and with overlapping
--- steps of what is longer.
+-- Calls read(text, ended, continued) with whole lines, if `lines`, and with overlapping steps of anything
+-- longer.
 local function read_body(handle, read, lines)
   local pieces, size, continued = {}, 0, false
   for chunk in handle:bodyChunks() do
@@ -196,7 +196,7 @@ end
 function envoy_on_response(handle)
   local headers = handle:headers()
   if handle:filterContext():get("model") then
-    -- The provider's, whatever a gate makes of it.
+    -- The provider's status, before a gate may change it.
     handle:streamInfo():dynamicMetadata():set("router.hop", "status", headers:get(":status"))
   end
   local coding = headers:get("content-encoding")
