@@ -3,10 +3,12 @@
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from extproc.demo.model_pool import Behaviour
 from tests.e2e.conftest import Answer, World, chat, world_in
@@ -15,6 +17,23 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CODE = "implement quicksort in python"
 CLIENTS = 16
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def module_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async for world in world_in(tmp_path_factory.mktemp("failure")):
+        yield world
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(module_world: World) -> World:
+    """The module's world, whose sidecar runs and decides."""
+    if module_world.stack.sidecar.returncode is not None:
+        await module_world.stack.start_sidecar()
+    async with asyncio.timeout(60):
+        while "x-router-model" not in (await module_world.post(chat("hi"))).headers:
+            await asyncio.sleep(0.02)
+    return module_world.as_at_first()
 
 
 def sent_as_it_should(world: World) -> Counter[str]:
@@ -34,8 +53,8 @@ async def answers_until(world: World, over: asyncio.Event) -> list[Answer]:
     return answers
 
 
-async def test_a_sidecar_killed_under_load_loses_no_request_and_is_used_when_back(own_world: World) -> None:
-    world, over = own_world, asyncio.Event()
+async def test_a_sidecar_killed_under_load_loses_no_request_and_is_used_when_back(world: World) -> None:
+    over = asyncio.Event()
     clients = [asyncio.create_task(answers_until(world, over)) for _ in range(CLIENTS)]
     async with asyncio.timeout(60):
         while len(world.pool["code"].journal) < 100:
@@ -55,8 +74,7 @@ async def test_a_sidecar_killed_under_load_loses_no_request_and_is_used_when_bac
     assert counts.total() == len(answers)
 
 
-async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(own_world: World) -> None:
-    world = own_world
+async def test_a_hung_sidecar_costs_the_deadline_and_nothing_else(world: World) -> None:
     assert (await world.post(chat(CODE))).headers["x-router-model"] == "code"
     world.forget()
     world.stack.sidecar.send_signal(signal.SIGSTOP)
@@ -101,16 +119,14 @@ async def test_where_the_registry_refuses_no_denied_text_passes_a_sidecar_that_i
         assert not world.received()
 
 
-async def test_requests_without_a_sidecar_do_not_fill_envoys_log(own_world: World) -> None:
-    world = own_world
+async def test_requests_without_a_sidecar_do_not_fill_envoys_log(world: World) -> None:
     await world.stack.stop_sidecar(signal.SIGKILL)
     for _ in range(3):
         assert (await world.post(chat(CODE))).status == 200
     assert "[ext_proc]" not in world.stack.envoy_log.read_text()
 
 
-async def test_without_a_sidecar_what_clients_forge_still_chooses_nothing(own_world: World) -> None:
-    world = own_world
+async def test_without_a_sidecar_what_clients_forge_still_chooses_nothing(world: World) -> None:
     await world.stack.stop_sidecar(signal.SIGKILL)
     answer = await world.post(chat(CODE), x_router_cluster="model-small", x_router_model="small")
     assert answer.status == 200
@@ -119,8 +135,7 @@ async def test_without_a_sidecar_what_clients_forge_still_chooses_nothing(own_wo
         assert models.status == 200
 
 
-async def test_what_the_sidecar_missed_is_recorded_as_bypassed_once_it_is_back(own_world: World) -> None:
-    world = own_world
+async def test_what_the_sidecar_missed_is_recorded_as_bypassed_once_it_is_back(world: World) -> None:
     await world.stack.stop_sidecar(signal.SIGTERM)
     assert (await world.post(chat(CODE))).status == 200
     await world.stack.start_sidecar()
@@ -131,17 +146,16 @@ async def test_what_the_sidecar_missed_is_recorded_as_bypassed_once_it_is_back(o
     assert record["model"] == "code"
 
 
-async def test_a_provider_that_fails_is_told_as_it_is(own_world: World) -> None:
+async def test_a_provider_that_fails_is_told_as_it_is(world: World) -> None:
     """Routing adds no error of its own: what the chosen provider answers is what the client gets."""
-    world = own_world
     world.pool["code"].behaviour = Behaviour(status=429)
     answer = await world.post(chat(CODE))
     assert answer.status == 429
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
 
 
-async def test_sigterm_finishes_what_is_in_flight_and_leaves_no_error(own_world: World) -> None:
-    world, over = own_world, asyncio.Event()
+async def test_sigterm_finishes_what_is_in_flight_and_leaves_no_error(world: World) -> None:
+    over = asyncio.Event()
     clients = [asyncio.create_task(answers_until(world, over)) for _ in range(4)]
     async with asyncio.timeout(60):
         while len(world.pool["code"].journal) < 20:

@@ -1,5 +1,6 @@
 """What model choice is worth, on tables of which it is known."""
 
+import functools
 import math
 
 import numpy as np
@@ -26,12 +27,17 @@ def table(*, knows: bool) -> Table:
     )
 
 
+@functools.cache
+def measured(*, knows: bool) -> Choosing:
+    return measure(table(knows=knows))
+
+
 def report(choosing: Choosing) -> OutcomeReport:
     return OutcomeReport("registry.yaml", "v", "enc", "g.jsonl", "d", 400, False, True, choosing)
 
 
 def test_who_knows_which_prompts_need_the_strong_model_sends_it_these_and_no_other() -> None:
-    found = measure(table(knows=True))
+    found = measured(knows=True)
     assert (found.weak, found.strong) == ("small", "large")
     own = found.routers[0]
     assert own.apgr.value == pytest.approx(0.75)  # all of the gap from half of the calls on
@@ -47,13 +53,13 @@ def test_who_knows_which_prompts_need_the_strong_model_sends_it_these_and_no_oth
 
 
 def test_who_knows_nothing_is_as_good_as_chance() -> None:
-    own = measure(table(knows=False)).routers[0]
+    own = measured(knows=False).routers[0]
     assert own.apgr.value == pytest.approx(0.5)
     assert own.cpt80.value == pytest.approx(0.8)
 
 
 def test_a_bar_is_told_by_what_it_keeps_and_saves_and_the_best_safe_one_is_advised() -> None:
-    found = measure(table(knows=True))
+    found = measured(knows=True)
     bar = next(bar for bar in found.bars if bar.bar == 0.5)
     assert bar.shares == {"small": 0.5, "large": 0.5}
     assert bar.quality.value == 1.0
@@ -66,7 +72,7 @@ def test_a_bar_is_told_by_what_it_keeps_and_saves_and_the_best_safe_one_is_advis
 
 
 def test_no_bar_is_advised_where_none_is_safe() -> None:
-    found = measure(table(knows=False))
+    found = measured(knows=False)
     assert all(bar.saving.value == 0 or bar.kept.value == 0.5 for bar in found.bars)
     assert advised(found) is None
     assert "no `quality_bar` saves anything" in advice(found)
@@ -87,7 +93,7 @@ def test_a_bar_is_measured_as_serving_chooses() -> None:
 
 
 def test_text_and_page_tell_every_router_and_bar() -> None:
-    found = report(measure(table(knows=True)))
+    found = report(measured(knows=True))
     text, page = as_text(found), as_page(None, found)
     for told in (text, page):
         assert "predicted quality" in told
