@@ -125,8 +125,8 @@ local function has_token_key(text)
   return string.find(text, '"tool_calls"%s*:%s*%[%s*{') ~= nil
 end
 
--- A complete response repeats the request's tools, whose schemas may contain any key. So it is skipped, and so
--- is the end of a line that began before this text.
+-- A complete response repeats the request's tools, whose schemas may contain any key. So it is skipped, as is
+-- the end of a line that began before this text.
 local function has_token(text, continued)
   if not has_token_key(text) then return false end
   for line in string.gmatch(text, "[^\r\n]+") do
