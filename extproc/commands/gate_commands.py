@@ -99,7 +99,7 @@ def _fit(options: argparse.Namespace) -> int:
         seed=options.seed,
         force=options.force,
     )
-    worths = fit_gate(options.registry, options.data, options.out, fit_options, tell=_print_progress)
+    worths = fit_gate(options.registry, options.data, options.out, fit_options, progress=_print_progress)
     print(msgspec.json.encode(worths).decode() if options.json else as_text(worths))
     return 0
 

@@ -153,7 +153,7 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "report how each route and model does, the worst first",
         "From recorded traffic, per route and model: volume, quality by feedback and judges with 95 % "
         "intervals, errors, latency, tokens, cost and saving, margin and abstention over time. What is "
-        "surely bad, or became worse, comes first, however small its share. Reads a store, or segments.",
+        "certainly bad, or became worse, comes first, however small its share. Reads a store, or segments.",
     )
     takes_segments(parser, "*")
     takes_store(parser, required=False)

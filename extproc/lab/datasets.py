@@ -1,13 +1,13 @@
-"""Reading labelled data: JSON lines, with every mistake told by file and line.
+"""Read labelled data: JSON lines, whose errors name the file and the line.
 
-Two formats, either of them gzipped or not; other keys in a row are left alone:
+There are two formats. A file may be gzipped. Other keys in a row are ignored:
 
     routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
     outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}
 
-A route of null should abstain. The rest is optional: ``group`` is the same for rows that mean the
-same, ``weight`` is the number of requests that a sampled row stands for, ``tokens`` is the length of
-each model's answer.
+A row whose route is null should abstain. ``group``, ``weight`` and ``tokens`` are optional: rows with the
+same meaning have the same ``group``, ``weight`` is the number of requests that a sampled row stands for, and
+``tokens`` is the length of each model's answer.
 """
 
 import gzip
@@ -38,24 +38,24 @@ class OutcomeRow(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, Generic[R], frozen=True):
-    """Rows, and where they came from."""
+    """Rows and their source."""
 
     name: str
-    version: str  # 12 hexadecimal digits of a SHA-256 of what was read
+    version: str  # 12 hexadecimal digits of the SHA-256 of the data
     rows: Sequence[R]
 
 
-# Reads rows, given the names that may stand in them. Raises ``DataError`` or ``OperatorError``.
+# Reads rows, given the names that are allowed in them. Raises ``DataError`` or ``OperatorError``.
 Reader = Callable[[Collection[str]], Dataset[R]]
 
 
 def routes_in(path: Path) -> Reader[RouteRow]:
-    """Reads a routes file."""
+    """A reader of a routes file."""
     return lambda known: Dataset(str(path), _version(path), read_routes(path, known))
 
 
 def outcomes_in(path: Path) -> Reader[OutcomeRow]:
-    """Reads an outcomes file."""
+    """A reader of an outcomes file."""
     return lambda known: Dataset(str(path), _version(path), read_outcomes(path, known))
 
 
@@ -86,13 +86,16 @@ def labels_of(rows: Sequence[RouteRow], routes: Sequence[str]) -> Labels:
 
 
 def printable(text: str) -> str:
-    """The text without what could steer a terminal: whoever wrote a prompt must not write on a screen."""
+    """The text without control characters, so that a prompt cannot control the terminal."""
     lines = text.replace("\r\n", "\n")
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in lines)
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, numbered from 1; gzipped or not. Raises ``DataError``."""
+    """The lines of a text file, gzipped or not, with their numbers from 1. Blank lines are skipped.
+
+    Raises ``DataError``.
+    """
     number = 0
     try:
         with path.open("rb") as file:

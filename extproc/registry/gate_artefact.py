@@ -24,7 +24,7 @@ FORMAT = 1  # raise it when a reader of the former one would misread the new, or
 
 
 class GateManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose answers are judged, what was chosen, and how good it was on rows that fitted nothing."""
+    """The models, the chosen thresholds, and figures on held-out rows."""
 
     format: int = FORMAT
     small: str  # the model whose answers are judged

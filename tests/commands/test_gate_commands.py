@@ -47,7 +47,7 @@ def test_a_gate_is_fitted_and_reported(
     )
     assert found is not None, counts
     assert int(found[1]) + int(found[2]) == 90
-    assert f"on {found[2]} prompts that fitted nothing" in printed
+    assert f"on {found[2]} held-out prompts" in printed
     assert "AUROC of P(good)      1.000" in printed
     assert main(["gate", "eval", *arguments, "--artefact", str(tmp_path / "gate"), "--json"]) == 0
     (worth,) = json.loads(capsys.readouterr().out)

@@ -1,8 +1,8 @@
-"""Labelled answers: one prompt a line, what models answered to it, and how good that was.
+"""Labelled answers: each line has one prompt, the answers of models and their scores.
 
     {"prompt": ..., "answers": {MODEL: TEXT}, "scores": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}
 
-``tokens`` is optional: without it, an answer's are taken to be a quarter of its characters.
+``tokens`` is optional; the default is a quarter of the answer's characters.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from extproc.registry.labelled_rows import Text, parse
 from extproc.routing.lexical_features import lexical
 from extproc.vocabulary import Api
 
-CHARS_PER_TOKEN = 4.0  # of English; the usual rule of thumb
+CHARS_PER_TOKEN = 4.0  # of English, as OpenAI's guide to tokens says
 
 
 class LabelledAnswers(msgspec.Struct, frozen=True):
@@ -53,13 +53,13 @@ class Pair(msgspec.Struct, frozen=True):
     second: str  # empty: none
     prompts: tuple[str, ...]
     features: Floats  # (n, features) of the small model's answers
-    agreement: Floats  # with the second model's; empty where there is none
+    agreement: Floats  # with the second model's answers; empty without a second model
     length: Floats  # characters of the small model's answers
     small_score: Floats
     large_score: Floats
     small_cost: Floats  # dollars
     large_cost: Floats
-    second_cost: Floats  # zeros where there is none
+    second_cost: Floats  # zeros without a second model
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Pair":
         """Some of the prompts."""
@@ -78,18 +78,18 @@ class Pair(msgspec.Struct, frozen=True):
 
     @property
     def good(self) -> Truths:
-        """Whether the small model's answer is: it scores a half or more."""
+        """Whether the small model's answer is good: its score is 0.5 or more."""
         good: Truths = self.small_score >= 0.5
         return good
 
     @property
     def first_cost(self) -> Floats:
-        """What is paid before it is known whether the large model must be asked too."""
+        """The cost before it is known whether the large model is asked, too."""
         spent: Floats = self.small_cost + self.second_cost
         return spent
 
     def places(self, seed: int) -> Floats:
-        """Where each prompt stands in [0, 1) by its own hash, with its near-duplicates: what splits go by."""
+        """A place in [0, 1) for each prompt by its hash, equal for near-duplicates: splits use it."""
         return places(self.prompts, groups_of(lexical(self.prompts)), seed)
 
 
@@ -105,7 +105,7 @@ def read_answers(path: Path) -> list[LabelledAnswers]:
 
 
 def sha256_of(rows: Sequence[LabelledAnswers]) -> str:
-    """Of the rows as they were read, in their order."""
+    """The SHA-256 of the rows, in their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(msgspec.json.encode(row, order="deterministic") + b"\n")
@@ -143,7 +143,7 @@ def pair_of(
 
 
 def answer_of(text: str) -> ModelAnswer:
-    """A whole answer of that text."""
+    """A complete answer with this text."""
     return ModelAnswer(text=text[:ANSWER_LIMIT], finish=Finish.STOP)
 
 

@@ -1,4 +1,4 @@
-"""`extproc gate fit` and `extproc gate eval`: from a file of answers to an artefact and its worth."""
+"""`extproc gate fit` and `extproc gate eval`: fit a gate on a file of answers, and measure it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,26 +31,27 @@ def fit_gate(
     registry: Path,
     data: Path,
     out: Path,
-    wishes: GateFitOptions,
-    tell: Callable[[str], None] = lambda line: None,
+    options: GateFitOptions,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> list[Worth]:
-    """Fits, measures on the rows set apart, and writes the artefact. Raises ``OperatorError``.
+    """Fit a gate, measure it on the test rows, and write the artefact. Raises ``OperatorError``.
 
-    One entry without, and one with the second model, if there is one. A gate that costs more than going
-    straight to the large model is not written, unless forced. ``tell`` gets the numbers of rows.
+    The result has one entry without the second model and, if there is one, an entry with it. A gate that
+    costs more than the large model alone is only written with ``force``. ``progress`` gets the numbers of
+    rows.
     """
     rows = read_answers(data)
-    prices = _prices(registry, wishes.small, wishes.large, wishes.second)
-    pair = pair_of(rows, wishes.small, wishes.large, wishes.second, prices)
-    gate, worths = calibrate(pair, wishes, sha256_of(rows))
-    tell(
+    prices = _prices(registry, options.small, options.large, options.second)
+    pair = pair_of(rows, options.small, options.large, options.second, prices)
+    gate, worths = calibrate(pair, options, sha256_of(rows))
+    progress(
         f"{len(rows)} rows in {data}, {len(pair.prompts)} of them with the answers and scores that are "
         f"needed: {gate.manifest.rows} to fit on, {worths[0].rows} set apart to measure on"
     )
-    if not worths[-1].pays and not wishes.force:
+    if not worths[-1].pays and not options.force:
         raise OperatorError(
             f"this gate is not worth it: a request costs {percent(worths[-1].cost.value)} of what "
-            f"{wishes.large} alone costs. It escalates {percent(worths[-1].realised.value)}; with these "
+            f"{options.large} alone costs. It escalates {percent(worths[-1].realised.value)}; with these "
             f"prices it pays below {percent(worths[-1].break_even)} (expected"
             "  a lower target, a cheaper or better small model, or --force)"
         )
@@ -59,12 +60,12 @@ def fit_gate(
 
 
 def calibrate(
-    pair: Pair, wishes: GateFitOptions, data_sha256: str = ""
+    pair: Pair, options: GateFitOptions, data_sha256: str = ""
 ) -> tuple[CalibratedGate, list[Worth]]:
-    """Fits on all prompts but ``test_share``, which say what it is worth. Raises ``OperatorError``."""
-    apart = pair.places(wishes.seed) < wishes.test_share
+    """Fit on all prompts except ``test_share`` of them, and measure on these. Raises ``OperatorError``."""
+    apart = pair.places(options.seed) < options.test_share
     fitted, test = pair.take(~apart), pair.take(apart)
-    alone, beside = fit(fitted, wishes.target, wishes.seed, apart=len(test.prompts))
+    alone, beside = fit(fitted, options.target, options.seed, apart=len(test.prompts))
     if not len(test.prompts):
         raise OperatorError("no rows are set apart to measure on (expected a larger --test-share)")
     likely = probabilities(alone.logit, test.features)
@@ -73,16 +74,16 @@ def calibrate(
         likely = probabilities(beside.logit, test.paired_features)
         worths.append(worth_of(test, likely, beside.threshold, beside.escalation))
     manifest = GateManifest(
-        small=wishes.small,
-        large=wishes.large,
-        second=wishes.second,
+        small=options.small,
+        large=options.large,
+        second=options.second,
         threshold=alone.threshold,
         escalation=alone.escalation,
         threshold_paired=beside.threshold if beside else None,
         escalation_paired=beside.escalation if beside else None,
-        target=str(wishes.target),
+        target=str(options.target),
         data_sha256=data_sha256,
-        seed=wishes.seed,
+        seed=options.seed,
         rows=len(fitted.prompts),
         metrics={
             "alone" if not worth.second else "beside a second": msgspec.to_builtins(worth) for worth in worths
@@ -93,7 +94,7 @@ def calibrate(
 
 
 def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
-    """What an artefact is worth on the rows of a file that it was not fitted on. Raises ``OperatorError``."""
+    """Measure an artefact on the rows of a file that it was not fitted on. Raises ``OperatorError``."""
     gate = read(artefact)
     manifest = gate.manifest
     prices = _prices(registry, manifest.small, manifest.large, manifest.second)
@@ -119,7 +120,7 @@ def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
 
 
 def as_text(worths: list[Worth]) -> str:
-    """For a terminal."""
+    """The figures as text for a terminal."""
     return "\n\n".join("\n".join(_lines(worth)) for worth in worths)
 
 
@@ -127,7 +128,7 @@ def _lines(worth: Worth) -> list[str]:
     beside = f" beside an answer of {worth.second}" if worth.second else ""
     verdict = "pays" if worth.pays else "COSTS MORE than going straight to the large model"
     lines = [
-        f"{worth.small} before {worth.large}, judged{beside}, on {worth.rows} prompts that fitted nothing",
+        f"{worth.small} before {worth.large}, judged{beside}, on {worth.rows} held-out prompts",
         f"  AUROC of P(good)      {with_interval(worth.auroc)}",
         f"  calibration error     {with_interval(worth.ece)}",
         f"  escalation            {with_interval(worth.realised, percent)}, "
@@ -145,7 +146,7 @@ def _lines(worth: Worth) -> list[str]:
 
 
 def _prices(registry: Path, *models: str) -> Mapping[str, PairPrices]:
-    known = load(registry, untrained=True).registry.models  # which may name what is only being made
+    known = load(registry, untrained=True).registry.models  # the artefact that it names may not exist yet
     found = {}
     for name in filter(None, models):
         if name not in known:

@@ -1,7 +1,7 @@
-"""Fitting P(the answer is good), and choosing the threshold below which the large model is asked.
+"""Fit P(the answer is good), and choose the threshold below which the large model is asked.
 
-Everything is deterministic. A threshold is chosen on predictions of rows that took no part in the fit
-they come from: chosen on fitted rows it would promise more than it keeps.
+Everything is deterministic. The threshold is chosen on cross-fitted predictions: each row is predicted by a
+fit without it. On fitted rows, the expected quality would be too high.
 """
 
 import msgspec
@@ -15,16 +15,16 @@ from extproc.lab.gates.answer_rows import Pair
 from extproc.lab.measure.classification_metrics import Floats, Truths
 
 FOLDS = 5
-FEWEST = 40  # prompts, below which nothing can be held out and believed
-PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squared standardised weights: one of these, by held-out rows
-_STEPS = 50  # of Newton's method, which takes a tenth of them
+FEWEST = 40  # prompts; held-out figures of fewer are too noisy
+PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squared standardised weights; held-out rows choose one
+_STEPS = 50  # of Newton's method, at most; it needs about five
 
 
 class GateTarget(msgspec.Struct, frozen=True):
-    """What a threshold is chosen for: exactly one of the two."""
+    """What the threshold shall reach: exactly one of the two."""
 
     quality: float | None = None  # the least escalation that reaches this share of the large model's quality
-    escalation: float | None = None  # of so many answers the least probably good ones
+    escalation: float | None = None  # this share of answers, those with the lowest P(good)
 
     def __str__(self) -> str:
         if self.escalation is not None:
@@ -33,18 +33,18 @@ class GateTarget(msgspec.Struct, frozen=True):
 
 
 class FittedGate(msgspec.Struct, frozen=True):
-    """One of the two ways to judge: alone, or beside a second answer."""
+    """A gate that judges the answer alone, or together with a second answer."""
 
     logit: Logit
-    held_out: Floats  # P(good) of the rows fitted on, each by a fit without it
+    held_out: Floats  # P(good) of each fitted row, by a fit without it
     threshold: float
     escalation: float  # share of ``held_out`` below the threshold
 
 
 def fit(pair: Pair, target: GateTarget, seed: int, apart: int = 0) -> tuple[FittedGate, FittedGate | None]:
-    """Alone, and beside the second model's answers where there is one. Raises ``OperatorError``.
+    """Fit a gate alone and, if there is a second model, one with its answers. Raises ``OperatorError``.
 
-    ``apart`` more prompts are not given, because they measure the fit: errors say so.
+    ``apart`` is the number of test prompts, which are not in ``pair``; errors name it.
     """
     good = pair.good
     if len(good) < FEWEST or good.all() or not good.any():
@@ -59,7 +59,7 @@ def fit(pair: Pair, target: GateTarget, seed: int, apart: int = 0) -> tuple[Fitt
 
 
 def goodness(alone: FittedGate, beside: FittedGate | None) -> Goodness:
-    """What serving reads."""
+    """The gates in the form that serving reads."""
     return Goodness(alone.logit, beside.logit if beside else None)
 
 
@@ -94,9 +94,9 @@ def _loss(likely: Floats, good: Truths) -> float:
 
 
 def fit_logit(values: Floats, good: Truths, penalty: float) -> Logit:
-    """Penalised logistic regression by Newton's method (Hastie et al., 2009, 4.4.1). The bias is free.
+    """Ridge-penalised logistic regression by Newton's method (Hastie, Tibshirani and Friedman, 2009, 4.4.1).
 
-    What is the same in all rows gets no weight.
+    The bias has no penalty. A feature that is equal in all rows gets no weight.
     """
     centre, deviation = values.mean(axis=0), values.std(axis=0)
     scale = np.where(deviation > 1e-9, 1.0 / np.maximum(deviation, 1e-9), 0.0)
@@ -115,11 +115,11 @@ def fit_logit(values: Floats, good: Truths, penalty: float) -> Logit:
 
 
 def choose_threshold(likely: Floats, pair: Pair, target: GateTarget) -> float:
-    """The threshold on the risk-coverage curve of ``likely`` that meets the target; 1.0 where none does.
+    """The threshold on the risk-coverage curve of ``likely`` that meets the target; 1.0 if none does.
 
-    Coverage is the share of answers that are kept; the risk is what the cascade falls short of the large
-    model's quality (El-Yaniv and Wiener, 2010). It cuts half-way between neighbours, so that rows of
-    equal probability stay together.
+    Coverage is the share of answers that are kept. Risk is the difference between the large model's quality
+    and the cascade's (El-Yaniv and Wiener, 2010). The threshold is half-way between two probabilities, so
+    rows of equal probability stay together.
     """
     order = np.argsort(likely, kind="stable")
     ranked = likely[order]

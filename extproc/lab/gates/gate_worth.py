@@ -1,4 +1,4 @@
-"""What a gate is worth on answers that fitted nothing: quality and cost beside simpler ways."""
+"""The quality and cost of a cascade with a gate, beside simpler ways to choose what to escalate."""
 
 from collections.abc import Callable
 
@@ -19,11 +19,11 @@ from extproc.lab.measure.intervals import (
 )
 
 FRACTIONS = (0.95, 0.99)  # of the large model's quality
-RESAMPLES = 300  # of figures that sort each one
+RESAMPLES = 300  # of figures that sort every resample
 
 
 class Way(msgspec.Struct, frozen=True):
-    """One way to choose which answers to escalate, at the best of its thresholds."""
+    """One way to choose the answers to escalate, each at its best threshold."""
 
     name: str
     costs: tuple[Figure, ...]  # share of always-large's cost at each of FRACTIONS
@@ -36,7 +36,7 @@ class Worth(msgspec.Struct, frozen=True):
     large: str
     second: str
     rows: int
-    auroc: Figure  # of P(good), for answers that are
+    auroc: Figure  # of P(good) as a classifier of good answers
     ece: Figure
     threshold: float
     configured: float  # escalation
@@ -45,12 +45,12 @@ class Worth(msgspec.Struct, frozen=True):
     large_quality: float
     quality: Figure  # the cascade's, as a share of the large model's
     cost: Figure  # the cascade's, as a share of always-large's
-    break_even: float  # escalation from which on going straight to the large model is cheaper
+    break_even: float  # escalation above which the large model alone is cheaper
     ways: tuple[Way, ...]
 
     @property
     def pays(self) -> bool:
-        """Whether it costs less than going straight to the large model."""
+        """Whether it costs less than the large model alone."""
         return self.cost.value < 1.0
 
 
@@ -87,12 +87,16 @@ def worth_of(pair: Pair, likely: Floats, threshold: float, configured: float) ->
 
 
 def break_even(pair: Pair) -> float:
-    """The escalation rate e at which first + e large = large; below 0 no gate can pay."""
+    """The escalation rate e at which first + e * large = large (mean costs); below 0 no gate can pay.
+
+    This is the cost of FrugalGPT's cascade (Chen, Zaharia and Zou, 2023) set equal to that of the large
+    model.
+    """
     return 1.0 - float(pair.first_cost.mean() / pair.large_cost.mean())
 
 
 def without_second(pair: Pair) -> Pair:
-    """The same rows where no second answer is asked for."""
+    """The same rows without second answers."""
     return msgspec.structs.replace(pair, second="", second_cost=np.zeros(len(pair.prompts)))
 
 
@@ -106,9 +110,10 @@ def _way(name: str, score: Floats, pair: Pair) -> Way:
 
 
 def cheapest(score: Floats, pair: Pair, fraction: float) -> Figure:
-    """The least share of always-large's cost that is good enough when ``score``, highest first, is escalated.
+    """The least share of always-large's cost that reaches ``fraction`` of its quality.
 
-    Going straight to the large model is always a way: no figure is above 1.
+    Rows with the highest ``score`` are escalated first. The large model alone is always possible, so no
+    figure is above 1.
     """
     first = pair.first_cost
 

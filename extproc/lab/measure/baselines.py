@@ -26,11 +26,11 @@ class BaselineFigures(msgspec.Struct, frozen=True):
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """A router that always names a route."""
+    """A router that never abstains."""
 
     name: str
     best: Labels  # (texts,) places among the routes of the examples
-    score: Floats  # (texts,) how much a text looks like it is in scope
+    score: Floats  # (texts,) the higher, the more probably in scope
 
 
 def baseline_figures(
@@ -79,7 +79,7 @@ def _baselines(
     return [
         _chance(len(sizes), len(texts)),
         _length(known, labels, len(sizes), texts),
-        # A deep encoder's rows begin with the embedding.
+        # The rows of a deep encoder begin with the embedding.
         _centroid(encoder.encode(known)[:, : vectors.shape[1]], labels, len(sizes), vectors),
     ]
 
@@ -90,7 +90,7 @@ def _chance(routes: int, texts: int) -> Baseline:
 
 
 def _length(known: Sequence[str], labels: Labels, routes: int, texts: Sequence[str]) -> Baseline:
-    """The route whose examples' mean length is nearest, in the logarithm, as lengths spread."""
+    """The route whose examples' mean log length is nearest."""
     means = np.bincount(labels, weights=_log_length(known), minlength=routes) / np.bincount(labels)
     away = np.abs(_log_length(texts)[:, None] - means)
     return Baseline("prompt length", away.argmin(axis=1), -away.min(axis=1))

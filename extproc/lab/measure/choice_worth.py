@@ -1,7 +1,7 @@
-"""What model choice by predicted quality is worth: on a weak and a strong model, and at every bar.
+"""The quality and cost of model choice by predicted quality: for two models, and at every bar.
 
-Everything stands beside two routers that know nothing of the matter: random, and prompt length. Costs
-are what the answers cost where their tokens are told, else what serving would expect.
+Two simple routers are measured beside it: a random choice and the prompt's length. Costs are those of the
+answers' tokens where the data has them, else those that serving expects.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ class Table(msgspec.Struct, frozen=True):
 
     texts: tuple[str, ...]
     models: tuple[str, ...]
-    predicted: Floats  # (n, models) P(good), by fits that had not seen the row
-    scores: Floats  # (n, models) how good each answer was
+    predicted: Floats  # (n, models) P(good), by fits without the row
+    scores: Floats  # (n, models) of each answer, 0 to 1
     costs: Floats  # (n, models) US dollars, or calls to the strong model where prices are not known
-    expected: Floats  # (n, models) what serving would take them to cost
+    expected: Floats  # (n, models) costs that serving expects
 
 
 class ModelFigures(msgspec.Struct, frozen=True):
-    """One model by itself."""
+    """One model that answers every request."""
 
     name: str
-    quality: Figure  # with every request at it
+    quality: Figure
     cost: float  # mean a request
     calibration: Figure  # debiased error of its predicted quality
 
@@ -48,7 +48,7 @@ class RouterFigures(msgspec.Struct, frozen=True):
     cpt50: Figure
     cpt80: Figure
     saving: Figure  # of the all-strong cost, at `ENOUGH` of its quality
-    behind: Figure | None  # by how much predicted quality's APGR is ahead of it, paired; None: itself
+    behind: Figure | None  # the lead of predicted quality's APGR, paired; None: itself
     share: list[float]  # of calls to the strong model
     quality: list[float]
     cost: list[float]
@@ -65,7 +65,7 @@ class BarFigures(msgspec.Struct, frozen=True):
 
 
 class Choosing(msgspec.Struct, frozen=True):
-    """Everything that outcomes tell of a choice between models."""
+    """All figures of a choice between models."""
 
     rows: int
     models: list[ModelFigures]
@@ -84,13 +84,13 @@ class OutcomeReport(msgspec.Struct, frozen=True):
     data: str
     data_version: str  # 12 hexadecimal digits of the file's SHA-256
     rows: int
-    seen: bool  # these very rows were trained on: they measure memory
+    seen: bool  # the model was trained on these rows: the figures are too good
     priced: bool  # costs are US dollars; else calls to the strong model
     choosing: Choosing
 
 
 def measure(table: Table) -> Choosing:
-    """Every figure. The strong model is the one of the best mean score, the weak one the cheapest other."""
+    """Every figure. The strong model has the best mean score; the weak one is the cheapest of the others."""
     strong = int(np.argmax(table.scores.mean(axis=0)))
     others = [m for m in range(len(table.models)) if m != strong]
     weak = min(others, key=lambda m: table.costs[:, m].mean())
@@ -105,7 +105,7 @@ def measure(table: Table) -> Choosing:
 
 
 def chosen_at(predicted: Floats, expected: Floats, bar: float) -> Labels:
-    """Which model `routing.model_choice.pick` would take of each row, all of them able to take it."""
+    """The model that `routing.model_choice.pick` takes for each row if all models can take it."""
     good = predicted >= bar
     cheapest = np.where(good, expected, np.inf).argmin(axis=1)
     highest = predicted.max(axis=1, keepdims=True)
@@ -115,7 +115,7 @@ def chosen_at(predicted: Floats, expected: Floats, bar: float) -> Labels:
 
 
 def advised(choosing: Choosing) -> BarFigures | None:
-    """The bar that saves most while the interval of what is kept of the quality reaches `ENOUGH`."""
+    """The bar that saves most; the lower end of its kept quality is at least `ENOUGH`."""
     safe = [bar for bar in choosing.bars if bar.kept.low >= ENOUGH and bar.saving.value > 0]
     return max(safe, key=lambda bar: bar.saving.value, default=None)
 
@@ -142,7 +142,7 @@ def _model(table: Table, m: int) -> ModelFigures:
 def _routers(table: Table, weak: int, strong: int) -> list[RouterFigures]:
     gain = table.predicted[:, strong] - table.predicted[:, weak]
     lengths = np.array([len(text) for text in table.texts], np.float64)
-    # Requests of one score move together, which is what a random choice does in expectation.
+    # Requests with equal scores move together, so equal scores give the expectation of a random choice.
     scores = dict(zip(ROUTERS, (gain, lengths, np.zeros(len(gain))), strict=True))
     return [_router(name, score, gain, table, weak, strong) for name, score in scores.items()]
 
@@ -199,7 +199,7 @@ def _mean(values: Floats) -> Figure:
 
 
 def _ratio(part: Floats, whole: Floats) -> Figure:
-    """A ratio of sums over the same rows, resampled together."""
+    """A ratio of sums over the same rows, resampled together (ratio estimator, Cochran, 1977)."""
     total = float(whole.sum())
     if total <= 0:
         return NO_FIGURE
@@ -213,7 +213,7 @@ def _ratio(part: Floats, whole: Floats) -> Figure:
 
 
 def _less(share: Figure) -> Figure:
-    """What is saved where ``share`` is spent."""
+    """The saving where ``share`` is spent."""
     return Figure(1 - share.value, 1 - share.high, 1 - share.low)
 
 

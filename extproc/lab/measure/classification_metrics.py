@@ -1,8 +1,8 @@
-"""How good decisions are: accuracy, out-of-scope detection, calibration, selective risk.
+"""Measures of decisions: accuracy, out-of-scope detection, calibration and selective risk.
 
-Everything is pure numpy on arrays of one entry a row. Labels are route numbers, `ABSTAIN` where
-a truth is out of scope or a decision abstained. What cannot be computed (a class that has no
-rows) is NaN, never an invented number. Intervals of all of these are in `intervals`.
+Arrays have one entry for each row. Labels are route numbers; `ABSTAIN` is a truth out of scope or a decision
+that abstained. What cannot be computed (a class without rows) is NaN. `intervals` has the intervals of
+these measures.
 """
 
 import math
@@ -21,7 +21,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class PerRoute(msgspec.Struct, frozen=True):
-    """Arrays of one entry a route; NaN where a ratio has nothing below its line."""
+    """Arrays of one entry a route; NaN where a denominator is 0."""
 
     precision: Floats
     recall: Floats
@@ -38,9 +38,9 @@ class Reliability(msgspec.Struct, frozen=True):
 
 
 class RiskCoverage(msgspec.Struct, frozen=True):
-    """What is wrong among the rows kept, as rows are given up from the least confident on.
+    """The share of wrong rows among those that are kept, when the least confident rows are dropped first.
 
-    Entry k keeps the k + 1 most confident rows: ``threshold`` is the confidence of the last.
+    Entry k keeps the k + 1 most confident rows; ``threshold`` is the confidence of the last of them.
     """
 
     coverage: Floats
@@ -49,7 +49,7 @@ class RiskCoverage(msgspec.Struct, frozen=True):
 
 
 def accuracy(truth: Labels, predicted: Labels) -> float:
-    """Share of rows decided as their truth says; abstaining out of scope is right."""
+    """The share of rows decided as labelled; out of scope, abstaining is right."""
     return float((truth == predicted).mean()) if len(truth) else math.nan
 
 
@@ -146,8 +146,8 @@ def debiased_ece(confidence: Floats, right: Truths, bins: int = BINS) -> float:
 def risk_coverage(confidence: Floats, right: Truths) -> RiskCoverage:
     """The risk-coverage curve (El-Yaniv and Wiener, 2010).
 
-    Rows of equal confidence are taken in random order, in expectation, so that the curve does not
-    depend on how the file is sorted.
+    For rows of equal confidence the curve is the expectation over their order, so it does not depend on how
+    the file is sorted.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
@@ -164,8 +164,8 @@ def aurc(curve: RiskCoverage) -> float:
 def coverage_at_risk(curve: RiskCoverage, risk: float) -> tuple[float, float]:
     """The largest coverage at which at most ``risk`` of what is kept is wrong, and its threshold.
 
-    Only where a threshold can cut: rows of one confidence are kept or given up together. (0, inf)
-    when even the most confident rows are wrong too often.
+    A threshold keeps or drops rows of equal confidence together. (0, inf) if even the most confident rows are
+    wrong too often.
     """
     last_of_tie = np.append(curve.threshold[1:] != curve.threshold[:-1], True)[: len(curve.risk)]
     good = np.flatnonzero((curve.risk <= risk + 1e-12) & last_of_tie)
@@ -182,7 +182,7 @@ def quantiles(values: Floats, at: tuple[float, ...] = QUANTILES) -> tuple[float,
 
 
 def ratio(above: NDArray[np.floating], below: NDArray[np.floating] | NDArray[np.integer]) -> Floats:
-    """``above / below``, entry by entry; NaN where there is nothing below the line."""
+    """``above / below``, entry by entry; NaN where ``below`` is 0."""
     result: Floats = np.full(above.shape, np.nan)
     np.divide(above, below, out=result, where=below > 0)
     return result

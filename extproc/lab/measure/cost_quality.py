@@ -1,9 +1,9 @@
-"""What a choice between a weak and a strong model is worth, with the measures of RouteLLM.
+"""The cost and quality of a choice between a weak and a strong model, by the measures of RouteLLM.
 
 Ong et al. (2024), "RouteLLM: Learning to Route LLMs with Preference Data". A score says how much
-each request needs the strong model; lowering the threshold sends it more calls. Requests of one
-score move together, in expectation, so that no figure depends on how the file is sorted. A router
-that knows nothing (equal scores) has APGR .5 and CPT(x) = x.
+each request needs the strong model; a lower threshold sends it more calls. Figures of requests with
+equal scores are expectations over their order, so they do not depend on how the file is sorted. A random
+router (equal scores) has APGR .5 and CPT(x) = x.
 """
 
 import math
@@ -54,9 +54,9 @@ def cost_quality(
 
 
 def gap_recovered(curve: CostQuality) -> Floats:
-    """PGR: the share of the gap between weak and strong that each threshold recovers.
+    """Performance gap recovered, PGR = (quality - weak) / (strong - weak), at each threshold.
 
-    NaN everywhere where the strong model is no better than the weak one.
+    NaN if the strong model is not better than the weak one.
     """
     gap = curve.strong_quality - curve.weak_quality
     if gap <= 1e-12:
@@ -66,7 +66,7 @@ def gap_recovered(curve: CostQuality) -> Floats:
 
 
 def apgr(curve: CostQuality) -> float:
-    """The mean of PGR over the share of calls to the strong model, by the trapezoidal rule.
+    """Average PGR over the share of calls to the strong model, by the trapezoidal rule.
 
     RouteLLM samples ten shares; this integrates over all of them.
     """
@@ -75,7 +75,7 @@ def apgr(curve: CostQuality) -> float:
 
 
 def cpt(curve: CostQuality, recovered: float) -> float:
-    """CPT(x): the least share of calls to the strong model that recovers ``recovered`` of the gap."""
+    """Call-performance threshold, CPT(x): the least share of strong calls whose PGR is x (``recovered``)."""
     pgr = gap_recovered(curve)
     enough = np.flatnonzero(pgr >= recovered - 1e-9)
     return float(curve.strong_share[enough[0]]) if len(enough) else math.nan
@@ -84,7 +84,8 @@ def cpt(curve: CostQuality, recovered: float) -> float:
 def saving_at(curve: CostQuality, fraction: float = 0.95) -> float:
     """The share of the all-strong cost saved at ``fraction`` of the strong model's quality.
 
-    The cheapest point of the curve that is good enough; 0 is what sending all to the strong model saves.
+    It is that of the cheapest point of the curve that is good enough. Sending all to the strong model saves
+    0.
     """
     good = curve.cost[curve.quality >= fraction * curve.strong_quality - 1e-9]
     spent = float(curve.cost[-1])
@@ -113,7 +114,7 @@ def apgr_of(score: Floats, weak: Floats, strong: Floats) -> Statistic:
 
 
 def _ranked(score: Floats) -> tuple[Labels, Labels]:
-    """Row numbers, neediest first, and each one's run of equal scores."""
+    """Row numbers, the highest score first, and the number of each one's run of equal scores."""
     order = np.argsort(-score, kind="stable")
     ranked = score[order]
     return order, np.cumsum(np.append(False, ranked[1:] != ranked[:-1]))

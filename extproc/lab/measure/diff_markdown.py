@@ -1,4 +1,4 @@
-"""A comparison as Markdown for a review: the verdict first, then what moved, then whom it broke."""
+"""A comparison of two registries as Markdown for a review: the verdict, the moves, the broken rows."""
 
 import math
 
@@ -22,7 +22,7 @@ _NOTHING = "no route"
 
 
 def as_markdown(comparison: RegistryComparison) -> str:
-    """Everything a reviewer needs to accept or send back a change of the registry."""
+    """All that a reviewer needs to accept or reject a change of the registry."""
     parts = [
         _verdict(comparison),
         _measures(comparison),
@@ -94,7 +94,7 @@ def _moves(comparison: RegistryComparison) -> str:
 
 def _matrix(comparison: RegistryComparison) -> str:
     changed = any(any(line) for line in comparison.confusion_change)
-    if not changed or len(comparison.routes) > GRID_ROUTES:  # then the moves alone must say it
+    if not changed or len(comparison.routes) > GRID_ROUTES:  # then only the list of moves shows it
         return ""
     rows = [
         [truth, *map(signed_count, counts)]
@@ -118,7 +118,7 @@ def _broken(comparison: RegistryComparison) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text that may hold anything, as plain words in a table cell."""
+    """Any text as plain words in a table cell."""
     for mark in "\\`*_[]|":
         text = text.replace(mark, f"\\{mark}")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("@", "@\u200b")

@@ -42,7 +42,7 @@ _TILES = {
 
 
 def as_page(report: Report | None, outcomes: OutcomeReport | None = None) -> str:
-    """The whole document, of routes, of model choice, or of both."""
+    """The page on routes, on model choice, or on both."""
     sections = [] if report is None else _of_routes(report)
     if outcomes is not None:
         sections += _of_choice(outcomes)
@@ -68,7 +68,11 @@ def _of_routes(report: Report) -> list[str]:
 
 def _of_choice(report: OutcomeReport) -> list[str]:
     choosing = report.choosing
-    warning = '<p class="warning">These rows were trained on: they measure memory.</p>' if report.seen else ""
+    warning = (
+        '<p class="warning">The model was trained on these rows: the figures are too good.</p>'
+        if report.seen
+        else ""
+    )
     return [
         f"<h1>Model choice of {html.escape(report.registry)}</h1>"
         f'<p class="soft">version {report.version} · encoder {html.escape(report.encoder)}<br>'
@@ -82,7 +86,7 @@ def _of_choice(report: OutcomeReport) -> list[str]:
 
 
 def _cost_quality(choosing: Choosing, *, priced: bool) -> str:
-    """Between the weak and the strong model: cost as a share of the strong one's, quality as of the gap."""
+    """The plot of cost and quality between the weak and the strong model, each as a share of the gap."""
     lines = [Line(router.name, _between(router.cost, router.quality)) for router in choosing.routers]
     plot = unit_plot(
         "Cost and quality", "cost, from all weak to all strong", "share of the gap recovered", lines
@@ -90,7 +94,7 @@ def _cost_quality(choosing: Choosing, *, priced: bool) -> str:
     caption = (
         f"Every threshold of the choice between {choosing.weak} and {choosing.strong}. Higher is better."
     )
-    unit = "" if priced else " Prices are not known: a call to the strong model costs 1, any other nothing."
+    unit = "" if priced else " Prices are not known: a call to the strong model costs 1, others cost 0."
     return plots((plot, caption + unit))
 
 
@@ -168,7 +172,7 @@ def _plots(report: Report) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next of 0.1, 0.2, 0.5 and 1 that holds the value."""
+    """The least of 0.1, 0.2, 0.5 and 1 that is not below the value."""
     return next((top for top in (0.1, 0.2, 0.5) if value <= top), 1.0)
 
 

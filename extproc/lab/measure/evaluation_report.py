@@ -1,4 +1,4 @@
-"""One registry on one data set: every figure, each with its interval. JSON is this, field by field."""
+"""The figures of one registry on one data set, with intervals. The JSON of the report has these fields."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ class ReliabilityBin(msgspec.Struct, frozen=True):
 
 
 class Mistake(msgspec.Struct, frozen=True):
-    """A row decided otherwise than labelled; an empty route is abstaining."""
+    """A row with a wrong decision; an empty route means abstaining."""
 
     text: str
     route: str
@@ -67,7 +67,7 @@ class Mistake(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Everything `extproc eval` tells."""
+    """The whole report of `extproc eval`."""
 
     registry: str
     version: str
@@ -77,7 +77,7 @@ class Report(msgspec.Struct, frozen=True):
     rows: int
     inside: int  # rows that have a route
     outside: int  # rows that should abstain
-    seen: int  # rows whose text is an example of the registry: they measure memory
+    seen: int  # rows whose text is an example of the registry: their figures are too good
     figures: dict[str, Figure]  # by the names of FIGURES
     routes: list[RouteFigures]
     confusion: list[list[int]]  # truths down, decisions across; last: out of scope, abstained
@@ -90,7 +90,7 @@ class Report(msgspec.Struct, frozen=True):
     mistakes: list[Mistake]  # the surest first
 
 
-# What each figure means, for people.
+# The meaning of each figure.
 FIGURES = {
     "accuracy": "rows decided as labelled; out of scope, abstaining is right",
     "accuracy_weighted": "the same, each row weighing as many requests as it was drawn for",
@@ -99,14 +99,14 @@ FIGURES = {
     "kept": "rows in scope that got a route",
     "outside_kept": "rows out of scope that got a route",
     "right_of_kept": "of all rows that got a route, those that got the right one",
-    "auroc_margin": "margin tells in scope from out of scope",
-    "auroc_similarity": "similarity tells in scope from out of scope",
-    "auroc_probability": "probability tells in scope from out of scope",
+    "auroc_margin": "how well the margin separates in scope from out of scope",
+    "auroc_similarity": "how well the similarity does",
+    "auroc_probability": "how well the probability does",
     "fpr95_margin": "out-of-scope rows let through by a margin floor that keeps 95 % of the others",
     "fpr95_similarity": "out-of-scope rows let through by a similarity floor that keeps 95 % of the others",
     "fpr95_probability": "out-of-scope rows let through by a probability floor that keeps 95 % of the others",
     "ece": "expected calibration error of the probability, in scope",
-    "debiased_ece": "the same, less what chance adds to it",
+    "debiased_ece": "the same without the part that chance adds",
     "aurc_margin": "mean risk over all floors on the margin, out of scope counting as wrong",
     "aurc_similarity": "mean risk over all floors on the similarity",
     "aurc_probability": "mean risk over all floors on the probability",
@@ -115,7 +115,10 @@ FIGURES = {
 
 
 def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
-    """Measure a registry on labelled rows. Raises ``DataError``, ``EncoderFailed``, ``OperatorError``."""
+    """Decide labelled rows with a registry, and measure the decisions.
+
+    Raises ``DataError``, ``EncoderFailed``, ``OperatorError``.
+    """
     data = read(candidate.routes)
     rows = data.rows
     decided = decide_all(candidate.snapshot, candidate.encoder, [row.text for row in rows], candidate.routes)
@@ -220,7 +223,7 @@ def _slow_figure(metric: Callable[[Labels], float], rows: int) -> Figure:
 
 
 def _stability(rows: Sequence[RouteRow], decided: Labels) -> Figure:
-    """Of groups with two rows or more, those whose rows were all decided alike."""
+    """The share of groups of two or more rows whose rows all got the same decision."""
     groups: dict[str, list[int]] = {}
     for row, route in zip(rows, decided.tolist(), strict=True):
         if row.group:
@@ -284,7 +287,7 @@ def _quantiles(scores: Floats, truth: Labels, best: Labels) -> dict[str, tuple[f
 
 
 def _mistakes(rows: Sequence[RouteRow], truth: Labels, decided: ReplayedDecisions) -> list[Mistake]:
-    """Rows that were sent somewhere wrong before those that abstained, each the surest first."""
+    """Rows that got a wrong route, then rows that abstained; in each part, the largest margin first."""
     wrong = np.flatnonzero(decided.route != truth)
     sureness = np.nan_to_num(decided.margin[wrong], nan=1.0)
     order = wrong[np.lexsort((-sureness, decided.route[wrong] == ABSTAIN))]

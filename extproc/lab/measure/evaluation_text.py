@@ -1,4 +1,4 @@
-"""A report as text for a terminal: plain characters, aligned, nothing wider than it must be."""
+"""The report of `extproc eval` as text for a terminal."""
 
 import math
 
@@ -18,7 +18,7 @@ _TEXT = 70  # characters of a text that are shown
 
 
 def as_text(report: Report) -> str:
-    """Every figure of the report but the curves, which the HTML page draws."""
+    """Every figure of the report except the curves, which the HTML page draws."""
     parts = [
         _head(report),
         text_table(FIGURE_HEAD, figure_rows(report)),
@@ -39,7 +39,7 @@ def cut(text: str, limit: int = _TEXT) -> str:
 
 
 def largest_confusions(report: Report) -> list[list[str]]:
-    """Truth, decision and count of the cells off the diagonal that hold most rows."""
+    """Truth, decision and count of the largest cells off the diagonal."""
     names = [route.name for route in report.routes]
     truths, decisions = [*names, "out of scope"], [*names, "abstained"]
     wrong = [
@@ -63,7 +63,7 @@ def _head(report: Report) -> str:
 
 
 def seen(report: Report) -> str:
-    """A warning that figures are too good."""
+    """The warning that some rows are examples of the registry, which it remembers."""
     return f"the registry has {counted(report.seen, 'row')} as examples: these measure its memory"
 
 

@@ -1,8 +1,7 @@
-"""Labelling a holdout by hand: a state machine of keys, and the file that it resumes from.
+"""Label a holdout by hand: a state machine of keys, and the file that keeps the labels.
 
-The labels are written into the file itself, a row's ``route`` being its label, so that stopping at
-any time loses nothing and the finished file is what `eval` and `diff` read. What the router decided
-is not shown: a label that follows it measures nothing.
+Each label is written into the file at once, as the row's ``route``, so stopping loses nothing, and `eval` and
+`diff` read the finished file. The router's decision is not shown, because it would influence the label.
 """
 
 import string
@@ -26,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Effect(StrEnum):
-    """What a key did."""
+    """The effect of a key."""
 
     LABELLED = "labelled"
     SKIPPED = "skipped"
@@ -37,14 +36,14 @@ class Effect(StrEnum):
 
 
 class Session:
-    """One sitting over the rows that have no label yet. Holds no file and no terminal."""
+    """One session over the rows without a label. It uses no file and no terminal."""
 
     def __init__(self, rows: Sequence[Row], keys: Mapping[str, str | None]) -> None:
-        """``keys`` gives each key its route, None being out of scope. Labels go into ``rows``."""
+        """``keys`` has the route of each key; None is out of scope. Labels go into ``rows``."""
         self._rows = rows
         self._keys = keys
         self._waiting = [i for i, row in enumerate(rows) if "route" not in row]
-        self._passed: list[int] = []  # labelled or skipped in this sitting, the latest last
+        self._passed: list[int] = []  # labelled or skipped in this session, the latest last
 
     @property
     def current(self) -> str | None:
@@ -53,16 +52,16 @@ class Session:
 
     @property
     def labelled(self) -> int:
-        """Rows that have a label, of this sitting and before."""
+        """The number of rows with a label."""
         return sum("route" in row for row in self._rows)
 
     @property
     def can_undo(self) -> bool:
-        """Whether this sitting has done anything yet."""
+        """Whether this session has a key to undo."""
         return bool(self._passed)
 
     def press(self, key: str) -> Effect:
-        """Take one key. With nothing left to label, only undo and quit do something."""
+        """Apply one key. When all rows have labels, only undo and quit have an effect."""
         if key == QUIT:
             return Effect.QUIT
         if key == UNDO:
@@ -86,7 +85,7 @@ class Session:
 
 
 def keys_of(routes: Sequence[str]) -> dict[str, str | None]:
-    """A key for every route, 1 to 9 and then letters, and 0 for out of scope. Raises ``OperatorError``."""
+    """A key for each route, 1 to 9 and then letters, and 0 for out of scope. Raises ``OperatorError``."""
     if len(routes) > len(_ROUTE_KEYS):
         raise OperatorError(
             f"there are {len(routes)} routes and keys for {len(_ROUTE_KEYS)}: label this file in an editor"
@@ -95,7 +94,7 @@ def keys_of(routes: Sequence[str]) -> dict[str, str | None]:
 
 
 def read_rows(path: Path, known: Sequence[str]) -> list[Row]:
-    """The rows, labelled or not, with all their keys. Raises ``DataError``."""
+    """The rows with all their members, with or without a label. Raises ``DataError``."""
     if path.suffix == ".gz":
         raise DataError(str(path), 1, "labels are written into the file (expected one that is not gzipped)")
     rows: list[Row] = []
@@ -112,7 +111,7 @@ def read_rows(path: Path, known: Sequence[str]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the file as one step, so that a crash leaves the labels before it."""
+    """Replace the file in one step, so that a crash leaves the old labels."""
     path = path.resolve()  # through a link, to what it names
     made = path.with_name(f".{path.name}.part")
     made.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

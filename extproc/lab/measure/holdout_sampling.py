@@ -1,8 +1,8 @@
-"""Drawing rows to label from records: as many doubtful ones as sure ones, of every route alike.
+"""Draw rows to label from records: a stratified sample (Cochran, 1977, chapter 5) by route and margin.
 
-A plain sample of traffic is mostly easy requests of the busiest route. This one takes the same number
-from every stratum, which is a route (or none) and a band of margins, and writes on each row how many
-requests it stands for, so that figures can still be told for the traffic as it came.
+A plain sample of traffic has mostly easy requests of the busiest route. This one takes the same number from
+each stratum, which is a route (or none) and a band of margins. Each row has a weight, the number of requests
+that it stands for, so `extproc eval` can also give figures for the whole traffic.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +17,14 @@ from extproc.lab.store.recorded_rows import text_of
 from extproc.lab.store.segment_loading import segments_in
 from extproc.registry.labelled_rows import parse
 
-_BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores has a band of its own
-_PINNED = "pin"  # the client chose: there was no decision to judge
+_BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores is a band of its own
+_PINNED = "pin"  # the client chose the model, so there is no decision to measure
 
 Stratum = tuple[str, int]
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What sampling reads of a record; see ``telemetry.rows``."""
+    """The part of a record that sampling reads; see ``telemetry.rows``."""
 
     kind: str = "exchange"
     input_messages: str | None = None  # recorded only where an operator opted in
@@ -35,12 +35,12 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What was routed; empty where it was not recorded."""
+        """The routed text; empty if it is not recorded."""
         return text_of(self.input_messages) if self.input_messages else ""
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """A row to label, as written: it has no ``route`` yet."""
+    """A row to label, as it is written; it has no ``route`` yet."""
 
     text: str
     weight: float  # requests that it stands for
@@ -65,9 +65,9 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
 
 
 def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
-    """At most ``rows`` rows, no text twice, as equally from every stratum as these allow.
+    """At most ``rows`` rows with different texts, as many from each stratum as from the others if possible.
 
-    In random order, so that whoever labels them cannot guess the next one's route.
+    The order is random, so that the next row's route cannot be guessed while labelling.
     """
     random = np.random.default_rng(seed)
     strata: dict[Stratum, dict[str, Record]] = {}
@@ -89,7 +89,7 @@ def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
 
 
 def even_shares(sizes: Sequence[int], total: int) -> list[int]:
-    """``total`` dealt out one by one in turn, to each until it has what it can hold."""
+    """``total`` divided equally; a part gets at most its size."""
     shares = [0] * len(sizes)
     left = min(total, sum(sizes))
     while left:

@@ -1,4 +1,4 @@
-"""How sure a figure is: Wilson and bootstrap intervals, and the exact McNemar test."""
+"""Intervals of figures (Wilson, bootstrap), and the exact McNemar test."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from extproc.lab.measure.classification_metrics import Floats, Labels, Truths, c
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_Z = 1.959963984540054  # the normal quantile of LEVEL, two-sided
+_Z = 1.959963984540054  # the two-sided normal quantile of LEVEL
 _BLOCK = 2_000_000  # weights held at once: 16 MB
 
 # How often each row was drawn, shape (resamples, rows) -> the statistic of each, shape (resamples,).
@@ -26,7 +26,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A value with its 95 % interval; all NaN (null in JSON) where the data cannot tell."""
+    """A value with its 95 % interval; all NaN (null in JSON) if it cannot be computed."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Figure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, value: float, interval: Interval) -> "Figure":
-        """A value that cannot be computed has no interval either."""
+        """A value that is NaN has no interval either."""
         return NO_FIGURE if math.isnan(value) else cls(value, interval.low, interval.high)
 
 
@@ -42,7 +42,7 @@ NO_FIGURE = Figure(math.nan, math.nan, math.nan)
 
 
 def wilson(hits: float, rows: int) -> Interval:
-    """The score interval of a share (Wilson, 1927): right also near 0 and 1, and with few rows."""
+    """The score interval of a share (Wilson, 1927), which holds near 0 and 1 and for few rows, too."""
     if rows == 0:
         return Interval(0.0, 1.0)
     share, unsure = hits / rows, _Z**2 / rows
@@ -58,11 +58,11 @@ def share(hits: Truths) -> Figure:
 
 
 def bootstrap(statistic: Statistic, rows: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Percentile interval (Efron, 1979) of a statistic of rows drawn anew with replacement.
+    """Percentile interval (Efron, 1979) of a statistic of rows resampled with replacement.
 
-    ``statistic`` gets the weights of many resamples at once and answers all of them. A paired
-    interval is that of a statistic which weighs both sides alike. Resamples for which it is NaN
-    (no row of a class was drawn) are left out.
+    ``statistic`` gets the weights of many resamples and returns a value for each. For a paired interval it
+    uses the same weights for both systems. Resamples whose value is NaN (without a row of a class) are
+    ignored.
     """
     return percentile_interval(_resampled(statistic, rows, resamples, seed))
 
@@ -72,8 +72,8 @@ def bootstrap_distance(
 ) -> Interval:
     """The interval of a distance from zero, such as a calibration error, whose figure is ``value``.
 
-    Drawing rows anew adds noise to a distance and so always makes it larger. What it adds on average
-    is taken off again, which leaves the spread (the bias correction of Efron and Tibshirani, 1993).
+    Resampling adds noise, which makes a distance larger. The mean increase is subtracted again, and the
+    spread remains (the bias correction of Efron and Tibshirani, 1993, chapter 10).
     """
     found = _resampled(statistic, rows, resamples, seed)
     interval = percentile_interval(found)
@@ -97,7 +97,7 @@ def _resampled(statistic: Statistic, rows: int, resamples: int, seed: int) -> Fl
 
 
 def percentile_interval(values: Floats) -> Interval:
-    """The middle 95 % of what resamples gave; NaN where none gave a number."""
+    """The middle 95 % of the resamples' values; NaN if none is a number."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Interval(math.nan, math.nan)
@@ -106,7 +106,7 @@ def percentile_interval(values: Floats) -> Interval:
 
 
 def mean_of(values: NDArray[np.floating] | Truths) -> Statistic:
-    """The mean of ``values``. Of differences of two systems on the same rows, it is a paired statistic."""
+    """The mean of ``values``; for differences of two systems on the same rows, a paired statistic."""
     numbers = values.astype(np.float64)
     return lambda weights: weights @ numbers / len(numbers)
 
@@ -133,7 +133,7 @@ def one_by_one(
 ) -> Statistic:
     """A statistic that computes ``metric`` of the drawn row numbers, one resample after the other.
 
-    For metrics that need sorting or binning (calibration error). With ``order``, rows come in it.
+    For metrics that sort or bin their rows (calibration error). ``order`` sets the order of the rows.
     """
 
     def statistic(weights: Floats) -> Floats:
@@ -149,8 +149,8 @@ def bootstrap_macro_f1(
 ) -> Interval:
     """The bootstrap interval of macro F1.
 
-    Rows in one cell of the confusion matrix are alike, so that drawing rows anew is drawing the
-    cells' counts from a multinomial: exact, and independent of the number of rows.
+    Rows in one cell of the confusion matrix are equal, so resampling rows is the same as drawing the cells'
+    counts from a multinomial distribution. The time does not depend on the number of rows.
     """
     table = confusion(truth, predicted, routes)
     counted = ~np.isnan(per_route(table).f1)  # the same routes as in the figure itself
@@ -170,8 +170,8 @@ def bootstrap_macro_f1(
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value that two systems are right equally often (McNemar, 1947).
 
-    The arguments count the rows that only one of the two got right: under the null each such row
-    is a fair coin, so this is the binomial test.
+    The arguments count the rows that only one of the two decided rightly. Under the null hypothesis each of
+    them is a fair coin, so this is the binomial test.
     """
     rows = only_first + only_second
     term = total = 1

@@ -1,4 +1,4 @@
-"""`extproc eval --outcomes` and what `extproc train --outcomes` tells: predicted quality on real answers."""
+"""`extproc eval --outcomes` and `extproc train --outcomes`: fit and measure predicted quality."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ from extproc.vocabulary import Encoder
 
 
 class LearntQuality(msgspec.Struct, frozen=True):
-    """What `extproc train` learnt of outcomes."""
+    """The model of quality that `extproc train` fitted on outcomes, and its figures."""
 
     manifest: QualityManifest
     fitted: FittedQuality
@@ -38,7 +38,7 @@ class LearntQuality(msgspec.Struct, frozen=True):
 def evaluate_outcomes(candidate: CandidateRegistry, read: Reader[OutcomeRow]) -> OutcomeReport:
     """Measure the registry's predicted quality on rows that its training did not see.
 
-    Raises ``OperatorError`` where the registry predicts none, or no text was answered by all models.
+    Raises ``OperatorError`` if the registry predicts no quality or no text has answers of all models.
     """
     trained = candidate.loaded.quality
     if trained is None:
@@ -70,7 +70,7 @@ def evaluate_outcomes(candidate: CandidateRegistry, read: Reader[OutcomeRow]) ->
 def learn_quality(
     registry: Registry, read: Reader[OutcomeRow], deep: Encoder, encoder: str, seed: int, progress: Progress
 ) -> LearntQuality:
-    """Fit predicted quality on outcomes; ``encoder`` is whose layers ``deep`` tells.
+    """Fit predicted quality on outcomes; ``deep`` gives the layers of ``encoder``.
 
     Raises ``OperatorError``.
     """
@@ -101,13 +101,13 @@ def learn_quality(
 
 
 def read_answers(rows: Sequence[OutcomeRow], models: Sequence[str], encoder: Encoder) -> Answers:
-    """Rows with all that can be read of their texts; of a text that comes twice, the first row."""
+    """The rows with the features of their texts; of rows with equal texts, the first."""
     unique = list({row.text: row for row in reversed(rows)}.values())[::-1]
     return answers_of(unique, models, encoder.encode([row.text for row in unique]), DIMENSIONS)
 
 
 def table_of(answers: Answers, predicted: Floats, quality: Quality, registry: Registry) -> tuple[Table, bool]:
-    """What to measure, of texts that every model answered; and whether costs are US dollars."""
+    """The texts that every model answered, and whether costs are US dollars."""
     if len(answers.models) < 2:
         raise OperatorError("outcomes of a single model leave nothing to choose (expected two or more)")
     whole = answered_by_all(answers.scores)
@@ -149,7 +149,7 @@ def _costs(answers: Answers, tokens: Floats, prices: Floats | None) -> Floats:
 
 
 def _kept(choosing: Choosing) -> dict[str, object]:
-    """What the manifest tells of held-out rows."""
+    """The figures of held-out rows that the manifest keeps."""
     ours = choosing.routers[0]
     figures = {"apgr": ours.apgr, "cpt50": ours.cpt50, "cpt80": ours.cpt80, "saving_at_95": ours.saving}
     return {

@@ -1,4 +1,4 @@
-"""Model choice as text for a terminal, and as the rows that the page shows too."""
+"""Figures of model choice as text for a terminal, and as rows of tables for the page, too."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,39 +10,39 @@ MODEL_HEAD = ("model", "mean quality", "cost a request", "calibration error")
 ROUTER_HEAD = ("weak or strong by", "APGR", "CPT(50 %)", "CPT(80 %)", "saving at 95 %", "APGR ahead by")
 BAR_HEAD = ("quality_bar", "quality", "of the strong model's", "saving", "answered by")
 READ = (
-    "APGR: share of the quality gap that is recovered, over all shares of calls to the strong model (a "
-    "router that knows nothing: .5). CPT(x): share of calls that recovers x of it. Saving: of what "
-    "the strong model alone would cost, at 95 % of its quality."
+    "APGR: the share of the quality gap that is recovered, averaged over all shares of calls to the strong "
+    "model (random choice: 0.5). CPT(x): the share of calls that recovers x of the gap. Saving: of the cost "
+    "of the strong model alone, at 95 % of its quality."
 )
 
 
 def as_text(report: OutcomeReport) -> str:
-    """Every figure but the curves, which the HTML page draws."""
+    """Every figure except the curves, which the HTML page draws."""
     head = [
         f"registry  {report.registry} (version {report.version}), encoder {report.encoder}",
         f"outcomes  {report.data} (version {report.data_version}): {count(report.rows)} rows, "
         f"{count(report.choosing.rows)} answered by every model",
     ]
     if report.seen:
-        head.append("warning   these rows were trained on: they measure memory, not foresight")
+        head.append("warning   the model was trained on these rows: the figures are too good")
     return "\n\n".join(["\n".join(head), *_tables(report.choosing, report.priced), READ])
 
 
 def learnt_text(choosing: Choosing, labels: Mapping[str, int], *, priced: bool) -> str:
-    """What training found: the same tables on held-out rows, and which bar saves how much."""
+    """The result of training: the same tables on held-out rows, and the advised bar."""
     counts = ", ".join(f"{model} {count(known)}" for model, known in labels.items())
     head = f"predicted quality of {len(labels)} models, on held-out rows (labels: {counts})"
     return "\n\n".join([head, *_tables(choosing, priced), advice(choosing)])
 
 
 def advice(choosing: Choosing) -> str:
-    """The bar to begin with, or why there is none."""
+    """The advised bar, or why there is none."""
     bar = advised(choosing)
     if bar is None:
         return (
-            f"no `quality_bar` saves anything and keeps surely {level(ENOUGH)} of the quality of "
-            f"{choosing.strong}: the models are too alike in price or too far apart in quality, "
-            "or outcomes are too few"
+            f"no `quality_bar` saves money and keeps {level(ENOUGH)} of the quality of {choosing.strong} for "
+            "certain: the models' prices are too similar, their qualities are too different, or outcomes are "
+            "too few"
         )
     return (
         f"`quality_bar: {setting(bar.bar)}` would save {with_interval(bar.saving, percent)} of what "
@@ -90,7 +90,7 @@ def bar_rows(choosing: Choosing) -> list[list[str]]:
 
 
 def _tables(choosing: Choosing, priced: bool) -> list[str]:
-    unit = "" if priced else " (prices are not known: a call to the strong model costs 1, any other nothing)"
+    unit = "" if priced else " (prices are not known: a call to the strong model costs 1, others cost 0)"
     return [
         text_table(MODEL_HEAD, model_rows(choosing, priced)),
         f"{choosing.weak} or {choosing.strong}{unit}\n" + text_table(ROUTER_HEAD, router_rows(choosing)),
@@ -99,7 +99,7 @@ def _tables(choosing: Choosing, priced: bool) -> list[str]:
 
 
 def _distinct(bars: list[BarFigures]) -> Iterator[BarFigures]:
-    """Without those that choose as the one before."""
+    """The bars without those that choose as the bar before."""
     before: BarFigures | None = None
     for bar in bars:
         if before is None or (bar.shares, bar.quality) != (before.shares, before.quality):

@@ -1,4 +1,4 @@
-"""Two registries on the same rows: what changed, for whom, and is it within budget?"""
+"""Compare two registries on the same rows: what changes, for which rows, and is it within budget?"""
 
 import hashlib
 import math
@@ -16,8 +16,8 @@ from extproc.lab.measure.intervals import Interval, Statistic, bootstrap, mcnema
 from extproc.lab.measure.replay import CandidateRegistry, decide_all
 from extproc.registry.labelled_rows import RouteRow
 
-# How much worse each measure may get, as a difference of shares. `recall` and `precision` are of
-# every route; `recall:ROUTE` and `precision:ROUTE` are of one, and win over these.
+# How much worse each measure may get, as a difference. `recall` and `precision` apply to every route;
+# `recall:ROUTE` and `precision:ROUTE` to one, and override them.
 DEFAULT_BUDGETS: Mapping[str, float] = {
     "accuracy": 0.01,
     "outside_kept": 0.05,
@@ -38,10 +38,10 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One measure, before and after; NaN (null in JSON) where there was nothing to measure."""
+    """One measure, before and after; NaN (null in JSON) without rows."""
 
     name: str  # accuracy, outside_kept, recall:ROUTE, precision:ROUTE
-    rows: int  # that it is a share of, after
+    rows: int  # that the new value is measured on
     old: float
     new: float
     low: float  # of new - old: the paired 95 % bootstrap interval
@@ -79,7 +79,7 @@ class BrokenRow(msgspec.Struct, frozen=True):
 
 
 class RegistryComparison(msgspec.Struct, frozen=True):
-    """Everything `extproc diff` tells."""
+    """The whole report of `extproc diff`."""
 
     old: Side
     new: Side
@@ -88,11 +88,11 @@ class RegistryComparison(msgspec.Struct, frozen=True):
     rows: int
     only_old: int  # rows that only OLD decides as labelled
     only_new: int
-    p_value: float  # exact McNemar: could chance alone make them differ so?
+    p_value: float  # exact McNemar: how probable such a difference is by chance
     changes: list[Change]
     moves: list[Move]  # the largest first
     routes: list[str]
-    confusion_change: list[list[int]]  # NEW's confusion matrix less OLD's
+    confusion_change: list[list[int]]  # NEW's confusion matrix minus OLD's
     broken: list[BrokenRow]
 
     @property
@@ -102,14 +102,14 @@ class RegistryComparison(msgspec.Struct, frozen=True):
 
 
 def routes_of(old: CandidateRegistry, new: CandidateRegistry) -> tuple[str, ...]:
-    """The routes of either registry: OLD's as written, then what NEW adds."""
+    """The routes of both registries: OLD's, then those that NEW adds."""
     return (*old.routes, *(route for route in new.routes if route not in old.routes))
 
 
 def compare(
     old: CandidateRegistry, new: CandidateRegistry, data: Path, budgets: Mapping[str, float]
 ) -> RegistryComparison:
-    """Decide every row with both. A row of a route that only one registry has is wrong in the other.
+    """Decide every row with both. If only one registry has a row's route, the other decides the row wrongly.
 
     ``budgets`` has the keys of `DEFAULT_BUDGETS` and may have those of single routes. Raises
     ``DataError``, ``EncoderFailed``, ``OperatorError``.

@@ -1,4 +1,4 @@
-"""Deciding many texts at once with the pipeline that serves, and what came of it as arrays."""
+"""Decide many texts at once with the pipeline that serves, and give the decisions as arrays."""
 
 import asyncio
 from collections import Counter
@@ -35,12 +35,12 @@ class CandidateRegistry(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The registry's path, and the artefact that was put in place of its own."""
+        """The registry's path, and the artefact that replaces its own."""
         return f"{self.loaded.path} with {self.artefact}" if self.artefact else str(self.loaded.path)
 
     @property
     def encoder_name(self) -> str:
-        """Whose vectors they are."""
+        """The name of the encoder."""
         return self.encoder.name.removesuffix(DEEP)
 
     @property
@@ -50,35 +50,35 @@ class CandidateRegistry(msgspec.Struct, frozen=True):
 
 
 class ReplayedDecisions(msgspec.Struct, frozen=True):
-    """What the pipeline said of each text, one entry a text.
+    """The decisions of the pipeline, one entry for each text.
 
-    Routes are places in ``routes``. Where no embedding was made (a rule decided), scores are NaN
-    and ``best`` is the route decided for.
+    Routes are places in ``routes``. Without an embedding (a rule decided), scores are NaN and ``best`` is the
+    decided route.
     """
 
     routes: tuple[str, ...]
     route: Labels  # `metrics.ABSTAIN` where no route was chosen
-    best: Labels  # the most probable route, whether its floors let it through or not
+    best: Labels  # the most probable route, above or below its floors
     probability: Floats  # of ``best``
     margin: Floats
     similarity: Floats
-    reasons: Mapping[str, int]  # why, and how often
+    reasons: Mapping[str, int]  # and how often each occurred
     vectors: NDArray[np.float32]  # (texts, dimensions)
 
 
 def open_candidate(
     registry: Path, encoder_dir: Path | None, progress: Progress, artefact: Path | None = None
 ) -> CandidateRegistry:
-    """Load and compile a registry as `extproc serve` would, with ``artefact`` in place of its own if given.
+    """Load and compile a registry as `extproc serve` does; ``artefact`` replaces its own.
 
-    Vectors are kept on disk by their texts' hash, so that only new texts ever reach the encoder.
-    Raises ``OperatorError`` where `serve` would not start.
+    Vectors are cached on disk by the hash of their text, so only new texts are encoded. Raises
+    ``OperatorError`` if `serve` could not start.
     """
     loaded = load(registry, artefact=artefact)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
     encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
-    # A file an encoder, since a cache holds the vectors of one: two registries may use two.
+    # One file for each encoder: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
     snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened)
@@ -90,8 +90,8 @@ def decide_all(
 ) -> ReplayedDecisions:
     """The decision for each text.
 
-    ``routes`` has all of the snapshot's and may have more. Raises ``EncoderFailed``, and
-    ``OperatorError`` when a decision failed, since a figure of the rest would flatter.
+    ``routes`` has all routes of the snapshot and may have more. Raises ``EncoderFailed``, and
+    ``OperatorError`` if a decision fails, because figures without it would be too good.
     """
     vectors = encoder.encode(texts)
     known = dict(zip(texts, embeddings_of(vectors), strict=True))

@@ -1,8 +1,8 @@
-"""How a row's fields are stored: as attributes of a span, and beside them as columns of their types.
+"""How the store keeps a row's fields: as attributes of a span, and as columns of their own types.
 
-The collector's exporter writes attributes, all of them strings in one map, and a query that asks for
-one of them reads them all. So the table has a column for each as well. Its default is what the
-attribute says, so that what the exporter inserts, which knows nothing of these columns, fills them too.
+The collector's exporter writes all attributes as strings in one map, and a query for one attribute reads the
+whole map. So the table has a column for each attribute, too. The column's default reads the attribute, so
+rows that the exporter inserts fill the columns as well.
 """
 
 import typing
@@ -15,7 +15,7 @@ from msgspec.structs import FieldInfo
 from extproc.telemetry import otel_names
 from extproc.telemetry.rows import KINDS, Attribute, Row, RowField, fields_of
 
-# Of the row's kind, of what refused it and of what went wrong: a span says them in its own way.
+# The row's kind, refusal and error, which a span has under other names.
 RECORD, REFUSED, ERROR = "router_record", "router_refused", "router_error"
 _OF_THE_SPAN = {
     RECORD: otel_names.ROUTER_RECORD,
@@ -25,10 +25,10 @@ _OF_THE_SPAN = {
 
 
 class Column(msgspec.Struct, frozen=True):
-    """How the values of one Python type are written: as a column, as JSON, as an attribute.
+    """How values of one Python type are written as a column, as JSON and as an attribute.
 
-    ``read`` makes the column from an attribute (a string, empty when absent), ``write`` the
-    attribute from the JSON value, and ``keep`` the column from the JSON value.
+    ``read`` makes the column from an attribute (a string, empty if absent), ``write`` makes the attribute
+    from the JSON value, and ``keep`` makes the column from the JSON value.
     """
 
     type: str  # ClickHouse's, of the column and of the JSON value
@@ -56,7 +56,7 @@ def _write_number(value: str, attribute: Attribute) -> str:
 
 
 def _keep_number(value: str, attribute: Attribute) -> str:
-    """As it comes back from the attribute, to the last digit."""
+    """The number that ``read`` gives after ``write``, to the last digit."""
     unit = attribute.per_unit
     return value if unit == 1.0 else f"{value} / {unit} * {unit}"
 
@@ -111,7 +111,7 @@ def column_of(field: RowField) -> Column:
 
 
 def attributed(kind: type[Row]) -> Iterator[tuple[FieldInfo, Attribute, Column]]:
-    """The fields of a kind that are attributes of its span."""
+    """The fields of a kind that its span has as attributes."""
     for field in fields_of(kind):
         if field.attribute is not None:
             yield field.info, field.attribute, column_of(field)
@@ -122,24 +122,24 @@ class Stored(msgspec.Struct, frozen=True):
 
     name: str
     type: str
-    default: str  # what the span says
+    default: str  # reads it from the span
 
 
 def column_name(field: str) -> str:
-    """Under which name the table has a field."""
+    """The name of a field's column."""
     return f"router_{field}"
 
 
 def stored() -> Iterator[Stored]:
-    """Every column that the table has beside the exporter's own, each once for all kinds."""
-    for name, told in _OF_THE_SPAN.items():
-        yield Stored(name, "LowCardinality(String)", _in_the_map(told))
+    """The columns that the table has beside the exporter's own. Kinds share columns of the same name."""
+    for name, attribute_name in _OF_THE_SPAN.items():
+        yield Stored(name, "LowCardinality(String)", _in_the_map(attribute_name))
     for name, (attribute, column) in _every().items():
         yield Stored(column_name(name), column.type, column.read(_in_the_map(attribute.name), attribute))
 
 
 def kept(kind: type[Row], row: str) -> dict[str, str]:
-    """What each field's column has for a row of ``kind``, whose JSON members are those of ``row``."""
+    """The value of each column for a row of ``kind``, whose JSON members are those of ``row``."""
     own = {field.name: field.encode_name for field, _, _ in attributed(kind)}
     return {
         column_name(name): column.keep(f"{row}.{own[name]}", attribute)
@@ -150,7 +150,7 @@ def kept(kind: type[Row], row: str) -> dict[str, str]:
 
 
 def _every() -> Mapping[str, tuple[Attribute, Column]]:
-    """By name, the fields of all kinds that are attributes."""
+    """The fields of all kinds that are attributes, by name."""
     fields = (each for kind in KINDS for each in attributed(kind))
     return {field.name: (attribute, column) for field, attribute, column in fields}
 

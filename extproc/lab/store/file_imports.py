@@ -1,7 +1,7 @@
 """Rows from files: exchanges from Envoy's JSON access logs, and opinions such as users' feedback.
 
-Envoy writes to its access log, field by field, what it streams to the sidecars. So the rows made here equal
-those that the sidecars wrote, and loading them again adds nothing.
+Envoy's access log has the same fields that Envoy streams to the sidecars. So the rows made here equal those
+that the sidecars wrote, and loading both adds each row once.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from extproc.vocabulary import Version
 from extproc.wire import access_log_file
 
 _MARK = b'"kind":"' + access_log_file.KIND.encode() + b'"'
-_LOOKED_AT = 20  # lines: the first ones of a file may be torn
+_LOOKED_AT = 20  # lines: the first ones of a file may be cut
 _GZIP = b"\x1f\x8b"
 _LINES = 100_000  # of one segment
 _UNREADABLE = (OSError, EOFError, zlib.error)
@@ -39,7 +39,7 @@ class Pricing(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, registries: list[Path]) -> "Pricing":
-        """From registry files, the newest last. Raises ``OperatorError`` when one cannot be used."""
+        """From registry files, the newest last. Raises ``OperatorError`` if one is invalid."""
         known: dict[Version, PriceList] = {}
         newest, telemetry = PriceList({}), Telemetry()
         for path in registries:

@@ -1,7 +1,7 @@
-"""Routes and outcomes from the record store: what people said of requests whose text was recorded.
+"""Routes and outcomes from the record store: opinions on requests whose text was recorded.
 
-Text is there only where the operator opted in. Its route is what the latest opinion by the name of
-``route`` says; how well a model answered it is the mean of the opinions on that model's answers.
+Texts are recorded only if the operator opted in. The route of a text is the label of the latest opinion named
+``route``. The score of a model's answer is the mean of the opinions on that model's answers.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from extproc.lab.datasets import Dataset, OutcomeRow, Reader
 from extproc.lab.store.record_store import Store
 from extproc.registry.labelled_rows import R, RouteRow
 
-ROUTE = "route"  # the name of opinions whose label is where a request should have gone
-OUTSIDE = "none"  # the label of one that should have abstained, unless a route has that name
-GRADES = ("feedback", "judge")  # the names of opinions on how good an answer is
-_AGREES = 0.5  # a lower score says that the label is not right
+ROUTE = "route"  # the name of opinions whose label is the right route of a request
+OUTSIDE = "none"  # the label of a request that should abstain, unless a route has this name
+GRADES = ("feedback", "judge")  # the names of opinions on the quality of an answer
+_AGREES = 0.5  # a lower score means that the label is wrong
 
 _WITH_TEXT = "input_messages IS NOT NULL AND input_messages != ''"
 _TEXTS = f"""\
@@ -39,7 +39,7 @@ _SHADOWS = f"SELECT request_id, model, output_tokens FROM shadows WHERE request_
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A recorded request with its text, and whose answer the client got."""
+    """A recorded request with its text and the model whose answer the client got."""
 
     request_id: str
     trace_id: str
@@ -49,7 +49,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class RecordedFeedback(msgspec.Struct, frozen=True):
-    """What somebody said; see ``telemetry.rows.EvaluationRow``."""
+    """An opinion; see ``telemetry.rows.EvaluationRow``."""
 
     request_id: str
     trace_id: str
@@ -62,7 +62,7 @@ class RecordedFeedback(msgspec.Struct, frozen=True):
 
 
 class RecordedAnswer(msgspec.Struct, frozen=True):
-    """What another model answered, in an attempt or as a shadow."""
+    """An answer of another model, in an attempt or as a shadow."""
 
     request_id: str
     model: str
@@ -71,7 +71,7 @@ class RecordedAnswer(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What a store knows of the requests whose text it has, the oldest first."""
+    """The requests whose text the store has, their opinions and other answers, the oldest first."""
 
     requests: Sequence[Request]
     opinions: Sequence[RecordedFeedback]
@@ -79,13 +79,13 @@ class History(msgspec.Struct, frozen=True):
 
 
 def routes_recorded(store: Store, name: str) -> Reader[RouteRow]:
-    """Reads labelled rows from ``store``, which ``name`` tells a person."""
+    """A reader of labelled rows in ``store``; messages call it ``name``."""
 
     def read(known: Collection[str]) -> Dataset[RouteRow]:
         rows = route_rows(read_history(store), known)
         if not rows:
             raise OperatorError(
-                f"{name} has no route of any request whose text it has (expected opinions by the name of "
+                f"{name} has no request with both a recorded text and a route (expected opinions named "
                 f"`{ROUTE}`, whose label is one of {', '.join(known)} or {OUTSIDE}, and recorded text)"
             )
         return _dataset(name, rows)
@@ -94,14 +94,14 @@ def routes_recorded(store: Store, name: str) -> Reader[RouteRow]:
 
 
 def outcomes_recorded(store: Store, name: str) -> Reader[OutcomeRow]:
-    """Reads outcomes from ``store``, which ``name`` tells a person."""
+    """A reader of outcomes in ``store``; messages call it ``name``."""
 
     def read(known: Collection[str]) -> Dataset[OutcomeRow]:
         rows = outcome_rows(read_history(store), known)
         if not rows:
             raise OperatorError(
-                f"{name} has no opinion on any answer to a request whose text it has (expected some by the "
-                f"names of {' or '.join(GRADES)} on answers of {', '.join(known)}, and recorded text)"
+                f"{name} has no request with both a recorded text and an opinion on an answer (expected "
+                f"opinions named {' or '.join(GRADES)} on answers of {', '.join(known)}, and recorded text)"
             )
         return _dataset(name, rows)
 
@@ -109,17 +109,17 @@ def outcomes_recorded(store: Store, name: str) -> Reader[OutcomeRow]:
 
 
 def has_routes(store: Store) -> bool:
-    """Whether anybody said where a request should have gone."""
+    """Whether the store has opinions on routes."""
     return _any(store, [ROUTE])
 
 
 def has_outcomes(store: Store) -> bool:
-    """Whether anybody said how good an answer was."""
+    """Whether the store has opinions on answers."""
     return _any(store, GRADES)
 
 
 def read_history(store: Store) -> History:
-    """All that is to be read. Raises ``OperatorError`` when the store refuses."""
+    """The history of a store. Raises ``OperatorError`` if the store refuses."""
     requests = []
     for row in store.rows(_TEXTS):
         text = text_of(row.pop("input_messages"))
@@ -134,7 +134,7 @@ def read_history(store: Store) -> History:
 
 
 def text_of(messages: str) -> str:
-    """The text of the latest user turn in ``gen_ai.input.messages``; empty where there is none to read."""
+    """The text of the latest user turn in ``gen_ai.input.messages``; empty if there is none."""
     try:
         turns = msgspec.json.decode(messages, type=list[dict[str, Any]])
         users = [turn for turn in turns if turn.get("role") == "user"]
@@ -142,13 +142,13 @@ def text_of(messages: str) -> str:
         texts = [part["content"] for part in parts if part.get("type") == "text"]
         return "\n".join(texts) if "".join(texts).strip() else ""
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
-        return ""  # somebody else's instrumentation may write anything
+        return ""  # other instrumentation may write another shape
 
 
 def route_rows(history: History, known: Collection[str]) -> list[RouteRow]:
-    """A row a labelled text, weighing as many requests as said it; labels that are no route are left out."""
+    """A row for each labelled text; its weight is the number of requests. Unknown labels are ignored."""
     meant: dict[str, str | None] = {}
-    for request, opinion in _told(history):
+    for request, opinion in _opinions(history):
         if opinion.name != ROUTE or opinion.score < _AGREES:
             continue
         if opinion.label in known:
@@ -160,10 +160,10 @@ def route_rows(history: History, known: Collection[str]) -> list[RouteRow]:
 
 
 def outcome_rows(history: History, known: Collection[str]) -> list[OutcomeRow]:
-    """A row a judged text; answers of models that are not known are left out."""
+    """A row for each text with scored answers; answers of unknown models are ignored."""
     attempts = {(answer.request_id, answer.attempt): answer.model for answer in history.answers}
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for request, opinion in _told(history):
+    for request, opinion in _opinions(history):
         if opinion.name not in GRADES:
             continue
         model = opinion.model
@@ -177,15 +177,15 @@ def outcome_rows(history: History, known: Collection[str]) -> list[OutcomeRow]:
     return [
         OutcomeRow(
             text,
-            {model: fmean(said) for model, said in by_model.items()},
+            {model: fmean(given) for model, given in by_model.items()},
             {model: tokens[text, model] for model in by_model if (text, model) in tokens},
         )
         for text, by_model in scores.items()
     ]
 
 
-def _told(history: History) -> Iterable[tuple[Request, RecordedFeedback]]:
-    """Every opinion with each request that it is on: by its own name or, without one, by its trace's."""
+def _opinions(history: History) -> Iterable[tuple[Request, RecordedFeedback]]:
+    """Every opinion with its request, by the request id; without an id, with all requests of its trace."""
     by_id: Mapping[str, Request] = {request.request_id: request for request in history.requests}
     by_trace: dict[str, list[Request]] = defaultdict(list)
     for request in history.requests:
@@ -200,7 +200,7 @@ def _told(history: History) -> Iterable[tuple[Request, RecordedFeedback]]:
 
 
 def _tokens(history: History) -> Mapping[tuple[str, str], int]:
-    """The mean length of each model's answers to a text, where it was counted."""
+    """The mean number of tokens of each model's answers to a text, where it is known."""
     texts = {request.request_id: request.text for request in history.requests}
     counted: dict[tuple[str, str], list[int]] = defaultdict(list)
     answers: list[Request | RecordedAnswer] = [*history.requests, *history.answers]
@@ -212,8 +212,8 @@ def _tokens(history: History) -> Mapping[tuple[str, str], int]:
 
 def _any(store: Store, names: Iterable[str]) -> bool:
     listed = ", ".join(f"'{name}'" for name in names)
-    (found,) = store.rows(f"SELECT count() AS told FROM evaluations WHERE name IN ({listed})")
-    return int(found["told"]) > 0
+    (found,) = store.rows(f"SELECT count() AS opinions FROM evaluations WHERE name IN ({listed})")
+    return int(found["opinions"]) > 0
 
 
 def _dataset(name: str, rows: Sequence[R]) -> Dataset[R]:

@@ -1,11 +1,10 @@
-"""Segments into the store, without doubling: what `extproc records import` does.
+"""Load segments into the store without duplicates: `extproc records import`.
 
-The work is one INSERT per kind of row, in the store itself: lines become spans there, under the
-attribute names that spans have. A row that is in the table already stays out, whether it came by
-an earlier import or from a collector, so an import may be repeated and may overlap with anything.
+The store itself does the work, by one INSERT for each kind of row: it turns lines into spans with the usual
+attribute names. A row that is in the table already, from an earlier import or from a collector, is not
+inserted again. So an import can be repeated.
 
-Whatever else is to become records, such as a JSON access log of Envoy's, has to be written as
-lines of this form first; from there on it goes this way and no other.
+Other sources, such as Envoy's JSON access log, are first written as segments and then loaded here.
 """
 
 from collections.abc import Iterable
@@ -24,13 +23,13 @@ from extproc.telemetry.segments import segment_paths
 
 
 class ImportedSegment(msgspec.Struct, frozen=True):
-    """What came of one import."""
+    """The counts of one import."""
 
     files: int = 0
     lines: int = 0
     rows: int = 0  # new in the store
     known: int = 0  # in the store already, or twice in the segments
-    bad: int = 0  # not JSON, or of no kind that we know: cut short by a crash, or of a later version
+    bad: int = 0  # not JSON, or of an unknown kind: cut by a crash, or from a later version
 
     def __add__(self, other: "ImportedSegment") -> "ImportedSegment":
         mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
@@ -38,16 +37,16 @@ class ImportedSegment(msgspec.Struct, frozen=True):
 
 
 def prepare(store: Store) -> None:
-    """Make the table and the views, where they are not there yet."""
+    """Create the table and the views if they do not exist."""
     for statement in statements():
         store.run(statement)
 
 
 def segments_in(paths: Iterable[Path]) -> list[Path]:
-    """The files that ``paths`` name: files as they are, of directories their segments.
+    """The files at ``paths``; a directory stands for its segments.
 
     Raises:
-        OperatorError: there is nothing at a path, or no segment in a directory.
+        OperatorError: a path does not exist, or a directory has no segment.
     """
     found: list[Path] = []
     for path in paths:
@@ -59,10 +58,10 @@ def segments_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def load(store: Store, segment: Path, *, attributes: bool = True) -> ImportedSegment:
-    """Load one segment. Raises ``OperatorError`` when the store refuses.
+    """Load one segment. Raises ``OperatorError`` if the store refuses.
 
-    Without ``attributes`` only what the views read is loaded, which takes half of the time: for a
-    store that no one but a report ever sees.
+    Without ``attributes`` only the columns that the views read are loaded, which takes half of the time. This
+    is for a store that only a report reads.
     """
     with store.staged(segment) as lines:
         found = {part.kind: part for part in _survey(store, lines)}
@@ -78,7 +77,7 @@ def load(store: Store, segment: Path, *, attributes: bool = True) -> ImportedSeg
 
 
 def orphans(store: Store) -> int:
-    """How many opinions name a request that the store has no exchange of (yet)."""
+    """The number of opinions on requests that are not in the store (yet)."""
     (found,) = store.rows(
         "SELECT count() AS opinions FROM evaluations "
         "WHERE request_id != '' AND request_id NOT IN (SELECT request_id FROM exchanges)"
@@ -87,7 +86,7 @@ def orphans(store: Store) -> int:
 
 
 def recorded_since(store: Store, since: datetime) -> int:
-    """How many exchanges and attempts that began then or later the store has, each once."""
+    """The number of distinct exchanges and attempts that began at ``since`` or later."""
     moment = {"since": round(since.timestamp() * 1e6)}
     begun = "time >= fromUnixTimestamp64Micro({since:Int64})"
     (found,) = store.rows(
@@ -101,9 +100,9 @@ def recorded_since(store: Store, since: datetime) -> int:
 class _Part(msgspec.Struct, frozen=True):
     """The lines of one kind in a segment."""
 
-    kind: str  # empty: of what is not JSON
+    kind: str  # empty: lines that are not JSON
     lines: int
-    begin: str  # the times of the first and the last
+    begin: str  # the times of the first and the last line
     end: str
 
 
@@ -138,7 +137,7 @@ def _insert(kind: type[Row], lines: str, part: _Part, *, attributes: bool) -> st
         ERROR: _error(kind),
         **kept(kind, "row"),
     }
-    # An opinion may be sent again at any time; other rows have the time of what they tell of.
+    # An opinion may be sent again with another time; the time of other rows never changes.
     begin, end = (f"toDateTime64('{time}', 9, 'UTC')" for time in (part.begin, part.end))
     nearby = "" if kind is EvaluationRow else f"AND Timestamp BETWEEN {begin} AND {end}"
     return f"""\
@@ -170,17 +169,17 @@ SETTINGS max_partitions_per_insert_block = 0"""
 
 
 def _attributes(kind: type[Row]) -> str:
-    """What the span of a row says, in a map."""
-    told = ", ".join(
+    """The attributes of a row's span, as a map."""
+    pairs = ", ".join(
         f"'{attribute.name}', {column.write(f'row.{field.encode_name}', attribute)}"
         for field, attribute, column in attributed(kind)
     )
     record = f"'{otel_names.ROUTER_RECORD}', '{kind_of(kind)}'"
-    return f"mapFilter((name, value) -> value != '', map({record}, {told}, {_about_the_call(kind)}))"
+    return f"mapFilter((name, value) -> value != '', map({record}, {pairs}, {_about_the_call(kind)}))"
 
 
 def _tuple(kind: type[Row]) -> str:
-    """The type of a line of this kind; what a line lacks is null, empty or false."""
+    """The type of a line of this kind; members that a line lacks are null, empty or false."""
     in_the_span = {
         "kind": "String",
         "time": "String",
@@ -194,13 +193,13 @@ def _tuple(kind: type[Row]) -> str:
     return "Tuple(" + ", ".join(f"{name} {json}" for name, json in columns.items()) + ")"
 
 
-# What ``span_trees`` and ``span_trees`` say of a row besides its fields, in SQL.
+# What ``span_trees`` adds to a row's fields, in SQL.
 
 
 def _operation() -> str:
     apis = ", ".join(f"'{api}'" for api in otel_names.OPERATIONS)
-    told = ", ".join(f"'{operation}'" for operation, _ in otel_names.OPERATIONS.values())
-    return f"transform(row.api, [{apis}], [{told}], '')"
+    names = ", ".join(f"'{operation}'" for operation, _ in otel_names.OPERATIONS.values())
+    return f"transform(row.api, [{apis}], [{names}], '')"
 
 
 def _span_name(kind: type[Row]) -> str:
@@ -220,14 +219,14 @@ def _about_the_call(kind: type[Row]) -> str:
     if kind is EvaluationRow:
         return f"'{otel_names.OPENINFERENCE_SPAN_KIND}', 'EVALUATOR'"
     if kind is ExchangeRow:
-        told = {
+        found = {
             otel_names.OPENINFERENCE_SPAN_KIND: "'CHAIN'",
             otel_names.ROUTER_REFUSED: _refusal(kind),
             otel_names.ERROR_TYPE: _error(kind),
         }
     else:
-        told = {otel_names.GEN_AI_OPERATION_NAME: _operation(), otel_names.ERROR_TYPE: _error(kind)}
-    return ", ".join(f"'{name}', {expression}" for name, expression in told.items())
+        found = {otel_names.GEN_AI_OPERATION_NAME: _operation(), otel_names.ERROR_TYPE: _error(kind)}
+    return ", ".join(f"'{name}', {expression}" for name, expression in found.items())
 
 
 def _refusal(kind: type[Row]) -> str:

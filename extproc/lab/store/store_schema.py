@@ -1,9 +1,9 @@
 """The store's tables and views, generated from the rows and the table of their attributes.
 
-The table is the one that the OpenTelemetry Collector's ClickHouse exporter makes for spans, so
-that spans from a collector and records from segments lie in one place and are read by one SQL.
-To it come columns of the rows' own types (see ``columns``), and a view per kind of row names them as
-its fields. A span is a row if it says so (``router.record``); the others of a trace are left alone.
+The table is that of the OpenTelemetry Collector's ClickHouse exporter for spans, so the same SQL reads spans
+from a collector and records from segments. Columns of the rows' own types are added (see ``columns``), and a
+view for each kind of row gives them the names of its fields. Spans with the attribute ``router.record`` are
+rows; views ignore the others.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from extproc.telemetry.rows import (
 
 TABLE = "otel_traces"
 
-# As the exporter makes it (exporter/clickhouseexporter/internal/sqltemplates), without its TTL.
+# The table of the exporter (exporter/clickhouseexporter/internal/sqltemplates), without its TTL.
 _CREATE_TABLE = f"""\
 CREATE TABLE IF NOT EXISTS {TABLE} (
     Timestamp DateTime64(9) CODEC(Delta, ZSTD(1)),
@@ -66,7 +66,7 @@ PARTITION BY toDate(Timestamp)
 ORDER BY (ServiceName, SpanName, toDateTime(Timestamp))
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1"""
 
-# What makes two rows of a kind the same row.
+# Two rows of a kind with the same values in these fields are the same row.
 IDENTITY: dict[type[Row], tuple[str, ...]] = {
     ExchangeRow: ("request_id",),
     AttemptRow: ("request_id", "attempt"),
@@ -81,9 +81,9 @@ def view_name(kind: type[Row]) -> str:
 
 
 def statements() -> list[str]:
-    """What makes an empty store, each safe to run again: the table, its columns, then its views.
+    """The statements that make the table, its columns and its views.
 
-    It does as well for a table that the exporter made, or an earlier version of ours.
+    Each can be run again, also on a table that the exporter or an earlier version made.
     """
     return [_CREATE_TABLE, _add_columns(), *(_view(kind) for kind in KINDS)]
 
@@ -104,15 +104,15 @@ def _add_columns() -> str:
 def _view(kind: type[Row]) -> str:
     body = _select(kind, _of_span)
     if kind is EvaluationRow:
-        # The conventions also have opinions as events of the span they are about. The same opinion
-        # may come both ways and, from a client that tries again, more than once.
+        # By the conventions, an opinion can also be an event of the span that it is about. The same opinion
+        # can come both ways and, from a client that retries, more than once.
         both = f"{body}\nUNION ALL\n{_select(kind, _of_event)}"
         body = f"SELECT * FROM (\n{both}\n)\nORDER BY time\nLIMIT 1 BY evaluation_id"
     return f"CREATE OR REPLACE VIEW {view_name(kind)} AS\n{body}"
 
 
 class _Source(msgspec.Struct, frozen=True):
-    """Where a view finds its rows."""
+    """The expressions by which a view reads its rows."""
 
     origin: str
     time: str
@@ -151,7 +151,7 @@ def _of_event(kind: type[Row]) -> _Source:
 
 
 def _field_of_event(field: RowField) -> str:
-    # An event of somebody else's instrumentation knows neither id; its span may.
+    # An event of other instrumentation has neither id; its span may have them.
     if field.info.name == "request_id":
         own = _event_attribute(otel_names.ROUTER_REQUEST_ID)
         return f"if({own} = '', {column_name(field.info.name)}, {own})"
@@ -178,13 +178,13 @@ def _select(kind: type[Row], source_of: Callable[[type[Row]], _Source]) -> str:
 
 
 def _span_columns(kind: type[Row], source: _Source) -> dict[str, str]:
-    """The columns that stand in the span itself."""
+    """The fields that the exporter's own columns have."""
     error = f"if({source.refusal} != '', {source.refusal}, {source.error})"
     return {
-        # As it is: a condition on anything made of it would not spare a single part of the table.
+        # Unchanged: a condition on an expression of it would read every part of the table.
         "time": source.time,
         "trace_id": "TraceId",
-        # A duration of nothing at all is one that nobody measured.
+        # A duration of 0 was not measured.
         "duration_ms": f"nullIf({source.duration}, 0) / 1e6",
         "error": error if kind is ExchangeRow else source.error,
         "refused": f"toBool({source.refusal} != '')",

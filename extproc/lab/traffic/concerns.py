@@ -1,8 +1,8 @@
-"""What is wrong with a slice of the traffic, and how surely: the order of the report.
+"""What is wrong with a slice of the traffic, and how certain it is: the order of the report.
 
-A concern is worth the share of answers that are bad beyond doubt: the near end of a 95 % interval,
-not its middle. So a slice with few opinions cannot push itself forward by chance, and a slice that
-is surely bad cannot hide behind its small volume.
+The severity of a concern is the share of answers that are certainly bad: the lower end of a 95 % interval,
+not its middle. So a slice with few opinions does not come first by chance, and a bad slice comes first even
+if it is small.
 """
 
 import math
@@ -12,24 +12,24 @@ import msgspec
 
 from extproc.lab.measure.intervals import Interval, wilson
 
-ENOUGH = 30  # samples below which a share is not to be read
-_MATERIAL = 0.05  # a change smaller than this is no concern, however sure
+ENOUGH = 30  # samples; a share of fewer is too uncertain to be read
+_MATERIAL = 0.05  # the smallest change of a share that is a concern
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """A share with its 95 % interval (Wilson; of scores in [0, 1], it is wider than it need be)."""
+    """A share, or a mean score in [0, 1], with its 95 % interval (Wilson, 1927; wide for scores)."""
 
-    value: float | None  # null: of nothing
+    value: float | None  # null: no samples
     low: float
     high: float
     samples: int
-    enough: bool  # to be read as a number
+    enough: bool  # whether there are `ENOUGH` samples
 
 
 class TimeBucket(msgspec.Struct, frozen=True):
     """Hits among samples in one stretch of time."""
 
-    number: int  # counted from the begin of the window
+    number: int  # from the beginning of the window
     hits: float
     samples: int
 
@@ -39,8 +39,8 @@ class Concern(msgspec.Struct, frozen=True):
 
     kind: str  # quality, error, fall, rise
     what: str  # feedback, judge, ... or error
-    severity: float  # the share of answers that it spoils for certain, (0, 1]
-    since: int | None = None  # the bucket from which on, for a fall or a rise
+    severity: float  # the share of answers that are certainly bad, (0, 1]
+    since: int | None = None  # the first bucket after a fall or a rise
     before: float | None = None
     after: float | None = None
 
@@ -53,7 +53,7 @@ def rate(hits: float, samples: int) -> Rate:
 
 
 def of_quality(name: str, buckets: Sequence[TimeBucket]) -> Iterator[Concern]:
-    """What the opinions of one kind are cause for: that they are bad, or became worse."""
+    """The concerns about the opinions of one name: they are bad, or they became worse."""
     total = rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
     if total.enough and total.value is not None and total.high < 1:
         yield Concern("quality", name, 1 - total.high)
@@ -61,7 +61,7 @@ def of_quality(name: str, buckets: Sequence[TimeBucket]) -> Iterator[Concern]:
 
 
 def of_errors(buckets: Sequence[TimeBucket]) -> Iterator[Concern]:
-    """What the failures are cause for: that there are many, or became more."""
+    """The concerns about failures: there are many, or they became more."""
     total = rate(sum(b.hits for b in buckets), sum(b.samples for b in buckets))
     if total.enough and total.low > 0:
         yield Concern("error", "error", total.low)
@@ -75,14 +75,14 @@ def _rest(share: float | None) -> float | None:
 
 
 def _change(kind: str, what: str, buckets: Sequence[TimeBucket]) -> Iterator[Concern]:
-    """The point in time from which on it is worse by most, if it surely is; as severe as it is bad now."""
+    """The point in time of the largest certain fall; its severity is the share of bad answers after it."""
     worst: Concern | None = None
     deepest = 0.0
     for split in range(1, len(buckets)):
         before, after = _sum(buckets[:split]), _sum(buckets[split:])
         if min(before[1], after[1]) < ENOUGH:
             continue
-        fall = _surely_fell(before, after)
+        fall = _certain_fall(before, after)
         if fall > max(_MATERIAL, deepest):
             deepest = fall
             shares = before[0] / before[1], after[0] / after[1]
@@ -95,8 +95,8 @@ def _sum(buckets: Sequence[TimeBucket]) -> tuple[float, int]:
     return sum(b.hits for b in buckets), sum(b.samples for b in buckets)
 
 
-def _surely_fell(before: tuple[float, int], after: tuple[float, int]) -> float:
-    """The lower end of the interval of a difference of two shares (Newcombe, 1998, method 10)."""
+def _certain_fall(before: tuple[float, int], after: tuple[float, int]) -> float:
+    """The lower end of the interval of a difference of two independent shares (Newcombe, 1998, method 10)."""
     first, second = before[0] / before[1], after[0] / after[1]
     bounds: tuple[Interval, Interval] = wilson(*before), wilson(*after)
     unsure = math.hypot(first - bounds[0].low, bounds[1].high - second)

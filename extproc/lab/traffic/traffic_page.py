@@ -23,7 +23,7 @@ from extproc.lab.traffic.traffic_text import (
     PROXIES_NOTE,
     PROXIES_TITLE,
     explained,
-    is_told,
+    is_shown,
     mean_score,
     notes,
     observed_in_words,
@@ -32,12 +32,12 @@ from extproc.lab.traffic.traffic_text import (
     would_go_to,
 )
 
-_DRAWN = 40  # slices and routes; a page of more is read by nobody, and the tables have all of them
-_NAMES = 2  # kinds of opinions drawn over time; a plot of more lines is not read
+_DRAWN = 40  # slices and routes; the tables have all of them
+_NAMES = 2  # kinds of opinions in the plots over time, which more lines would make unreadable
 
 
 def as_page(report: TrafficReport) -> str:
-    """The whole document."""
+    """The whole page."""
     names = quality_names(report)
     sections = [
         _head(report),
@@ -78,18 +78,18 @@ def _head(report: TrafficReport) -> str:
 
 
 def _concerns(report: TrafficReport) -> str:
-    told = [_concerns_of(part, report) for part in report.slices[:_DRAWN]]
-    return "".join(told) or "<p>Nothing is surely bad.</p>"
+    shown = [_concerns_of(part, report) for part in report.slices[:_DRAWN]]
+    return "".join(shown) or "<p>Nothing is certainly bad.</p>"
 
 
 def _concerns_of(part: SliceReport, report: TrafficReport) -> str:
-    worth_telling = [concern for concern in part.concerns if is_told(concern)]
-    if not worth_telling:
+    shown = [concern for concern in part.concerns if is_shown(concern)]
+    if not shown:
         return ""
-    changed = any(concern.kind in CHANGES for concern in worth_telling)
+    changed = any(concern.kind in CHANGES for concern in shown)
     lines = "".join(
         f"<br><{tag}>{html.escape(explained(concern, report))}</{tag}>"
-        for concern in worth_telling
+        for concern in shown
         for tag in ["em" if concern.kind in CHANGES else "span"]
     )
     return (

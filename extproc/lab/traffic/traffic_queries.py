@@ -1,18 +1,18 @@
-"""Every query of the report, in ClickHouse's dialect, over the views of the store.
+"""The queries of the report, in ClickHouse's dialect, over the views of the store.
 
-``since`` and ``step`` are microseconds: the begin of the window and the width of its buckets.
+``since`` and ``step`` are the beginning of the window and the width of its buckets, in microseconds.
 """
 
 from extproc.telemetry.row_building import REFUSALS
 from extproc.vocabulary import Reason, Stage
 
 _AT = "toUnixTimestamp64Micro(time)"
-_IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # which spares the partitions before
-_ANSWERED_BY = "if(served_by != '', served_by, model)"  # whose answer was good or bad, fast or slow
-# What is no LLM call is counted nowhere.
+_IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # so that earlier partitions are not read
+_ANSWERED_BY = "if(served_by != '', served_by, model)"  # the model whose answer was good or bad, fast or slow
+# Requests that are not LLM calls are never counted.
 _CALLS = f"api != '' AND {_IN_WINDOW}"
 _BUCKET = f"intDiv({_AT} - {{since:Int64}}, {{step:Int64}})"
-# The fast path has leads of its own kind: its sample, weighted, stands for what it decided.
+# Margins of the fast path are of another kind. Its weighted sample stands for the requests that it decided.
 _SCORED = f"margin IS NOT NULL AND stage != '{Stage.LEXICAL}'"
 _WEIGHT = "ifNull(weight, 1)"
 _MARGINS = f"sumIf(margin * {_WEIGHT}, {_SCORED})"
@@ -21,7 +21,7 @@ _BOTH_KNOWN = "cost_usd IS NOT NULL AND reference_cost_usd IS NOT NULL"
 
 WINDOW = f"SELECT count() AS requests, min({_AT}) AS begin, max({_AT}) AS end FROM exchanges WHERE {_CALLS}"
 
-# What no model was asked for: what was refused, and what the client left before there was a decision.
+# Requests without a call to a model: the router refused them, or the client left before a decision.
 _LEFT = "NOT bypassed AND stage = '' AND status IS NULL AND hasAny(flags, ['DC', 'DR'])"
 _ASKED = f"NOT refused AND NOT ({_LEFT})"
 
@@ -32,7 +32,7 @@ WHERE {_CALLS} AND NOT ({_ASKED})
 GROUP BY why, rule
 ORDER BY requests DESC, why, rule"""
 
-# Opinions whose exchange is not in the store: a wrong id, or a record that is lost or not loaded yet.
+# Opinions whose exchange is not in the store: a wrong id, or a record that is lost or not yet loaded.
 STRAY = f"""\
 SELECT count() AS opinions,
     countIf(if(
@@ -43,7 +43,7 @@ SELECT count() AS opinions,
 FROM evaluations
 WHERE subject = 'exchange' AND {_IN_WINDOW}"""
 
-# What OpenAI's chat and completions, its responses and Anthropic call an end by a limit.
+# The finish reasons of OpenAI's APIs and of Anthropic's for an end by a limit.
 _LIMITS = "('length', 'max_output_tokens', 'max_tokens', 'model_context_window_exceeded')"
 
 SLICES = f"""\
@@ -79,8 +79,8 @@ WHERE {_CALLS} AND {_ASKED}
 GROUP BY route, answered_by
 ORDER BY route, answered_by"""
 
-# One opinion per exchange and question: of several, their mean. An opinion that names a request is on
-# that one; one that names only a trace is on every exchange of it.
+# One opinion for each exchange and name: the mean of several. An opinion with a request id is on that
+# request; an opinion with only a trace id is on every exchange of the trace.
 QUALITY = f"""\
 SELECT route, answered_by, name, bucket, count() AS judged, sum(verdict) AS score
 FROM (
@@ -105,7 +105,7 @@ ORDER BY route, answered_by, name, bucket"""
 
 _ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}')"
 
-# A request that abstained has no route; it leaned to its first candidate, where that is known.
+# A request that abstained has no route; it leans to its first candidate, where that is known.
 TREND = f"""\
 SELECT route, {_ANSWERED_BY} AS answered_by,
     if(route != '', route, splitByChar(':', candidates[1])[1]) AS leaning,
@@ -120,9 +120,8 @@ WHERE {_CALLS} AND {_ASKED}
 GROUP BY route, answered_by, leaning, bucket
 ORDER BY leaning, bucket, route, answered_by"""
 
-# Who asks again was not answered well before: the hint is on the answer that came just before in the same
-# conversation. What the router refused was no answer. A request that asks nothing (it brings a tool's
-# result) says nothing of the one before.
+# A repeated question is a hint on the answer just before it in the same conversation. Requests that the
+# router refused have no answer. A request without a question (with a tool's result) is no hint.
 REASKED = f"""\
 SELECT route, answered_by, count(following) AS followed, countIf(following) AS repeated
 FROM (
@@ -136,7 +135,7 @@ FROM (
 GROUP BY route, answered_by
 ORDER BY route, answered_by"""
 
-# What was saved is told against asking the reference model at once.
+# The saving is against the reference model asked at once.
 CASCADES = f"""\
 SELECT a.cascade AS cascade,
     count() AS requests,
@@ -179,7 +178,7 @@ ORDER BY route, primary_model, model"""
 
 _BOTH_PRICED = "cost_usd IS NOT NULL AND would_cost_usd IS NOT NULL"
 
-# What would have been refused has no model and so no cost: a refusal saves nothing.
+# A request that would have been refused has no model and so no cost: a refusal saves nothing.
 OBSERVED = f"""\
 SELECT would_route, would_model,
     if(reason IN ({", ".join(f"'{label}'" for label in REFUSALS)}), reason, '') AS would_refuse,

@@ -179,7 +179,7 @@ def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, dict[str, list[T
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[TimeBucket]]:
-    """Of each slice the failures by bucket: a route that was leaned to makes no difference here."""
+    """The failures of each slice by bucket, summed over the routes that requests leaned to."""
     sums: dict[_Slice, dict[int, tuple[int, int]]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for row in rows:
         buckets, number = sums[row["route"], row["answered_by"]], int(row["bucket"])
@@ -191,8 +191,8 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[_Slice, list[TimeBucket
     }
 
 
-class _Moment:
-    """What is known of one route in one bucket, summed over its models."""
+class _BucketSums:
+    """The sums of one route in one bucket, over its models."""
 
     def __init__(self) -> None:
         self.requests = self.abstained = self.scored = 0
@@ -208,7 +208,7 @@ class _Moment:
 def _routes(
     rows: Sequence[Mapping[str, Any]], quality: Mapping[_Slice, Mapping[str, list[TimeBucket]]]
 ) -> list[RouteReport]:
-    by_route: dict[str, dict[int, _Moment]] = defaultdict(lambda: defaultdict(_Moment))
+    by_route: dict[str, dict[int, _BucketSums]] = defaultdict(lambda: defaultdict(_BucketSums))
     for row in rows:
         by_route[row["leaning"]][int(row["bucket"])].add(row)
     judged = _quality_of_routes(quality)
@@ -238,7 +238,7 @@ def _routes(
 def _quality_of_routes(
     quality: Mapping[_Slice, Mapping[str, list[TimeBucket]]],
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """The mean score of a route in a stretch of time, over its models."""
+    """The mean scores of a route in a bucket of time, over its models."""
     sums: dict[tuple[str, int, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for (route, _), names in quality.items():
         for name, buckets in names.items():

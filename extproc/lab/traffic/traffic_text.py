@@ -1,4 +1,4 @@
-"""The report on traffic as text for a terminal."""
+"""The report of `extproc report` as text for a terminal."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,12 +34,12 @@ PROXIES_NOTE = (
     "answers whose conversation went on with such a request, where conversations have an id."
 )
 
-_WORTH_TELLING = 0.05
-_FEW = "?"  # behind a share of too few samples
+_SHOWN_FROM = 0.05  # severity
+_FEW = "?"  # after a share of too few samples
 
 
 def as_text(report: TrafficReport) -> str:
-    """Every slice, the worst first, and why it stands there."""
+    """The whole report: every slice, the worst first, with its concerns."""
     names = quality_names(report)
     parts = [
         _head(report),
@@ -76,17 +76,17 @@ def as_text(report: TrafficReport) -> str:
 
 
 def quality_names(report: TrafficReport) -> list[str]:
-    """What opinions there are, of any slice."""
+    """The names of all opinions."""
     return sorted({name for part in report.slices for name in part.quality})
 
 
 def share(rate: Rate | None) -> str:
-    """A share with its interval in percent, marked where it is of too few samples."""
+    """A share with its interval in percent, with a mark if samples are too few."""
     return _marked(rate, percent)
 
 
 def mean_score(rate: Rate | None) -> str:
-    """A mean score with its interval, marked where it is of too few samples."""
+    """A mean score with its interval, with a mark if samples are too few."""
     return _marked(rate, score)
 
 
@@ -108,9 +108,9 @@ def explained(concern: Concern, report: TrafficReport) -> str:
     return f"{concern.what} {verb} from {written(concern.before)} to {written(concern.after)}{since}"
 
 
-def is_told(concern: Concern) -> bool:
-    """Whether it is worth a line: what changed for the worse, and what is bad in more than a few answers."""
-    return concern.kind in CHANGES or concern.severity >= _WORTH_TELLING
+def is_shown(concern: Concern) -> bool:
+    """Whether the concern gets a line: a change for the worse, or more than a few bad answers."""
+    return concern.kind in CHANGES or concern.severity >= _SHOWN_FROM
 
 
 def _when(report: TrafficReport, bucket: int) -> str:
@@ -132,12 +132,12 @@ def _head(report: TrafficReport) -> str:
 
 
 def notes(report: TrafficReport) -> list[str]:
-    """What the figures leave out, in sentences."""
+    """Sentences on what the figures do not include."""
     found = []
     if report.estimated:
         found.append(
-            f"{counted(report.estimated, 'request')} told no usage; by the sizes of their bodies they cost "
-            f"about {dollars(report.estimated_cost_usd)} more (`stream_usage: ask` has streams tell it)"
+            f"{counted(report.estimated, 'request')} had no usage; by the sizes of their bodies they cost "
+            f"about {dollars(report.estimated_cost_usd)} more (`stream_usage: ask` makes streams report it)"
         )
     if report.stray:
         found.append(
@@ -184,9 +184,9 @@ def _concerns(report: TrafficReport) -> str:
         [f"{_name(part.route)} -> {part.model}", explained(concern, report)]
         for part in report.slices
         for concern in part.concerns
-        if is_told(concern)
+        if is_shown(concern)
     ]
-    return "worst first\n" + text_table(["", ""], rows).lstrip("\n") if rows else "nothing is surely bad"
+    return "worst first\n" + text_table(["", ""], rows).lstrip("\n") if rows else "nothing is certainly bad"
 
 
 def _proxies(report: TrafficReport, names: Sequence[str]) -> str:
@@ -269,18 +269,18 @@ def _observed(report: TrafficReport) -> str:
 
 
 def would_go_to(part: ObservedReport) -> str:
-    """The model that routing would have asked; else why there is none."""
+    """The model that routing would have asked, or why there is none."""
     return part.model or (f"(refused: {part.refusal})" if part.refusal else "(undecided)")
 
 
 def observed_in_words(observed: Observation) -> str:
-    """What switching on would change, in a sentence."""
-    told = f"{counted(observed.requests, 'request')} ({percent(observed.share)}) were only observed"
+    """A sentence on what `mode: active` would change."""
+    seen = f"{counted(observed.requests, 'request')} ({percent(observed.share)}) were only observed"
     money = observed.money
     if not money.compared:
-        return f"{told}; what routing saves is not known: usage, or a price, is missing"
+        return f"{seen}; what routing saves is not known: usage, or a price, is missing"
     return (
-        f"{told}; of {count(money.compared)} that can be compared, now {dollars(money.cost_usd)}, routed "
+        f"{seen}; of {count(money.compared)} that can be compared, now {dollars(money.cost_usd)}, routed "
         f"{dollars(money.would_cost_usd)} for the same tokens: {_change(money)}"
     )
 

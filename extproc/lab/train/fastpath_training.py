@@ -1,8 +1,7 @@
-"""Learning the lexical fast path: when are the words alone as good as the whole head?
+"""Train the lexical fast path: when do the words alone decide as the whole head does?
 
-The words' head is held out on the same rows as the whole one, so that neither has seen what they are
-compared on. Agreement is with what would be served: a text that the whole head abstains from is one
-that the words must not decide.
+Both heads are compared on the same held-out rows, which neither is fitted on. Agreement is with the served
+decision: the words must not decide a text from which the whole head abstains.
 """
 
 from collections.abc import Callable
@@ -17,31 +16,31 @@ from extproc.routing.calibration import best_temperature
 from extproc.routing.fastpath import Words
 from extproc.routing.scorers import Matrix, softmax
 
-AGREEMENT = 0.99  # with the whole head, above the lead
-LEAST_ROWS = 50  # that must be above it, or chance would choose it
+AGREEMENT = 0.99  # with the whole head, of rows at or above the lead
+LEAST_ROWS = 50  # at or above the lead, at least; fewer could agree by chance
 
 Progress = Callable[[str], None]
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What the fast path does to some rows; NaN where it decides none of them."""
+    """Figures of the fast path on some rows; NaN if it decides none of them."""
 
     rows: int
-    coverage: float  # share that it decides
-    agreement: float  # of these, with what the whole head makes of them
-    right: float  # of these, share that is decided rightly
-    whole_right: float  # of these, share that the whole head decides rightly
+    coverage: float  # the share that it decides
+    agreement: float  # of these, the share decided as the whole head does
+    right: float  # of these, the share decided rightly
+    whole_right: float  # of these, the share that the whole head decides rightly
 
 
 class LearntFastPath(msgspec.Struct, frozen=True):
-    """The head, and what was seen of it on rows that it was not fitted on."""
+    """The head, and its figures on held-out rows."""
 
     words: Words
     held: Measured
 
 
 def learn(rows: Corpus, outcome: TrainedRoutes, progress: Progress) -> LearntFastPath:
-    """Fit on the rows that ``outcome`` was trained on; a lead above 1 where the words are never enough."""
+    """Fit on the rows that ``outcome`` was trained on; the lead is above 1 if the words are never enough."""
     routes = len(rows.routes)
     logits = np.zeros((len(rows.labels), routes), np.float32)
     scored = np.zeros(len(rows.labels), bool)
@@ -64,14 +63,14 @@ def learn(rows: Corpus, outcome: TrainedRoutes, progress: Progress) -> LearntFas
 
 
 def measure(words: Words, outcome: TrainedRoutes, rows: Corpus, held: HeldOut) -> Measured:
-    """On other rows, of which ``held`` is what the whole head said."""
+    """The figures on other rows; ``held`` has the whole head's scores of them."""
     assert rows.inputs.words is not None
     chances = words.probabilities(rows.inputs.words)
     return _compare(chances, words.lead, _served(outcome, held), held.labels)
 
 
 def choose_lead(lead: Floats, agreed: Truths, target: float = AGREEMENT) -> float:
-    """The least lead above which ``target`` of the rows agree; more than 1, so never, where none does."""
+    """The least lead from which on ``target`` of the rows agree; above 1 (never) if there is none."""
     order = np.argsort(-lead, kind="stable")
     shares = np.cumsum(agreed[order]) / np.arange(1, len(order) + 1)
     last_of_tie = np.append(np.diff(lead[order]) != 0, True)
@@ -84,13 +83,13 @@ def _chances(logits: Matrix, temperature: float) -> Matrix:
 
 
 def _served(outcome: TrainedRoutes, held: HeldOut) -> Labels:
-    """What the whole head would make of the rows, abstentions included."""
+    """The whole head's decisions on the rows, with abstentions."""
     chances = outcome.meaning.calibration.probabilities(held.logits)
     return decisions(chances, held.similarity, outcome.selected.floors)
 
 
 def _compare(chances: Matrix, lead: float, served: Labels, truth: Labels) -> Measured:
-    taken, said = margins(chances) >= lead, chances.argmax(axis=1)
+    taken, decided = margins(chances) >= lead, chances.argmax(axis=1)
 
     def share(hits: Truths) -> float:
         return float(hits[taken].mean()) if taken.any() else float("nan")
@@ -99,7 +98,7 @@ def _compare(chances: Matrix, lead: float, served: Labels, truth: Labels) -> Mea
     return Measured(
         rows=len(taken),
         coverage=coverage,
-        agreement=share(said == served),
-        right=share(said == truth),
+        agreement=share(decided == served),
+        right=share(decided == truth),
         whole_right=share(served == truth),
     )

@@ -1,4 +1,4 @@
-"""When to abstain: both floors from held-out rows, and how far a text is from every route."""
+"""When to abstain: choose both floors on held-out rows, and score how far a text is from all routes."""
 
 import math
 
@@ -11,24 +11,24 @@ from extproc.routing.calibration import Calibration
 from extproc.routing.scorers import Matrix
 from extproc.routing.trained_heads import log_softmax
 
-SOFTENED = 3.0  # the calibrated temperature, so many times over, when asked about scope
+SOFTENED = 3.0  # times the calibrated temperature, for the scope score
 _SIMILARITIES = 60  # floors tried
-_RARELY_SO_FAR = 0.01  # of rows in scope lie below the similarity floor where no stranger was seen
+_RARELY_SO_FAR = 0.01  # the share of rows in scope below the similarity floor, without rows out of scope
 
 
 class Floors(msgspec.Struct, frozen=True):
-    """Below either one the default model answers."""
+    """Below either floor the default model answers."""
 
     margin: float
     similarity: float
 
 
 class Selected(msgspec.Struct, frozen=True):
-    """What two floors do to held-out rows."""
+    """Two floors, and their figures on held-out rows."""
 
     floors: Floors
     coverage: float  # share of rows kept
-    wrong: float  # share of the rows kept that are wrong; NaN where none is
+    wrong: float  # share of the kept rows that are wrong; NaN if no row is kept
 
 
 def kept(margin: Floats, similarity: Floats, floors: Floors) -> Truths:
@@ -40,15 +40,15 @@ def kept(margin: Floats, similarity: Floats, floors: Floors) -> Truths:
 def choose_floors(
     margin: Floats, similarity: Floats, right: Truths, inside: Truths, target: float
 ) -> Selected:
-    """The floors that keep most rows in scope while at most ``target`` of the rows kept are wrong.
+    """The floors that keep most right rows while at most ``target`` of the kept rows are wrong.
 
-    A point on the risk-coverage curve of each similarity floor (El-Yaniv and Wiener, 2010). Rows out
-    of scope are wrong whenever they are kept. Where there are none, nothing is known of strangers, and
-    the similarity floor keeps out what is farther away than nearly every row. Where no floors reach
-    the target, those with the least wrong are taken.
+    Each similarity floor has a risk-coverage curve over the margin floors (El-Yaniv and Wiener, 2010); the
+    result is the best point of all curves. A kept row out of scope is wrong. Without rows out of scope, the
+    similarity floor is a low quantile of the rows in scope. If no floors reach the target, the result has the
+    least share of wrong rows.
     """
     margin, similarity = _rounded(margin), _rounded(similarity)
-    best: tuple[float, float, float] | None = None  # reached or not, then right rows kept
+    best: tuple[float, float, float] | None = None  # (target reached, right rows kept or share wrong, -floor)
     chosen = Floors(1.0, 1.0)
     for floor in _similarity_floors(similarity, inside):
         near = np.flatnonzero(similarity >= floor)
@@ -72,7 +72,7 @@ def choose_floors(
 
 
 def _similarity_floors(similarity: Floats, inside: Truths) -> list[float]:
-    """Floors to try: values that occur, or 0."""
+    """The similarity floors to try: values of rows, or 0."""
     if not len(similarity):
         return [0.0]
     if inside.all():
@@ -82,17 +82,17 @@ def _similarity_floors(similarity: Floats, inside: Truths) -> list[float]:
 
 
 def _rounded(values: Floats) -> Floats:
-    """Down to four digits, before floors are chosen: what an operator reads is then what holds."""
+    """Rounded down to four digits before floors are chosen, so that the printed floors decide alike."""
     rounded: Floats = np.floor(values * 1e4) / 1e4
     return rounded
 
 
 class ScopeScore(msgspec.Struct, frozen=True):
-    """How much a text belongs to any route: higher is more. Standardised on held-out rows in scope.
+    """A score that is higher for texts in scope: the sum of two measures, standardised on held-out rows.
 
-    The log-probability of the best route tells what lies between routes, the similarity to the
-    nearest example what lies far from all. A temperature above the calibrated one lets the size of
-    the logits count, not only their lead (ODIN, Liang et al., 2018).
+    The log-probability of the best route is low for texts between routes. The similarity to the nearest
+    example is low for texts far from all routes. With a high temperature, the size of the logits counts and
+    not only their lead (ODIN, Liang, Li and Srikant, 2018).
     """
 
     temperature: float
@@ -102,14 +102,14 @@ class ScopeScore(msgspec.Struct, frozen=True):
     similarity_scale: float
 
     def score(self, logits: Matrix, similarity: NDArray[np.floating]) -> Floats:
-        """Shape (n,)."""
+        """One score for each row."""
         logs = log_softmax(logits / np.float32(self.temperature)).max(axis=1).astype(np.float64)
         found: Floats = (logs - self.log_centre) / self.log_scale
         return found + (similarity - self.similarity_centre) / self.similarity_scale
 
 
 def fit_scope(logits: Matrix, similarity: Floats, calibration: Calibration) -> ScopeScore:
-    """Standardised on the rows given, which are in scope and fitted nothing else."""
+    """The scope score, standardised on these rows, which are in scope and held out."""
     temperature = SOFTENED * calibration.temperature
     logs = log_softmax(logits / np.float32(temperature)).max(axis=1).astype(np.float64)
     return ScopeScore(

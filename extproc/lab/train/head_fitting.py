@@ -1,6 +1,6 @@
-"""Fitting heads: embeddings, inner layers and lexical features in, a frozen head of `routing` out.
+"""Fit heads of `routing` on embeddings, inner layers and lexical features.
 
-Everything is deterministic under its seed. Needs scipy (the `eval` extra); serving does not.
+The same rows and seed give the same head. Fitting needs scipy (the `eval` extra); serving does not.
 """
 
 from collections.abc import Callable
@@ -27,22 +27,22 @@ from extproc.routing.trained_heads import (
 
 FitHead = Callable[[Inputs, Labels, int, int], Head]  # inputs, labels, routes, seed
 
-STRENGTH = 10.0  # of the data against the penalty: |W|^2 / (2 STRENGTH n) beside the mean loss
-STEPS = 40  # of L-BFGS; more change no decision
-NORM = 0.6  # of a text's words, and of its characters: with 1 for the embedding, the best on held-out rows
+STRENGTH = 10.0  # C of logistic regression: the penalty is |W|^2 / (2 STRENGTH n), beside the mean loss
+STEPS = 40  # of L-BFGS (Liu and Nocedal, 1989); more change no decision
+NORM = 0.6  # of a text's word features and of its character features (the embedding's is 1), by held-out rows
 MANY_ROWS = 5000  # fewer rows need more epochs
-ENOUGH_ROWS = 500  # from here on a feature of a single row is not worth its weights
-PRIOR_ROWS = 32.0  # as many rows speak for one deviation common to all features of a block
+ENOUGH_ROWS = 500  # with more rows, features of a single row are ignored
+PRIOR_ROWS = 32.0  # the weight, in rows, of the variance common to all features of a block
 
 UNITS = 512
 DROPPED, DROPPED_INPUTS = 0.5, 0.3
 SMOOTHED = 0.1
 RATE = 2e-3
-DECAY = 1e-2  # decoupled from the gradient (Loshchilov and Hutter, 2019)
+DECAY = 1e-2  # decoupled from the gradient (AdamW, Loshchilov and Hutter, 2019)
 
 
 def take(inputs: Inputs, rows: NDArray[np.intp]) -> Inputs:
-    """Some of the rows, in the order asked for."""
+    """Some of the rows, in the order of ``rows``."""
     words = inputs.words
     return Inputs(
         vectors=inputs.vectors[rows],
@@ -52,7 +52,7 @@ def take(inputs: Inputs, rows: NDArray[np.intp]) -> Inputs:
 
 
 def on_embedding(fit: Fit) -> FitHead:
-    """A scorer that serving could fit as well."""
+    """The fitting of a scorer that serving can fit, too."""
     return lambda inputs, labels, routes, _: OnEmbedding(fit(inputs.vectors, labels, routes))
 
 
@@ -73,7 +73,7 @@ def fit_words(words: Sparse, labels: Labels, routes: int) -> tuple[Lexicon, Matr
     lexicon = _empty_lexicon(words, routes)
     nothing = np.zeros((len(words), 0), np.float32)
     _, bias, weights = _logistic(nothing, _design(lexicon, words), labels, routes)
-    assert weights is not None  # there is one row at least, of features that training never saw
+    assert weights is not None  # the lexicon always has the row of unseen features
     return msgspec.structs.replace(lexicon, weights=weights), bias
 
 
@@ -102,11 +102,15 @@ SCORERS: dict[str, FitHead] = {
     "perceptron": fit_perceptron,
 }
 BLEND = "blend"  # of lexical and perceptron
-SMALL = ("logistic",)  # not tried on many rows, where it is slow and never ahead of `linear`
+SMALL = ("logistic",)  # not tried on many rows, where it is slow and never better than `linear`
 
 
 def fit_standard(inputs: Inputs) -> Standard:
-    """Mean and deviation of each feature, the deviation drawn to its block's where rows are few."""
+    """Mean and deviation of each feature; with few rows, variances are shrunk to the mean of their block.
+
+    The shrunk variance is (n s^2 + PRIOR_ROWS s_block^2) / (n + PRIOR_ROWS), a posterior mean with a prior
+    worth PRIOR_ROWS rows (Gelman et al., 2013, 2.6).
+    """
     rows = inputs.vectors if inputs.inner is None else np.hstack([inputs.vectors, inputs.inner])
     width, blocks = rows.shape[1], rows.shape[1] // inputs.vectors.shape[1]
     variance = rows.var(axis=0, dtype=np.float64).reshape(blocks, -1)
@@ -122,10 +126,11 @@ def fit_standard(inputs: Inputs) -> Standard:
 def _logistic(
     dense: Matrix, sparse: csr_matrix | None, labels: Labels, routes: int
 ) -> tuple[Matrix, Matrix, Matrix | None]:
-    """Weights, bias and lexical weights of least penalised mean cross-entropy, by L-BFGS.
+    """Weights, bias and lexical weights that minimise the penalised mean cross-entropy, by L-BFGS.
 
-    Routes weigh the same, however many examples each has. The bias carries no penalty, nor does
-    the last row of the lexical weights, which stays zero: features that training never saw.
+    This is multinomial logistic regression (Hastie, Tibshirani and Friedman, 2009, 4.4). All routes have the
+    same weight. The bias has no penalty. The last row of the lexical weights, for unseen features, stays
+    zero.
     """
     width, features = dense.shape[1], 0 if sparse is None else sparse.shape[1]
     share = (1.0 / (np.bincount(labels, minlength=routes)[labels] * routes)).astype(np.float32)
@@ -156,7 +161,10 @@ def _logistic(
 
 
 def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
-    """Which features training saw, and how rare each is."""
+    """The features of the training rows with their rarity, log((n + 1) / (df + 1)) + 1.
+
+    This is the smoothed inverse document frequency (Spaerck Jones, 1972; the form of scikit-learn).
+    """
     rows = np.bincount(words.columns, minlength=WIDTH)  # columns are distinct within a row
     rarity = np.log((len(words) + 1) / (rows + 1)) + 1
     seen = np.flatnonzero(rows >= (2 if len(words) >= ENOUGH_ROWS else 1))
@@ -166,7 +174,7 @@ def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
 
 
 def _design(lexicon: Lexicon, words: Sparse) -> csr_matrix:
-    """The lexical features of each row as serving weighs them; the unseen ones' column is zero."""
+    """The lexical features of each row with serving's weights; the column of unseen features is zero."""
     values = [lexicon.values(words, row) for row in range(len(words))]
     flat = np.concatenate(values) if values else np.zeros(0, np.float32)
     slots = lexicon.slots[words.columns]
@@ -185,10 +193,11 @@ def _take_words(words: Sparse, rows: NDArray[np.intp]) -> Sparse:
 
 
 def _perceptron(dense: Matrix, labels: Labels, routes: int, seed: int) -> Perceptron:
-    """Adam with decoupled decay, dropout and smoothed labels, on a cosine schedule.
+    """One hidden layer, fitted by AdamW on a cosine schedule (Loshchilov and Hutter, 2017 and 2019).
 
-    Inputs are scaled to unit deviation for training; the scale is then part of the weights. Rows of
-    rare routes are drawn as often as others.
+    It has dropout (Srivastava et al., 2014), smoothed labels (Szegedy et al., 2016) and He initialisation
+    (2015). Inputs are scaled to unit deviation for training, and the weights then include the scale. All
+    routes are drawn equally often.
     """
     random = np.random.default_rng(seed)
     scale = np.float32(1.0 / max(float(dense.std()), 1e-6))
@@ -228,7 +237,7 @@ def _drop(values: Matrix, share: float, random: np.random.Generator) -> Matrix:
 
 
 class _Adam:
-    """Adam (Kingma and Ba, 2015) with decoupled decay, in place; vectors carry no decay."""
+    """AdamW: Adam (Kingma and Ba, 2015) with decoupled decay, in place; biases have no decay."""
 
     def __init__(self, weights: list[Matrix]) -> None:
         self._weights = weights

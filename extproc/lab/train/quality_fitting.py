@@ -1,9 +1,8 @@
-"""Fitting predicted quality: texts and how well models answered them in, a ``Quality`` out.
+"""Fit a ``Quality`` on texts and the scores of models' answers.
 
-Models are fitted together. What all have in common (some prompts are hard for anyone) is learnt from
-every answer, and each model's own part only as far as its answers show it (multi-task regularisation,
-Evgeniou and Pontil, 2004): a model that joins with ten labels is predicted as the others, shifted to
-its level.
+All models are fitted together. The weights of a model are a part that all models share (some prompts are hard
+for every model) and its own part, which has a penalty (multi-task regularisation, Evgeniou and Pontil, 2004).
+So the prediction of a model with ten labels is that of the others, shifted to its mean.
 """
 
 import hashlib
@@ -26,14 +25,14 @@ from extproc.routing.trained_heads import Inputs
 from extproc.vocabulary import ModelName
 
 FOLDS = 5
-INNER_FOLDS = 3  # to choose a penalty within
-FEWEST = 20  # texts with two or more answers, below which nothing can be held out and believed
-STEPS = 40  # of L-BFGS; more change no choice
-COMMON_PENALTY = 10.0  # on weights that all models share; its size hardly matters
-PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on a model's own weights: one of these, by held-out rows
-_OFFSET_PRIOR = 1.0  # answers' worth of belief that a model is as good as the others
-# On the deviation of a model's calibration (slope, shift) from the one common to all: about as many answers
-# as must speak for its own.
+INNER_FOLDS = 3  # to choose the penalty on
+FEWEST = 20  # texts; held-out figures of fewer are too noisy
+STEPS = 40  # of L-BFGS (Liu and Nocedal, 1989); more change no choice
+COMMON_PENALTY = 10.0  # on weights that all models share; its value has little effect
+PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on a model's own weights; held-out rows choose one
+_OFFSET_PRIOR = 1.0  # the weight, in answers, of the models' common mean in a model's bias
+# The penalty on the deviation of a model's calibration (slope, shift) from the common one: about the number
+# of answers from which on its own counts more.
 _OWN_CALIBRATION = (20.0, 1.0)
 _COMMON_CALIBRATION = (1e-3, 1e-3)
 _LENGTH_PENALTY = 30.0
@@ -42,7 +41,7 @@ Progress = Callable[[str], None]
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """Texts, all that can be read of them, and what came of each model; NaN where it was not asked."""
+    """Texts, their features, and the scores and tokens of models' answers; NaN for a model not asked."""
 
     texts: tuple[str, ...]
     inputs: Inputs
@@ -64,15 +63,15 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class FittedQuality(msgspec.Struct, frozen=True):
-    """A model of quality, and what fits that had not seen a row said of it."""
+    """A model of quality, and cross-fitted predictions: each row by a fit without it."""
 
     quality: Quality
-    held: Floats  # (n, models), calibrated on other rows than its own
+    held: Floats  # (n, models), each row calibrated on other rows
     penalty: float
 
 
 def answers_of(rows: Sequence[OutcomeRow], models: Sequence[str], deep: Matrix, width: int) -> Answers:
-    """``deep`` is what a ``DeepEncoder`` gives, ``width`` the part that is the embedding."""
+    """``deep`` has the rows of a ``DeepEncoder``; their first ``width`` columns are the embedding."""
     texts = tuple(row.text for row in rows)
     inner = deep[:, width:] if deep.shape[1] > width else None
     return Answers(
@@ -86,9 +85,9 @@ def answers_of(rows: Sequence[OutcomeRow], models: Sequence[str], deep: Matrix, 
 
 
 def fit_quality(answers: Answers, seed: int, progress: Progress = lambda line: None) -> FittedQuality:
-    """Choose the penalty, fit, and calibrate on rows that the fit had not seen.
+    """Choose the penalty, fit, and calibrate on held-out rows.
 
-    Deterministic under ``seed``. Raises ``OperatorError`` where too little is known to hold any out.
+    The same ``seed`` gives the same result. Raises ``OperatorError`` if there are too few rows.
     """
     _check(answers)
     folds = folds_by_text(answers, seed, FOLDS)
@@ -119,10 +118,10 @@ def fit_quality(answers: Answers, seed: int, progress: Progress = lambda line: N
 
 
 def cross_predict(answers: Answers, seed: int, progress: Progress = lambda line: None) -> Floats:
-    """What models of quality say of rows that nothing of theirs has seen, shape (n, models).
+    """Predictions by nested cross-validation (Varma and Simon, 2006), shape (n, models).
 
-    Scales, penalty, weights and calibration of each fold are of the other folds alone. It is what to
-    measure on where there is no other data.
+    Scales, penalty, weights and calibration for a fold are fitted on the other folds alone. These predictions
+    are for measuring if there is no other data.
     """
     folds = folds_by_text(answers, seed, FOLDS)
     found = np.empty(answers.scores.shape)
@@ -136,7 +135,7 @@ def cross_predict(answers: Answers, seed: int, progress: Progress = lambda line:
 
 
 def folds_by_text(answers: Answers, seed: int, folds: int) -> Labels:
-    """A fold for each row by its text's hash, near-duplicates together, of sizes that differ by little."""
+    """A fold for each row, by the hash of its text; near-duplicates share a fold. Sizes are nearly equal."""
     assert answers.inputs.words is not None
     groups = groups_of(answers.inputs.words)
     place = places(answers.texts, groups, seed)
@@ -145,10 +144,10 @@ def folds_by_text(answers: Answers, seed: int, folds: int) -> Labels:
 
 
 def choose_penalty(design: "_Design", answers: Answers, folds: Labels, progress: Progress) -> float:
-    """The penalty that best predicts how models differ on rows not fitted.
+    """The penalty that best predicts the differences between models on held-out rows.
 
-    The loss is the squared error of differences between models of one text, which is what a choice
-    between them rests on, and not that of their common level.
+    The loss is the squared error of differences between models on one text, because a choice between models
+    depends on these and not on their common mean.
     """
     turn = folds % INNER_FOLDS
     losses = np.zeros(len(PENALTIES))
@@ -164,9 +163,9 @@ def choose_penalty(design: "_Design", answers: Answers, folds: Labels, progress:
 
 
 def calibrate(logits: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """Slope and shift of each model's log-odds (Platt, 1999), drawn to those that suit all models.
+    """Slope and shift of each model's log-odds (Platt, 1999), drawn to the common slope and shift.
 
-    A model with few answers gets the common slope, and a shift as far as its answers carry it.
+    A model with few answers gets about the common slope and shift.
     """
     known = ~np.isnan(scores)
     slope, shift = _platt(logits[known], scores[known], 1.0, 0.0, _COMMON_CALIBRATION)
@@ -178,7 +177,7 @@ def calibrate(logits: Floats, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def data_hash(answers: Answers) -> str:
-    """SHA-256 of the rows, whatever their order."""
+    """The SHA-256 of the rows, which does not depend on their order."""
     lines = sorted(
         msgspec.json.encode((text.encode("utf-8", "surrogatepass").hex(), score, tokens))
         for text, score, tokens in zip(
@@ -189,7 +188,7 @@ def data_hash(answers: Answers) -> str:
 
 
 class _Design:
-    """Rows as the linear model sees them, scaled by some of them."""
+    """The rows as input of the linear model, scaled by the rows ``scaled_by``."""
 
     def __init__(self, answers: Answers, scaled_by: NDArray[np.intp]) -> None:
         deep = answers.inputs.inner is not None
@@ -208,10 +207,10 @@ class _Design:
 
 
 def _fit(rows: Matrix, scores: Floats, penalty: float) -> tuple[Floats, Floats]:
-    """Weights (width, models) and biases of least penalised cross-entropy, by L-BFGS.
+    """Weights (width, models) and biases that minimise the penalised cross-entropy, by L-BFGS.
 
-    The part in common answers to the mean over models of each text, since answers to one text are
-    not independent, and so carries its penalty once and not for each model.
+    Answers to one text are not independent. So the penalty of the common part is multiplied by the mean
+    number of answers to a text, as if each text counted once.
     """
     known = ~np.isnan(scores)
     truth = np.where(known, scores, 0.0).astype(np.float32)
@@ -264,9 +263,9 @@ def _difference_loss(likely: Floats, scores: Floats) -> float:
 def _platt(
     logits: Floats, scores: Floats, slope: float, shift: float, prior: tuple[float, float]
 ) -> tuple[float, float]:
-    """Newton's method; the penalty draws (slope, shift) to what is given.
+    """Platt scaling by Newton's method, with a penalty on the distance to the given slope and shift.
 
-    Targets are Platt's: never quite 0 or 1, so that no finite number of answers makes anything certain.
+    Targets are those of Platt (1999), (N+ + 1) / (N+ + 2) and 1 / (N- + 2), so no prediction becomes certain.
     """
     good = float(scores.sum())
     low, high = 1.0 / (len(scores) - good + 2.0), (good + 1.0) / (good + 2.0)
@@ -283,7 +282,7 @@ def _platt(
         theta -= np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-8:
             break
-    # A falling map would turn predictions around; none is believed.
+    # A negative slope would invert the predictions.
     return (float(theta[0]), float(theta[1])) if theta[0] > 0.05 else (0.05, float(theta[1]))
 
 
@@ -297,23 +296,23 @@ def _calibrated_by_others(logits: Floats, scores: Floats, folds: Labels) -> Floa
 
 
 def _fit_lengths(rows: Matrix, tokens: Floats) -> tuple[Floats, Floats]:
-    """Ridge regression of the log of an answer's length, less its model's mean; and these means."""
+    """Ridge regression (Hoerl and Kennard, 1970) of log tokens minus the model's mean; and the means."""
     known = ~np.isnan(tokens)
     logs = np.log1p(np.where(known, tokens, 0.0))
     count = known.sum(axis=0)
     with np.errstate(invalid="ignore"):
         own = np.where(count > 0, (logs * known).sum(axis=0) / count, np.nan)
-    told = known.any(axis=1)
-    if not told.any():
+    counted = known.any(axis=1)
+    if not counted.any():
         return np.zeros(rows.shape[1]), own
-    above = np.where(known, logs - np.nan_to_num(own), 0.0)[told].sum(axis=1) / known[told].sum(axis=1)
-    seen = rows[told].astype(np.float64)
+    above = np.where(known, logs - np.nan_to_num(own), 0.0)[counted].sum(axis=1) / known[counted].sum(axis=1)
+    seen = rows[counted].astype(np.float64)
     gram = seen.T @ seen + _LENGTH_PENALTY * np.eye(rows.shape[1])
     return np.linalg.solve(gram, seen.T @ above), own
 
 
 def _means(scores: Floats) -> Floats:
-    """Each model's mean, drawn to the mean of all by one answer."""
+    """Each model's mean score, with the mean of all models as one more answer."""
     known = ~np.isnan(scores)
     means: Floats = (np.where(known, scores, 0.0).sum(axis=0) + _pooled_mean(scores)) / (
         known.sum(axis=0) + 1
@@ -342,4 +341,4 @@ def _check(answers: Answers) -> None:
     asked = (~np.isnan(answers.scores)).sum(axis=0)
     for model, count in zip(answers.models, asked.tolist(), strict=True):
         if not count:
-            raise OperatorError(f"no row tells an outcome of the model `{model}`")
+            raise OperatorError(f"no row has an outcome of the model `{model}`")

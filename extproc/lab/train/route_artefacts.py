@@ -1,4 +1,4 @@
-"""The whole of `extproc train`: registry and data read, routes learnt, the artefact written and told."""
+"""`extproc train`: read the registry and data, learn the routes, write the artefact, describe the result."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -41,14 +41,14 @@ from extproc.routing.trained_heads import Trained
 from extproc.vocabulary import Encoder
 
 TEST_SHARE = 0.1
-FEW = 50  # rows a route on average, below which none are set apart: each is worth more in training
+FEW = 50  # rows a route on average; with fewer, all are used for training
 _CACHED = 100_000  # vectors of 4.6 kB
 
 Progress = Callable[[str], None]
 
 
 class TrainOptions(msgspec.Struct, frozen=True):
-    """What the operator may choose."""
+    """The options of `extproc train`."""
 
     target_wrong: float = 0.02
     test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
@@ -63,10 +63,10 @@ def train_artefact(
     read: Reader[RouteRow],
     out: Path,
     encoder_dir: Path | None,
-    wishes: TrainOptions,
+    options: TrainOptions,
     progress: Progress,
 ) -> str:
-    """Train and write; what was chosen and what is to be expected of it, as text.
+    """Train and write the artefact. The result is a text: the choice and its figures.
 
     Raises ``OperatorError``.
     """
@@ -80,9 +80,11 @@ def train_artefact(
     cached = CachedEncoder(deep, path, _CACHED)
     rows = read_corpus(loaded, read, cached)
     learnt = None
-    if wishes.outcomes is not None:
-        learnt = learn_quality(loaded.registry, wishes.outcomes, cached, encoder.name, wishes.seed, progress)
-    asked = msgspec.structs.replace(wishes, fast_path=loaded.registry.fast_path is not None)
+    if options.outcomes is not None:
+        learnt = learn_quality(
+            loaded.registry, options.outcomes, cached, encoder.name, options.seed, progress
+        )
+    asked = msgspec.structs.replace(options, fast_path=loaded.registry.fast_path is not None)
     manifest, outcome, words = learn(rows, encoder.name, asked, progress)
     head_artefact.write(out, manifest, outcome.meaning, words)
     if learnt is None:
@@ -90,14 +92,14 @@ def train_artefact(
     else:
         quality_artefact.write(out, learnt.manifest, learnt.fitted.quality)
     progress("")
-    told = [as_text(manifest, outcome, out)]
+    parts = [as_text(manifest, outcome, out)]
     if learnt is not None:
-        told.append(learnt_text(learnt.choosing, learnt.manifest.labels, priced=learnt.priced))
-    return "\n\n".join(told)
+        parts.append(learnt_text(learnt.choosing, learnt.manifest.labels, priced=learnt.priced))
+    return "\n\n".join(parts)
 
 
 def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -> Corpus:
-    """The registry's examples and the rows that are read, each text once: the latter's word counts."""
+    """The registry's examples and the rows of the data, each text once; the label of the data counts."""
     routes = tuple(loaded.registry.routes)
     found = read(routes).rows
     labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
@@ -108,27 +110,27 @@ def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -
 
 
 def learn(
-    rows: Corpus, encoder: str, wishes: TrainOptions, progress: Progress
+    rows: Corpus, encoder: str, options: TrainOptions, progress: Progress
 ) -> tuple[head_artefact.HeadManifest, TrainedRoutes, Words | None]:
-    """Train on all rows but those set apart, and measure on these; the words are the fast path's."""
-    share = wishes.test_share
+    """Train on all rows except the test rows, and measure on these; ``Words`` is the fast path."""
+    share = options.test_share
     if share is None:
         share = TEST_SHARE if (rows.labels != ABSTAIN).sum() >= FEW * len(rows.routes) else 0.0
     apart = np.zeros(len(rows.texts), bool)
     if share > 0:
         assert rows.inputs.words is not None
-        apart = set_apart(rows, groups_of(rows.inputs.words), share, wishes.seed)
+        apart = set_apart(rows, groups_of(rows.inputs.words), share, options.seed)
     fitted, measured = rows.take(np.flatnonzero(~apart)), rows.take(np.flatnonzero(apart))
     outcome = train(
         fitted,
-        target_wrong=wishes.target_wrong,
-        seed=wishes.seed,
-        scorer=wishes.scorer,
+        target_wrong=options.target_wrong,
+        seed=options.seed,
+        scorer=options.scorer,
         progress=progress,
     )
     held = measure(outcome.meaning, measured) if apart.any() else outcome.held
     learnt, about = None, {}
-    if wishes.fast_path:
+    if options.fast_path:
         learnt = fastpath_training.learn(fitted, outcome, progress)
         seen = (
             fastpath_training.measure(learnt.words, outcome, measured, held) if apart.any() else learnt.held
@@ -142,7 +144,7 @@ def learn(
         encoder=encoder,
         routes=rows.routes,
         data_sha256=data_hash(rows.texts, rows.labels, rows.routes),
-        seed=wishes.seed,
+        seed=options.seed,
         split={
             "train": int((~apart).sum()),
             "calibration": len(outcome.held.labels),
@@ -155,7 +157,7 @@ def learn(
         thresholds={
             "margin": outcome.selected.floors.margin,
             "similarity": outcome.selected.floors.similarity,
-            "target_wrong": wishes.target_wrong,
+            "target_wrong": options.target_wrong,
         },
         scope=msgspec.structs.asdict(outcome.scope),
         metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
@@ -165,14 +167,14 @@ def learn(
 
 
 def _about_the_fast_path(words: Words, seen: fastpath_training.Measured) -> dict[str, float]:
-    """What serving reads of it, and what was measured."""
+    """The fast path's settings that serving reads, and its figures."""
     measured = {name: round(value, 4) for name, value in msgspec.structs.asdict(seen).items()}
     known = {name: value for name, value in measured.items() if not math.isnan(value)}
     return {"temperature": words.temperature, "norm": words.lexicon.norm, "lead": words.lead, **known}
 
 
 def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str, Any]:
-    """Held-out metrics, each with its 95 % interval; what cannot be computed is absent."""
+    """Held-out metrics with 95 % intervals; what cannot be computed is absent."""
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
     decided = decisions(probabilities, held.similarity, outcome.selected.floors)
     inside = held.inside
@@ -180,29 +182,29 @@ def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str
     found: dict[str, Any] = {"measured_on": measured_on, "rows": len(held.labels)}
     if inside.any():
         claimed = probabilities.max(axis=1).astype(np.float64)[inside]
-        found["accuracy"] = _told(
+        found["accuracy"] = _rounded(
             float(right[inside].mean()), wilson(float(right[inside].sum()), int(inside.sum()))
         )
-        found["debiased_ece"] = _told(
+        found["debiased_ece"] = _rounded(
             classification_metrics.debiased_ece(claimed, right[inside]),
             bootstrap(one_by_one(_calibration(claimed, right[inside])), int(inside.sum()), resamples=200),
         )
     if inside.any() and not inside.all():
         scope = outcome.scope.score(held.logits, held.similarity)
-        found["out_of_scope_auroc"] = _told(
+        found["out_of_scope_auroc"] = _rounded(
             classification_metrics.auroc(scope[inside], scope[~inside]),
             bootstrap(auroc_of(scope, inside), len(inside)),
         )
     kept = decided != ABSTAIN
-    found["kept"] = _told(float(kept.mean()), wilson(float(kept.sum()), len(kept)))
+    found["kept"] = _rounded(float(kept.mean()), wilson(float(kept.sum()), len(kept)))
     if kept.any():
         wrong = float((~right[kept]).sum())
-        found["wrong_of_kept"] = _told(wrong / float(kept.sum()), wilson(wrong, int(kept.sum())))
+        found["wrong_of_kept"] = _rounded(wrong / float(kept.sum()), wilson(wrong, int(kept.sum())))
     return found
 
 
 def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes, out: Path) -> str:
-    """What was tried, chosen and measured, and what to write into the registry."""
+    """The scorers tried, the choice, its figures, and the line for the registry."""
     lines = ["held-out rows    accuracy  log loss"]
     for name, (accuracy, loss) in sorted(outcome.tried.items(), key=lambda item: item[1][1]):
         mark = "  <- chosen" if name == outcome.scorer else ""
@@ -237,7 +239,7 @@ def _fast_path_text(about: Mapping[str, float]) -> str:
     )
 
 
-def _told(value: float, interval: Any) -> list[float]:
+def _rounded(value: float, interval: Any) -> list[float]:
     return [round(value, 4), round(interval.low, 4), round(interval.high, 4)]
 
 
@@ -246,5 +248,5 @@ def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray
 
 
 def _embedding(progress: Progress) -> Callable[[int, int], None]:
-    """Progress of the encoder, as a bar in words."""
+    """Reports the encoder's progress as a text bar."""
     return lambda done, total: progress(f"embedding [{'#' * (20 * done // total):<20}] {done} of {total}")

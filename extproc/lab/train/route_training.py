@@ -1,9 +1,9 @@
-"""Training routes: labelled texts in, an artefact and what is to be expected of it out.
+"""Train routes on labelled texts.
 
-Three kinds of rows, apart by content: `test` rows are measured and nothing else; on the others heads
-are fitted, and every such row is also scored by a fit that has seen neither it nor a near-duplicate.
-On those held-out scores the scorer is chosen, its probabilities calibrated and its floors set. With
-many rows one fifth is held out once; with few, five times, so that each row serves both ends.
+Rows are split by content. `test` rows are only measured. Heads are fitted on the other rows, and each of
+these is also scored by a fit without it and its near-duplicates (cross-fitting). These held-out scores choose
+the scorer, calibrate its probabilities and set its floors. With many rows, one fifth is held out once; with
+few, each fifth in turn.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from extproc.routing.scorers import Matrix, spherical_k_means
 from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
 
 FOLDS = 5
-HELD_ONCE = 2000  # rows in scope from which on one fifth is enough to calibrate on
-KEPT_EXAMPLES = 200  # a route: what nearest-example similarity is taken to
-ISOTONIC_ROWS = 1000  # held out; with fewer, its steps would be noise
+HELD_ONCE = 2000  # rows in scope; with as many, one fifth is enough to calibrate on
+KEPT_EXAMPLES = 200  # per route, for the similarity to the nearest example
+ISOTONIC_ROWS = 1000  # held out; with fewer, isotonic regression fits noise
 _BLOCK = 512  # rows compared with all examples at once
 
 Progress = Callable[[str], None]
 
 
 class Corpus(msgspec.Struct, frozen=True):
-    """Labelled texts with all that a head can read of them."""
+    """Labelled texts with their features."""
 
     texts: tuple[str, ...]
     labels: Labels  # numbers of routes; `metrics.ABSTAIN` for null
@@ -48,7 +48,7 @@ class Corpus(msgspec.Struct, frozen=True):
 
 
 class HeldOut(msgspec.Struct, frozen=True):
-    """What fits that had not seen them said of some rows."""
+    """Scores of rows by fits without them."""
 
     labels: Labels
     logits: Matrix
@@ -62,40 +62,40 @@ class HeldOut(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """Rows that a head is fitted on, and rows that it is then to score."""
+    """The rows that a head is fitted on, and the rows that it then scores."""
 
     fitted: NDArray[np.intp]
     out: NDArray[np.intp]
 
 
 class TrainedRoutes(msgspec.Struct, frozen=True):
-    """Trained, with what was found on the way."""
+    """The trained routes, and the figures of their training."""
 
     scorer: str
     meaning: Meaning
     scope: ScopeScore
-    selected: Selected  # floors, and what they do to held-out rows
+    selected: Selected  # the floors, with their figures on held-out rows
     tried: Mapping[str, tuple[float, float]]  # accuracy and log loss of each scorer on held-out rows
     held: HeldOut  # of the scorer chosen
-    turns: Sequence[Turn]  # what was fitted, and then scored, for ``held``
+    turns: Sequence[Turn]  # the splits of ``held``
     isotonic: bool
 
 
 def corpus(texts: Sequence[str], labels: Labels, routes: Sequence[str], deep: Matrix, width: int) -> Corpus:
-    """``deep`` is what a ``DeepEncoder`` gives, ``width`` the part that is the embedding."""
+    """``deep`` has the rows of a ``DeepEncoder``; their first ``width`` columns are the embedding."""
     inner = deep[:, width:] if deep.shape[1] > width else None
     return Corpus(tuple(texts), labels, Inputs(deep[:, :width], inner, lexical(texts)), tuple(routes))
 
 
 def set_apart(rows: Corpus, groups: Labels, share: float, seed: int) -> NDArray[np.bool_]:
-    """Which rows are only to measure on: a share by content, near-duplicates together."""
+    """The test rows: a share of all, by content, near-duplicates together."""
     return places(rows.texts, groups, seed) < share
 
 
 def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress: Progress) -> TrainedRoutes:
-    """Choose, fit and calibrate. ``scorer`` is one of the names tried, or `auto`.
+    """Choose the scorer, fit it and calibrate it. ``scorer`` is a name of `SCORERS`, `blend` or `auto`.
 
-    Raises ``OperatorError`` where a route has no rows.
+    Raises ``OperatorError`` if a route has no rows.
     """
     _check(rows)
     inside = int((rows.labels != ABSTAIN).sum())
@@ -128,7 +128,7 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
 
 
 def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
-    """What the trained head says of rows; they must have fitted nothing."""
+    """The trained head's scores of test rows."""
     logits = meaning.head.logits(rows.inputs)
     ends = np.append(meaning.starts[1:], len(meaning.examples))
     sizes = ends - meaning.starts
@@ -139,7 +139,7 @@ def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
 
 
 def margins(probabilities: Matrix) -> Floats:
-    """The lead of the most probable route; 1 where there is only one."""
+    """The lead of the most probable route over the second; 1 if there is only one route."""
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
     best = np.partition(probabilities, -2, axis=1)[:, -2:].astype(np.float64)
@@ -154,7 +154,7 @@ def decisions(probabilities: Matrix, similarity: Floats, floors: Floors) -> Labe
 
 
 def data_hash(texts: Sequence[str], labels: Labels, routes: Sequence[str]) -> str:
-    """SHA-256 of the rows, whatever their order."""
+    """The SHA-256 of the rows, which does not depend on their order."""
     lines = sorted(
         msgspec.json.encode(
             (text.encode("utf-8", "surrogatepass").hex(), routes[label] if label >= 0 else None)
@@ -172,11 +172,10 @@ def _check(rows: Corpus) -> None:
 
 
 def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
-    """Once a fifth of the rows where they are many, else each fifth in turn; those in ``HeldOut`` are all of
-    these, in the order of the rows.
+    """With many rows one turn that holds out a fifth of them, else a turn for each fifth.
 
-    A route of a single text cannot be held out: its rows are in no turn. Raises ``OperatorError``
-    where none is left.
+    ``HeldOut`` has the rows of all turns, in the order of the rows. A route with a single text cannot be held
+    out, so a turn without it is left out. Raises ``OperatorError`` if no turn is left.
     """
     once = int((rows.labels != ABSTAIN).sum()) >= HELD_ONCE
     folds = folds_of(places(rows.texts, groups, seed), rows.labels, groups, FOLDS)
@@ -194,7 +193,7 @@ def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
 def _cross_fit(
     rows: Corpus, turns: Sequence[Turn], names: Sequence[str], seed: int, progress: Progress
 ) -> tuple[dict[str, HeldOut], dict[str, tuple[float, float]]]:
-    """Held-out scores of each scorer, and the temperatures of the parts of a blend."""
+    """The held-out scores of each scorer, and the temperatures of a blend's parts."""
     logits: dict[str, Matrix] = {
         name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
     }
@@ -233,7 +232,7 @@ def _cross_fit(
 
 
 def _parts(names: Sequence[str]) -> list[str]:
-    """The scorers that must be fitted for these."""
+    """The scorers to fit for these names: a blend has two parts."""
     needed = {part for name in names for part in (("lexical", "perceptron") if name == BLEND else (name,))}
     return [name for name in SCORERS if name in needed]
 
@@ -253,7 +252,7 @@ def _fit(name: str, rows: Corpus, seed: int, temperatures: tuple[float, float] |
 
 
 def _calibrate(held: HeldOut) -> tuple[Calibration, bool]:
-    """The temperature, and an isotonic map where that predicts rows better that it has not seen."""
+    """The temperature (Guo et al., 2017), and an isotonic map if it lowers the held-out log loss."""
     inside = held.inside
     logits, labels = held.logits[inside], held.labels[inside]
     plain = Calibration(best_temperature(logits, labels))
@@ -301,7 +300,7 @@ def _meaning(rows: Corpus, head: Head, calibration: Calibration) -> Meaning:
 def _examples(rows: Corpus, among: NDArray[np.intp]) -> NDArray[np.intp]:
     """At most ``KEPT_EXAMPLES`` rows of each route, in the routes' order, spread over the route.
 
-    Of a larger route, the rows nearest to the centres of that many clusters.
+    Of a larger route, these are the rows nearest to the centres of as many clusters.
     """
     chosen = []
     for route in range(len(rows.routes)):
@@ -315,7 +314,7 @@ def _examples(rows: Corpus, among: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _similarity(vectors: Matrix, logits: Matrix, examples: Matrix, of_example: Labels) -> Floats:
-    """Cosine to the nearest example of the ``SHOWN`` most probable routes, as serving takes it."""
+    """The cosine to the nearest example of the ``SHOWN`` most probable routes, as in serving."""
     starts = np.searchsorted(of_example, np.arange(logits.shape[1]))
     best = np.argsort(-logits, axis=1, kind="stable")[:, :SHOWN]
     found = np.empty(len(vectors))

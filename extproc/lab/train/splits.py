@@ -1,7 +1,7 @@
-"""Splits by content: the same text is always on the same side, and near-duplicates stay together.
+"""Splits by content: equal texts are always on the same side, and near-duplicates stay together.
 
-A row's side follows from the hash of its text and the seed, never from its place in the file, so
-that adding rows moves none of the others.
+The side depends on the hash of the text and the seed, not on the place in the file, so new rows do not move
+the others.
 """
 
 import hashlib
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from extproc.lab.measure.classification_metrics import Floats, Labels
 from extproc.routing.lexical_features import Sparse
 
-ALIKE = 0.8  # Jaccard similarity of lexical features from which on two texts are near-duplicates
-BANDS, PER_BAND = 8, 3  # two texts of similarity s meet with 1 - (1 - s^3)^8: 0.997 at 0.8
+ALIKE = 0.8  # the least Jaccard similarity (1912) of near-duplicates' lexical features
+BANDS, PER_BAND = 8, 3  # texts of similarity s share a band with probability 1 - (1 - s^3)^8: 0.997 at 0.8
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 
 
 def groups_of(words: Sparse) -> Labels:
-    """A number for each text, equal for near-duplicates and whatever these are alike to.
+    """A number for each text, equal for near-duplicates and, in turn, for their near-duplicates.
 
-    Candidates meet by min-hashing (Broder, 1997) in bands; each is compared with the first of its
-    band, so that time grows with the number of texts and not with its square.
+    Candidates are found by min-hashing (Broder, 1997) in bands (Leskovec, Rajaraman and Ullman, 2014, 3.4).
+    Each is compared with the first text of its band, so the time grows linearly with the number of texts.
     """
     parent = np.arange(len(words))
     for band in range(BANDS):
@@ -38,7 +38,7 @@ def groups_of(words: Sparse) -> Labels:
 
 
 def places(texts: Sequence[str], groups: Labels, seed: int) -> Floats:
-    """Where each group stands in [0, 1): uniform, by the smallest hash of its texts."""
+    """A place in [0, 1) for each text, equal within a group: the smallest hash of its texts."""
     digests = np.array(
         [
             int.from_bytes(
@@ -55,10 +55,10 @@ def places(texts: Sequence[str], groups: Labels, seed: int) -> Floats:
 
 
 def folds_of(places: Floats, labels: Labels, groups: Labels, folds: int) -> Labels:
-    """A fold for each row: within a route its groups take turns, in the order of their places.
+    """A fold for each row. The groups of a route go to the folds in turn, in the order of their places.
 
-    So every route with as many groups as folds has rows on both sides of every fold. A group of
-    several routes goes where its first row does.
+    So a route with as many groups as folds has rows in every fold. A group of several routes goes to the fold
+    of its first row.
     """
     fold_of_group: dict[int, int] = {}
     turns: dict[int, int] = {}
@@ -71,7 +71,7 @@ def folds_of(places: Floats, labels: Labels, groups: Labels, folds: int) -> Labe
 
 
 def _band_keys(words: Sparse, band: int) -> NDArray[np.uint64]:
-    """One number a text of the smallest hashes of its features under ``PER_BAND`` functions."""
+    """A number for each text, made of its features' smallest hashes under ``PER_BAND`` functions."""
     keys = np.zeros(len(words), np.uint64)
     empty = np.diff(words.starts) == 0
     for function in range(PER_BAND):

@@ -127,7 +127,9 @@ def test_answers_that_no_client_saw_count_for_the_models_that_gave_them(store: S
 
 def test_an_empty_store_says_what_it_should_have(store: Store) -> None:
     assert (has_routes(store), has_outcomes(store)) == (False, False)
-    with pytest.raises(OperatorError, match="here has no opinion on any answer"):
+    with pytest.raises(
+        OperatorError, match="here has no request with both a recorded text and an opinion on an answer"
+    ):
         outcomes_recorded(store, "here")(MODELS)
 
 

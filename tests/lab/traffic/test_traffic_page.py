@@ -106,6 +106,6 @@ def test_a_report_of_nothing_but_requests_is_a_page_too(store: Store, traffic: T
     found = read_report(store)
     assert found is not None
     page = as_page(found)
-    assert "Nothing is surely bad." in page
+    assert "Nothing is certainly bad." in page
     assert "prices or usage are not known" in page
-    assert "nothing is surely bad" in as_text(found)
+    assert "nothing is certainly bad" in as_text(found)

@@ -232,9 +232,7 @@ def test_what_told_no_usage_is_estimated_apart_from_what_is_known(store: Store, 
     )
     made = told(store)
     assert (made.money.cost_usd, made.estimated, made.estimated_cost_usd) == (1.0, 2, 0.75)
-    assert "2 requests told no usage; by the sizes of their bodies they cost about $0.75 more" in as_text(
-        made
-    )
+    assert "2 requests had no usage; by the sizes of their bodies they cost about $0.75 more" in as_text(made)
 
 
 def test_refused_requests_are_no_errors(store: Store, put: Put) -> None:

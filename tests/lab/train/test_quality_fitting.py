@@ -131,5 +131,5 @@ def test_too_few_texts_and_a_model_without_answers_are_told() -> None:
     silent = world(40).scores.copy()
     silent[:, 1] = np.nan
     some = world(40)
-    with pytest.raises(OperatorError, match="no row tells an outcome of the model `strong`"):
+    with pytest.raises(OperatorError, match="no row has an outcome of the model `strong`"):
         fit_quality(Answers(some.texts, some.inputs, some.looks, some.models, silent, some.tokens), seed=0)
