@@ -75,7 +75,7 @@ def test_no_bar_is_advised_where_none_is_safe() -> None:
     found = measured(knows=False)
     assert all(bar.saving.value == 0 or bar.kept.value == 0.5 for bar in found.bars)
     assert advised(found) is None
-    assert "no `quality_bar` saves anything" in advice(found)
+    assert "no `quality_bar` saves money and keeps 95%" in advice(found)
 
 
 def test_a_bar_is_measured_as_serving_chooses() -> None:
