@@ -108,7 +108,7 @@ SMALL = ("logistic",)  # not tried on many rows, where it is slow and never bett
 def fit_standard(inputs: Inputs) -> Standard:
     """Mean and deviation of each feature; with few rows, variances are shrunk to the mean of their block.
 
-    The shrunk variance is (n s^2 + PRIOR_ROWS s_block^2) / (n + PRIOR_ROWS), a posterior mean with a prior
+    The shrunk variance is (n s^2 + PRIOR_ROWS s_block^2) / (n + PRIOR_ROWS), the posterior scale with a prior
     worth PRIOR_ROWS rows (Gelman et al., 2013, 2.6).
     """
     rows = inputs.vectors if inputs.inner is None else np.hstack([inputs.vectors, inputs.inner])
@@ -163,7 +163,7 @@ def _logistic(
 def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
     """The features of the training rows with their rarity, log((n + 1) / (df + 1)) + 1.
 
-    This is the smoothed inverse document frequency (Spaerck Jones, 1972; the form of scikit-learn).
+    This is the smoothed inverse document frequency (Spärck Jones, 1972; the form of scikit-learn).
     """
     rows = np.bincount(words.columns, minlength=WIDTH)  # columns are distinct within a row
     rarity = np.log((len(words) + 1) / (rows + 1)) + 1
