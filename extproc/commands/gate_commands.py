@@ -13,6 +13,11 @@ _DATA = (
     "{MODEL: COUNT}}, gzipped or not; tokens are optional. Prices are the registry's."
 )
 
+_JSON = (
+    "print a JSON array of one object per gate: first the gate that was asked for, then, with a second "
+    "model, the same gate without it"
+)
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the family."""
@@ -31,7 +36,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     takes_registry(evaluate)
     evaluate.add_argument("--data", type=Path, required=True, metavar="FILE", help="the labelled answers")
     evaluate.add_argument("--artefact", type=Path, required=True, metavar="DIR", help="of `extproc gate fit`")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("--json", action="store_true", help=_JSON)
 
 
 def _add_fit(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -72,7 +77,7 @@ def _add_fit(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     fit.add_argument("--seed", type=int, default=0, help="of the split")
     fit.add_argument("--force", action="store_true", help="write it even if it costs more than it saves")
-    fit.add_argument("--json", action="store_true", help="print one JSON object")
+    fit.add_argument("--json", action="store_true", help=_JSON)
 
 
 def _share(text: str) -> float:

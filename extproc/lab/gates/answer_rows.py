@@ -16,7 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from extproc.apis.model_answer import ANSWER_LIMIT, Finish, ModelAnswer
-from extproc.errors import DataError
+from extproc.errors import DataError, OperatorError
 from extproc.gate.answer_scoring import agreement, features
 from extproc.gate.judged_request import QUESTION_LIMIT, JudgedRequest
 from extproc.lab.datasets import Share, lines_of
@@ -139,6 +139,21 @@ def pair_of(
         small_cost=_costs(known, small, prices),
         large_cost=_costs(known, large, prices),
         second_cost=_costs(known, second, prices) if second else np.zeros(len(known)),
+    )
+
+
+def check_usable(data: Path, rows: Sequence[LabelledAnswers], pair: Pair) -> None:
+    """Raise ``OperatorError`` if no row is in ``pair``, and name what the rows have and lack."""
+    if len(pair.prompts):
+        return
+    scored = ", ".join(
+        f"{sum(model in row.scores for row in rows)} have a score of {model}"
+        for model in (pair.small, pair.large)
+    )
+    answered = f"{sum(pair.second in row.answers for row in rows)} have an answer of {pair.second}"
+    raise OperatorError(
+        f"{data}: of {len(rows)} rows, {scored}{', ' + answered if pair.second else ''}; none has all of "
+        "these (expected some that have)"
     )
 
 

@@ -8,7 +8,14 @@ import numpy as np
 
 from extproc.errors import OperatorError
 from extproc.lab.figures.number_formats import level, percent, score, threshold, with_interval
-from extproc.lab.gates.answer_rows import Pair, PairPrices, pair_of, read_answers, sha256_of
+from extproc.lab.gates.answer_rows import (
+    Pair,
+    PairPrices,
+    check_usable,
+    pair_of,
+    read_answers,
+    sha256_of,
+)
 from extproc.lab.gates.gate_fitting import GateTarget, fit, goodness, probabilities
 from extproc.lab.gates.gate_worth import FRACTIONS, Worth, without_second, worth_of
 from extproc.registry.gate_artefact import CalibratedGate, GateManifest, prompt_key, read, write
@@ -36,24 +43,26 @@ def fit_gate(
 ) -> list[Worth]:
     """Fit a gate, measure it on the test rows, and write the artefact. Raises ``OperatorError``.
 
-    The result has one entry without the second model and, if there is one, an entry with it. A gate that
-    costs more than the large model alone is only written with ``force``. ``progress`` gets the numbers of
-    rows.
+    The first figures are those of the gate that ``options`` ask for. With a second model, the figures of the
+    gate without it follow. A gate that costs more than the large model alone is only written with
+    ``force``. ``progress`` gets the numbers of rows.
     """
     rows = read_answers(data)
     prices = _prices(registry, options.small, options.large, options.second)
     pair = pair_of(rows, options.small, options.large, options.second, prices)
+    check_usable(data, rows, pair)
     gate, worths = calibrate(pair, options, sha256_of(rows))
     progress(
         f"{len(rows)} rows in {data}, {len(pair.prompts)} of them with the answers and scores that are "
         f"needed: {gate.manifest.rows} to fit on, {worths[0].rows} set apart to measure on"
     )
-    if not worths[-1].pays and not options.force:
+    asked = worths[0]
+    if not asked.pays and not options.force:
         raise OperatorError(
-            f"this gate is not worth it: a request costs {percent(worths[-1].cost.value)} of what "
-            f"{options.large} alone costs. It escalates {percent(worths[-1].realised.value)}; with these "
-            f"prices it pays below {percent(worths[-1].break_even)} (expected"
-            "  a lower target, a cheaper or better small model, or --force)"
+            f"this gate is not worth it: a request costs {percent(asked.cost.value)} of what "
+            f"{options.large} alone costs. It escalates {percent(asked.realised.value)}; with these "
+            f"prices it pays below {percent(asked.break_even)} (expected a lower target, a "
+            "cheaper or better small model, or --force)"
         )
     write(out, gate)
     return worths
@@ -72,7 +81,7 @@ def calibrate(
     worths = [worth_of(without_second(test), likely, alone.threshold, alone.escalation)]
     if beside is not None:
         likely = probabilities(beside.logit, test.paired_features)
-        worths.append(worth_of(test, likely, beside.threshold, beside.escalation))
+        worths.insert(0, worth_of(test, likely, beside.threshold, beside.escalation))
     manifest = GateManifest(
         small=options.small,
         large=options.large,
@@ -94,17 +103,22 @@ def calibrate(
 
 
 def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
-    """Measure an artefact on the rows of a file that it was not fitted on. Raises ``OperatorError``."""
+    """Measure an artefact on the rows of a file that it was not fitted on, in the order of `fit_gate`.
+
+    Raises ``OperatorError``.
+    """
     gate = read(artefact)
     manifest = gate.manifest
     prices = _prices(registry, manifest.small, manifest.large, manifest.second)
-    pair = pair_of(read_answers(data), manifest.small, manifest.large, manifest.second, prices)
+    rows = read_answers(data)
+    pair = pair_of(rows, manifest.small, manifest.large, manifest.second, prices)
+    check_usable(data, rows, pair)
     known = set(gate.fitted.tolist())
     new = pair.take(np.array([prompt_key(prompt) not in known for prompt in pair.prompts], bool))
     if not len(new.prompts):
         raise OperatorError(
-            f"{data}: no prompt with scores of {manifest.small} and {manifest.large} is new to {artefact} "
-            "(expected rows that it was not fitted on)"
+            f"{data}: {artefact} was fitted on all of its {len(pair.prompts)} usable prompts (expected rows "
+            "that it was not fitted on)"
         )
     likely = probabilities(gate.goodness.alone, new.features)
     worths = [worth_of(without_second(new), likely, manifest.threshold, manifest.escalation)]
@@ -115,7 +129,7 @@ def eval_gate(registry: Path, data: Path, artefact: Path) -> list[Worth]:
     )
     if beside is not None and threshold is not None and configured is not None:
         likely = probabilities(beside, new.paired_features)
-        worths.append(worth_of(new, likely, threshold, configured))
+        worths.insert(0, worth_of(new, likely, threshold, configured))
     return worths
 
 

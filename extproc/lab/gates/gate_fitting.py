@@ -48,10 +48,11 @@ def fit(pair: Pair, target: GateTarget, seed: int, apart: int = 0) -> tuple[Fitt
     """
     good = pair.good
     if len(good) < FEWEST or good.all() or not good.any():
+        beside = f" and an answer of {pair.second}" if pair.second else ""
         raise OperatorError(
-            f"{len(good) + apart} prompts have answers of {pair.small} and {pair.large} with scores; {apart} "
-            f"of them are set apart to measure on; of the {len(good)} to fit on {good.sum()} are good ones "
-            f"of {pair.small} (expected at least {FEWEST} to fit on, good ones and bad ones)"
+            f"{len(good) + apart} prompts have answers of {pair.small} and {pair.large} with scores{beside}; "
+            f"{apart} of them are set apart to measure on; of the {len(good)} to fit on {good.sum()} are "
+            f"good ones of {pair.small} (expected at least {FEWEST} to fit on, good ones and bad ones)"
         )
     folds = (pair.places(seed) * 1e9).astype(np.int64) % FOLDS
     alone = _fitted(pair.features, pair, folds, target)

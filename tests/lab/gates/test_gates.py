@@ -118,7 +118,7 @@ def test_a_bad_row_is_told_by_its_line(tmp_path: Path, line: str, problem: str) 
 def test_good_answers_are_told_from_bad_ones_and_a_second_one_helps(
     calibrated: tuple[CalibratedGate, list[Worth]],
 ) -> None:
-    gate, (alone, beside) = calibrated
+    gate, (beside, alone) = calibrated
     assert alone.auroc.value > 0.8
     assert beside.auroc.value > 0.9
     assert beside.auroc.low <= beside.auroc.value <= beside.auroc.high
@@ -131,7 +131,7 @@ def test_good_answers_are_told_from_bad_ones_and_a_second_one_helps(
 def test_the_gate_is_cheaper_than_chance_at_the_same_quality(
     calibrated: tuple[CalibratedGate, list[Worth]],
 ) -> None:
-    _, (worth, _) = calibrated
+    _, (_, worth) = calibrated
     costs = {way.name: way.costs[0].value for way in worth.ways}
     assert costs["gate"] < costs["random"]
     assert worth.pays
@@ -237,7 +237,7 @@ def test_an_artefact_is_not_measured_on_what_it_was_fitted_on(
     apart = pair_of(rows(), "small", "large", "", PRICES).places(0) < 0.3
     lines = data.read_text().splitlines()
     data.write_text("\n".join(line for line, out in zip(lines, apart, strict=True) if not out))
-    with pytest.raises(OperatorError, match=r"no prompt .* is new"):
+    with pytest.raises(OperatorError, match=r"gate was fitted on all of its \d+ usable prompts"):
         eval_gate(registry, data, tmp_path / "gate")
 
 
@@ -258,6 +258,39 @@ def test_a_gate_that_costs_more_than_it_saves_is_refused_unless_forced(
     assert not worth.pays
     assert "COSTS MORE" in as_text([worth])
     assert (tmp_path / "gate" / "gate.json").exists()
+
+
+@pytest.mark.parametrize("measured", ["fit", "eval"])
+def test_what_the_rows_lack_is_named(files: tuple[Path, Path], tmp_path: Path, measured: str) -> None:
+    registry, data = files
+    fit_gate(registry, data, tmp_path / "gate", wishes(second="other"))
+
+    def again(changed: list[LabelledAnswers]) -> None:
+        data.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in changed))
+        if measured == "eval":
+            eval_gate(registry, data, tmp_path / "gate")
+        else:
+            fit_gate(registry, data, tmp_path / "other", wishes(second="other"))
+
+    without_second = [msgspec.structs.replace(row, answers={"small": "1", "large": "1"}) for row in rows(50)]
+    with pytest.raises(
+        OperatorError,
+        match="of 50 rows, 50 have a score of small, 50 have a score of large, 0 have an answer of other",
+    ):
+        again(without_second)
+    without_score = [msgspec.structs.replace(row, scores={"small": 1.0}) for row in rows(50)]
+    with pytest.raises(
+        OperatorError, match="50 have a score of small, 0 have a score of large, 50 have an answer of other"
+    ):
+        again(without_score)
+
+
+def test_the_gate_that_was_asked_for_comes_first(files: tuple[Path, Path], tmp_path: Path) -> None:
+    registry, data = files
+    fitted = fit_gate(registry, data, tmp_path / "gate", wishes(second="other"))
+    assert [worth.second for worth in fitted] == ["other", ""]
+    assert [worth.second for worth in eval_gate(registry, data, tmp_path / "gate")] == ["other", ""]
+    assert [worth.second for worth in fit_gate(registry, data, tmp_path / "gate", wishes())] == [""]
 
 
 def test_models_without_a_price_are_told(files: tuple[Path, Path], tmp_path: Path) -> None:
