@@ -1,7 +1,11 @@
-"""Checks that a version routes the labelled rows of its ``holdout`` well enough before it serves."""
+"""Checks that a version routes the labelled rows of its ``holdout`` well enough before it serves.
+
+With ``max_flips``, each row is also decided as other people would write it, and few decisions may change.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -13,8 +17,10 @@ from extproc.registry.registry_files import Files
 from extproc.registry.yaml_source import Source
 from extproc.routing.rehearsal import rehearse
 from extproc.routing.snapshot import Snapshot
+from extproc.routing.text_changes import TextChange, changed
 from extproc.vocabulary import Embedding
 
+CHANGE_SEED = 0  # of the changed texts: the same version and rows always give the same result
 _SHOWN = 5  # line numbers in a message; texts may come from requests, which logs must not contain
 
 Embed = Callable[[Sequence[str]], Sequence[Embedding]]
@@ -37,10 +43,13 @@ class Passed(msgspec.Struct, frozen=True):
     right: int
     rows: int
     serving: int | None = None  # rows that the version which serves routes right; None: none serves
+    flips: Mapping[TextChange, int] = {}  # rows whose decision each kind of change changes; empty: not asked
 
     def __str__(self) -> str:
         beside = "" if self.serving is None else f", {self.serving} by the version that serves"
-        return f"{self.right} of {self.rows} rows right ({self.right / self.rows:.3f}{beside})"
+        text = f"{self.right} of {self.rows} rows right ({self.right / self.rows:.3f}{beside})"
+        shares = ", ".join(f"{change} {count / self.rows:.3f}" for change, count in self.flips.items())
+        return f"{text}, flips: {shares}" if shares else text
 
 
 def read(source: Source, registry: schema.Registry, files: Files) -> HoldoutRows | None:
@@ -72,27 +81,54 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
     This blocks and runs its own event loop, so call it in a thread without one. Raises ``HoldoutFailed``,
     and what ``embed`` raises.
     """
-    texts = list(dict.fromkeys(row.text for row in holdout.rows))
-    embeddings = dict(zip(texts, embed(texts), strict=True))
-
-    def judged(by: Snapshot) -> list[bool]:
-        decisions = asyncio.run(rehearse(by, [row.text for row in holdout.rows], embeddings))
-        return [
-            (decision.route if decision else "") == (row.route or "")
-            for decision, row in zip(decisions, holdout.rows, strict=True)
-        ]
-
-    right = judged(snapshot)
-    before = None if serving is None or holdout.wanted.max_worse is None else judged(serving)
-    passed = Passed(sum(right), len(right), None if before is None else sum(before))
-    if problem := _problem(passed, holdout.wanted):
-        where = _where(holdout, _wrong(right, before))
-        raise HoldoutFailed(holdout.file, holdout.line, f"holdout: {passed}: {problem}; {where}")
+    wanted, texts = holdout.wanted, [row.text for row in holdout.rows]
+    variants = {} if wanted.max_flips is None else _variants(texts)
+    decide = _decider(embed, [*texts, *chain.from_iterable(variants.values())])
+    labels = [row.route or "" for row in holdout.rows]
+    routes = decide(snapshot, texts)
+    right = _equal(routes, labels)
+    before = None if serving is None or wanted.max_worse is None else _equal(decide(serving, texts), labels)
+    same = {change: _equal(routes, decide(snapshot, changed)) for change, changed in variants.items()}
+    passed = Passed(
+        right=sum(right),
+        rows=len(right),
+        serving=None if before is None else sum(before),
+        flips={change: same[change].count(False) for change in same},
+    )
+    if problem := _problem(passed, wanted):
+        raise _failed(holdout, passed, problem, "wrong", _wrong(right, before))
+    if change := _unsteady(passed, wanted):
+        problem = (
+            f"{passed.flips[change]} of {passed.rows} decisions change when a text changes by `{change}`, "
+            f"max_flips is {wanted.max_flips:g}"
+        )
+        raise _failed(holdout, passed, problem, "changed", _wrong(same[change], None))
     return passed
 
 
+def _variants(texts: Sequence[str]) -> dict[TextChange, list[str]]:
+    """The texts with each kind of change."""
+    return {change: [changed(text, change, CHANGE_SEED) for text in texts] for change in TextChange}
+
+
+def _decider(embed: Embed, texts: Sequence[str]) -> Callable[[Snapshot, Sequence[str]], list[str]]:
+    """Gives the routes of some of ``texts`` by a snapshot; empty for a text without one."""
+    unique = list(dict.fromkeys(texts))
+    embeddings = dict(zip(unique, embed(unique), strict=True))
+
+    def decide(by: Snapshot, some: Sequence[str]) -> list[str]:
+        decisions = asyncio.run(rehearse(by, some, embeddings))
+        return [decision.route if decision else "" for decision in decisions]
+
+    return decide
+
+
+def _equal(routes: Sequence[str], others: Sequence[str]) -> list[bool]:
+    return [route == other for route, other in zip(routes, others, strict=True)]
+
+
 def _problem(passed: Passed, wanted: schema.HoldoutSettings) -> str:
-    """Why the holdout fails; empty: it passes. Rows are counted, so rounding does not matter."""
+    """Why too few rows are right; empty: enough are. Rows are counted, so rounding does not matter."""
     if passed.right / passed.rows < wanted.min_accuracy:
         return f"below min_accuracy {wanted.min_accuracy:g}"
     if passed.serving is None or wanted.max_worse is None:
@@ -101,12 +137,23 @@ def _problem(passed: Passed, wanted: schema.HoldoutSettings) -> str:
     return f"{worse:.1f} points worse, max_worse is {wanted.max_worse:g}" if worse > wanted.max_worse else ""
 
 
+def _unsteady(passed: Passed, wanted: schema.HoldoutSettings) -> TextChange | None:
+    """The kind of change that changes most decisions, if these are too many."""
+    if wanted.max_flips is None:
+        return None
+    worst = max(passed.flips, key=lambda change: passed.flips[change])
+    return worst if passed.flips[worst] > wanted.max_flips * passed.rows else None
+
+
 def _wrong(right: Sequence[bool], before: Sequence[bool] | None) -> list[int]:
     """Rows that are wrong. Those that the serving version routes right come first."""
     wrong = [place for place, is_right in enumerate(right) if not is_right]
     return wrong if before is None else sorted(wrong, key=lambda place: not before[place])
 
 
-def _where(holdout: HoldoutRows, wrong: Sequence[int]) -> str:
-    lines = ", ".join(str(holdout.lines[place]) for place in wrong[:_SHOWN])
-    return f"wrong in {holdout.path.name}, lines {lines}{', ...' if len(wrong) > _SHOWN else ''}"
+def _failed(
+    holdout: HoldoutRows, passed: Passed, problem: str, verb: str, places: Sequence[int]
+) -> HoldoutFailed:
+    lines = ", ".join(str(holdout.lines[place]) for place in places[:_SHOWN])
+    where = f"{verb} in {holdout.path.name}, lines {lines}{', ...' if len(places) > _SHOWN else ''}"
+    return HoldoutFailed(holdout.file, holdout.line, f"holdout: {passed}: {problem}; {where}")

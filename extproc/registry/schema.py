@@ -195,6 +195,9 @@ class HoldoutSettings(Section, frozen=True):
     # Greatest loss in percentage points against the version that serves, on the same rows. (default: no
     # bound)
     max_worse: Points | None = None
+    # Greatest share of rows whose decision may change when their text is misspelt, re-cased, punctuated
+    # in another way or wrapped in a courtesy, for each of these kinds. (default: no bound)
+    max_flips: Fraction | None = None
 
 
 # A busy machine of two cores moves and reads bodies at five times this rate.

@@ -15,6 +15,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.fastpath import LEAST, AgreementMonitor, FastPath, Words
 from extproc.routing.lexical_features import WIDTH
 from extproc.routing.snapshot import Snapshot
+from extproc.routing.text_changes import TextChange
 from extproc.routing.trained_heads import Lexicon
 from extproc.vocabulary import Embedding
 from tests.lab.conftest import WordCounts
@@ -140,6 +141,43 @@ def test_rows_that_the_serving_version_has_right_come_first(tmp_path: Path) -> N
     path = written(tmp_path, rows=hard + ROWS, code=CHAT, chat="[x]", wanted="min_accuracy: 0, max_worse: 10")
     with pytest.raises(HoldoutFailed, match=r"lines 2, 3, 5, 1$"):
         passed(path, serving)
+
+
+def test_decisions_that_a_typing_mistake_changes_are_counted_and_bounded(tmp_path: Path) -> None:
+    """An encoder that counts words does not know a misspelt one."""
+    rows = '{"text": "python", "route": "code"}\n{"text": "hello", "route": "chat"}\n'
+    passing = passed(written(tmp_path, rows=rows, wanted="min_accuracy: 1, max_flips: 1"))
+    assert passing.flips[TextChange.TYPO] == 2
+    assert ", flips: typo 1.000, two_typos 1.000, case " in str(passing)
+    path = written(tmp_path, rows=rows, wanted="min_accuracy: 1, max_flips: 0.9")
+    with pytest.raises(HoldoutFailed) as caught:
+        passed(path)
+    assert str(caught.value).startswith(f"{path}:3: holdout: 2 of 2 rows right (1.000), flips: typo 1.000")
+    assert str(caught.value).endswith(
+        ": 2 of 2 decisions change when a text changes by `typo`, max_flips is 0.9; "
+        "changed in holdout.jsonl, lines 1, 2"
+    )
+
+
+def test_flips_cost_nothing_where_they_have_no_bound(tmp_path: Path) -> None:
+    assert passed(written(tmp_path)).flips == {}
+    loaded, snapshot = compiled(written(tmp_path))
+    assert loaded.holdout is not None
+    embedded: list[str] = []
+
+    def listed(texts: Sequence[str]) -> list[Embedding]:
+        embedded.extend(texts)
+        return embed(texts)
+
+    examine(loaded.holdout, snapshot, None, listed)
+    assert len(embedded) == len(loaded.holdout.rows)
+
+
+def test_a_change_may_flip_exactly_as_many_rows_as_allowed(tmp_path: Path) -> None:
+    rows = '{"text": "python", "route": "code"}\n{"text": "x y z", "route": null}\n'
+    assert passed(written(tmp_path, rows=rows, wanted="min_accuracy: 1, max_flips: 0.5")).flips[
+        TextChange.TYPO
+    ] == 1  # fmt: skip
 
 
 def test_the_version_is_of_the_rows_too_and_they_are_watched(tmp_path: Path) -> None:
