@@ -12,6 +12,7 @@ from extproc.commands.shared_options import command, output_file, takes_encoder,
 from extproc.commands.store_options import rows_of, takes_store
 from extproc.errors import OperatorError
 from extproc.missing_extras import needed
+from extproc.routing.text_changes import TextChange
 
 if TYPE_CHECKING:
     from extproc.lab.datasets import OutcomeRow, Reader
@@ -52,6 +53,7 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
+    _takes_flips(evaluate, "; always done for up to 200 rows")
     takes_store(evaluate, required=False)
     output = evaluate.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object")
@@ -81,9 +83,20 @@ def _add_diff(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         type=_budget,
         metavar="MEASURE=DROP",
         help="how much worse a measure may get, 0 to 1: accuracy (default 0.01), outside_kept, recall and "
-        "precision of every route (0.05 each), recall:ROUTE or precision:ROUTE of one; repeatable",
+        "precision of every route (0.05 each), recall:ROUTE or precision:ROUTE of one, flips of every change "
+        "of the text (0.05), flips:CHANGE of one; repeatable",
     )
+    _takes_flips(diff, " with each registry")
     diff.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _takes_flips(parser: argparse.ArgumentParser, more: str) -> None:
+    parser.add_argument(
+        "--flips",
+        action="store_true",
+        help="also decide each row with a typing mistake, in another case, with other punctuation and in "
+        f"polite words, and report how many decisions change{more}",
+    )
 
 
 def _budget(text: str) -> tuple[str, float]:
@@ -110,7 +123,7 @@ def _eval(options: argparse.Namespace) -> int:
     with rows_of(options) as (routes, outcomes_read):
         # A store may know of outcomes that a registry without predicted quality has no use for.
         unused = options.outcomes is None and routes is not None and candidate.loaded.quality is None
-        report = None if routes is None else evaluate(candidate, routes)
+        report = None if routes is None else evaluate(candidate, routes, flips=options.flips)
         outcomes = None if outcomes_read is None or unused else _outcomes(candidate, outcomes_read)
     if options.json:
         print(_as_json(report, outcomes))
@@ -148,7 +161,8 @@ def _diff(options: argparse.Namespace) -> int:
     )
     budgets = {**DEFAULT_BUDGETS, **dict(options.budget)}
     _check_budgets(budgets, routes_of(old, new))
-    comparison = compare(old, new, options.data, budgets)
+    flips = options.flips or any(name.startswith("flips") for name, _ in options.budget)
+    comparison = compare(old, new, options.data, budgets, flips=flips)
     if options.json:
         print(msgspec.json.encode(comparison).decode())
     else:
@@ -159,7 +173,8 @@ def _diff(options: argparse.Namespace) -> int:
 def _check_budgets(budgets: Iterable[str], routes: Iterable[str]) -> None:
     """A budget of something that is not measured would never be exceeded."""
     single = [f"{measure}:{route}" for measure in ("recall", "precision") for route in routes]
-    known = ["accuracy", "outside_kept", "recall", "precision", *single]
+    flips = ["flips", *(f"flips:{change}" for change in TextChange)]
+    known = ["accuracy", "outside_kept", "recall", "precision", *single, *flips]
     for name in budgets:
         if name not in known:
             raise OperatorError(

@@ -17,10 +17,9 @@ from extproc.registry.registry_files import Files
 from extproc.registry.yaml_source import Source
 from extproc.routing.rehearsal import rehearse
 from extproc.routing.snapshot import Snapshot
-from extproc.routing.text_changes import TextChange, changed
+from extproc.routing.text_changes import TextChange, variants
 from extproc.vocabulary import Embedding
 
-CHANGE_SEED = 0  # of the changed texts: the same version and rows always give the same result
 _SHOWN = 5  # line numbers in a message; texts may come from requests, which logs must not contain
 
 Embed = Callable[[Sequence[str]], Sequence[Embedding]]
@@ -82,13 +81,13 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
     and what ``embed`` raises.
     """
     wanted, texts = holdout.wanted, [row.text for row in holdout.rows]
-    variants = {} if wanted.max_flips is None else _variants(texts)
-    decide = _decider(embed, [*texts, *chain.from_iterable(variants.values())])
+    changed = {} if wanted.max_flips is None else variants(texts)
+    decide = _decider(embed, [*texts, *chain.from_iterable(changed.values())])
     labels = [row.route or "" for row in holdout.rows]
     routes = decide(snapshot, texts)
     right = _equal(routes, labels)
     before = None if serving is None or wanted.max_worse is None else _equal(decide(serving, texts), labels)
-    same = {change: _equal(routes, decide(snapshot, changed)) for change, changed in variants.items()}
+    same = {change: _equal(routes, decide(snapshot, copies)) for change, copies in changed.items()}
     passed = Passed(
         right=sum(right),
         rows=len(right),
@@ -104,11 +103,6 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
         )
         raise _failed(holdout, passed, problem, "changed", _wrong(same[change], None))
     return passed
-
-
-def _variants(texts: Sequence[str]) -> dict[TextChange, list[str]]:
-    """The texts with each kind of change."""
-    return {change: [changed(text, change, CHANGE_SEED) for text in texts] for change in TextChange}
 
 
 def _decider(embed: Embed, texts: Sequence[str]) -> Callable[[Snapshot, Sequence[str]], list[str]]:

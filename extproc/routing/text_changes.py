@@ -11,6 +11,7 @@ from enum import StrEnum
 from random import Random
 
 _SLOT = "{}"
+_VARIANT_SEED = 0
 _LEAST_LETTERS = 4  # of a word that gets a typing mistake, where the text has one
 _WORD = re.compile(r"\S+")
 _END_OF_CLAUSE = re.compile(r"[.,;:!?]+(?=\s|$)")
@@ -44,6 +45,11 @@ class TextChange(StrEnum):
     CASE = "case"  # upper case, lower case or title case
     PUNCTUATION = "punctuation"
     COURTESY = "courtesy"  # a greeting or thanks around the text
+
+
+def variants(texts: Sequence[str]) -> dict[TextChange, list[str]]:
+    """The texts with each kind of change, always the same ones."""
+    return {change: [changed(text, change, _VARIANT_SEED) for text in texts] for change in TextChange}
 
 
 def changed(text: str, change: TextChange, seed: int, courtesies: Sequence[str] = COURTESIES) -> str:

@@ -56,6 +56,19 @@ def test_eval_tells_people_and_writes_a_page(
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_flips_are_part_of_the_report_and_of_a_comparison_that_has_a_budget_for_them(
+    registry: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "--json", "--flips", "--registry", registry, "--data", data]) == 0
+    flips = json.loads(capsys.readouterr().out)["flips"]
+    assert set(flips) == {"typo", "two_typos", "case", "punctuation", "courtesy"}
+    assert flips["case"]["value"] == 0.0  # the encoder reads lower case
+    for asked in (["--flips"], ["--budget", "flips=0"]):
+        assert main(["diff", "--json", registry, registry, "--data", data, *asked]) == 0
+        changes = json.loads(capsys.readouterr().out)["changes"]
+        assert {c["name"].partition(":")[2] for c in changes if c["name"].startswith("flips:")} == set(flips)
+
+
 def test_eval_json_is_one_object(registry: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--json", "--registry", registry, "--data", data]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -98,5 +111,7 @@ def test_a_budget_that_says_nothing_is_refused(
 def test_a_budget_of_what_is_not_measured_is_refused(
     registry: str, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["diff", registry, registry, "--data", data, "--budget", "flips:typos=0.1"]) == 1
+    assert "there is no measure 'flips:typos'" in capsys.readouterr().err
     assert main(["diff", registry, registry, "--data", data, "--budget", "recall:coding=0.1"]) == 1
     assert "there is no measure 'recall:coding' (expected one of: accuracy," in capsys.readouterr().err

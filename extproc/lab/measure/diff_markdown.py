@@ -62,7 +62,7 @@ def _verdict(comparison: RegistryComparison) -> str:
 
 def _measures(comparison: RegistryComparison) -> str:
     """The overall measures, and those of routes that moved."""
-    shown = [change for change in comparison.changes if ":" not in change.name or change.old != change.new]
+    shown = [change for change in comparison.changes if not change.of_one_route or change.old != change.new]
     known = [change for change in shown if not (math.isnan(change.old) and math.isnan(change.new))]
     measures = markdown_table(
         ["measure", "rows", "old", "new", "change (95 %)", "budget"], map(_measure, known)

@@ -11,10 +11,12 @@ from extproc.lab.measure.choice_worth import Choosing, OutcomeReport
 from extproc.lab.measure.evaluation_report import SIGNALS, Report
 from extproc.lab.measure.evaluation_text import (
     FIGURE_HEAD,
+    FLIP_HEAD,
     GRID_ROUTES,
     QUANTILE_HEAD,
     ROUTE_HEAD,
     figure_rows,
+    flip_rows,
     largest_confusions,
     quantile_rows,
     reasons,
@@ -57,6 +59,11 @@ def _of_routes(report: Report) -> list[str]:
         section("How sure, how right", _plots(report)),
         section("Routes", plain_table(ROUTE_HEAD, route_rows(report))),
         section("Beside the baselines, before any floor", _baselines(report)),
+        *(
+            [section("Written in another way", plain_table(FLIP_HEAD, flip_rows(report)))]
+            if report.flips
+            else []
+        ),
         section("Mistakes, the surest first", _mistakes(report)),
         section(
             "Scores",

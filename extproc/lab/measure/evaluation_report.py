@@ -10,6 +10,7 @@ from extproc.lab.datasets import Reader, labels_of
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.baselines import BaselineFigures, baseline_figures
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
+from extproc.lab.measure.flip_rates import flip_rates, flips_of
 from extproc.lab.measure.intervals import (
     NO_FIGURE,
     Figure,
@@ -27,6 +28,7 @@ from extproc.registry.labelled_rows import RouteRow
 _SLOW_RESAMPLES = 500  # of metrics that sort every resample
 _CURVE_POINTS = 200
 _MISTAKES = 20
+_FLIPS_UP_TO = 200  # rows; flips of more are measured only on request, because each row costs five encodings
 SIGNALS = ("margin", "similarity", "probability")
 
 
@@ -88,6 +90,7 @@ class Report(msgspec.Struct, frozen=True):
     reasons: Mapping[str, int]
     baselines: list[BaselineFigures]
     mistakes: list[Mistake]  # the surest first
+    flips: dict[str, Figure] = {}  # by kind of change: decisions that change; empty: not measured
 
 
 # The meaning of each figure.
@@ -114,14 +117,16 @@ FIGURES = {
 }
 
 
-def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
+def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow], *, flips: bool = False) -> Report:
     """Decide labelled rows with a registry, and measure the decisions.
 
-    Raises ``DataError``, ``EncoderFailed``, ``OperatorError``.
+    With ``flips``, or with few rows, each row is also decided as other people would write it. Raises
+    ``DataError``, ``EncoderFailed``, ``OperatorError``.
     """
     data = read(candidate.routes)
     rows = data.rows
-    decided = decide_all(candidate.snapshot, candidate.encoder, [row.text for row in rows], candidate.routes)
+    texts = [row.text for row in rows]
+    decided = decide_all(candidate.snapshot, candidate.encoder, texts, candidate.routes)
     truth = labels_of(rows, candidate.routes)
     table = classification_metrics.confusion(truth, decided.route, len(candidate.routes))
     scored = ~np.isnan(decided.probability)
@@ -146,7 +151,14 @@ def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow]) -> Report:
         reasons=decided.reasons,
         baselines=baseline_figures(candidate, rows, truth, decided),
         mistakes=_mistakes(rows, truth, decided),
+        flips=_flips(candidate, texts, decided) if flips or len(rows) <= _FLIPS_UP_TO else {},
     )
+
+
+def _flips(
+    candidate: CandidateRegistry, texts: Sequence[str], decided: ReplayedDecisions
+) -> dict[str, Figure]:
+    return flip_rates(flips_of(candidate, texts, decided.route, decided.routes))
 
 
 def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]) -> dict[str, Figure]:

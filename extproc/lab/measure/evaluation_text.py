@@ -3,13 +3,15 @@
 import math
 
 from extproc.lab.datasets import printable
-from extproc.lab.figures.number_formats import count, counted, interval, level, score, with_interval
+from extproc.lab.figures.number_formats import count, counted, interval, level, percent, score, with_interval
 from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.classification_metrics import QUANTILES
 from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Report
+from extproc.lab.measure.flip_rates import CHANGES
 
 GRID_ROUTES = 12  # with more, a report lists the largest entries of the confusion matrix
 FIGURE_HEAD = ("", "value", "95 % interval", "")
+FLIP_HEAD = ("decisions that change with the text", "share", "95 % interval", "")
 ROUTE_HEAD = ("route", "rows", "precision", "recall", "F1")
 QUANTILE_HEAD = ("quantile", *map(level, QUANTILES))
 _LISTED = 15
@@ -24,6 +26,7 @@ def as_text(report: Report) -> str:
         text_table(FIGURE_HEAD, figure_rows(report)),
         text_table(ROUTE_HEAD, route_rows(report)),
         _confusion(report),
+        text_table(FLIP_HEAD, flip_rows(report)) if report.flips else "",
         _baselines(report),
         text_table(QUANTILE_HEAD, quantile_rows(report)),
         f"decided because  {reasons(report)}",
@@ -78,6 +81,14 @@ def figure_rows(report: Report) -> list[list[str]]:
         [name, score(figure.value), interval(figure), FIGURES[name]]
         for name, figure in report.figures.items()
         if not math.isnan(figure.value)
+    ]
+
+
+def flip_rows(report: Report) -> list[list[str]]:
+    """A row for each kind of change of a text."""
+    return [
+        [change, percent(figure.value), interval(figure, percent), CHANGES[change]]
+        for change, figure in report.flips.items()
     ]
 
 

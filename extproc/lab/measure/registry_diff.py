@@ -12,17 +12,19 @@ import numpy as np
 from extproc.lab.datasets import labels_of, read_routes
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import Floats, Labels, Truths
+from extproc.lab.measure.flip_rates import flips_of
 from extproc.lab.measure.intervals import Interval, Statistic, bootstrap, mcnemar, mean_of
 from extproc.lab.measure.replay import CandidateRegistry, decide_all
 from extproc.registry.labelled_rows import RouteRow
 
 # How much worse each measure may get, as a difference. `recall` and `precision` apply to every route;
-# `recall:ROUTE` and `precision:ROUTE` to one, and override them.
+# `recall:ROUTE` and `precision:ROUTE` to one, and override them; so do `flips` and `flips:CHANGE`.
 DEFAULT_BUDGETS: Mapping[str, float] = {
     "accuracy": 0.01,
     "outside_kept": 0.05,
     "recall": 0.05,
     "precision": 0.05,
+    "flips": 0.05,
 }
 _LISTED = 20  # broken rows that are shown
 _ABSTAINED = ""
@@ -40,7 +42,7 @@ class Side(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """One measure, before and after; NaN (null in JSON) without rows."""
 
-    name: str  # accuracy, outside_kept, recall:ROUTE, precision:ROUTE
+    name: str  # accuracy, outside_kept, flips:CHANGE, recall:ROUTE, precision:ROUTE
     rows: int  # that the new value is measured on
     old: float
     new: float
@@ -51,7 +53,13 @@ class Change(msgspec.Struct, frozen=True):
     @property
     def worse_by(self) -> float:
         """How much worse NEW is; negative where it is better."""
-        return self.new - self.old if self.name == "outside_kept" else self.old - self.new
+        lower_is_better = self.name.partition(":")[0] in ("outside_kept", "flips")
+        return self.new - self.old if lower_is_better else self.old - self.new
+
+    @property
+    def of_one_route(self) -> bool:
+        """Whether it measures a single route."""
+        return self.name.partition(":")[0] in ("recall", "precision")
 
     @property
     def over_budget(self) -> bool:
@@ -107,12 +115,18 @@ def routes_of(old: CandidateRegistry, new: CandidateRegistry) -> tuple[str, ...]
 
 
 def compare(
-    old: CandidateRegistry, new: CandidateRegistry, data: Path, budgets: Mapping[str, float]
+    old: CandidateRegistry,
+    new: CandidateRegistry,
+    data: Path,
+    budgets: Mapping[str, float],
+    *,
+    flips: bool = False,
 ) -> RegistryComparison:
     """Decide every row with both. If only one registry has a row's route, the other decides the row wrongly.
 
-    ``budgets`` has the keys of `DEFAULT_BUDGETS` and may have those of single routes. Raises
-    ``DataError``, ``EncoderFailed``, ``OperatorError``.
+    With ``flips``, both also decide each row as other people would write it. ``budgets`` has the keys of
+    `DEFAULT_BUDGETS` and may have those of single routes and changes. Raises ``DataError``,
+    ``EncoderFailed``, ``OperatorError``.
     """
     routes = routes_of(old, new)
     rows = read_routes(data, routes)
@@ -122,6 +136,11 @@ def compare(
     after = decide_all(new.snapshot, new.encoder, texts, routes).route
     right_before, right_after = before == truth, after == truth
     only_old, only_new = int((right_before & ~right_after).sum()), int((right_after & ~right_before).sum())
+    flipped: list[Change] = []
+    if flips:
+        flipped = _flip_changes(
+            flips_of(old, texts, before, routes), flips_of(new, texts, after, routes), budgets
+        )
     tables = [classification_metrics.confusion(truth, decided, len(routes)) for decided in (before, after)]
     return RegistryComparison(
         old=_side(old),
@@ -132,7 +151,11 @@ def compare(
         only_old=only_old,
         only_new=only_new,
         p_value=mcnemar(only_old, only_new),
-        changes=_changes(routes, truth, before, after, budgets),
+        changes=[
+            *_overall_changes(truth, before, after, budgets),
+            *flipped,
+            *_route_changes(routes, truth, before, after, budgets),
+        ],
         moves=_moves(routes, truth, before, after),
         routes=list(routes),
         confusion_change=(tables[1] - tables[0]).tolist(),
@@ -140,14 +163,29 @@ def compare(
     )
 
 
-def _changes(
-    routes: Sequence[str], truth: Labels, before: Labels, after: Labels, budgets: Mapping[str, float]
+def _overall_changes(
+    truth: Labels, before: Labels, after: Labels, budgets: Mapping[str, float]
 ) -> list[Change]:
     outside = truth < 0
-    changes = [
+    return [
         _change("accuracy", before == truth, after == truth, budgets["accuracy"]),
         _change("outside_kept", (before >= 0)[outside], (after >= 0)[outside], budgets["outside_kept"]),
     ]
+
+
+def _flip_changes(
+    before: Mapping[str, Truths], after: Mapping[str, Truths], budgets: Mapping[str, float]
+) -> list[Change]:
+    return [
+        _change(f"flips:{change}", rows, after[change], budgets.get(f"flips:{change}", budgets["flips"]))
+        for change, rows in before.items()
+    ]
+
+
+def _route_changes(
+    routes: Sequence[str], truth: Labels, before: Labels, after: Labels, budgets: Mapping[str, float]
+) -> list[Change]:
+    changes = []
     for i, name in enumerate(routes):
         of_route, recall, precision = truth == i, f"recall:{name}", f"precision:{name}"
         recalled = (before == i)[of_route], (after == i)[of_route]

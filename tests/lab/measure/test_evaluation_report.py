@@ -13,6 +13,7 @@ from extproc.lab.measure.evaluation_page import as_page
 from extproc.lab.measure.evaluation_report import FIGURES, Report, evaluate
 from extproc.lab.measure.evaluation_text import as_text
 from extproc.lab.measure.replay import CandidateRegistry
+from extproc.routing.text_changes import TextChange
 from tests.lab.conftest import REGISTRY, candidate_of
 
 
@@ -160,6 +161,29 @@ class Structure(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_the_decisions_that_another_way_of_writing_changes_are_reported(
+    candidate: CandidateRegistry, data: Path
+) -> None:
+    """An encoder that counts words does not know a misspelt one, so a text of one word flips."""
+    data.write_text('{"text": "python", "route": "code"}\n{"text": "x y", "route": null}\n')
+    report = evaluate(candidate, routes_in(data))
+    assert list(report.flips) == list(TextChange)
+    assert report.flips["typo"].value == 1 / 2
+    assert 0 < report.flips["typo"].low < 1 / 2 < report.flips["typo"].high < 1
+    assert re.search(r"^typo +50.0% .* a typing mistake in one word$", as_text(report), re.MULTILINE)
+    assert "Written in another way" in as_page(report)
+    assert msgspec.json.decode(msgspec.json.encode(report))["flips"]["typo"]["value"] == 1 / 2
+
+
+def test_flips_of_many_rows_are_measured_only_on_request(candidate: CandidateRegistry, data: Path) -> None:
+    data.write_text('{"text": "python", "route": "code"}\n' * 201)
+    plain = evaluate(candidate, routes_in(data))
+    assert plain.flips == {}
+    assert "Written in another way" not in as_page(plain)
+    assert "typing mistake" not in as_text(plain)
+    assert evaluate(candidate, routes_in(data), flips=True).flips["typo"].value == 1.0
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(candidate: CandidateRegistry, data: Path) -> None:

@@ -44,6 +44,23 @@ def test_a_registry_is_no_worse_than_itself(candidate: CandidateRegistry, other:
     assert "No row is decided differently." in as_markdown(same)
 
 
+def test_flips_are_compared_on_request_and_have_a_budget(
+    candidate: CandidateRegistry, other: Path, data: Path
+) -> None:
+    """Where every rare word is an example of its own, a misspelt word changes the route."""
+    data.write_text('{"text": "x y", "route": null}\n{"text": "python", "route": "code"}\n')
+    assert not any(c.name.startswith("flips:") for c in compared(candidate, other, LAX, data).changes)
+    strict, budgets = candidate_of(other, STRICT), {**DEFAULT_BUDGETS, "accuracy": 1.0, "recall": 1.0}
+    found = compare(strict, candidate, data, budgets, flips=True)
+    typo = change(found, "flips:typo")
+    assert (typo.old, typo.new, typo.rows) == (0.0, 0.5, 2)
+    assert typo in found.over_budget
+    assert "**flips:typo** is worse by 0.500; its budget is 0.05" in as_markdown(found)
+    allowed = {**budgets, "flips": 0.0, "flips:typo": 0.5}
+    assert change(compare(strict, candidate, data, allowed, flips=True), "flips:typo").over_budget is False
+    assert change(compare(candidate, strict, data, budgets, flips=True), "flips:typo").over_budget is False
+
+
 def test_a_stricter_registry_loses_rows_and_says_which(
     candidate: CandidateRegistry, other: Path, data: Path
 ) -> None:
