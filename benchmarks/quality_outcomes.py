@@ -93,7 +93,13 @@ def tell(name: str, rows: list[OutcomeRow], encoder: Encoder, seed: int) -> None
     calls = np.zeros(predicted.shape)
     calls[:, 1] = 1.0
     table = Table(
-        answers.texts, (WEAK, STRONG), predicted, answers.scores[:, :2], costs=calls, expected=calls
+        answers.texts,
+        (WEAK, STRONG),
+        predicted,
+        answers.scores[:, :2],
+        costs=calls,
+        expected=calls,
+        matched=np.zeros((2, 2), bool),
     )
     found = measure(table)
     title = f"{name}, {len(rows)} prompts" + (f", trained with {len(pool)} more models" if pool else "")

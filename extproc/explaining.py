@@ -218,7 +218,8 @@ def _candidate(candidate: Candidate, snapshot: Snapshot) -> str:
 def _offer(offer: Offer, decision: Decision) -> str:
     mark = "  <- chosen" if offer.model == decision.model else ""
     quality = "-" if offer.quality is None else f"{offer.quality:.3f}"
-    return f"{quality:>7}  {offer.cost:11.6f}  {offer.model}{mark}"
+    dominated = f"  dominated by {offer.dominated_by}" if offer.dominated_by else ""
+    return f"{quality:>7}  {offer.cost:11.6f}  {offer.model}{mark}{dominated}"
 
 
 def _beside_floor(value: float, floor: float) -> str:

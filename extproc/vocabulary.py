@@ -249,6 +249,7 @@ class Offer(msgspec.Struct, frozen=True):
     model: ModelName
     quality: float | None  # the probability that its answer is good; None: nothing was predicted
     cost: float  # expected, US dollars; 0 for a model without a price
+    dominated_by: ModelName = ModelName("")  # a candidate that costs no more and is no worse; "": none
 
 
 class FastPathComparison(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ class QualityManifest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, int]  # of each model
     penalty: float  # on each model's own weights
     metrics: dict[str, Any]
+    matched_by: dict[str, tuple[str, ...]] = {}  # by model, those whose quality it did not exceed
     weights_sha256: str = ""
 
 
@@ -116,4 +117,7 @@ def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
         mean=arrays["mean"],
         length=arrays["length"],
         tokens=arrays["tokens"],
+        matched_by={
+            ModelName(model): tuple(map(ModelName, others)) for model, others in manifest.matched_by.items()
+        },
     )

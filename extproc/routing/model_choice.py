@@ -5,19 +5,23 @@ provider counts them differently. The estimate is good enough to compare prices 
 windows, but not for billing.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from extproc.routing.predicted_quality import Forecast
 from extproc.vocabulary import Api, ChatRequest, ClusterName, ModelName, Offer, UpstreamName
 
 Forecasts = Mapping[ModelName, Forecast]
+# For each model, the models whose quality it did not exceed on held-out outcomes.
+Matched = Mapping[ModelName, Collection[ModelName]]
 
 CHARS_PER_TOKEN = 4  # of English prose
 # An answer's length where none is predicted and the client sets no limit; the same for every candidate.
 USUAL_TOKENS = 256
 _NOTHING: Forecasts = {}
+_NO_MATCH: Matched = {}
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -40,27 +44,50 @@ class Target(msgspec.Struct, frozen=True):
     context_window: int | None = None  # tokens of prompt and answer; None: takes any request
 
 
-def pick(
+def pick(candidates: Iterable[Target], request: ChatRequest) -> Target | None:
+    """The cheapest candidate that can take the request; None if none can. Among equals, the first."""
+    able = [target for target in candidates if can_take(target, request)]
+    return min(able, key=lambda target: expected_cost(target, request), default=None)
+
+
+def best_offer(offers: Sequence[Offer], bar: float) -> Offer | None:
+    """The cheapest offer whose predicted quality reaches the bar; None if there are no offers.
+
+    If none reaches it, the offer with the highest quality; among equals, the cheaper one. Dominated
+    candidates are left out.
+    """
+    worthwhile = [each for each in offers if not each.dominated_by]
+    good = [each for each in worthwhile if _quality(each) >= bar]
+    if good:
+        return min(good, key=lambda each: each.cost)
+    return max(worthwhile, key=lambda each: (_quality(each), -each.cost), default=None)
+
+
+def offers_of(
     candidates: Iterable[Target],
     request: ChatRequest,
     forecasts: Forecasts = _NOTHING,
-    bar: float | None = None,
-) -> Target | None:
-    """The cheapest candidate that can take the request; None if none can. Among equals, the first.
+    matched: Matched = _NO_MATCH,
+) -> tuple[Offer, ...]:
+    """The candidates that can take the request, and by which other one each is dominated."""
+    offers = [offer(target, request, forecasts) for target in candidates if can_take(target, request)]
+    return tuple(replace(each, dominated_by=_dominating(each, offers, matched)) for each in offers)
 
-    With a ``bar``, the cheapest candidate whose predicted quality reaches it. If none does, the candidate
-    with the highest quality; among equals, the cheaper one.
+
+def _dominating(one: Offer, offers: Iterable[Offer], matched: Matched) -> ModelName:
+    """The cheapest offer that costs no more than ``one`` and whose quality ``one`` does not exceed.
+
+    Two models of equal cost that do not exceed each other both stay.
     """
-    able = [target for target in candidates if can_take(target, request)]
-    offers = [(target, offer(target, request, forecasts)) for target in able]
-    if not offers:
-        return None
-    if bar is None:
-        return min(offers, key=lambda pair: pair[1].cost)[0]
-    good = [pair for pair in offers if _quality(pair[1]) >= bar]
-    if good:
-        return min(good, key=lambda pair: pair[1].cost)[0]
-    return max(offers, key=lambda pair: (_quality(pair[1]), -pair[1].cost))[0]
+    better = [other for other in offers if _dominates(other, one, matched)]
+    return min(better, key=lambda other: other.cost).model if better else ModelName("")
+
+
+def _dominates(other: Offer, one: Offer, matched: Matched) -> bool:
+    if other.model not in matched.get(one.model, ()):
+        return False
+    mutual = one.model in matched.get(other.model, ())
+    return other.cost < one.cost or (other.cost == one.cost and not mutual)
 
 
 def offer(target: Target, request: ChatRequest, forecasts: Forecasts = _NOTHING) -> Offer:

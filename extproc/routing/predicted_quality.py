@@ -8,7 +8,7 @@ that a decision costs microseconds however many there are.
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -130,6 +130,8 @@ class Quality(msgspec.Struct, frozen=True):
     mean: Matrix  # (models,) mean quality in training: all that is known of a request without text
     length: Matrix  # (width,) log of an answer's tokens, what all models have in common
     tokens: Matrix  # (models,) log of its own; NaN where training had no lengths
+    # The models whose quality a model did not exceed on held-out outcomes: it is not worth a higher price.
+    matched_by: Mapping[ModelName, tuple[ModelName, ...]] = {}
 
     def predict(self, inputs: Inputs, looks: Matrix) -> Matrix:
         """P(good) of each text by each model, shape (n, models)."""

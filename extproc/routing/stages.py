@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from extproc.errors import Denied, PolicyFailed, UnknownModel
 from extproc.routing.fastpath import FastPath
-from extproc.routing.model_choice import Forecasts, can_take, offer, pick
+from extproc.routing.model_choice import Forecasts, best_offer, offers_of, pick
 from extproc.routing.rules import CompiledRule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
@@ -191,9 +191,10 @@ def _model_of(
         target = pick(policy.candidates, request)
         return (target.model if target else _NONE), ()
     forecasts = _forecasts([target.model for target in policy.candidates], question, snapshot, embedding)
-    target = pick(policy.candidates, request, forecasts, policy.quality_bar)
-    offers = tuple(offer(each, request, forecasts) for each in policy.candidates if can_take(each, request))
-    return (target.model if target else _NONE), offers
+    assert snapshot.quality is not None  # a registry with a bar is not loaded without
+    offers = offers_of(policy.candidates, request, forecasts, snapshot.quality.matched_by)
+    chosen = best_offer(offers, policy.quality_bar)
+    return (chosen.model if chosen else _NONE), offers
 
 
 def _forecasts(

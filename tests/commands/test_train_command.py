@@ -271,3 +271,29 @@ def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them
     assert json.loads(capsys.readouterr().out)["inside"] == len(labelled) - 3
     assert main(["train", "--registry", str(registry), "--out", out]) == 1
     assert "expected --data, or --store with labels" in capsys.readouterr().err
+
+
+def test_a_candidate_that_is_no_better_than_a_cheaper_one_is_left_out_and_explain_says_so(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.write_text(PRICED.replace("ARTEFACT\n", "").replace("BAR", ""))
+    rows = [
+        {"text": kind.format(thing), "outcomes": {"small": float(number > 0), "large": float(number > 0)}}
+        for kinds in KINDS.values()
+        for number, kind in enumerate(kinds)
+        for things in THINGS.values()
+        for thing in things
+    ]
+    outcomes = registry.parent / "outcomes.jsonl"
+    outcomes.write_text("\n".join(map(json.dumps, rows)))
+    assert train(registry, "one", "--outcomes", str(outcomes)) == 0
+    printed = capsys.readouterr().out
+    assert "large is dominated by small, which costs no more: lead in quality 0.000 [0.000, 0.000]" in printed
+    assert "small answers every request" in printed
+    about = json.loads((registry.parent / "one" / "quality.json").read_text())
+    assert about["matched_by"]["large"] == ["small"]
+    registry.write_text(PRICED.replace("ARTEFACT", "artefact: one").replace("BAR", ", quality_bar: 0.99"))
+    assert main(["explain", "--registry", str(registry), "boil beans"]) == 0
+    printed = capsys.readouterr().out
+    assert "large  dominated by small" in printed
+    assert "small  <- chosen" in printed

@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.model_choice import Price, Target, can_take, expected_cost, offer, pick
+from extproc.routing.model_choice import (
+    Forecasts,
+    Matched,
+    Price,
+    Target,
+    best_offer,
+    can_take,
+    expected_cost,
+    offer,
+    offers_of,
+    pick,
+)
 from extproc.routing.predicted_quality import Forecast
 from extproc.vocabulary import Api, ChatRequest
 
@@ -18,8 +29,19 @@ def request(prompt_chars: int = 40, max_tokens: int | None = None) -> ChatReques
     return ChatRequest(Api.OPENAI_CHAT, "auto", {}, "", 10, prompt_chars=prompt_chars, max_tokens=max_tokens)
 
 
+def chosen(
+    candidates: list[Target],
+    asked: ChatRequest,
+    forecasts: Forecasts,
+    bar: float,
+    matched: Matched | None = None,
+) -> str | None:
+    best = best_offer(offers_of(candidates, asked, forecasts, matched or {}), bar)
+    return best.model if best else None
+
+
 @pytest.mark.parametrize(
-    ("asked", "chosen"),
+    ("asked", "expected"),
     [
         (request(), SMALL),
         (request(prompt_chars=4 * 1000), SMALL),
@@ -29,9 +51,9 @@ def request(prompt_chars: int = 40, max_tokens: int | None = None) -> ChatReques
     ],
 )
 def test_the_cheapest_whose_window_holds_prompt_and_answer_is_chosen(
-    asked: ChatRequest, chosen: Target
+    asked: ChatRequest, expected: Target
 ) -> None:
-    assert pick([LARGE, MID, SMALL], asked) is chosen
+    assert pick([LARGE, MID, SMALL], asked) is expected
 
 
 def test_a_long_answer_may_turn_the_order_of_prices() -> None:
@@ -63,31 +85,61 @@ def test_nothing_cheaper_that_could_take_it_is_passed_over(
     prompt_chars: int, max_tokens: int | None, candidates: list[Target]
 ) -> None:
     asked = request(prompt_chars, max_tokens)
-    chosen = pick(candidates, asked)
-    assert chosen is not None
-    assert can_take(chosen, asked)
+    found = pick(candidates, asked)
+    assert found is not None
+    assert can_take(found, asked)
     for other in candidates:
-        assert not can_take(other, asked) or expected_cost(other, asked) >= expected_cost(chosen, asked)
+        assert not can_take(other, asked) or expected_cost(other, asked) >= expected_cost(found, asked)
 
 
 def test_with_a_bar_the_cheapest_that_clears_it_is_chosen() -> None:
     forecasts = {"small": Forecast(0.6), "mid": Forecast(0.8), "large": Forecast(0.9)}
     trio = [LARGE, MID, SMALL]
-    assert pick(trio, request(), forecasts, 0.6) is SMALL
-    assert pick(trio, request(), forecasts, 0.7) is MID
-    assert pick(trio, request(), forecasts, 0.85) is LARGE
-    assert pick(trio, request(), forecasts) is SMALL
+    assert chosen(trio, request(), forecasts, 0.6) == "small"
+    assert chosen(trio, request(), forecasts, 0.7) == "mid"
+    assert chosen(trio, request(), forecasts, 0.85) == "large"
+    assert pick(trio, request()) is SMALL
 
 
 def test_where_none_clears_the_bar_the_strongest_is_chosen_and_the_cheaper_of_equals() -> None:
-    assert pick([SMALL, MID], request(), {"small": Forecast(0.4), "mid": Forecast(0.3)}, 0.9) is SMALL
-    assert pick([LARGE, MID], request(), {"large": Forecast(0.4), "mid": Forecast(0.4)}, 0.9) is MID
+    assert chosen([SMALL, MID], request(), {"small": Forecast(0.4), "mid": Forecast(0.3)}, 0.9) == "small"
+    assert chosen([LARGE, MID], request(), {"large": Forecast(0.4), "mid": Forecast(0.4)}, 0.9) == "mid"
 
 
 def test_a_model_that_cannot_take_the_request_is_not_chosen_for_its_quality() -> None:
     forecasts = {"small": Forecast(0.99), "mid": Forecast(0.1)}
-    assert pick([SMALL, MID], request(prompt_chars=4 * 1001), forecasts, 0.9) is MID
-    assert pick([SMALL], request(prompt_chars=4 * 1001), forecasts, 0.9) is None
+    assert chosen([SMALL, MID], request(prompt_chars=4 * 1001), forecasts, 0.9) == "mid"
+    assert chosen([SMALL], request(prompt_chars=4 * 1001), forecasts, 0.9) is None
+
+
+def test_a_model_that_is_no_better_than_a_cheaper_one_is_left_out() -> None:
+    forecasts = {"small": Forecast(0.6), "mid": Forecast(0.8), "large": Forecast(0.9)}
+    matched = {"large": ("mid",)}
+    assert chosen([LARGE, MID, SMALL], request(), forecasts, 0.85, matched) == "mid"
+    by = {
+        each.model: each.dominated_by
+        for each in offers_of([LARGE, MID, SMALL], request(), forecasts, matched)
+    }
+    assert by == {"large": "mid", "mid": "", "small": ""}
+
+
+def test_a_model_is_chosen_from_again_where_the_one_that_dominates_it_cannot_take_the_request() -> None:
+    forecasts = {"mid": Forecast(0.8), "large": Forecast(0.9)}
+    asked = request(prompt_chars=4 * 8001)
+    assert chosen([LARGE, MID], asked, forecasts, 0.85, {"large": ("mid",)}) == "large"
+
+
+def test_a_cheaper_model_is_not_left_out_for_a_better_one() -> None:
+    forecasts = {"small": Forecast(0.6), "large": Forecast(0.9)}
+    assert chosen([LARGE, SMALL], request(), forecasts, 0.5, {"small": ("large",)}) == "small"
+
+
+def test_of_two_models_of_one_price_that_match_each_other_both_stay() -> None:
+    twin = msgspec.structs.replace(SMALL, model="twin")
+    both = {"small": ("twin",), "twin": ("small",)}
+    assert not any(each.dominated_by for each in offers_of([SMALL, twin], request(), {}, both))
+    one = {"small": ("twin",)}
+    assert [each.dominated_by for each in offers_of([SMALL, twin], request(), {}, one)] == ["twin", ""]
 
 
 def test_a_predicted_length_makes_the_cost_and_the_clients_limit_cuts_it() -> None:

@@ -16,7 +16,7 @@ from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.fastpath import Words as FastWords
 from extproc.routing.lexical_features import WIDTH, lexical
-from extproc.routing.model_choice import Forecasts, Target
+from extproc.routing.model_choice import Forecasts, Matched, Target
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.predicted_quality import Forecast
 from extproc.routing.rollout import Rollout, mode_of
@@ -370,6 +370,9 @@ def fast_path(sample: float = 0.25) -> FastPath:
 
 class Foresight:
     """Predicts that every answer will be good."""
+
+    def __init__(self) -> None:
+        self.matched_by: Matched = {}
 
     def forecasts(self, _: Embedding, __: str, models: list[str]) -> Forecasts:
         return {model: Forecast(quality=1.0, tokens=9.0) for model in models}

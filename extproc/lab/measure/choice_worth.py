@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from extproc.lab.measure import cost_quality
-from extproc.lab.measure.classification_metrics import Floats, Labels, debiased_ece
+from extproc.lab.measure.classification_metrics import Floats, Labels, Truths, debiased_ece
+from extproc.lab.measure.dominance import dominators
 from extproc.lab.measure.intervals import NO_FIGURE, Figure, bootstrap, bootstrap_distance, one_by_one
 
 BARS = tuple(round(0.05 * step, 2) for step in range(6, 20))
@@ -29,6 +30,7 @@ class Table(msgspec.Struct, frozen=True):
     scores: Floats  # (n, models) of each answer, 0 to 1
     costs: Floats  # (n, models) US dollars, or calls to the strong model where prices are not known
     expected: Floats  # (n, models) costs that serving expects
+    matched: Truths  # (models, models) whether m does not exceed the quality of k: see `dominance`
 
 
 class ModelFigures(msgspec.Struct, frozen=True):
@@ -62,6 +64,8 @@ class BarFigures(msgspec.Struct, frozen=True):
     kept: Figure  # of the strong model's quality
     saving: Figure  # of the all-strong cost
     shares: dict[str, float]  # of requests, by model
+    single: str  # the best model that alone costs no more; "": each costs more
+    lead: Figure  # of the quality over that of the single model, paired
 
 
 class Choosing(msgspec.Struct, frozen=True):
@@ -104,8 +108,10 @@ def measure(table: Table) -> Choosing:
     )
 
 
-def chosen_at(predicted: Floats, expected: Floats, bar: float) -> Labels:
-    """The model that `routing.model_choice.pick` takes for each row if all models can take it."""
+def chosen_at(predicted: Floats, expected: Floats, bar: float, matched: Truths) -> Labels:
+    """The model that `routing.model_choice.best_offer` takes for each row if all models can take it."""
+    worthwhile = ~dominators(expected, matched).any(axis=2)
+    predicted = np.where(worthwhile, predicted, -1.0)
     good = predicted >= bar
     cheapest = np.where(good, expected, np.inf).argmin(axis=1)
     highest = predicted.max(axis=1, keepdims=True)
@@ -115,8 +121,15 @@ def chosen_at(predicted: Floats, expected: Floats, bar: float) -> Labels:
 
 
 def advised(choosing: Choosing) -> BarFigures | None:
-    """The bar that saves most; the lower end of its kept quality is at least `ENOUGH`."""
-    safe = [bar for bar in choosing.bars if bar.kept.low >= ENOUGH and bar.saving.value > 0]
+    """The bar that saves most; the lower end of its kept quality is at least `ENOUGH`.
+
+    A bar at which one model alone is better for the same cost is not advised.
+    """
+    safe = [
+        bar
+        for bar in choosing.bars
+        if bar.kept.low >= ENOUGH and bar.saving.value > 0 and not bar.lead.value < 0
+    ]
     return max(safe, key=lambda bar: bar.saving.value, default=None)
 
 
@@ -181,17 +194,27 @@ def _router(name: str, score: Floats, own: Floats, table: Table, weak: int, stro
 
 
 def _bar(table: Table, strong: int, bar: float) -> BarFigures:
-    chosen = chosen_at(table.predicted, table.expected, bar)
+    chosen = chosen_at(table.predicted, table.expected, bar, table.matched)
     rows = np.arange(len(chosen))
     score, cost = table.scores[rows, chosen], table.costs[rows, chosen]
     share = np.bincount(chosen, minlength=len(table.models)) / len(chosen)
+    single = _best_single(table, float(cost.mean()))
     return BarFigures(
         bar=bar,
         quality=_mean(score),
         kept=_ratio(score, table.scores[:, strong]),
         saving=_less(_ratio(cost, table.costs[:, strong])),
         shares=dict(zip(table.models, share.tolist(), strict=True)),
+        single="" if single is None else table.models[single],
+        lead=NO_FIGURE if single is None else _mean(score - table.scores[:, single]),
     )
+
+
+def _best_single(table: Table, cost: float) -> int | None:
+    """The model with the best mean score of those whose mean cost is at most ``cost``."""
+    means, costs = table.scores.mean(axis=0), table.costs.mean(axis=0)
+    affordable = [m for m in range(len(table.models)) if costs[m] <= cost * (1 + 1e-9)]
+    return max(affordable, key=lambda m: float(means[m]), default=None)
 
 
 def _mean(values: Floats) -> Figure:

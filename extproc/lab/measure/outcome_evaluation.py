@@ -9,7 +9,8 @@ from extproc.embedding.encoder_files import DIMENSIONS
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader
 from extproc.lab.measure.choice_worth import Choosing, OutcomeReport, Table, answered_by_all, measure
-from extproc.lab.measure.classification_metrics import Floats
+from extproc.lab.measure.classification_metrics import Floats, Truths
+from extproc.lab.measure.dominance import CandidatePool, by_name, by_place, dominated_in, matched_of
 from extproc.lab.measure.replay import CandidateRegistry
 from extproc.lab.train.quality_fitting import (
     Answers,
@@ -21,6 +22,7 @@ from extproc.lab.train.quality_fitting import (
 )
 from extproc.registry.quality_artefact import FORMAT, QualityManifest
 from extproc.registry.schema import Registry
+from extproc.registry.section import many
 from extproc.routing.model_choice import CHARS_PER_TOKEN, USUAL_TOKENS
 from extproc.routing.predicted_quality import Quality
 from extproc.vocabulary import Encoder
@@ -33,6 +35,7 @@ class LearntQuality(msgspec.Struct, frozen=True):
     fitted: FittedQuality
     priced: bool
     choosing: Choosing  # on held-out rows
+    pools: tuple[CandidatePool, ...]
 
 
 def evaluate_outcomes(candidate: CandidateRegistry, read: Reader[OutcomeRow]) -> OutcomeReport:
@@ -53,7 +56,8 @@ def evaluate_outcomes(candidate: CandidateRegistry, read: Reader[OutcomeRow]) ->
     answers = read_answers(rows, models, candidate.encoder)
     place = [quality.models.index(model) for model in models]
     predicted = quality.predict(answers.inputs, answers.looks)[:, place].astype(np.float64)
-    table, priced = table_of(answers, predicted, quality, registry)
+    matched = by_place(models, quality.matched_by)
+    table, priced = table_of(answers, predicted, quality, registry, matched)
     return OutcomeReport(
         registry=candidate.name,
         version=candidate.loaded.version,
@@ -93,10 +97,29 @@ def learn_quality(
             labels=dict(zip(answers.models, known, strict=True)),
             penalty=fitted.penalty,
             metrics=_kept(choosing),
+            matched_by=dict(by_name(models, table.matched)),
         ),
         fitted=fitted,
         priced=priced,
         choosing=choosing,
+        pools=_pools(registry, table),
+    )
+
+
+def _pools(registry: Registry, table: Table) -> tuple[CandidatePool, ...]:
+    """The pools of routes with several candidates that have outcomes."""
+    routes: dict[tuple[str, ...], list[str]] = {}
+    for name, route in registry.routes.items():
+        pool = tuple(model for model in many(route.candidates) if model in table.models)
+        if len(pool) > 1:
+            routes.setdefault(pool, []).append(name)
+    return tuple(
+        CandidatePool(
+            tuple(names),
+            pool,
+            tuple(dominated_in(pool, table.models, table.scores, table.costs, table.matched)),
+        )
+        for pool, names in routes.items()
     )
 
 
@@ -106,8 +129,17 @@ def read_answers(rows: Sequence[OutcomeRow], models: Sequence[str], encoder: Enc
     return answers_of(unique, models, encoder.encode([row.text for row in unique]), DIMENSIONS)
 
 
-def table_of(answers: Answers, predicted: Floats, quality: Quality, registry: Registry) -> tuple[Table, bool]:
-    """The texts that every model answered, and whether costs are US dollars."""
+def table_of(
+    answers: Answers,
+    predicted: Floats,
+    quality: Quality,
+    registry: Registry,
+    matched: Truths | None = None,
+) -> tuple[Table, bool]:
+    """The texts that every model answered, and whether costs are US dollars.
+
+    Without ``matched`` it is found on these texts.
+    """
     if len(answers.models) < 2:
         raise OperatorError("outcomes of a single model leave nothing to choose (expected two or more)")
     whole = answered_by_all(answers.scores)
@@ -127,6 +159,7 @@ def table_of(answers: Answers, predicted: Floats, quality: Quality, registry: Re
         scores=some.scores,
         costs=_costs(some, tokens[whole], priced),
         expected=_costs(some, expected[whole], priced),
+        matched=matched_of(predicted[whole], some.scores) if matched is None else matched,
     )
     return table, priced is not None
 

@@ -1,14 +1,17 @@
 """Figures of model choice as text for a terminal, and as rows of tables for the page, too."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from extproc.lab.figures.number_formats import UNKNOWN, count, dollars, level, percent, setting, with_interval
 from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.choice_worth import ENOUGH, BarFigures, Choosing, OutcomeReport, advised
+from extproc.lab.measure.dominance import CandidatePool
 
 MODEL_HEAD = ("model", "mean quality", "cost a request", "calibration error")
 ROUTER_HEAD = ("weak or strong by", "APGR", "CPT(50 %)", "CPT(80 %)", "saving at 95 %", "APGR ahead by")
-BAR_HEAD = ("quality_bar", "quality", "of the strong model's", "saving", "answered by")
+BAR_HEAD = (
+    "quality_bar", "quality", "of the strong model's", "saving", "ahead of one model", "answered by",
+)  # fmt: skip
 READ = (
     "APGR: the share of the quality gap that is recovered, averaged over all shares of calls to the strong "
     "model (random choice: 0.5). CPT(x): the share of calls that recovers x of the gap. Saving: of the cost "
@@ -28,11 +31,33 @@ def as_text(report: OutcomeReport) -> str:
     return "\n\n".join(["\n".join(head), *_tables(report.choosing, report.priced), READ])
 
 
-def learnt_text(choosing: Choosing, labels: Mapping[str, int], *, priced: bool) -> str:
-    """The result of training: the same tables on held-out rows, and the advised bar."""
+def learnt_text(
+    choosing: Choosing, labels: Mapping[str, int], pools: Sequence[CandidatePool], *, priced: bool
+) -> str:
+    """The result of training: the same tables on held-out rows, what is left out, and the advised bar."""
     counts = ", ".join(f"{model} {count(known)}" for model, known in labels.items())
     head = f"predicted quality of {len(labels)} models, on held-out rows (labels: {counts})"
-    return "\n\n".join([head, *_tables(choosing, priced), advice(choosing)])
+    parts = [head, *_tables(choosing, priced), *map(pool_text, pools)]
+    return "\n\n".join([*parts, advice(choosing)])
+
+
+def pool_text(pool: CandidatePool) -> str:
+    """What is left out of a pool and why, and which models are chosen from."""
+    routes = ", ".join(pool.routes)
+    if not pool.dominated:
+        return f"{routes}: no candidate is dominated by a cheaper one"
+    lines = [
+        f"{each.model} is dominated by {each.by}, which costs no more: lead in quality "
+        f"{with_interval(each.lead)}"
+        for each in pool.dominated
+    ]
+    if len(pool.kept) == 1:
+        last = f"{pool.kept[0]} answers every request: it is the cheapest of the best models"
+    else:
+        last = f"chosen from: {', '.join(pool.kept)}"
+    return "\n  ".join(
+        [f"{routes}: {count(len(lines))} of {len(pool.candidates)} candidates left out", *lines, last]
+    )
 
 
 def advice(choosing: Choosing) -> str:
@@ -83,7 +108,7 @@ def bar_rows(choosing: Choosing) -> list[list[str]]:
     return [
         [
             setting(bar.bar), with_interval(bar.quality), with_interval(bar.kept, percent),
-            with_interval(bar.saving, percent), _answered_by(bar),
+            with_interval(bar.saving, percent), _ahead(bar), _answered_by(bar),
         ]
         for bar in _distinct(choosing.bars)
     ]  # fmt: skip
@@ -105,6 +130,10 @@ def _distinct(bars: list[BarFigures]) -> Iterator[BarFigures]:
         if before is None or (bar.shares, bar.quality) != (before.shares, before.quality):
             yield bar
         before = bar
+
+
+def _ahead(bar: BarFigures) -> str:
+    return f"{with_interval(bar.lead)} ({bar.single})" if bar.single else ""
 
 
 def _answered_by(bar: BarFigures) -> str:

@@ -94,7 +94,7 @@ def train_artefact(
     progress("")
     parts = [as_text(manifest, outcome, out)]
     if learnt is not None:
-        parts.append(learnt_text(learnt.choosing, learnt.manifest.labels, priced=learnt.priced))
+        parts.append(learnt_text(learnt.choosing, learnt.manifest.labels, learnt.pools, priced=learnt.priced))
     return "\n\n".join(parts)
 
 

@@ -1,17 +1,21 @@
 """What model choice is worth, on tables of which it is known."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from extproc.lab.measure.choice_worth import Choosing, OutcomeReport, Table, advised, chosen_at, measure
+from extproc.lab.measure.dominance import by_name
 from extproc.lab.measure.evaluation_page import as_page
 from extproc.lab.measure.outcome_text import advice, as_text, learnt_text
-from extproc.routing.model_choice import Price, Target, pick
+from extproc.routing.model_choice import Price, Target, best_offer, offers_of
 from extproc.routing.predicted_quality import Forecast
 from extproc.vocabulary import Api, ChatRequest
+
+APART = np.zeros((2, 2), bool)  # no model matches another
 
 
 def table(*, knows: bool) -> Table:
@@ -23,7 +27,7 @@ def table(*, knows: bool) -> Table:
     costs = np.tile([1.0, 10.0], (rows, 1))
     texts = tuple("x" * (1 + i % 7) for i in range(rows))
     return Table(
-        texts, ("small", "large"), np.stack([told, np.full(rows, 0.95)], axis=1), scores, costs, costs
+        texts, ("small", "large"), np.stack([told, np.full(rows, 0.95)], axis=1), scores, costs, costs, APART
     )
 
 
@@ -86,10 +90,14 @@ def test_a_bar_is_measured_as_serving_chooses() -> None:
         Target(name, name, name, [Api.OPENAI_CHAT], price=Price(0.0, price))
         for name, price in (("a", 3e-6), ("b", 1e-6), ("c", 2e-6))
     ]
-    for bar in (0.3, 0.8):
-        for row, number in zip(predicted, chosen_at(predicted, expected, bar).tolist(), strict=True):
+    matched = np.array([[False, True, False], [False, False, True], [False, False, False]])
+    for bar, found in itertools.product((0.3, 0.8), (np.zeros((3, 3), bool), matched)):
+        numbers = chosen_at(predicted, expected, bar, found).tolist()
+        for row, number in zip(predicted, numbers, strict=True):
             forecasts = {name: Forecast(float(value)) for name, value in zip("abc", row, strict=True)}
-            assert pick(targets, request, forecasts, bar) is targets[number]
+            best = best_offer(offers_of(targets, request, forecasts, by_name("abc", found)), bar)
+            assert best is not None
+            assert best.model == targets[number].model
 
 
 def test_text_and_page_tell_every_router_and_bar() -> None:
@@ -102,14 +110,30 @@ def test_text_and_page_tell_every_router_and_bar() -> None:
         assert "small 50.0%, large 50.0%" in told
     assert page.count("<svg") == 1
     assert "warning" not in text
-    learnt = learnt_text(found.choosing, {"small": 400, "large": 400}, priced=False)
+    learnt = learnt_text(found.choosing, {"small": 400, "large": 400}, [], priced=False)
     assert "small 400, large 400" in learnt
     assert "prices are not known" in learnt
 
 
 def test_equal_models_have_no_gap_to_recover() -> None:
     same = table(knows=True)
-    flat = Table(same.texts, same.models, same.predicted, np.ones((400, 2)), same.costs, same.expected)
+    flat = Table(same.texts, same.models, same.predicted, np.ones((400, 2)), same.costs, same.expected, APART)
     found = measure(flat)
     assert math.isnan(found.routers[0].apgr.value)
     assert as_page(None, report(found))
+
+
+def test_each_bar_is_compared_with_the_best_model_that_alone_costs_no_more() -> None:
+    bar = next(bar for bar in measured(knows=True).bars if bar.bar == 0.5)
+    assert (bar.single, bar.lead.value) == ("small", pytest.approx(0.5))
+    assert "0.500 [" in as_text(report(measured(knows=True)))
+
+
+def test_a_bar_that_is_worse_than_one_model_of_its_cost_is_not_advised() -> None:
+    same = table(knows=True)
+    scores = np.tile([1.0, 0.99], (400, 1))  # `small` is the better one
+    found = measure(
+        Table(same.texts, same.models, same.predicted, scores, same.costs, same.costs * [50.0, 1.0], APART)
+    )
+    assert any(bar.lead.value < 0 for bar in found.bars)
+    assert advised(found) is None
