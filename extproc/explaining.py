@@ -19,7 +19,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, RouteName, Stage
+from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, RouteName, Stage, TurnReading
 
 
 class ExplainedTier(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class Explanation(msgspec.Struct, frozen=True):
             lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{suffix})")]
         else:
             lines = [
-                *_lines(self.outcome, self.snapshot),
+                *_lines(self.outcome, self.snapshot, self.question),
                 *_cascade_lines(self.cascade),
                 ("mode", self._mode(self.outcome)),
             ]
@@ -124,7 +124,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     """
     loaded = load(registry)
     encoder = open_encoder(locate(encoder_dir), loaded.registry.encoder)
-    snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder), budget_s=60.0)
+    snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder, encoder.static), budget_s=60.0)
     named = conversation_id(question.request, question.head, snapshot.terms.conversation_header)
     question = msgspec.structs.replace(question, conversation_id=named)
     embedder = BatchingEmbedder(encoder, queue=1)
@@ -174,7 +174,7 @@ def _cascade_lines(cascade: ExplainedCascade | None) -> list[tuple[str, str]]:
     ]
 
 
-def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
+def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[tuple[str, str]]:
     rule = f" ({decision.rule})" if decision.rule else ""
     lines = [
         ("route", decision.route or "(none)"),
@@ -197,6 +197,9 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
     if decision.comparison is not None:
         compared = "the same" if decision.comparison.agreed else "another"
         lines.append(("fast path", f"{compared} route by its words alone, without the encoder"))
+    if (reading := decision.reading) is not None and reading != TurnReading(question.request.user_text):
+        corrected = f", {reading.misspelt} misspelt corrected" if reading.misspelt else ""
+        lines.append(("read", f"{reading.text} ({reading.part} of the turn{corrected})"))
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines

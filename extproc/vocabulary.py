@@ -221,6 +221,29 @@ class Encoder(Protocol):
         ...
 
 
+class StaticEncoder(Protocol):
+    """Turns texts into coarse embeddings in microseconds, from their tokens alone."""
+
+    documents: NDArray[np.float32]  # unit rows, (kinds, components): sentences as documents have them
+
+    @property
+    def words(self) -> Mapping[str, int]:
+        """The whole words that it knows with their rank; a frequent word has a low rank."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of shape (len(texts), components); zero for a text without known tokens."""
+        ...
+
+
+class TurnReading(msgspec.Struct, frozen=True):
+    """The text that a decision is made by: a piece of the user's turn, as it is embedded."""
+
+    text: str
+    part: str = "whole"  # of the turn: whole, first, last, inner or labelled (as the question)
+    misspelt: int = 0  # words that were corrected
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One route as the scorer saw it."""
 
@@ -236,6 +259,7 @@ class Scores(msgspec.Struct, frozen=True):
     margin: float  # probability of the first less that of the second, [0, 1]
     similarity: float | None  # cosine to the nearest example of any route, [-1, 1]
     nearest: str  # the text of that example
+    reading: TurnReading | None = None  # the text that was scored; None: unknown
 
     @property
     def probability(self) -> float:
@@ -312,6 +336,7 @@ class Decision(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...] = ()
     offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
     nearest: str = ""
+    reading: TurnReading | None = None  # the piece of the user's turn that was scored; None: no text was
     comparison: FastPathComparison | None = None  # with the lexical fast path, of its sample
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
@@ -353,6 +378,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     probability: float | None = None
     margin: float | None = None
     similarity: float | None = None
+    read_part: str = ""  # the part of the user's turn that was scored; empty: none was
+    misspelt: int | None = None  # words that were corrected before
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     predicted_quality: float | None = None  # the probability that the model's answer is good
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen

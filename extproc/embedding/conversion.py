@@ -7,7 +7,7 @@ calibrated range. Their meaning has no effect.
 Needs the ``convert`` extra; serving never imports this module.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,30 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from extproc.embedding.encoder_files import TOKENIZER, WEIGHTS, WORDS, Precision, graph_name
-from extproc.embedding.graph import INPUTS, FloatProducts, build
+from extproc.embedding.encoder_files import (
+    STATIC_DOCUMENTS,
+    STATIC_TOKENS,
+    TOKENIZER,
+    WEIGHTS,
+    WORDS,
+    Precision,
+    graph_name,
+)
+from extproc.embedding.graph import INPUTS, OUTPUT, FloatProducts, build
 from extproc.embedding.quantization import ChannelRange, Int8Products
+from extproc.embedding.static_encoder import (
+    STATIC_MAX_TOKENS,
+    TokenVectorEncoder,
+    distil,
+    document_kinds,
+)
 from extproc.embedding.tokenizer import Ids, Tokenizer, pad
 from extproc.embedding.weights import Bert, bert, read_safetensors
+from extproc.routing.scorers import Matrix
 
 Progress = Callable[[str], None]
 
+_BATCH = 128  # tokens of the vocabulary that run together
 
 SENTENCES = (
     "Hi!",
@@ -102,12 +118,32 @@ def convert(directory: Path, progress: Progress) -> None:
     _save(build(weights, FloatProducts(), float_type=np.float16), directory, "fp16")
     progress("calibrating and building the int8 graph")
     _save(_int8(weights, directory / TOKENIZER), directory, "int8")
+    progress("distilling the static encoder")
+    _distil(directory)
 
 
 def _int8(weights: Bert, tokenizer: Path) -> onnx.ModelProto:
     longest = int(weights.positions.shape[0])
     ranges = calibrate(weights, Tokenizer(tokenizer, longest))
     return build(weights, Int8Products(ranges), words_file=WORDS)
+
+
+def _distil(directory: Path) -> None:
+    """Write the static encoder's files, from the vectors that the int8 graph gives each token."""
+    session = onnxruntime.InferenceSession(
+        str(directory / graph_name("int8")), providers=["CPUExecutionProvider"]
+    )
+    tokenizer = Tokenizer(directory / TOKENIZER, STATIC_MAX_TOKENS)
+
+    def embed(rows: Sequence[Ids]) -> Matrix:
+        batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        inputs = [dict(zip(INPUTS, pad(batch), strict=True)) for batch in batches]
+        return np.concatenate([session.run([OUTPUT], batch)[0] for batch in inputs])
+
+    tokens = distil(embed, len(tokenizer.vocabulary()))
+    nothing = np.zeros((0, tokens.shape[1]), np.float32)
+    np.save(directory / STATIC_TOKENS, tokens)
+    np.save(directory / STATIC_DOCUMENTS, document_kinds(TokenVectorEncoder(tokens, nothing, tokenizer)))
 
 
 def _save(model: onnx.ModelProto, directory: Path, precision: Precision) -> None:

@@ -21,6 +21,8 @@ from extproc.embedding.encoder_files import (
     MODEL,
     PRECISIONS,
     RECIPE,
+    STATIC_DOCUMENTS,
+    STATIC_TOKENS,
     TOKENIZER,
     WEIGHTS,
     WORDS,
@@ -124,7 +126,8 @@ def _convert(staging: Path, progress: Progress) -> None:
 
 
 def _install(staging: Path, directory: Path) -> None:
-    names = [*SOURCES, WORDS, *(graph_name(precision) for precision in PRECISIONS)]
+    graphs = [graph_name(precision) for precision in PRECISIONS]
+    names = [*SOURCES, WORDS, STATIC_TOKENS, STATIC_DOCUMENTS, *graphs]
     manifest = EncoderManifest(
         model=MODEL,
         recipe=RECIPE,

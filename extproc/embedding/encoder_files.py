@@ -4,6 +4,8 @@ tokenizer.json        the published tokenizer
 model.safetensors     the original weights; only a later conversion needs them
 word_embeddings.bin   float32, shared by the int8 and fp32 graphs and mapped into memory
 int8.onnx  fp32.onnx  fp16.onnx
+static_tokens.npy     float16, a vector for each token, mapped into memory (see ``static_encoder``)
+static_documents.npy  float32, the kinds of sentences in documents
 manifest.json         written last: the model, its source, and the hashes of the files
 """
 
@@ -22,12 +24,14 @@ DIMENSIONS = 384
 INNER_DIMENSIONS = 768  # of the concatenated vectors of the inner layers
 # Increase it whenever the conversion gives other vectors. It is part of the encoder's name, and files of
 # another recipe are converted again.
-RECIPE = 2
+RECIPE = 3
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "model.safetensors"
 WORDS = "word_embeddings.bin"
+STATIC_TOKENS = "static_tokens.npy"
+STATIC_DOCUMENTS = "static_documents.npy"
 
 Precision = Literal["int8", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
@@ -69,6 +73,16 @@ class EncoderFiles(msgspec.Struct, frozen=True):
     def weights(self) -> Path:
         """The original weights. An operator may delete them, because only a conversion reads them."""
         return self.directory / WEIGHTS
+
+    @property
+    def static_tokens(self) -> Path:
+        """The vectors of tokens."""
+        return self.directory / STATIC_TOKENS
+
+    @property
+    def static_documents(self) -> Path:
+        """The directions of sentences in documents."""
+        return self.directory / STATIC_DOCUMENTS
 
     def graph(self, precision: Precision) -> Path:
         """The path of the ONNX graph in this precision."""

@@ -23,10 +23,11 @@ from extproc.embedding.encoder_files import (
     EncoderFiles,
     Precision,
 )
+from extproc.embedding.static_encoder import open_static_encoder
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
-from extproc.vocabulary import Embedding, Encoder
+from extproc.vocabulary import Embedding, Encoder, StaticEncoder
 
 logger = logging.getLogger("extproc.embedding")
 
@@ -51,8 +52,14 @@ class OnnxEncoder:
     """A ``vocabulary.Encoder`` and a ``batching.BatchEncoder`` on ONNX Runtime. Thread-safe."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, precision: Precision
+        self,
+        session: onnxruntime.InferenceSession,
+        tokenizer: Tokenizer,
+        precision: Precision,
+        static: StaticEncoder | None = None,
     ) -> None:
+        """``static`` is the static encoder that was distilled from this one."""
+        self.static = static
         self._session = session
         self._tokenizer = tokenizer
         self.precision = precision
@@ -225,7 +232,12 @@ def _open_cuda(
 def _open(files: EncoderFiles, settings: schema.EncoderSettings, device: Device) -> OnnxEncoder:
     precision = _precision(settings, device)
     session = _session(files.graph(precision), settings, device)
-    return OnnxEncoder(session, Tokenizer(files.tokenizer, settings.max_tokens), precision)
+    return OnnxEncoder(
+        session,
+        Tokenizer(files.tokenizer, settings.max_tokens),
+        precision,
+        open_static_encoder(files.static_tokens, files.static_documents, files.tokenizer),
+    )
 
 
 def _precision(settings: schema.EncoderSettings, device: Device) -> Precision:

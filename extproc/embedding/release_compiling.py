@@ -20,6 +20,7 @@ class Compiler:
 
     def __init__(self, encoder: OnnxEncoder, directory: Path) -> None:
         """``directory`` is that of the caches. If it cannot be written, only time is lost."""
+        self._static = encoder.static
         self._examples = CachedEncoder(encoder, directory / "examples.npz")
         # A separate cache, because an artefact's head may read the inner layers.
         self._holdouts = CachedEncoder(DeepEncoder(encoder), directory / "holdouts.npz")
@@ -30,7 +31,7 @@ class Compiler:
         ``serving`` is what decides now. This changes nothing that serves. Raises ``HoldoutFailed``,
         ``EncoderFailed``, ``ArtefactUnusable``.
         """
-        snapshot, passed = compile_snapshot(loaded, self._examples), None
+        snapshot, passed = compile_snapshot(loaded, self._examples, self._static), None
         if loaded.holdout is not None:
             passed = examine(loaded.holdout, snapshot, serving.snapshot if serving else None, self._deep)
         return release_of(loaded, snapshot, passed)

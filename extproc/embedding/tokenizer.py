@@ -70,6 +70,10 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast([self._readable(text) for text in texts])
         return [self._truncated(np.array(encoding.ids, np.int32)) for encoding in encodings]
 
+    def vocabulary(self) -> dict[str, int]:
+        """The number of each token."""
+        return self._tokenizer.get_vocab()
+
     def _readable(self, text: str) -> str:
         """The cut text. A lone surrogate, which is possible in JSON but not in UTF-8, becomes '?'."""
         return cut(text, self.max_tokens).encode("utf-8", "replace").decode("utf-8")

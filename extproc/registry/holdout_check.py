@@ -5,7 +5,6 @@ With ``max_flips``, each row is also decided as other people would write it, and
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ from extproc.registry import schema
 from extproc.registry.labelled_rows import RouteRow, check_route, parse
 from extproc.registry.registry_files import Files
 from extproc.registry.yaml_source import Source
-from extproc.routing.rehearsal import rehearse
+from extproc.routing.rehearsal import rehearse, texts_read
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.text_changes import TextChange, variants
 from extproc.vocabulary import Embedding
@@ -82,7 +81,7 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
     """
     wanted, texts = holdout.wanted, [row.text for row in holdout.rows]
     changed = {} if wanted.max_flips is None else variants(texts)
-    decide = _decider(embed, [*texts, *chain.from_iterable(changed.values())])
+    decide = _decider(embed)
     labels = [row.route or "" for row in holdout.rows]
     routes = decide(snapshot, texts)
     right = _equal(routes, labels)
@@ -105,13 +104,14 @@ def examine(holdout: HoldoutRows, snapshot: Snapshot, serving: Snapshot | None, 
     return passed
 
 
-def _decider(embed: Embed, texts: Sequence[str]) -> Callable[[Snapshot, Sequence[str]], list[str]]:
-    """Gives the routes of some of ``texts`` by a snapshot; empty for a text without one."""
-    unique = list(dict.fromkeys(texts))
-    embeddings = dict(zip(unique, embed(unique), strict=True))
+def _decider(embed: Embed) -> Callable[[Snapshot, Sequence[str]], list[str]]:
+    """Gives the routes of texts by a snapshot; empty for a text without one. Each text is embedded once."""
+    known: dict[str, Embedding] = {}
 
-    def decide(by: Snapshot, some: Sequence[str]) -> list[str]:
-        decisions = asyncio.run(rehearse(by, some, embeddings))
+    def decide(by: Snapshot, texts: Sequence[str]) -> list[str]:
+        missing = [text for text in texts_read(by, texts) if text not in known]
+        known.update(zip(missing, embed(missing), strict=True))
+        decisions = asyncio.run(rehearse(by, texts, known))
         return [decision.route if decision else "" for decision in decisions]
 
     return decide

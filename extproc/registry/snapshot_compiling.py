@@ -24,18 +24,32 @@ from extproc.routing.model_choice import Price, Target
 from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.vocabulary import Encoder, ModelName, RouteName, Scope, Served, Terms, UpstreamName
+from extproc.routing.turn_reading import reader_of
+from extproc.vocabulary import (
+    Encoder,
+    ModelName,
+    RouteName,
+    Scope,
+    Served,
+    StaticEncoder,
+    Terms,
+    UpstreamName,
+)
 
 
-def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
+def compile_snapshot(
+    loaded: LoadedRegistry, encoder: Encoder, static: StaticEncoder | None = None
+) -> Snapshot:
     """Take the artefact, or embed the examples and fit the scorer; compile the rules.
 
-    Blocks for as long as the encoder takes. Raises ``errors.EncoderFailed``, and
-    ``errors.ArtefactUnusable`` if the artefact was trained on another encoder's vectors.
+    Without ``static``, turns are read whole. Blocks for as long as the encoder takes. Raises
+    ``errors.EncoderFailed``, and ``errors.ArtefactUnusable`` if the artefact was trained on another encoder's
+    vectors.
     """
     registry = loaded.registry
     if registry.rules:
         text_folding.prepare()
+    meaning = _meaning(loaded, encoder)
     compiled = [_rule(rule) for rule in registry.rules]
     targets = {ModelName(name): _target(ModelName(name), model) for name, model in registry.models.items()}
     return Snapshot(
@@ -45,7 +59,8 @@ def compile_snapshot(loaded: LoadedRegistry, encoder: Encoder) -> Snapshot:
         defaults={api: ModelName(name) for api, name in registry.defaults.items()},
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
-        meaning=_meaning(loaded, encoder),
+        meaning=meaning,
+        reader=None if meaning is None or static is None else reader_of(meaning, static),
         fast_path=_fast_path(loaded),
         quality=loaded.quality.quality if loaded.quality else None,
         budget_s=registry.decision_ms / 1000,

@@ -28,6 +28,7 @@ from extproc.vocabulary import (
     Reason,
     Stage,
     StageTimes,
+    TurnReading,
     Version,
 )
 
@@ -60,7 +61,6 @@ class Pipeline:
             deny,
             pin,
             route_by_rule,
-            route_by_words,
             abstain_without_text,
         )
 
@@ -76,12 +76,13 @@ class Pipeline:
         started = self._clock()
         ruled = None
         try:
-            choice = await self._offload.run(
-                question.request.body_bytes, _first_choice, self._stages, question, snapshot
+            choice, reading = await self._offload.run(
+                question.request.body_bytes, _without_embedding, self._stages, question, snapshot
             )
             ruled = self._clock()
             if choice is None:
-                choice = route_by_meaning(question, snapshot, await self._embedded(question, snapshot))
+                texts = snapshot.embedded(question.request.user_text, reading)
+                choice = route_by_meaning(question, snapshot, reading, await self._embedded(texts, snapshot))
         except ClientError:
             raise
         except PolicyFailed:
@@ -99,13 +100,23 @@ class Pipeline:
         times = _times(choice.embedding, started, ruled, self._clock())
         return conclude(choice, question, snapshot, times)
 
-    async def _embedded(self, question: Question, snapshot: Snapshot) -> Embedding:
+    async def _embedded(self, texts: Sequence[str], snapshot: Snapshot) -> list[Embedding]:
         async with asyncio.timeout(snapshot.budget_s):
-            return await self._embedder.embed(question.request.user_text, snapshot.budget_s)
+            if len(texts) == 1:
+                return [await self._embedder.embed(texts[0], snapshot.budget_s)]
+            return await asyncio.gather(*(self._embedder.embed(text, snapshot.budget_s) for text in texts))
 
 
-def _first_choice(stages: Sequence[RoutingStage], question: Question, snapshot: Snapshot) -> Choice | None:
-    return next((choice for stage in stages if (choice := stage(question, snapshot))), None)
+def _without_embedding(
+    stages: Sequence[RoutingStage], question: Question, snapshot: Snapshot
+) -> tuple[Choice | None, TurnReading]:
+    """What the stages choose, else the words alone; and what is to be embedded where nothing is chosen."""
+    text = question.request.user_text
+    for stage in stages:
+        if choice := stage(question, snapshot):
+            return choice, TurnReading(text)
+    reading = snapshot.read(text)
+    return route_by_words(question, snapshot, reading), reading
 
 
 def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: StageTimes) -> Decision:
@@ -136,6 +147,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         candidates=scores.candidates if scores else (),
         offers=choice.offers,
         nearest=scores.nearest if scores else "",
+        reading=scores.reading if scores else None,
         comparison=choice.comparison,
         tokens=embedding.tokens if embedding else None,
         times=times,

@@ -6,6 +6,7 @@ and the fast path is off.
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -21,7 +22,7 @@ _FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR,
 async def rehearse(
     snapshot: Snapshot, texts: Sequence[str], embeddings: Mapping[str, Embedding]
 ) -> list[Decision | None]:
-    """The decision for each text; None if a deny rule matched. ``embeddings`` has an entry for each text.
+    """The decision for each text; None if a deny rule matched. ``embeddings`` has what ``texts_read`` gives.
 
     Raises ``OperatorError`` if a decision failed, because a figure of the others would look too good.
     """
@@ -43,6 +44,12 @@ async def rehearse(
             raise OperatorError(f"no decision for text {number}: {decision.reason} (the log has the cause)")
         decisions.append(decision)
     return decisions
+
+
+def texts_read(snapshot: Snapshot, texts: Sequence[str]) -> list[str]:
+    """What the encoder reads to decide ``texts``, each text once."""
+    parts = [snapshot.embedded(text, snapshot.read(text)) for text in texts]
+    return list(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def plain_question(text: str, api: Api = Api.OPENAI_CHAT) -> Question:

@@ -14,7 +14,8 @@ from extproc.routing.model_choice import Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.rules import CompiledRule
-from extproc.vocabulary import Api, Effort, ModelName, RouteName, Terms, Version
+from extproc.routing.turn_reading import TurnReader
+from extproc.vocabulary import Api, Effort, ModelName, RouteName, Terms, TurnReading, Version
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -41,6 +42,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     route_rules: tuple[CompiledRule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
     budget_s: float  # for the whole decision
+    reader: TurnReader | None = None  # finds the piece of a turn that decides; None: turns are read whole
     fast_path: FastPath | None = None  # only where ``meaning`` is
     quality: Quality | None = None  # knows every candidate of a route with a quality bar
     unknown_models_rejected: bool = False
@@ -49,6 +51,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     rollout: Rollout = Rollout()  # of decisions for no route
     rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
     terms: Terms = Terms()
+
+    def read(self, text: str) -> TurnReading:
+        """What of a user's turn is scored against the routes."""
+        return TurnReading(text) if self.reader is None else self.reader.read(text)
+
+    def embedded(self, text: str, reading: TurnReading) -> tuple[str, ...]:
+        """The texts that the encoder reads for a turn: what is scored and, to predict quality, the turn."""
+        return (reading.text,) if self.quality is None or reading.text == text else (reading.text, text)
 
     @property
     def fast_path_open(self) -> bool | None:

@@ -4,6 +4,7 @@ The pipeline runs them in order until one returns a ``Choice``. All are plain fu
 in a thread. ``route_by_meaning`` comes last, because it needs the embedding. Only the embedding is awaited.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from extproc.vocabulary import (
     RouteName,
     Scores,
     Stage,
+    TurnReading,
 )
 
 _NONE = ModelName("")
@@ -85,12 +87,12 @@ def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
     return Choice(Stage.RULE, reason, route=rule.route, model=model, rule=rule.name, offers=offers)
 
 
-def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
+def route_by_words(question: Question, snapshot: Snapshot, reading: TurnReading) -> Choice | None:
     """Take the lexical fast path, where it is open, sure enough, and the request is not of its sample."""
     fast = snapshot.fast_path
     if fast is None or fast.watch.ended or fast.samples(question.request_id):
         return None
-    scores = _scores_by_words(fast, question, snapshot)
+    scores = _scores_by_words(fast, reading, snapshot)
     if scores is None:
         return None
     route = scores.candidates[0].route
@@ -99,24 +101,25 @@ def route_by_words(question: Question, snapshot: Snapshot) -> Choice | None:
     return Choice(Stage.LEXICAL, reason, route=route, model=model, scores=scores, offers=offers)
 
 
-def _scores_by_words(fast: FastPath, question: Question, snapshot: Snapshot) -> Scores | None:
+def _scores_by_words(fast: FastPath, reading: TurnReading, snapshot: Snapshot) -> Scores | None:
     """The scores of the fast path where it would decide by them.
 
     A route's own floor holds here too, and one with a bar needs the embedding to predict quality.
     """
-    scores = fast.words.read(question.request.user_text)
+    scores = fast.words.read(reading.text)
     if scores is None:
         return None
+    scores = replace(scores, reading=reading)
     policy = snapshot.routes[scores.candidates[0].route]
     return scores if scores.margin >= policy.margin_floor and policy.quality_bar is None else None
 
 
-def _compared(choice: Choice, question: Question, snapshot: Snapshot) -> Choice:
+def _compared(choice: Choice, question: Question, snapshot: Snapshot, reading: TurnReading) -> Choice:
     """The encoder's choice, with what the fast path would have made of a request of its sample."""
     fast = snapshot.fast_path
     if fast is None or not fast.samples(question.request_id):
         return choice
-    scores = _scores_by_words(fast, question, snapshot)
+    scores = _scores_by_words(fast, reading, snapshot)
     if scores is None:
         return choice
     agreed = scores.candidates[0].route == choice.route
@@ -132,22 +135,27 @@ def abstain_without_text(question: Question, snapshot: Snapshot) -> Choice | Non
     return None if question.request.user_text.strip() else _abstention(Reason.NO_TEXT)
 
 
-def route_by_meaning(question: Question, snapshot: Snapshot, embedding: Embedding) -> Choice:
-    """Score the embedding of the user text against every route. Abstain below either floor.
+def route_by_meaning(
+    question: Question, snapshot: Snapshot, reading: TurnReading, embeddings: Sequence[Embedding]
+) -> Choice:
+    """Score the embedding of what was read against every route. Abstain below either floor.
 
-    An abstention has its scores too.
+    ``embeddings`` are those of ``Snapshot.embedded``. An abstention has its scores too.
     """
     assert snapshot.meaning is not None  # see ``abstain_without_text``
-    scores = snapshot.meaning.score(embedding, question.request.user_text)
-    return _compared(_by_scores(scores, embedding, question, snapshot), question, snapshot)
+    scores = replace(snapshot.meaning.score(embeddings[0], reading.text), reading=reading)
+    return _compared(_by_scores(scores, embeddings, question, snapshot), question, snapshot, reading)
 
 
-def _by_scores(scores: Scores, embedding: Embedding, question: Question, snapshot: Snapshot) -> Choice:
+def _by_scores(
+    scores: Scores, embeddings: Sequence[Embedding], question: Question, snapshot: Snapshot
+) -> Choice:
+    embedding = embeddings[0]
     doubt = _doubt(scores, snapshot)
     if doubt is not None:
         return Choice(Stage.DEFAULT, doubt, scores=scores, embedding=embedding)
     route = scores.candidates[0].route
-    model, offers = _model_of(route, question, snapshot, embedding)
+    model, offers = _model_of(route, question, snapshot, embeddings[-1])  # quality is that of the whole turn
     return Choice(
         stage=Stage.EMBEDDING,
         reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,

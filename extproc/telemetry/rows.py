@@ -123,6 +123,10 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     margin: Annotated[float | None, Attribute(otel_names.ROUTER_MARGIN)] = None
     # cosine to the nearest example
     similarity: Annotated[float | None, Attribute(otel_names.ROUTER_SIMILARITY)] = None
+    # the part of the user's turn that was scored: whole, first, last, inner, labelled
+    read_part: Annotated[str, Attribute(otel_names.ROUTER_READ_PART)] = ""
+    # words that were corrected before scoring
+    misspelt: Annotated[int | None, Attribute(otel_names.ROUTER_MISSPELT)] = None
     # "route:probability", the most probable few first
     candidates: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_CANDIDATES)] = ()
     # the probability that the model's answer is good, beforehand

@@ -55,6 +55,30 @@ async def test_an_unseen_prompt_reaches_the_model_of_its_route(
     assert (asked, request.model, request.key) == (model, NAMES[model], world.pool[model].key)
 
 
+DOCUMENT = """Minutes of the harbour committee, 12 March
+Present were Ms Oduya, Mr Lindqvist and Dr Pereira; the treasurer had sent her apologies.
+The committee approved the repair of the eastern pier for 48,000 crowns, to be paid in two parts.
+Mr Lindqvist reported that the crane had stood still for nine days because a gearbox was late.
+The next meeting takes place in the old customs house, and the public is welcome."""
+
+
+@pytest.mark.parametrize(
+    "turn", ["{document}\n\n{text}", "{text}\n\n{document}", "{text}\n```\n{document}\n```"]
+)
+@pytest.mark.parametrize(("route", "model", "text"), UNSEEN[::4])
+async def test_a_document_beside_the_question_does_not_change_its_route(
+    world: Any, route: str, model: str, text: str, turn: str
+) -> None:
+    content = turn.format(document=DOCUMENT, text=text)
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": content}]
+    )
+    assert (raw.headers["x-router-route"], raw.headers["x-router-reason"]) == (route, "matched")
+    asked, request = world.only_request()
+    assert asked == model
+    assert json.loads(request.body)["messages"][-1]["content"] == content
+
+
 @pytest.mark.parametrize(("route", "model", "text"), UNSEEN[::3])
 async def test_a_stream_is_routed_and_arrives_whole(world: Any, route: str, model: str, text: str) -> None:
     stream = await world.openai.chat.completions.create(

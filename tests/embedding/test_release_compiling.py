@@ -29,6 +29,7 @@ class Lengths:
     """An encoder of texts by their lengths, which counts what it is asked."""
 
     name = "lengths"
+    static = None
 
     def __init__(self) -> None:
         self.asked: list[str] = []

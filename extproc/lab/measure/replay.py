@@ -15,9 +15,9 @@ from extproc.embedding.encoder_session import DEEP, DeepEncoder, ReportingEncode
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot
-from extproc.routing.rehearsal import rehearse
+from extproc.routing.rehearsal import rehearse, texts_read
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Decision, Encoder
+from extproc.vocabulary import Decision, Embedding, Encoder
 
 _CACHED = 200_000  # vectors, 300 MB
 DENIED = "denied"
@@ -81,7 +81,7 @@ def open_candidate(
     # One file for each encoder: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
-    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened)
+    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened, opened.static)
     return CandidateRegistry(loaded, snapshot, cached, artefact)
 
 
@@ -93,8 +93,7 @@ def decide_all(
     ``routes`` has all routes of the snapshot and may have more. Raises ``EncoderFailed``, and
     ``OperatorError`` if a decision fails, because figures without it would be too good.
     """
-    vectors = encoder.encode(texts)
-    known = dict(zip(texts, embeddings_of(vectors), strict=True))
+    known, vectors = _embedded(snapshot, encoder, texts)
     decisions = asyncio.run(rehearse(snapshot, texts, known))
     return ReplayedDecisions(
         routes=routes,
@@ -106,6 +105,17 @@ def decide_all(
         reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
         vectors=vectors[:, :DIMENSIONS],
     )
+
+
+def _embedded(
+    snapshot: Snapshot, encoder: Encoder, texts: Sequence[str]
+) -> tuple[dict[str, Embedding], NDArray[np.float32]]:
+    """The embeddings of all that the pipeline reads, and the vector of what it scores of each text."""
+    read = texts_read(snapshot, texts)
+    rows = encoder.encode(read)
+    place = {text: number for number, text in enumerate(read)}
+    scored = [place[snapshot.read(text).text] for text in texts]
+    return dict(zip(read, embeddings_of(rows), strict=True)), rows[scored]
 
 
 def _best(decision: Decision) -> str:

@@ -1,0 +1,64 @@
+"""Finds the piece of a user's turn that asks, where people paste a document before or after the question.
+
+A turn is split into sentences and lines. Each is compared, by a static encoder, with the routes' examples
+and with sentences as documents have them. The piece that is most like an example and least like a document
+is embedded and decides. A turn of one sentence is read whole, and costs nothing.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from extproc.routing.embedding_scorer import Meaning
+from extproc.routing.scorers import Labels, Matrix, fit_centroids, spherical_k_means
+from extproc.routing.spelling import Speller
+from extproc.routing.turn_pieces import Piece, pieces
+from extproc.vocabulary import StaticEncoder, TurnReading
+
+PROTOTYPES = 6  # a route
+DOCUMENT_WEIGHT = 0.8  # of the cosine to the nearest kind of document sentence, chosen as the gains are
+
+
+class TurnReader(msgspec.Struct, frozen=True):
+    """Chooses the piece of a turn that decides, for the examples of one version."""
+
+    static: StaticEncoder
+    centroids: Matrix  # of the routes' examples, (routes, components)
+    prototypes: Matrix  # (prototypes of all routes, components)
+    speller: Speller
+
+    def read(self, text: str) -> TurnReading:
+        """The piece that decides, with its misspelt words corrected. The same text gives the same reading."""
+        found = pieces(text)
+        best = found[0] if len(found) == 1 else self._best(found)
+        corrected, misspelt = self.speller.correct(best.text)
+        return TurnReading(corrected, best.part, misspelt)
+
+    def _best(self, found: Sequence[Piece]) -> Piece:
+        vectors = self.static.encode([piece.text for piece in found])
+        like_routes = (_nearest(vectors, self.centroids) + _nearest(vectors, self.prototypes)) / 2
+        scores = like_routes - DOCUMENT_WEIGHT * _nearest(vectors, self.static.documents)
+        return found[int(np.argmax(scores + np.array([piece.gain for piece in found], np.float32)))]
+
+
+def reader_of(meaning: Meaning, static: StaticEncoder) -> TurnReader:
+    """The reader for the examples of a version's routes."""
+    sizes = np.diff(np.append(meaning.starts, len(meaning.texts)))
+    return fit_reader(static, meaning.texts, np.repeat(np.arange(len(sizes)), sizes), len(sizes))
+
+
+def fit_reader(static: StaticEncoder, texts: Sequence[str], labels: Labels, routes: int) -> TurnReader:
+    """The reader for these examples; every route has at least one."""
+    vectors = static.encode(texts)
+    return TurnReader(
+        static,
+        fit_centroids(vectors, labels, routes).centroids,
+        np.concatenate([spherical_k_means(vectors[labels == route], PROTOTYPES) for route in range(routes)]),
+        Speller(static.words, texts),
+    )
+
+
+def _nearest(vectors: Matrix, directions: Matrix) -> Matrix:
+    nearest: Matrix = (vectors @ directions.T).max(axis=1, initial=-1.0)
+    return nearest
