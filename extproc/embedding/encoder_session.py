@@ -37,8 +37,8 @@ _PROVIDERS: dict[Device, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-# Padded tokens of one inference. A CPU is as fast per token at 256 as at 512, and slower at 2,048, so larger
-# batches only make texts wait for each other. A GPU is faster with large batches.
+# Tokens of one inference, with the padding. A CPU is as fast per token at 256 as at 512, and slower at 2,048,
+# so larger batches only make texts wait for each other. A GPU is faster with large batches.
 BATCH_TOKENS: dict[Device, int] = {"cpu": 256, "cuda": 16_384}
 _OUTPUTS = ["embedding", "inner"]  # the names in embedding.graph, which cannot be imported without onnx
 DEEP = "/deep"  # the suffix of a `DeepEncoder`'s name
@@ -77,15 +77,17 @@ class OnnxEncoder:
         return self.embed(texts).vectors
 
     def embed(self, texts: Sequence[str]) -> Encoded:
-        """Vectors and token counts. Texts of similar length run together, up to ``batch_tokens``.
+        """Vectors and token counts. Raises ``errors.EncoderFailed``.
 
-        Raises ``errors.EncoderFailed``.
+        On a CPU, equal texts get equal vectors, bit for bit, whatever other texts are in the call: only texts
+        of the same number of tokens run together, because padding changes the last bits of a vector. On
+        CUDA, texts of similar length run together, and vectors may differ in the last bits.
         """
         rows = self._tokenizer.tokenize(texts)
         tokens = np.array([row.size for row in rows], np.int32)
         vectors = np.empty((len(rows), self.dimensions), np.float32)
         inner = np.empty((len(rows), INNER_DIMENSIONS), np.float32)
-        for members in batches_by_length(tokens, self.batch_tokens):
+        for members in batches_by_length(tokens, self.batch_tokens, padding=self.device == "cuda"):
             vectors[members], inner[members] = self._run([rows[index] for index in members])
         return Encoded(vectors, inner, tokens)
 
@@ -155,16 +157,21 @@ def embeddings_of(rows: NDArray[np.float32]) -> list[Embedding]:
     ]
 
 
-def batches_by_length(tokens: NDArray[np.int32], budget: int) -> Iterator[NDArray[np.intp]]:
+def batches_by_length(tokens: NDArray[np.int32], budget: int, *, padding: bool) -> Iterator[NDArray[np.intp]]:
     """The indices of texts to run together: sorted by length, at most ``budget`` padded tokens per batch.
 
-    A text longer than the budget is a batch of its own.
+    Without ``padding``, all texts of a batch have the same length. A text longer than the budget is a batch
+    of its own.
     """
     order = np.argsort(tokens, kind="stable")
+    lengths = tokens[order].tolist()
     start = 0
-    for end in range(1, len(order) + 1):
-        is_last = end == len(order)
-        if is_last or (end + 1 - start) * int(tokens[order[end]]) > budget:
+    for end in range(1, len(lengths) + 1):
+        if (
+            end == len(lengths)
+            or (end + 1 - start) * lengths[end] > budget
+            or (not padding and lengths[end] > lengths[start])
+        ):
             yield order[start:end]
             start = end
 

@@ -1,6 +1,8 @@
+import asyncio
 import itertools
 import logging
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extproc.embedding.encoder_files import RECIPE, EncoderFiles, Precision
+from extproc.embedding.batching import BatchingEmbedder, Encoded
+from extproc.embedding.embedding_cache import CachedEncoder
+from extproc.embedding.encoder_files import RECIPE, EncoderFiles
 from extproc.embedding.encoder_session import (
     CHUNK,
     DeepEncoder,
@@ -25,7 +29,34 @@ from extproc.embedding.encoder_session import (
 from extproc.embedding.tokenizer import Tokenizer
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
+from extproc.vocabulary import Embedding
 
+REQUESTS = (
+    "set an alarm for seven tomorrow",
+    "what is on my shopping list right now",
+    "move two hundred dollars from savings to checking",
+    "how do i say good morning in another language",
+    "which documents do i need to open a second account for my company",
+    "hi",
+    "play the song that was on yesterday",
+    "why was my card declined at the petrol station this afternoon when there is money on it",
+    "remind me to water the plants",
+    "book a table for two in a quiet place near the river on saturday",
+    "what's the tallest mountain of the continent",
+    "please shorten this text",
+    "my flight was cancelled and the airline will not answer its phone",
+    "turn the lights down a little",
+    "where is the closest place to change a tyre",
+    "is it going to rain before the match ends",
+    "tell me a joke about computers",
+    "how long should i boil an egg so that it stays soft",
+    "the transfer i made last week has still not arrived",
+    "add milk and bread",
+    "ok",
+    "can you raise the limit on my credit card",
+    "write a function that sorts a list of numbers",
+    "does this restaurant take reservations",
+)
 TEXTS = ("hi", "what is the capital of Peru?", "word " * 300, "", "please shorten this text", "ok")
 
 
@@ -76,15 +107,56 @@ def test_vectors_have_unit_length_in_the_order_of_their_texts(encoder: OnnxEncod
         np.testing.assert_allclose(encoder.encode([text])[0], vector, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_text_gives_the_same_vector_whatever_it_is_batched_with(
-    encoder_files: EncoderFiles, precision: Precision
+@pytest.fixture(scope="module", params=["int8", "fp32"])
+def either_encoder(encoder_files: EncoderFiles, request: pytest.FixtureRequest) -> OnnxEncoder:
+    return open_encoder(encoder_files, schema.EncoderSettings(device="cpu", precision=request.param))
+
+
+def alone(encoder: OnnxEncoder, texts: Sequence[str]) -> list[bytes]:
+    """The exact vectors of texts that are encoded one by one, with the inner layers."""
+    return [_bytes_of(encoder.embed([text]))[0] for text in texts]
+
+
+def _bytes_of(encoded: Encoded) -> list[bytes]:
+    rows = zip(encoded.vectors, encoded.inner, strict=True)
+    return [vector.tobytes() + inner.tobytes() for vector, inner in rows]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_grouping_and_order_gives_the_exact_vectors_of_texts_encoded_alone(
+    either_encoder: OnnxEncoder, seed: int
 ) -> None:
-    encoder = open_encoder(encoder_files, schema.EncoderSettings(device="cpu", precision=precision))
-    alone = encoder.encode(["how do I sort a list?"])[0]
-    companions = ["!!!", "WORDS " * 80, "日本の首都はどこですか。", "x = {'a': [1, 2]}", "0 0 0 0 0 0 0"]
-    batched = encoder.encode(["how do I sort a list?", *companions])[0]
-    np.testing.assert_allclose(batched, alone, atol=1e-6)
+    draw = random.Random(seed)
+    expected = alone(either_encoder, REQUESTS)
+    order = draw.sample(range(len(REQUESTS)), len(REQUESTS))
+    while order:
+        size = draw.randint(1, len(order))
+        group, order = order[:size], order[size:]
+        found = _bytes_of(either_encoder.embed([REQUESTS[index] for index in group]))
+        assert found == [expected[index] for index in group]
+
+
+def test_a_cache_that_knows_some_of_the_texts_changes_no_vector(encoder: OnnxEncoder, tmp_path: Path) -> None:
+    cached = CachedEncoder(DeepEncoder(encoder), tmp_path / "vectors.npz")
+    cached.encode(REQUESTS[::3])
+    assert [row.tobytes() for row in cached.encode(REQUESTS)] == alone(encoder, REQUESTS)
+
+
+async def test_requests_that_arrive_together_get_the_vectors_of_texts_encoded_alone(
+    encoder: OnnxEncoder,
+) -> None:
+    embedder = BatchingEmbedder(encoder, queue=len(REQUESTS))
+    serving = asyncio.create_task(embedder.run())
+    await asyncio.sleep(0)
+    served = await asyncio.gather(*(embedder.embed(text) for text in REQUESTS))
+    await embedder.close()
+    await serving
+    assert [one.vector.tobytes() + _inner_of(one).tobytes() for one in served] == alone(encoder, REQUESTS)
+
+
+def _inner_of(embedding: Embedding) -> NDArray[np.float32]:
+    assert embedding.inner is not None
+    return embedding.inner
 
 
 def test_tokens_are_those_read_after_truncation(encoder: OnnxEncoder) -> None:
@@ -187,21 +259,34 @@ def test_numbers_that_are_not_finite_are_an_encoder_failure(
         encoder_on(FakeSession(number), encoder_files).encode(["a"])
 
 
-@given(st.lists(st.integers(2, 512), max_size=60), st.integers(1, 1024))
-def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+LENGTHS = st.lists(st.integers(2, 512), max_size=60)
+
+
+@given(LENGTHS, st.integers(1, 1024), st.booleans())
+def test_batches_hold_every_text_once_within_the_budget(
+    lengths: list[int], budget: int, padding: bool
+) -> None:
     tokens = np.array(lengths, np.int32)
-    batches = list(batches_by_length(tokens, budget))
+    batches = list(batches_by_length(tokens, budget, padding=padding))
     assert sorted(int(index) for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * tokens[batch].max() <= budget
 
 
-@given(st.lists(st.integers(2, 512), min_size=2, max_size=60), st.integers(1, 1024))
-def test_no_batch_is_closed_before_it_had_to_be(lengths: list[int], budget: int) -> None:
+@given(LENGTHS, st.integers(1, 1024), st.booleans())
+def test_no_batch_is_closed_before_it_had_to_be(lengths: list[int], budget: int, padding: bool) -> None:
     tokens = np.array(lengths, np.int32)
-    batches = list(batches_by_length(tokens, budget))
+    batches = list(batches_by_length(tokens, budget, padding=padding))
     for batch, following in itertools.pairwise(batches):
-        assert (len(batch) + 1) * tokens[following[0]] > budget
+        is_longer = tokens[following[0]] > tokens[batch[0]]
+        assert (len(batch) + 1) * tokens[following[0]] > budget or (not padding and is_longer)
+
+
+@given(LENGTHS, st.integers(1, 1024))
+def test_without_padding_all_texts_of_a_batch_have_the_same_length(lengths: list[int], budget: int) -> None:
+    tokens = np.array(lengths, np.int32)
+    for batch in batches_by_length(tokens, budget, padding=False):
+        assert len(set(tokens[batch].tolist())) == 1
 
 
 @pytest.fixture(autouse=True)
