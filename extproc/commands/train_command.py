@@ -21,7 +21,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "learn routes from labelled texts",
         "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
         "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
-        "registry's `artefact` key names. The data is JSON lines "
+        "registry's `artefact` key names. With --outcomes it also fits predicted quality; without "
+        "labelled rows, only that. The data is JSON lines "
         '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. Without a file, '
         "rows come from the --store, if it has any: requests with recorded text and feedback. The "
         "same rows and seed give the same bytes.",
@@ -74,8 +75,8 @@ def _train(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise OperatorError(needed("training", error, "eval")) from error
     with rows_of(options) as (routes, outcomes):
-        if routes is None:
-            raise OperatorError("nothing to learn routes from (expected --data, or --store with labels)")
+        if routes is None and outcomes is None:
+            raise OperatorError("nothing to learn from (expected --data, --outcomes or --store)")
         train_options = TrainOptions(
             target_wrong=options.target_wrong,
             test_share=options.test_share,

@@ -70,6 +70,11 @@ def write(directory: Path, manifest: HeadManifest, meaning: Meaning, words: Word
     _FILES.write(directory, manifest, _arrays(meaning) | ({} if words is None else _word_arrays(words)))
 
 
+def remove(directory: Path) -> None:
+    """Delete both files, for an artefact that was trained on outcomes alone."""
+    _FILES.remove(directory)
+
+
 def read(directory: Path, routes: tuple[str, ...]) -> Artefact:
     """The artefact for a registry of these routes. Raises ``ArtefactUnusable``."""
     manifest = _FILES.read_manifest(directory)

@@ -65,17 +65,21 @@ def remove(directory: Path) -> None:
     _FILES.remove(directory)
 
 
-def read(directory: Path, encoder: str) -> TrainedQuality:
-    """Predicted quality for vectors of this encoder. Raises ``ArtefactUnusable``."""
+def read(directory: Path) -> TrainedQuality:
+    """Predicted quality. Raises ``ArtefactUnusable``."""
     manifest = _FILES.read_manifest(directory)
-    if manifest.encoder != encoder:
-        raise ArtefactUnusable(
-            f"{directory / MANIFEST} was trained on vectors of {manifest.encoder}; expected {encoder} "
-            "(train both again)"
-        )
     return _FILES.read_weights(
         directory, manifest, lambda arrays: TrainedQuality(manifest, _quality(manifest, arrays))
     )
+
+
+def check_encoder(quality: TrainedQuality, encoder: str) -> None:
+    """Raises ``ArtefactUnusable`` if predicted quality was trained on vectors of another encoder."""
+    if quality.manifest.encoder != encoder:
+        raise ArtefactUnusable(
+            f"predicted quality was trained on vectors of {quality.manifest.encoder}; expected {encoder} "
+            "(train it again with `extproc train --outcomes`)"
+        )
 
 
 def _arrays(quality: Quality) -> dict[str, NDArray[Any]]:

@@ -104,6 +104,15 @@ def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Art
             )
         return None
     directory = Path(source.file).parent / registry.artefact
+    if _has_quality_only(directory):
+        files.watch(directory / artefacts.MANIFEST)
+        if registry.fast_path is not None:
+            raise source.error(
+                f"fast_path: {directory} only has predicted quality (expected an artefact of `extproc train "
+                "--data`)",
+                "fast_path",
+            )
+        return None
     files.read(directory / artefacts.MANIFEST, source.file, source.line("artefact"))
     try:
         found = artefacts.read(directory, tuple(registry.routes))
@@ -118,12 +127,17 @@ def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Art
     return found
 
 
+def _has_quality_only(directory: Path) -> bool:
+    """Whether `extproc train` had outcomes and no labelled rows. The examples then decide routes."""
+    return (directory / qualities.MANIFEST).exists() and not (directory / artefacts.MANIFEST).exists()
+
+
 def _quality(
     source: Source, registry: Registry, trained: artefacts.Artefact | None, files: Files
 ) -> qualities.TrainedQuality | None:
     """Predicted quality, which routes with a ``quality_bar`` need for each of their candidates."""
     barred = [name for name, route in registry.routes.items() if route.quality_bar is not None]
-    if trained is None:
+    if not registry.artefact:
         for name in barred:
             raise source.error(
                 f"`quality_bar` of `{name}` needs predicted quality (expected `artefact` to name a directory "
@@ -136,7 +150,9 @@ def _quality(
         return None
     files.read(directory / qualities.MANIFEST, source.file, source.line("artefact"))
     try:
-        found = qualities.read(directory, trained.manifest.encoder)
+        found = qualities.read(directory)
+        if trained is not None:
+            qualities.check_encoder(found, trained.manifest.encoder)
     except ArtefactUnusable as error:
         raise source.error(f"artefact: {error}", "artefact") from error
     for name in barred:

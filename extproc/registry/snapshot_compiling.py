@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from extproc.registry import head_artefact, quality_artefact
 from extproc.registry.checks.route_checks import share_of
-from extproc.registry.head_artefact import check_encoder
 from extproc.registry.model_settings import Model
 from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.schema import (
@@ -21,6 +21,7 @@ from extproc.routing import rules, text_folding
 from extproc.routing.embedding_scorer import Meaning, fit_meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.model_choice import Price, Target
+from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -62,7 +63,7 @@ def compile_snapshot(
         meaning=meaning,
         reader=None if meaning is None or static is None else reader_of(meaning, static),
         fast_path=_fast_path(loaded),
-        quality=loaded.quality.quality if loaded.quality else None,
+        quality=_quality(loaded, encoder),
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
         deny_status=registry.deny_status,
@@ -128,11 +129,18 @@ def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[ModelN
 
 def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:
     if loaded.artefact is not None:
-        check_encoder(loaded.artefact, encoder.name)
+        head_artefact.check_encoder(loaded.artefact, encoder.name)
         return loaded.artefact.meaning
     if not loaded.examples:
         return None
     return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))
+
+
+def _quality(loaded: LoadedRegistry, encoder: Encoder) -> Quality | None:
+    if loaded.quality is None:
+        return None
+    quality_artefact.check_encoder(loaded.quality, encoder.name)
+    return loaded.quality.quality
 
 
 def _fast_path(loaded: LoadedRegistry) -> FastPath | None:

@@ -220,6 +220,55 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     assert not (registry.parent / "one" / "quality.json").exists()
 
 
+def outcomes_of(folder: Path) -> str:
+    """A file of outcomes: the small model answers three of five kinds of question."""
+    rows = [
+        {"text": kind.format(thing), "outcomes": {"small": float(number < 3), "large": 1.0}}
+        for kinds in KINDS.values()
+        for number, kind in enumerate(kinds)
+        for things in THINGS.values()
+        for thing in things
+    ]
+    path = folder / "outcomes.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def test_outcomes_alone_train_the_choice_of_a_registry_whose_examples_decide_routes(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, common = outcomes_of(registry.parent), ["--registry", str(registry)]
+    registry.write_text(PRICED.replace("ARTEFACT", "artefact: learnt").replace("BAR", ", quality_bar: 0.9"))
+    out = registry.parent / "learnt"
+    assert train(registry, "learnt") == 0
+    assert main(["train", *common, "--outcomes", path, "--out", str(out)]) == 0
+    assert "the registry takes it as `artefact: learnt`" in capsys.readouterr().out
+    assert sorted(file.name for file in out.iterdir()) == ["quality.json", "quality.npz"]
+    assert main(["validate", str(registry)]) == 0
+    capsys.readouterr()
+    assert main(["explain", *common, "--json", "How do I cook pasta?"]) == 0
+    decision = json.loads(capsys.readouterr().out)
+    assert decision["candidates"][0]["route"] == "cooking"
+    assert [offer["model"] for offer in decision["offers"]] == ["small", "large"]
+    assert all(0 < offer["quality"] < 1 for offer in decision["offers"])
+    assert main(["eval", *common, "--outcomes", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"]["seen"] is True
+    registry.write_text(registry.read_text() + "fast_path: {}\n")
+    assert main(["validate", str(registry)]) == 1
+    assert "fast_path: " in capsys.readouterr().err
+
+
+def test_outcomes_train_a_registry_without_routes(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, common = outcomes_of(registry.parent), ["--registry", str(registry)]
+    registry.write_text(PRICED.partition("routes:")[0].replace("ARTEFACT", "artefact: learnt"))
+    assert train(registry, "learnt") == 1
+    assert "has no routes to learn (expected some, or only --outcomes)" in capsys.readouterr().err
+    assert main(["train", *common, "--outcomes", path, "--out", str(registry.parent / "learnt")]) == 0
+    assert "predicted quality of 2 models" in capsys.readouterr().out
+    assert main(["validate", str(registry)]) == 0
+    assert main(["eval", *common, "--outcomes", path, "--json"]) == 0
+
+
 def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,7 +319,7 @@ def test_routes_and_outcomes_come_from_the_record_store_where_no_file_gives_them
     assert main(["eval", *common, "--json"]) == 0  # without predicted quality: routes alone
     assert json.loads(capsys.readouterr().out)["inside"] == len(labelled) - 3
     assert main(["train", "--registry", str(registry), "--out", out]) == 1
-    assert "expected --data, or --store with labels" in capsys.readouterr().err
+    assert "expected --data, --outcomes or --store" in capsys.readouterr().err
 
 
 def test_a_candidate_that_is_no_better_than_a_cheaper_one_is_left_out_and_explain_says_so(

@@ -77,11 +77,12 @@ def open_candidate(
     loaded = load(registry, artefact=artefact)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
-    encoder = ReportingEncoder(opened if loaded.artefact is None else DeepEncoder(opened), progress)
+    deep = loaded.artefact is not None or loaded.quality is not None
+    encoder = ReportingEncoder(DeepEncoder(opened) if deep else opened, progress)
     # One file for each encoder: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)
-    snapshot = compile_snapshot(loaded, cached if loaded.artefact is None else opened, opened.static)
+    snapshot = compile_snapshot(loaded, opened if deep else cached, opened.static)
     return CandidateRegistry(loaded, snapshot, cached, artefact)
 
 

@@ -18,7 +18,7 @@ from extproc.lab.figures.number_formats import counted, log_loss, percent, score
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats
 from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_one, wilson
-from extproc.lab.measure.outcome_evaluation import learn_quality
+from extproc.lab.measure.outcome_evaluation import LearntQuality, learn_quality
 from extproc.lab.measure.outcome_text import learnt_text
 from extproc.lab.train import fastpath_training
 from extproc.lab.train.route_training import (
@@ -60,7 +60,7 @@ class TrainOptions(msgspec.Struct, frozen=True):
 
 def train_artefact(
     registry: Path,
-    read: Reader[RouteRow],
+    read: Reader[RouteRow] | None,
     out: Path,
     encoder_dir: Path | None,
     options: TrainOptions,
@@ -68,34 +68,50 @@ def train_artefact(
 ) -> str:
     """Train and write the artefact. The result is a text: the choice and its figures.
 
-    Raises ``OperatorError``.
+    Without ``read``, only predicted quality is learnt, from the options' outcomes. Raises ``OperatorError``.
     """
     loaded = load(registry, untrained=True)
-    if not loaded.registry.routes:
-        raise OperatorError(f"{registry} has no routes to learn")
+    if read is not None and not loaded.registry.routes:
+        raise OperatorError(f"{registry} has no routes to learn (expected some, or only --outcomes)")
     files = locate(encoder_dir)
     encoder = open_encoder(files, loaded.registry.encoder)
     deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
-    rows = read_corpus(loaded, read, cached)
-    learnt = None
+    rows = None if read is None else read_corpus(loaded, read, cached)
+    quality = None
     if options.outcomes is not None:
-        learnt = learn_quality(
+        quality = learn_quality(
             loaded.registry, options.outcomes, cached, encoder.name, options.seed, progress
         )
     asked = msgspec.structs.replace(options, fast_path=loaded.registry.fast_path is not None)
-    manifest, outcome, words = learn(rows, encoder.name, asked, progress)
+    head = None if rows is None else learn(rows, encoder.name, asked, progress)
+    parts = [_write_head(out, head), _write_quality(out, quality)]
+    progress("")
+    where = f"written          {out}; the registry takes it as `artefact: {out.name}`, relative to its file"
+    return "\n\n".join([*filter(None, parts), where])
+
+
+Learnt = tuple[head_artefact.HeadManifest, TrainedRoutes, Words | None]
+
+
+def _write_head(out: Path, learnt: Learnt | None) -> str:
+    """Write the head, or delete an older one, so that the artefact is the result of one run."""
+    if learnt is None:
+        head_artefact.remove(out)
+        return ""
+    manifest, outcome, words = learnt
     head_artefact.write(out, manifest, outcome.meaning, words)
+    return as_text(manifest, outcome)
+
+
+def _write_quality(out: Path, learnt: LearntQuality | None) -> str:
+    """Write predicted quality, or delete an older one."""
     if learnt is None:
         quality_artefact.remove(out)
-    else:
-        quality_artefact.write(out, learnt.manifest, learnt.fitted.quality)
-    progress("")
-    parts = [as_text(manifest, outcome, out)]
-    if learnt is not None:
-        parts.append(learnt_text(learnt.choosing, learnt.manifest.labels, learnt.pools, priced=learnt.priced))
-    return "\n\n".join(parts)
+        return ""
+    quality_artefact.write(out, learnt.manifest, learnt.fitted.quality)
+    return learnt_text(learnt.choosing, learnt.manifest.labels, learnt.pools, priced=learnt.priced)
 
 
 def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -> Corpus:
@@ -109,9 +125,7 @@ def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -
     return corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
 
 
-def learn(
-    rows: Corpus, encoder: str, options: TrainOptions, progress: Progress
-) -> tuple[head_artefact.HeadManifest, TrainedRoutes, Words | None]:
+def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress) -> Learnt:
     """Train on all rows except the test rows, and measure on these; ``Words`` is the fast path."""
     share = options.test_share
     if share is None:
@@ -203,8 +217,8 @@ def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str
     return found
 
 
-def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes, out: Path) -> str:
-    """The scorers tried, the choice, its figures, and the line for the registry."""
+def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes) -> str:
+    """The scorers tried, the choice and its figures."""
     lines = ["held-out rows    accuracy  log loss"]
     for name, (accuracy, loss) in sorted(outcome.tried.items(), key=lambda item: item[1][1]):
         mark = "  <- chosen" if name == outcome.scorer else ""
@@ -221,9 +235,6 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes, out: P
             lines.append(f"  {name:<18} {with_interval(Figure(*value))}")
     if manifest.fast_path:
         lines.append(_fast_path_text(manifest.fast_path))
-    lines.append(
-        f"written          {out}; the registry takes it as `artefact: {out.name}`, relative to its file"
-    )
     return "\n".join(lines)
 
 
