@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from extproc.apis.conversation import conversation_id
 from extproc.embedding.batching import BatchingEmbedder
@@ -194,6 +195,7 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         bar = snapshot.routes[decision.route].quality_bar
         lines.append(("models", f"quality       $ each  model (the quality bar is {bar:g})"))
         lines += [("", _offer(offer, decision)) for offer in decision.offers]
+        lines += _trained_on(decision, snapshot)
     if decision.comparison is not None:
         compared = "the same" if decision.comparison.agreed else "another"
         lines.append(("fast path", f"{compared} route by its words alone, without the encoder"))
@@ -210,6 +212,22 @@ def _likeness(decision: Decision, floor: float) -> list[tuple[str, str]]:
     if decision.similarity is None:
         return []
     return [("similarity", _beside_floor(decision.similarity, floor)), ("nearest", decision.nearest)]
+
+
+def _trained_on(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
+    """How far predicted quality is trusted; empty if the request was not embedded."""
+    if decision.training_similarity is None or snapshot.quality is None:
+        return []
+    weight = float(
+        snapshot.quality.familiarity.trust(np.array([decision.training_similarity], np.float32))[0]
+    )
+    return [
+        (
+            "trained on",
+            f"{decision.training_similarity:.3f} similarity to the nearest training prompt: the head counts "
+            f"{weight:.0%}, prompt length and each model's mean the rest",
+        )
+    ]
 
 
 def _candidate(candidate: Candidate, snapshot: Snapshot) -> str:

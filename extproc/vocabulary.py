@@ -299,6 +299,7 @@ class Choice(msgspec.Struct, frozen=True):
     scores: Scores | None = None
     embedding: Embedding | None = None
     offers: tuple[Offer, ...] = ()  # what a route with a bar could choose between
+    training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     comparison: FastPathComparison | None = None
 
 
@@ -335,6 +336,7 @@ class Decision(msgspec.Struct, frozen=True):
     similarity: float | None = None
     candidates: tuple[Candidate, ...] = ()
     offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
+    training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     nearest: str = ""
     reading: TurnReading | None = None  # the piece of the user's turn that was scored; None: no text was
     comparison: FastPathComparison | None = None  # with the lexical fast path, of its sample
@@ -383,6 +385,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
     predicted_quality: float | None = None  # the probability that the model's answer is good
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
+    training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one

@@ -3,11 +3,11 @@
 There are two formats. A file may be gzipped. Other keys in a row are ignored:
 
     routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
-    outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}
+    outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}, "set": NAME}
 
-A row whose route is null should abstain. ``group``, ``weight`` and ``tokens`` are optional: rows with the
-same meaning have the same ``group``, ``weight`` is the number of requests that a sampled row stands for, and
-``tokens`` is the length of each model's answer.
+A row whose route is null should abstain. ``group``, ``weight``, ``tokens`` and ``set`` are optional. Rows
+with the same meaning have the same ``group``, and prompts of one kind the same ``set``. ``weight`` is the
+number of requests that a sampled row stands for. ``tokens`` is the length of each model's answer.
 """
 
 import gzip
@@ -35,6 +35,7 @@ class OutcomeRow(msgspec.Struct, frozen=True):
     text: Text
     outcomes: Annotated[dict[str, Share], Meta(min_length=1)]  # by model's public name
     tokens: dict[str, Annotated[int, Meta(ge=0)]] = {}  # of each model's answer
+    set: str = ""  # the kind of prompt or the source; kinds are left out one by one to measure
 
 
 class Dataset(msgspec.Struct, Generic[R], frozen=True):

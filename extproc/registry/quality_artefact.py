@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from extproc.errors import ArtefactUnusable
 from extproc.registry.weights_bundle import Arrays, Bundle
-from extproc.routing.predicted_quality import FOLDED, NAMES, Quality, QualityHead
+from extproc.routing.predicted_quality import FOLDED, NAMES, Familiarity, Quality, QualityHead
 from extproc.routing.trained_heads import Standard
 from extproc.vocabulary import ModelName
 
 MANIFEST, WEIGHTS = "quality.json", "quality.npz"
-FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads texts otherwise
+FORMAT = 2  # raise it when a reader of the former one would misread the new, or reads texts otherwise
 
 
 class QualityManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +32,7 @@ class QualityManifest(msgspec.Struct, frozen=True, kw_only=True):
     texts: int
     labels: dict[str, int]  # of each model
     penalty: float  # on each model's own weights
+    trust: dict[str, float]  # in the head: far, near, most (see `routing.predicted_quality.Familiarity`)
     metrics: dict[str, Any]
     matched_by: dict[str, tuple[str, ...]] = {}  # by model, those whose quality it did not exceed
     weights_sha256: str = ""
@@ -95,6 +96,9 @@ def _arrays(quality: Quality) -> dict[str, NDArray[Any]]:
         "mean": quality.mean,
         "length": quality.length,
         "tokens": quality.tokens,
+        "known": quality.familiarity.prompts.astype(np.float16),
+        "plain_slope": quality.familiarity.slope,
+        "plain_bias": quality.familiarity.bias,
     }
 
 
@@ -105,13 +109,19 @@ def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
     shapes = {
         "layer_scale": (layers,), "surface_centre": (len(NAMES),), "surface_scale": (len(NAMES),),
         "weights": (width, models), "bias": (models,), "mean": (models,), "length": (width,),
-        "tokens": (models,),
+        "tokens": (models,), "plain_slope": (models,), "plain_bias": (models,),
+        "known": (len(arrays["known"]), arrays["known"].shape[-1]),
     }  # fmt: skip
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(f"`{name}` has shape {arrays[name].shape}, expected {shape}")
     if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "tokens"):
         raise ValueError("it has numbers that are not finite")
+    trust = manifest.trust
+    familiarity = Familiarity(
+        arrays["known"].astype(np.float32), trust["far"], trust["near"], trust["most"],
+        arrays["plain_slope"], arrays["plain_bias"],
+    )  # fmt: skip
     standard = Standard(arrays["layer_centre"], arrays["layer_scale"], int(arrays["blocks"].item()))
     return Quality(
         models=tuple(map(ModelName, manifest.models)),
@@ -121,6 +131,7 @@ def _quality(manifest: QualityManifest, arrays: Arrays) -> Quality:
         mean=arrays["mean"],
         length=arrays["length"],
         tokens=arrays["tokens"],
+        familiarity=familiarity,
         matched_by={
             ModelName(model): tuple(map(ModelName, others)) for model, others in manifest.matched_by.items()
         },

@@ -146,6 +146,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         similarity=scores.similarity if scores else None,
         candidates=scores.candidates if scores else (),
         offers=choice.offers,
+        training_similarity=choice.training_similarity,
         nearest=scores.nearest if scores else "",
         reading=scores.reading if scores else None,
         comparison=choice.comparison,

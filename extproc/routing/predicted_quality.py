@@ -120,6 +120,43 @@ class QualityHead(msgspec.Struct, frozen=True):
         return np.hstack([layers, seen, fold(inputs.words)]).astype(np.float32)
 
 
+class Familiarity(msgspec.Struct, frozen=True):
+    """How far the head is trusted, by the similarity of a text to the nearest training prompt.
+
+    The rest is what prompt length alone predicts: the base rate, where training found no more in it.
+    """
+
+    prompts: Matrix  # (n, dimensions) embeddings of training prompts
+    far: float  # similarity from which down the head has no weight
+    near: float  # similarity from which up it has the most
+    most: float  # weight, 0 to 1; 0: prompt length predicts no worse on kinds of prompts that were left out
+    slope: Matrix  # (models,) of log-odds in the length of the prompt
+    bias: Matrix  # (models,)
+
+    def similarity(self, vectors: Matrix) -> Matrix:
+        """The cosine of each vector to the nearest training prompt."""
+        nearest: Matrix = (vectors @ self.prompts.T).max(axis=1)
+        return nearest
+
+    def trust(self, similarity: Matrix) -> Matrix:
+        """The weight of the head, 0 to 1."""
+        weight: Matrix = self.most * np.clip((similarity - self.far) / (self.near - self.far), 0, 1)
+        return weight
+
+    def blend(self, logits: Matrix, similarity: Matrix, length: Matrix) -> Matrix:
+        """The head's log-odds, shape (n, models), drawn to those of prompt length."""
+        plain = length[:, None] * self.slope + self.bias
+        found: Matrix = plain + self.trust(similarity)[:, None] * (logits - plain)
+        return found
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """The forecast of each model, and how similar the nearest training prompt is."""
+
+    forecasts: dict[ModelName, Forecast]
+    similarity: float | None = None  # cosine; None: the request was not embedded
+
+
 class Quality(msgspec.Struct, frozen=True):
     """Calibrated P(good | text) of each model, and the length of its answer."""
 
@@ -130,31 +167,37 @@ class Quality(msgspec.Struct, frozen=True):
     mean: Matrix  # (models,) mean quality in training: all that is known of a request without text
     length: Matrix  # (width,) log of an answer's tokens, what all models have in common
     tokens: Matrix  # (models,) log of its own; NaN where training had no lengths
+    familiarity: Familiarity
     # The models whose quality a model did not exceed on held-out outcomes: it is not worth a higher price.
     matched_by: Mapping[ModelName, tuple[ModelName, ...]] = {}
 
     def predict(self, inputs: Inputs, looks: Matrix) -> Matrix:
         """P(good) of each text by each model, shape (n, models)."""
-        return sigmoid(self.reading.apply(inputs, looks) @ self.weights + self.bias)
+        rows = self.reading.apply(inputs, looks)
+        return self._likely(rows, self.familiarity.similarity(inputs.vectors), looks)
+
+    def _likely(self, rows: Matrix, similarity: Matrix, looks: Matrix) -> Matrix:
+        length = length_of(looks, float(self.reading.centre[0]), float(self.reading.scale[0]))
+        return sigmoid(self.familiarity.blend(rows @ self.weights + self.bias, similarity, length))
 
     def lengths(self, inputs: Inputs, looks: Matrix) -> Matrix:
         """Expected tokens of each answer, shape (n, models); NaN where training had no lengths."""
         lengths: Matrix = np.exp((self.reading.apply(inputs, looks) @ self.length)[:, None] + self.tokens)
         return lengths
 
-    def forecasts(
-        self, embedding: Embedding, text: str, models: Collection[ModelName]
-    ) -> dict[ModelName, Forecast]:
+    def forecasts(self, embedding: Embedding, text: str, models: Collection[ModelName]) -> Prediction:
         """The forecast of each of ``models`` that was trained. Raises ``EncoderFailed``."""
         inner = None if embedding.inner is None else embedding.inner[None, :]
         inputs = Inputs(embedding.vector[None, :], inner, lexical([text]))
-        row = self.reading.apply(inputs, surface([text]))[0]
-        likely = sigmoid(row @ self.weights + self.bias)
-        return self._by_model(likely, float(row @ self.length), models)
+        looks = surface([text])
+        rows, similarity = self.reading.apply(inputs, looks), self.familiarity.similarity(inputs.vectors)
+        likely = self._likely(rows, similarity, looks)[0]
+        found = self._by_model(likely, float(rows[0] @ self.length), models)
+        return Prediction(found, float(similarity[0]))
 
-    def usual(self, models: Collection[ModelName]) -> dict[ModelName, Forecast]:
+    def usual(self, models: Collection[ModelName]) -> Prediction:
         """The mean of each model in training, for a request that was not embedded."""
-        return self._by_model(self.mean, 0.0, models)
+        return Prediction(self._by_model(self.mean, 0.0, models))
 
     def _by_model(
         self, likely: Matrix, length: float, models: Collection[ModelName]
@@ -165,6 +208,12 @@ class Quality(msgspec.Struct, frozen=True):
             for model, quality, expected in zip(self.models, likely.tolist(), tokens, strict=True)
             if model in models
         }
+
+
+def length_of(looks: Matrix, centre: float, scale: float) -> Matrix:
+    """The logarithm of each text's length in deviations from the mean, at most `_SIGMAS`."""
+    length: Matrix = np.clip((looks[:, 0] - centre) * scale, -_SIGMAS, _SIGMAS)
+    return length
 
 
 def layers_of(inputs: Inputs, *, deep: bool) -> Matrix:

@@ -7,11 +7,13 @@ in a thread. ``route_by_meaning`` comes last, because it needs the embedding. On
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from extproc.errors import Denied, PolicyFailed, UnknownModel
 from extproc.routing.fastpath import FastPath
-from extproc.routing.model_choice import Forecasts, best_offer, offers_of, pick
+from extproc.routing.model_choice import best_offer, offers_of, pick
+from extproc.routing.predicted_quality import Prediction, Quality
 from extproc.routing.rules import CompiledRule, first_that_holds
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
@@ -82,9 +84,11 @@ def route_by_rule(question: Question, snapshot: Snapshot) -> Choice | None:
     rule = first_that_holds(snapshot.route_rules, question)
     if rule is None:
         return None
-    model, offers = _model_named_by(rule, question, snapshot)
-    reason = Reason.RULE if model else Reason.NO_CANDIDATE
-    return Choice(Stage.RULE, reason, route=rule.route, model=model, rule=rule.name, offers=offers)
+    found = _model_named_by(rule, question, snapshot)
+    reason = Reason.RULE if found.model else Reason.NO_CANDIDATE
+    return Choice(
+        Stage.RULE, reason, route=rule.route, model=found.model, rule=rule.name, offers=found.offers
+    )
 
 
 def route_by_words(question: Question, snapshot: Snapshot, reading: TurnReading) -> Choice | None:
@@ -96,9 +100,9 @@ def route_by_words(question: Question, snapshot: Snapshot, reading: TurnReading)
     if scores is None:
         return None
     route = scores.candidates[0].route
-    model, offers = _model_of(route, question, snapshot, None)
-    reason = Reason.MATCHED if model else Reason.NO_CANDIDATE
-    return Choice(Stage.LEXICAL, reason, route=route, model=model, scores=scores, offers=offers)
+    found = _model_of(route, question, snapshot, None)
+    reason = Reason.MATCHED if found.model else Reason.NO_CANDIDATE
+    return Choice(Stage.LEXICAL, reason, route=route, model=found.model, scores=scores, offers=found.offers)
 
 
 def _scores_by_words(fast: FastPath, reading: TurnReading, snapshot: Snapshot) -> Scores | None:
@@ -155,15 +159,16 @@ def _by_scores(
     if doubt is not None:
         return Choice(Stage.DEFAULT, doubt, scores=scores, embedding=embedding)
     route = scores.candidates[0].route
-    model, offers = _model_of(route, question, snapshot, embeddings[-1])  # quality is that of the whole turn
+    found = _model_of(route, question, snapshot, embeddings[-1])  # quality is that of the whole turn
     return Choice(
         stage=Stage.EMBEDDING,
-        reason=Reason.MATCHED if model else Reason.NO_CANDIDATE,
+        reason=Reason.MATCHED if found.model else Reason.NO_CANDIDATE,
         route=route,
-        model=model,
+        model=found.model,
         scores=scores,
         embedding=embedding,
-        offers=offers,
+        offers=found.offers,
+        training_similarity=found.similarity,
     )
 
 
@@ -177,40 +182,41 @@ def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     return None
 
 
-def _model_named_by(
-    rule: CompiledRule, question: Question, snapshot: Snapshot
-) -> tuple[ModelName, tuple[Offer, ...]]:
-    """The public name of the rule's model; empty when that, or every model of its route, cannot take it."""
+class _Found(Struct, frozen=True):
+    """The model for a request, and what it was chosen from where the route has a quality bar."""
+
+    model: ModelName  # public name; empty: no model can take the request
+    offers: tuple[Offer, ...] = ()
+    similarity: float | None = None  # to the nearest prompt that quality was trained on
+
+
+def _model_named_by(rule: CompiledRule, question: Question, snapshot: Snapshot) -> _Found:
+    """The rule's model, or the model of its route."""
     if rule.route:
         return _model_of(rule.route, question, snapshot, None)
     # An operator's word goes before an estimate of tokens, but no model learns an API by it.
-    return rule.model if question.request.api in snapshot.targets[rule.model].apis else _NONE, ()
+    return _Found(rule.model if question.request.api in snapshot.targets[rule.model].apis else _NONE)
 
 
 def _model_of(
     route: RouteName, question: Question, snapshot: Snapshot, embedding: Embedding | None
-) -> tuple[ModelName, tuple[Offer, ...]]:
-    """The public name of the route's model for this request, empty when none of them can take it.
-
-    With it, what there was to choose between where the route has a quality bar.
-    """
-    policy, request = snapshot.routes[route], question.request
+) -> _Found:
+    """The route's model for this request."""
+    policy, request, quality = snapshot.routes[route], question.request, snapshot.quality
     if policy.quality_bar is None:
         target = pick(policy.candidates, request)
-        return (target.model if target else _NONE), ()
-    forecasts = _forecasts([target.model for target in policy.candidates], question, snapshot, embedding)
-    assert snapshot.quality is not None  # a registry with a bar is not loaded without
-    offers = offers_of(policy.candidates, request, forecasts, snapshot.quality.matched_by)
-    chosen = best_offer(offers, policy.quality_bar)
-    return (chosen.model if chosen else _NONE), offers
-
-
-def _forecasts(
-    models: list[ModelName], question: Question, snapshot: Snapshot, embedding: Embedding | None
-) -> Forecasts:
-    """What is predicted of each model's answer; a request that no one embedded is taken for a usual one."""
-    quality = snapshot.quality
+        return _Found(target.model if target else _NONE)
     assert quality is not None  # a registry with a bar is not loaded without
+    predicted = _predicted(quality, [target.model for target in policy.candidates], question, embedding)
+    offers = offers_of(policy.candidates, request, predicted.forecasts, quality.matched_by)
+    best = best_offer(offers, policy.quality_bar)
+    return _Found(best.model if best else _NONE, offers, predicted.similarity)
+
+
+def _predicted(
+    quality: Quality, models: list[ModelName], question: Question, embedding: Embedding | None
+) -> Prediction:
+    """What is predicted of each model's answer; a request that is not embedded is taken for a usual one."""
     if embedding is None:
         return quality.usual(models)
     return quality.forecasts(embedding, question.request.user_text, models)

@@ -114,6 +114,7 @@ class Metrics:
             (self._probability, decision.probability),
             (self._margin, decision.margin),
             (self._similarity, decision.similarity),
+            (self._training_similarity, decision.training_similarity),
         ):
             if score is not None:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
@@ -276,7 +277,11 @@ class Metrics:
         self._similarity = self._histogram(
             otel_names.DECISION_SIMILARITY, "Cosine similarity to the nearest example.", _SCORE_BUCKETS
         )
-
+        self._training_similarity = self._histogram(
+            otel_names.DECISION_TRAINING_SIMILARITY,
+            "Cosine similarity to the nearest prompt that predicted quality was trained on.",
+            _SCORE_BUCKETS,
+        )
         self._quality = self._histogram(
             otel_names.DECISION_QUALITY,
             "Predicted probability that the chosen model's answer is good.",

@@ -133,6 +133,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     predicted_quality: Annotated[float | None, Attribute(otel_names.ROUTER_PREDICTED_QUALITY)] = None
     # "model:predicted quality" of a few that could have been chosen
     offers: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_OFFERS)] = ()
+    # cosine to the nearest prompt that predicted quality was trained on
+    training_similarity: Annotated[float | None, Attribute(otel_names.ROUTER_TRAINING_SIMILARITY)] = None
     # version of the registry that decided
     version: Annotated[Version, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = Version("")
     # whether the fast path agreed, in its sample: agreed, disagreed

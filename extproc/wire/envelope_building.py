@@ -30,6 +30,7 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
             for offer in decision.offers[:_LISTED]
             if offer.quality is not None
         ),
+        training_similarity=_rounded(decision.training_similarity),
         version=decision.version,
         lexical=decision.comparison.result if decision.comparison else "",
         weight=decision.comparison.weight if decision.comparison else None,

@@ -203,12 +203,16 @@ def test_outcomes_train_a_choice_that_serves_and_is_measured(
     printed = capsys.readouterr().out
     assert "predicted quality of 2 models" in printed
     assert "small or large" in printed
+    assert "each kind of prompt (clusters) predicted by a fit without it: APGR " in printed
     registry.write_text(PRICED.replace("ARTEFACT", "artefact: one").replace("BAR", ", quality_bar: 0.9"))
     common = ["--registry", str(registry)]
     assert main(["explain", *common, "--json", "boil beans"]) == 0
     decision = json.loads(capsys.readouterr().out)
     assert [offer["model"] for offer in decision["offers"]] == ["small", "large"]
     assert all(0 < offer["quality"] < 1 and offer["cost"] > 0 for offer in decision["offers"])
+    assert decision["training_similarity"] > 0.5
+    assert main(["explain", *common, "boil beans"]) == 0
+    assert " similarity to the nearest training prompt: the head counts " in capsys.readouterr().out
     assert main(["eval", *common, "--outcomes", str(outcomes), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["routes"] is None

@@ -15,7 +15,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.predicted_quality import FOLDED, NAMES, Quality, QualityHead
+from extproc.routing.predicted_quality import FOLDED, NAMES, Familiarity, Quality, QualityHead
 from extproc.routing.scorers import Centroids, Matrix
 from extproc.routing.trained_heads import OnEmbedding, Standard
 from extproc.vocabulary import Api, ChatRequest, Embedding, Question, RequestHead
@@ -57,13 +57,22 @@ def quality(*models: str) -> Quality:
         mean=np.full(len(models), 0.5, np.float32),
         length=np.zeros(WIDTH, np.float32),
         tokens=np.full(len(models), np.nan, np.float32),
+        familiarity=Familiarity(
+            np.eye(1, 4, dtype=np.float32),
+            -3.0,
+            -2.0,
+            1.0,
+            np.zeros(len(models), np.float32),
+            np.zeros(len(models), np.float32),
+        ),
     )
 
 
 def manifest(*models: str, encoder: str = "enc") -> qualities.QualityManifest:
     return qualities.QualityManifest(
         format=qualities.FORMAT, encoder=encoder, models=models, deep=False, data_sha256="d", seed=0, texts=40,
-        labels=dict.fromkeys(models, 40), penalty=10.0, metrics={},
+        labels=dict.fromkeys(models, 40), penalty=10.0,
+        trust={"far": -3.0, "near": -2.0, "most": 1.0}, metrics={},
     )  # fmt: skip
 
 
@@ -123,6 +132,7 @@ async def test_the_cheapest_model_whose_predicted_quality_clears_the_bar_answers
         assert offers["large"].quality == pytest.approx(0.9526, abs=1e-3)
         assert offers["small"].quality is not None
         assert (offers["small"].quality >= 0.7) is (chosen == "small")
+        assert decision.training_similarity == pytest.approx(first)
         assert offers["small"].cost == pytest.approx((10 + 256) * 1e-6)
 
 
@@ -193,9 +203,9 @@ def test_another_encoder_damage_and_a_later_format_are_reported(tmp_path: Path) 
     (tmp_path / qualities.WEIGHTS).write_bytes(weights[:-1])
     with pytest.raises(ArtefactUnusable, match="damaged"):
         qualities.read(tmp_path, "enc")
-    later = msgspec.structs.replace(manifest("small", "large"), format=2)
+    later = msgspec.structs.replace(manifest("small", "large"), format=3)
     qualities.write(tmp_path, later, quality("small", "large"))
-    with pytest.raises(ArtefactUnusable, match="format 2; expected 1"):
+    with pytest.raises(ArtefactUnusable, match="format 3; expected 2"):
         qualities.read(tmp_path, "enc")
 
 

@@ -16,9 +16,9 @@ from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.fastpath import Words as FastWords
 from extproc.routing.lexical_features import WIDTH, lexical
-from extproc.routing.model_choice import Forecasts, Matched, Target
+from extproc.routing.model_choice import Matched, Target
 from extproc.routing.pipeline import Pipeline
-from extproc.routing.predicted_quality import Forecast
+from extproc.routing.predicted_quality import Forecast, Prediction
 from extproc.routing.rollout import Rollout, mode_of
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -374,8 +374,8 @@ class Foresight:
     def __init__(self) -> None:
         self.matched_by: Matched = {}
 
-    def forecasts(self, _: Embedding, __: str, models: list[str]) -> Forecasts:
-        return {model: Forecast(quality=1.0, tokens=9.0) for model in models}
+    def forecasts(self, _: Embedding, __: str, models: list[str]) -> Prediction:
+        return Prediction({model: Forecast(quality=1.0, tokens=9.0) for model in models}, 0.5)
 
 
 def named(asked: Question, request_id: str) -> Question:

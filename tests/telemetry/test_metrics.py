@@ -289,6 +289,14 @@ def test_predicted_quality_is_counted_by_route_and_chosen_model_alone(metrics: M
     assert told == {frozenset({("router_route", "code"), ("router_model", "large")}): pytest.approx(0.85)}
 
 
+def test_the_similarity_to_the_training_of_predicted_quality_is_counted_by_route(metrics: Metrics) -> None:
+    metrics.decided(BY_MEANING)
+    name = "router_decision_training_similarity_sum"
+    assert not [found for found, _ in samples(metrics) if found == name]
+    metrics.decided(msgspec.structs.replace(BY_MEANING, training_similarity=0.4))
+    assert value(metrics, name, router_route="code") == pytest.approx(0.4)
+
+
 def test_a_similarity_below_zero_is_counted_as_none_at_all(metrics: Metrics) -> None:
     metrics.decided(BY_MEANING)
     assert value(metrics, "router_decision_similarity_bucket", router_route="code", le="0.02") == 1

@@ -240,10 +240,12 @@ def test_the_envelope_of_a_route_says_all_that_the_record_needs() -> None:
 
 def test_the_envelope_tells_the_quality_that_was_predicted_of_the_model_and_of_the_others() -> None:
     offers = (Offer("large", 0.98765, 0.1), Offer("coder", 0.812345, 0.01), Offer("new", None, 0.0))
-    effect = asked().receive(Decided(msgspec.structs.replace(DECISION, offers=offers)))
+    decision = msgspec.structs.replace(DECISION, offers=offers, training_similarity=0.43219)
+    effect = asked().receive(Decided(decision))
     assert isinstance(effect, RouteRequest)
     assert effect.envelope.predicted_quality == 0.8123
     assert effect.envelope.offers == ("large:0.9877", "coder:0.8123")
+    assert effect.envelope.training_similarity == 0.4322
 
 
 def test_nothing_is_said_of_a_quality_that_was_not_predicted() -> None:

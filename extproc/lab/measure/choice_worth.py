@@ -32,6 +32,13 @@ class Table(msgspec.Struct, frozen=True):
     expected: Floats  # (n, models) costs that serving expects
     matched: Truths  # (models, models) whether m does not exceed the quality of k: see `dominance`
 
+    def take(self, rows: Labels) -> "Table":
+        """Some of the rows."""
+        return Table(
+            tuple(self.texts[row] for row in rows.tolist()), self.models, self.predicted[rows],
+            self.scores[rows], self.costs[rows], self.expected[rows], self.matched,
+        )  # fmt: skip
+
 
 class ModelFigures(msgspec.Struct, frozen=True):
     """One model that answers every request."""
@@ -95,17 +102,22 @@ class OutcomeReport(msgspec.Struct, frozen=True):
 
 def measure(table: Table) -> Choosing:
     """Every figure. The strong model has the best mean score; the weak one is the cheapest of the others."""
-    strong = int(np.argmax(table.scores.mean(axis=0)))
-    others = [m for m in range(len(table.models)) if m != strong]
-    weak = min(others, key=lambda m: table.costs[:, m].mean())
+    weak, strong = ends(table)
     return Choosing(
         rows=len(table.texts),
         models=[_model(table, m) for m in range(len(table.models))],
         weak=table.models[weak],
         strong=table.models[strong],
         routers=_routers(table, weak, strong),
-        bars=[_bar(table, strong, bar) for bar in BARS],
+        bars=[bar_figures(table, strong, bar) for bar in BARS],
     )
+
+
+def ends(table: Table) -> tuple[int, int]:
+    """The weak and the strong model."""
+    strong = int(np.argmax(table.scores.mean(axis=0)))
+    others = [m for m in range(len(table.models)) if m != strong]
+    return min(others, key=lambda m: float(table.costs[:, m].mean())), strong
 
 
 def chosen_at(predicted: Floats, expected: Floats, bar: float, matched: Truths) -> Labels:
@@ -193,7 +205,8 @@ def _router(name: str, score: Floats, own: Floats, table: Table, weak: int, stro
     )
 
 
-def _bar(table: Table, strong: int, bar: float) -> BarFigures:
+def bar_figures(table: Table, strong: int, bar: float) -> BarFigures:
+    """What the choice at one bar gives."""
     chosen = chosen_at(table.predicted, table.expected, bar, table.matched)
     rows = np.arange(len(chosen))
     score, cost = table.scores[rows, chosen], table.costs[rows, chosen]

@@ -8,9 +8,17 @@ import numpy as np
 from extproc.embedding.encoder_files import DIMENSIONS
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader
-from extproc.lab.measure.choice_worth import Choosing, OutcomeReport, Table, answered_by_all, measure
+from extproc.lab.measure.choice_worth import (
+    Choosing,
+    OutcomeReport,
+    Table,
+    advised,
+    answered_by_all,
+    measure,
+)
 from extproc.lab.measure.classification_metrics import Floats, Truths
 from extproc.lab.measure.dominance import CandidatePool, by_name, by_place, dominated_in, matched_of
+from extproc.lab.measure.kind_worth import LeftOutFigures, measure_left_out
 from extproc.lab.measure.replay import CandidateRegistry
 from extproc.lab.train.quality_fitting import (
     Answers,
@@ -36,6 +44,7 @@ class LearntQuality(msgspec.Struct, frozen=True):
     priced: bool
     choosing: Choosing  # on held-out rows
     pools: tuple[CandidatePool, ...]
+    left_out: LeftOutFigures
 
 
 def evaluate_outcomes(candidate: CandidateRegistry, read: Reader[OutcomeRow]) -> OutcomeReport:
@@ -84,6 +93,11 @@ def learn_quality(
     fitted = fit_quality(answers, seed, progress)
     table, priced = table_of(answers, fitted.held, fitted.quality, registry)
     choosing = measure(table)
+    whole = answered_by_all(answers.scores)
+    left_out = measure_left_out(
+        msgspec.structs.replace(table, predicted=fitted.apart[whole]),
+        fitted.kinds[whole], fitted.sets, advised(choosing),
+    )  # fmt: skip
     known = (~np.isnan(answers.scores)).sum(axis=0).tolist()
     return LearntQuality(
         manifest=QualityManifest(
@@ -96,13 +110,19 @@ def learn_quality(
             texts=len(answers.texts),
             labels=dict(zip(answers.models, known, strict=True)),
             penalty=fitted.penalty,
-            metrics=_kept(choosing),
+            trust={
+                "far": fitted.quality.familiarity.far,
+                "near": fitted.quality.familiarity.near,
+                "most": fitted.quality.familiarity.most,
+            },
+            metrics={**_kept(choosing), "left_out": msgspec.to_builtins(left_out)},
             matched_by=dict(by_name(models, table.matched)),
         ),
         fitted=fitted,
         priced=priced,
         choosing=choosing,
         pools=_pools(registry, table),
+        left_out=left_out,
     )
 
 

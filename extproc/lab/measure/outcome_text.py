@@ -6,7 +6,9 @@ from extproc.lab.figures.number_formats import UNKNOWN, count, dollars, level, p
 from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.choice_worth import ENOUGH, BarFigures, Choosing, OutcomeReport, advised
 from extproc.lab.measure.dominance import CandidatePool
+from extproc.lab.measure.kind_worth import LeftOutFigures
 
+KIND_HEAD = ("kind of prompt, at the advised bar", "rows", "of the strong model's", "saving")
 MODEL_HEAD = ("model", "mean quality", "cost a request", "calibration error")
 ROUTER_HEAD = ("weak or strong by", "APGR", "CPT(50 %)", "CPT(80 %)", "saving at 95 %", "APGR ahead by")
 BAR_HEAD = (
@@ -32,13 +34,42 @@ def as_text(report: OutcomeReport) -> str:
 
 
 def learnt_text(
-    choosing: Choosing, labels: Mapping[str, int], pools: Sequence[CandidatePool], *, priced: bool
+    choosing: Choosing,
+    labels: Mapping[str, int],
+    pools: Sequence[CandidatePool],
+    left_out: LeftOutFigures,
+    most: float,
+    *,
+    priced: bool,
 ) -> str:
     """The result of training: the same tables on held-out rows, what is left out, and the advised bar."""
     counts = ", ".join(f"{model} {count(known)}" for model, known in labels.items())
     head = f"predicted quality of {len(labels)} models, on held-out rows (labels: {counts})"
     parts = [head, *_tables(choosing, priced), *map(pool_text, pools)]
-    return "\n\n".join([*parts, advice(choosing)])
+    return "\n\n".join([*parts, left_out_text(left_out, most), advice(choosing)])
+
+
+def left_out_text(left_out: LeftOutFigures, most: float) -> str:
+    """What is served for kinds of prompts that training does not know, and what each kind saves."""
+    figures = (
+        f"each kind of prompt ({left_out.by}) predicted by a fit without it: APGR "
+        f"{with_interval(left_out.served)}, prompt length {with_interval(left_out.length)}, lead "
+        f"{with_interval(left_out.lead)}"
+    )
+    if most == 0:
+        served = (
+            "the trained head predicts no better than prompt length there: prompt length alone is served "
+            "(give outcomes of more kinds of prompts)"
+        )
+    else:
+        served = f"the trained head counts {percent(most)} there, and less for prompts unlike its training"
+    if not left_out.kinds:
+        return f"{figures}\n{served}"
+    rows = [
+        [kind.name, count(kind.rows), with_interval(kind.kept, percent), with_interval(kind.saving, percent)]
+        for kind in left_out.kinds
+    ]
+    return f"{figures}\n{served}\n\n{text_table(KIND_HEAD, rows)}"
 
 
 def pool_text(pool: CandidatePool) -> str:

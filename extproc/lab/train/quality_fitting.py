@@ -17,9 +17,19 @@ from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow
 from extproc.lab.measure.classification_metrics import Floats, Labels
 from extproc.lab.train.head_fitting import fit_standard, take
+from extproc.lab.train.quality_calibration import calibrate
+from extproc.lab.train.quality_trust import (
+    KINDS,
+    LeftOut,
+    blended,
+    familiarity,
+    fit_length,
+    kinds_of,
+    known_prompts,
+)
 from extproc.lab.train.splits import groups_of, places
 from extproc.routing.lexical_features import lexical
-from extproc.routing.predicted_quality import Quality, QualityHead, layers_of, sigmoid, surface
+from extproc.routing.predicted_quality import Quality, QualityHead, layers_of, length_of, sigmoid, surface
 from extproc.routing.scorers import Matrix
 from extproc.routing.trained_heads import Inputs
 from extproc.vocabulary import ModelName
@@ -31,10 +41,6 @@ STEPS = 40  # of L-BFGS (Liu and Nocedal, 1989); more change no choice
 COMMON_PENALTY = 10.0  # on weights that all models share; its value has little effect
 PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on a model's own weights; held-out rows choose one
 _OFFSET_PRIOR = 1.0  # the weight, in answers, of the models' common mean in a model's bias
-# The penalty on the deviation of a model's calibration (slope, shift) from the common one: about the number
-# of answers from which on its own counts more.
-_OWN_CALIBRATION = (20.0, 1.0)
-_COMMON_CALIBRATION = (1e-3, 1e-3)
 _LENGTH_PENALTY = 30.0
 
 Progress = Callable[[str], None]
@@ -49,6 +55,7 @@ class Answers(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
     scores: Floats  # (n, models), 0 to 1
     tokens: Floats  # (n, models)
+    sets: tuple[str, ...]  # the set that each text is of; "": not named
 
     def take(self, rows: NDArray[np.intp]) -> "Answers":
         """Some of the rows."""
@@ -59,6 +66,7 @@ class Answers(msgspec.Struct, frozen=True):
             self.models,
             self.scores[rows],
             self.tokens[rows],
+            tuple(self.sets[row] for row in rows.tolist()),
         )
 
 
@@ -68,6 +76,9 @@ class FittedQuality(msgspec.Struct, frozen=True):
     quality: Quality
     held: Floats  # (n, models), each row calibrated on other rows
     penalty: float
+    apart: Floats  # (n, models), each row by a fit without its kind of prompt, as it would be served
+    kinds: Labels  # of each row
+    sets: tuple[str, ...]  # the kinds' names; empty: kinds are clusters
 
 
 def answers_of(rows: Sequence[OutcomeRow], models: Sequence[str], deep: Matrix, width: int) -> Answers:
@@ -81,6 +92,7 @@ def answers_of(rows: Sequence[OutcomeRow], models: Sequence[str], deep: Matrix, 
         models=tuple(models),
         scores=_table([[row.outcomes.get(model) for model in models] for row in rows]),
         tokens=_table([[row.tokens.get(model) for model in models] for row in rows]),
+        sets=tuple(row.set for row in rows),
     )
 
 
@@ -93,15 +105,30 @@ def fit_quality(answers: Answers, seed: int, progress: Progress = lambda line: N
     folds = folds_by_text(answers, seed, FOLDS)
     design = _Design(answers, np.arange(len(answers.texts)))
     penalty = choose_penalty(design, answers, folds, progress)
-    logits = np.empty(answers.scores.shape)
+    logits, similarity = np.empty(answers.scores.shape), np.empty(len(folds))
     for fold in range(FOLDS):
         progress(f"quality: fold {fold + 1} of {FOLDS}")
         seen, out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         logits[out] = _logits(_fit(design.rows[seen], answers.scores[seen], penalty), design.rows[out])
+        similarity[out] = _similarity(answers.inputs.vectors, seen, out)
     progress(f"quality: fitting on all {len(folds)} texts")
     weights, bias = _fit(design.rows, answers.scores, penalty)
     slope, shift = calibrate(logits, answers.scores)
     length, tokens = _fit_lengths(design.rows, answers.tokens)
+    kinds, sets = kinds_of(answers.sets, answers.inputs.vectors, seed)
+    left = _left_out(design, answers, kinds, penalty, (slope, shift), progress)
+    shape = float(design.reading.centre[0]), float(design.reading.scale[0])
+    trust = familiarity(
+        left,
+        answers.scores,
+        known_prompts(answers.inputs.vectors, places(answers.texts, np.arange(len(folds)), seed)),
+        fit_length(answers.looks, answers.scores, *shape),
+    )
+    held = trust.blend(
+        _calibrated_by_others(logits, answers.scores, folds).astype(np.float32),
+        similarity.astype(np.float32),
+        length_of(answers.looks, *shape),
+    )
     return FittedQuality(
         quality=Quality(
             models=tuple(map(ModelName, answers.models)),
@@ -111,10 +138,47 @@ def fit_quality(answers: Answers, seed: int, progress: Progress = lambda line: N
             mean=_means(answers.scores).astype(np.float32),
             length=length.astype(np.float32),
             tokens=tokens.astype(np.float32),
+            familiarity=trust,
         ),
-        held=_calibrated_by_others(logits, answers.scores, folds),
+        held=sigmoid(held).astype(np.float64),
         penalty=penalty,
+        apart=sigmoid(blended(trust, left)).astype(np.float64),
+        kinds=kinds,
+        sets=sets,
     )
+
+
+def _left_out(
+    design: "_Design",
+    answers: Answers,
+    kinds: Labels,
+    penalty: float,
+    calibration: tuple[Floats, Floats],
+    progress: Progress,
+) -> LeftOut:
+    """Predict each kind of prompt by fits without it. ``calibration`` is the slopes and shifts."""
+    slope, shift = calibration
+    shape = float(design.reading.centre[0]), float(design.reading.scale[0])
+    length = length_of(answers.looks, *shape).astype(np.float64)
+    head, plain, base = (np.empty(answers.scores.shape) for _ in range(3))
+    similarity = np.empty(len(kinds))
+    folds = kinds % KINDS  # where there are many sets, several are left out together
+    for fold in range(int(folds.max()) + 1):
+        progress(f"quality: leaving out kinds of prompts, {fold + 1} of {folds.max() + 1}")
+        seen, out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        scores = answers.scores[seen]
+        head[out] = _logits(_fit(design.rows[seen], scores, penalty), design.rows[out]) * slope + shift
+        own_slope, own_bias = fit_length(answers.looks[seen], scores, *shape)
+        plain[out] = length[out, None] * own_slope + own_bias
+        base[out] = [_logit(float(mean)) for mean in _means(scores)]
+        similarity[out] = _similarity(answers.inputs.vectors, seen, out)
+    return LeftOut(kinds, head, plain, base, similarity)
+
+
+def _similarity(vectors: Matrix, seen: NDArray[np.intp], out: NDArray[np.intp]) -> Floats:
+    """The cosine of each text of ``out`` to the nearest of ``seen``."""
+    nearest: Floats = (vectors[out] @ vectors[seen].T).max(axis=1).astype(np.float64)
+    return nearest
 
 
 def cross_predict(answers: Answers, seed: int, progress: Progress = lambda line: None) -> Floats:
@@ -160,20 +224,6 @@ def choose_penalty(design: "_Design", answers: Answers, folds: Labels, progress:
             )
             losses[i] += _difference_loss(likely.astype(np.float64), answers.scores[out])
     return PENALTIES[int(np.argmin(losses))]
-
-
-def calibrate(logits: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """Slope and shift of each model's log-odds (Platt, 1999), drawn to the common slope and shift.
-
-    A model with few answers gets about the common slope and shift.
-    """
-    known = ~np.isnan(scores)
-    slope, shift = _platt(logits[known], scores[known], 1.0, 0.0, _COMMON_CALIBRATION)
-    each = [
-        _platt(logits[known[:, m], m], scores[known[:, m], m], slope, shift, _OWN_CALIBRATION)
-        for m in range(scores.shape[1])
-    ]
-    return np.array([pair[0] for pair in each]), np.array([pair[1] for pair in each])
 
 
 def data_hash(answers: Answers) -> str:
@@ -260,38 +310,12 @@ def _difference_loss(likely: Floats, scores: Floats) -> float:
     return float(np.nanvar(error[several], axis=1).sum())
 
 
-def _platt(
-    logits: Floats, scores: Floats, slope: float, shift: float, prior: tuple[float, float]
-) -> tuple[float, float]:
-    """Platt scaling by Newton's method, with a penalty on the distance to the given slope and shift.
-
-    Targets are those of Platt (1999), (N+ + 1) / (N+ + 2) and 1 / (N- + 2), so no prediction becomes certain.
-    """
-    good = float(scores.sum())
-    low, high = 1.0 / (len(scores) - good + 2.0), (good + 1.0) / (good + 2.0)
-    targets = low + (high - low) * scores
-    start = np.array([slope, shift])
-    theta = start.copy()
-    design = np.stack([logits, np.ones_like(logits)], axis=1)
-    drawn = np.array(prior)
-    for _ in range(25):
-        likely = sigmoid(design @ theta).astype(np.float64)
-        gradient = design.T @ (likely - targets) + drawn * (theta - start)
-        curve = (design * (likely * (1 - likely))[:, None]).T @ design + np.diag(drawn)
-        step = np.linalg.solve(curve, gradient)
-        theta -= np.clip(step, -1.0, 1.0)
-        if np.abs(step).max() < 1e-8:
-            break
-    # A negative slope would invert the predictions.
-    return (float(theta[0]), float(theta[1])) if theta[0] > 0.05 else (0.05, float(theta[1]))
-
-
 def _calibrated_by_others(logits: Floats, scores: Floats, folds: Labels) -> Floats:
     found = np.empty_like(logits)
     for fold in range(FOLDS):
         out = folds == fold
         slope, shift = calibrate(logits[~out], scores[~out])
-        found[out] = sigmoid(logits[out] * slope + shift)
+        found[out] = logits[out] * slope + shift
     return found
 
 

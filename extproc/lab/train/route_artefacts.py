@@ -111,7 +111,14 @@ def _write_quality(out: Path, learnt: LearntQuality | None) -> str:
         quality_artefact.remove(out)
         return ""
     quality_artefact.write(out, learnt.manifest, learnt.fitted.quality)
-    return learnt_text(learnt.choosing, learnt.manifest.labels, learnt.pools, priced=learnt.priced)
+    return learnt_text(
+        learnt.choosing,
+        learnt.manifest.labels,
+        learnt.pools,
+        learnt.left_out,
+        learnt.manifest.trust["most"],
+        priced=learnt.priced,
+    )
 
 
 def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -> Corpus:

@@ -10,11 +10,14 @@ import pytest
 from extproc.lab.measure.choice_worth import Choosing, OutcomeReport, Table, advised, chosen_at, measure
 from extproc.lab.measure.dominance import by_name
 from extproc.lab.measure.evaluation_page import as_page
+from extproc.lab.measure.intervals import NO_FIGURE
+from extproc.lab.measure.kind_worth import LeftOutFigures
 from extproc.lab.measure.outcome_text import advice, as_text, learnt_text
 from extproc.routing.model_choice import Price, Target, best_offer, offers_of
 from extproc.routing.predicted_quality import Forecast
 from extproc.vocabulary import Api, ChatRequest
 
+LEFT_OUT = LeftOutFigures("sets", NO_FIGURE, NO_FIGURE, NO_FIGURE, [])
 APART = np.zeros((2, 2), bool)  # no model matches another
 
 
@@ -110,7 +113,8 @@ def test_text_and_page_tell_every_router_and_bar() -> None:
         assert "small 50.0%, large 50.0%" in told
     assert page.count("<svg") == 1
     assert "warning" not in text
-    learnt = learnt_text(found.choosing, {"small": 400, "large": 400}, [], priced=False)
+    learnt = learnt_text(found.choosing, {"small": 400, "large": 400}, [], LEFT_OUT, 0.75, priced=False)
+    assert "the trained head counts 75.0% there" in learnt
     assert "small 400, large 400" in learnt
     assert "prices are not known" in learnt
 

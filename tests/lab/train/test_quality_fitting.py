@@ -10,7 +10,6 @@ from extproc.lab.measure.cost_quality import apgr, cost_quality
 from extproc.lab.train.quality_fitting import (
     Answers,
     answers_of,
-    calibrate,
     cross_predict,
     data_hash,
     fit_quality,
@@ -63,7 +62,9 @@ def test_what_makes_a_prompt_hard_is_found_and_said_of_rows_not_seen() -> None:
 def test_on_noise_held_out_predictions_are_worth_no_more_than_chance() -> None:
     answers = world(150)
     shuffled = np.random.default_rng(1).permutation(answers.scores)
-    noise = Answers(answers.texts, answers.inputs, answers.looks, answers.models, shuffled, answers.tokens)
+    noise = Answers(
+        answers.texts, answers.inputs, answers.looks, answers.models, shuffled, answers.tokens, answers.sets
+    )
     assert abs(gain_apgr(cross_predict(noise, seed=0), noise) - 0.5) < 0.2
 
 
@@ -99,25 +100,6 @@ def test_near_duplicates_are_in_one_fold_and_folds_are_level() -> None:
     assert np.ptp(np.bincount(folds, minlength=5)) <= 3
 
 
-def test_calibration_of_a_model_with_few_answers_is_that_of_all() -> None:
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(2000, 2)) * 2
-    scores = (random.random((2000, 2)) < 1 / (1 + np.exp(-(0.5 * logits + 1)))).astype(np.float64)
-    scores[3:, 1] = np.nan
-    slope, shift = calibrate(logits, scores)
-    np.testing.assert_allclose(slope, [0.5, 0.5], atol=0.12)
-    assert shift[0] == pytest.approx(1.0, abs=0.15)
-
-
-def test_a_model_that_never_failed_is_not_taken_for_certain() -> None:
-    logits = np.linspace(-3, 3, 60)[:, None] * np.ones(2)
-    scores = np.stack([np.ones(60), logits[:, 1] > 0], axis=1).astype(np.float64)
-    slope, shift = calibrate(logits, scores)
-    likely = 1 / (1 + np.exp(-(logits * slope + shift)))
-    assert (likely[:, 0] > 0.8).mean() > 0.9
-    assert likely.max() < 0.999
-
-
 def test_the_hash_follows_the_rows_and_not_their_order() -> None:
     answers = world(40)
     order = np.arange(40)[::-1].copy()
@@ -132,4 +114,6 @@ def test_too_few_texts_and_a_model_without_answers_are_told() -> None:
     silent[:, 1] = np.nan
     some = world(40)
     with pytest.raises(OperatorError, match="no row has an outcome of the model `strong`"):
-        fit_quality(Answers(some.texts, some.inputs, some.looks, some.models, silent, some.tokens), seed=0)
+        fit_quality(
+            Answers(some.texts, some.inputs, some.looks, some.models, silent, some.tokens, some.sets), seed=0
+        )
