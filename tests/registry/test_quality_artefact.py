@@ -190,7 +190,7 @@ def test_what_is_read_is_what_was_written_and_the_same_values_give_the_same_byte
         qualities.write(tmp_path / name, manifest("small", "large"), quality("small", "large"))
     for file in (qualities.MANIFEST, qualities.WEIGHTS):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    found = qualities.read(tmp_path / "one", "enc").quality
+    found = qualities.read(tmp_path / "one").quality
     np.testing.assert_array_equal(found.weights, quality("small", "large").weights)
     assert found.models == ("small", "large")
 
@@ -198,18 +198,18 @@ def test_what_is_read_is_what_was_written_and_the_same_values_give_the_same_byte
 def test_another_encoder_damage_and_a_later_format_are_reported(tmp_path: Path) -> None:
     qualities.write(tmp_path, manifest("small", "large"), quality("small", "large"))
     with pytest.raises(ArtefactUnusable, match="vectors of enc; expected other"):
-        qualities.read(tmp_path, "other")
+        qualities.check_encoder(qualities.read(tmp_path), "other")
     weights = (tmp_path / qualities.WEIGHTS).read_bytes()
     (tmp_path / qualities.WEIGHTS).write_bytes(weights[:-1])
     with pytest.raises(ArtefactUnusable, match="damaged"):
-        qualities.read(tmp_path, "enc")
+        qualities.read(tmp_path)
     later = msgspec.structs.replace(manifest("small", "large"), format=3)
     qualities.write(tmp_path, later, quality("small", "large"))
     with pytest.raises(ArtefactUnusable, match="format 3; expected 2"):
-        qualities.read(tmp_path, "enc")
+        qualities.read(tmp_path)
 
 
 def test_weights_of_another_number_of_models_are_refused(tmp_path: Path) -> None:
     qualities.write(tmp_path, manifest("small", "large"), quality("small"))
     with pytest.raises(ArtefactUnusable, match="`weights` has shape"):
-        qualities.read(tmp_path, "enc")
+        qualities.read(tmp_path)
