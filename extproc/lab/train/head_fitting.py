@@ -8,10 +8,10 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
 from extproc.lab.measure.classification_metrics import Labels
+from extproc.lab.train.optimisers import Adam, Loss, minimise
 from extproc.routing.lexical_features import WIDTH, Sparse
 from extproc.routing.scorers import Fit, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
 from extproc.routing.trained_heads import (
@@ -28,7 +28,7 @@ from extproc.routing.trained_heads import (
 FitHead = Callable[[Inputs, Labels, int, int], Head]  # inputs, labels, routes, seed
 
 STRENGTH = 10.0  # C of logistic regression: the penalty is |W|^2 / (2 STRENGTH n), beside the mean loss
-STEPS = 40  # of L-BFGS (Liu and Nocedal, 1989); more change no decision
+STEPS = 25  # of L-BFGS; more change no decision
 NORM = 0.6  # of a text's word features and of its character features (the embedding's is 1), by held-out rows
 MANY_ROWS = 5000  # fewer rows need more epochs
 ENOUGH_ROWS = 500  # with more rows, features of a single row are ignored
@@ -38,7 +38,6 @@ UNITS = 512
 DROPPED, DROPPED_INPUTS = 0.5, 0.3
 SMOOTHED = 0.1
 RATE = 2e-3
-DECAY = 1e-2  # decoupled from the gradient (AdamW, Loshchilov and Hutter, 2019)
 
 
 def take(inputs: Inputs, rows: NDArray[np.intp]) -> Inputs:
@@ -102,7 +101,8 @@ SCORERS: dict[str, FitHead] = {
     "perceptron": fit_perceptron,
 }
 BLEND = "blend"  # of lexical and perceptron
-SMALL = ("logistic",)  # not tried on many rows, where it is slow and never better than `linear`
+NOT_OF_MANY = ("logistic", "linear")  # with many rows, `lexical` is always better
+NOT_OF_FEW = ("perceptron", BLEND)  # with fewer than ENOUGH_ROWS rows, slow to fit and no better
 
 
 def fit_standard(inputs: Inputs) -> Standard:
@@ -126,38 +126,56 @@ def fit_standard(inputs: Inputs) -> Standard:
 def _logistic(
     dense: Matrix, sparse: csr_matrix | None, labels: Labels, routes: int
 ) -> tuple[Matrix, Matrix, Matrix | None]:
-    """Weights, bias and lexical weights that minimise the penalised mean cross-entropy, by L-BFGS.
+    """Weights, bias and lexical weights that minimise the penalised mean cross-entropy.
 
     This is multinomial logistic regression (Hastie, Tibshirani and Friedman, 2009, 4.4). All routes have the
     same weight. The bias has no penalty. The last row of the lexical weights, for unseen features, stays
     zero.
     """
     width, features = dense.shape[1], 0 if sparse is None else sparse.shape[1]
+    start = np.zeros((width + 1 + features, routes), np.float32)
+    theta = minimise(_cross_entropy(dense, sparse, labels, routes), start, _scale(dense, sparse), STEPS)
+    return theta[:width], theta[width], theta[width + 1 :] if features else None
+
+
+def _cross_entropy(dense: Matrix, sparse: csr_matrix | None, labels: Labels, routes: int) -> Loss:
+    """The loss of `_logistic`, of the weights of dense features, the bias and the lexical weights in one."""
+    width, every = dense.shape[1], np.arange(len(labels))
     share = (1.0 / (np.bincount(labels, minlength=routes)[labels] * routes)).astype(np.float32)
-    targets = np.eye(routes, dtype=np.float32)[labels]
     across, across_sparse = np.ascontiguousarray(dense.T), None if sparse is None else sparse.T.tocsr()
     penalty = np.float32(1.0 / (STRENGTH * len(labels)))
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        theta = flat.reshape(width + 1 + features, routes).astype(np.float32)
+    def loss(theta: Matrix) -> tuple[float, Matrix]:
         logits = dense @ theta[:width] + theta[width]
         if sparse is not None:
             logits += sparse @ theta[width + 1 :]
         chances = softmax(logits)
-        likely = np.maximum(chances[np.arange(len(labels)), labels], np.float32(1e-30))
-        residual = (chances - targets) * share[:, None]
+        likely = np.maximum(chances[every, labels], np.float32(1e-30))
+        chances[every, labels] -= 1
+        chances *= share[:, None]
         gradient = penalty * theta
-        gradient[:width] += across @ residual
-        gradient[width] = residual.sum(axis=0)
+        gradient[width] = 0
+        size = float(np.vdot(theta, gradient))
+        gradient[:width] += across @ chances
+        gradient[width] = chances.sum(axis=0)
         if across_sparse is not None:
-            gradient[width + 1 :] += across_sparse @ residual
-        penalised = float((theta**2).sum() - (theta[width] ** 2).sum()) * float(penalty) / 2
-        return float(-(share * np.log(likely)).sum()) + penalised, gradient.ravel().astype(np.float64)
+            gradient[width + 1 :] += across_sparse @ chances
+        return float(-(share * np.log(likely)).sum()) + size / 2, gradient
 
-    start = np.zeros((width + 1 + features) * routes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxcor": 6})
-    theta = found.x.reshape(-1, routes).astype(np.float32)
-    return theta[:width], theta[width], theta[width + 1 :] if features else None
+    return loss
+
+
+def _scale(dense: Matrix, sparse: csr_matrix | None) -> Matrix:
+    """By feature, the root of the largest deviation over its own.
+
+    The inverse curvature would be its square. On held-out rows it overfits rare features.
+    """
+    squares = [(dense**2).mean(axis=0), np.ones(1)]
+    if sparse is not None:
+        squares.append(np.asarray(sparse.multiply(sparse).sum(axis=0)).ravel() / len(dense))
+    size = np.maximum(np.concatenate(squares), 1e-12)
+    scale: Matrix = ((size.max() / size) ** 0.25).astype(np.float32)[:, None]
+    return scale
 
 
 def _empty_lexicon(words: Sparse, routes: int) -> Lexicon:
@@ -214,7 +232,7 @@ def _perceptron(dense: Matrix, labels: Labels, routes: int, seed: int) -> Percep
         (random.normal(size=(UNITS, routes)) * np.sqrt(1 / UNITS)).astype(np.float32),
         np.zeros(routes, np.float32),
     ]
-    adam = _Adam(weights)
+    adam = Adam(weights)
     smooth = np.full((routes, routes), SMOOTHED / routes, np.float32)
     smooth[np.diag_indices(routes)] += np.float32(1 - SMOOTHED)
     for step in range(steps):
@@ -234,27 +252,3 @@ def _drop(values: Matrix, share: float, random: np.random.Generator) -> Matrix:
     kept = (random.random(values.shape, np.float32) >= share).astype(np.float32)
     dropped: Matrix = values * kept / np.float32(1 - share)
     return dropped
-
-
-class _Adam:
-    """AdamW: Adam (Kingma and Ba, 2015) with decoupled decay, in place; biases have no decay."""
-
-    def __init__(self, weights: list[Matrix]) -> None:
-        self._weights = weights
-        self._mean = [np.zeros_like(weight) for weight in weights]
-        self._square = [np.zeros_like(weight) for weight in weights]
-        self._steps = 0
-
-    def step(self, gradients: list[Matrix], rate: float) -> None:
-        """One update."""
-        self._steps += 1
-        first, second = np.float32(1 - 0.9**self._steps), np.float32(1 - 0.999**self._steps)
-        for weight, mean, square, gradient in zip(
-            self._weights, self._mean, self._square, gradients, strict=True
-        ):
-            mean += np.float32(0.1) * (gradient - mean)
-            square += np.float32(0.001) * (gradient * gradient - square)
-            change = (mean / first) / (np.sqrt(square / second) + np.float32(1e-8))
-            if weight.ndim == 2:
-                change += np.float32(DECAY) * weight
-            weight -= np.float32(rate) * change

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from extproc.errors import OperatorError
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.train.floors import Floors, ScopeScore, Selected, choose_floors, fit_scope, kept
-from extproc.lab.train.head_fitting import BLEND, SCORERS, SMALL, blend, take
+from extproc.lab.train.head_fitting import (
+    BLEND,
+    ENOUGH_ROWS,
+    NOT_OF_FEW,
+    NOT_OF_MANY,
+    SCORERS,
+    blend,
+    take,
+)
 from extproc.lab.train.splits import folds_of, groups_of, places
 from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
 from extproc.routing.embedding_scorer import SHOWN, Meaning
@@ -99,9 +107,7 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     """
     _check(rows)
     inside = int((rows.labels != ABSTAIN).sum())
-    names = [name for name in (*SCORERS, BLEND) if not (inside >= HELD_ONCE and name in SMALL)]
-    if scorer != "auto":
-        names = [scorer]
+    names = _candidates(inside) if scorer == "auto" else [scorer]
     turns = held_out(rows, groups_of(_words(rows)), seed)
     held_rows, fits = _cross_fit(rows, turns, names, seed, progress)
     tried = {name: _figures(held) for name, held in held_rows.items()}
@@ -125,6 +131,12 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
         turns=turns,
         isotonic=isotonic,
     )
+
+
+def _candidates(inside: int) -> list[str]:
+    """The scorers to try on so many rows in scope."""
+    left_out = NOT_OF_FEW if inside < ENOUGH_ROWS else NOT_OF_MANY if inside >= HELD_ONCE else ()
+    return [name for name in (*SCORERS, BLEND) if name not in left_out]
 
 
 def measure(meaning: Meaning, rows: Corpus) -> HeldOut:

@@ -71,10 +71,17 @@ def test_serving_scores_a_text_as_training_measured_it() -> None:
 
 def test_the_scorer_of_least_log_loss_on_held_out_rows_is_chosen() -> None:
     outcome = train(world(12), target_wrong=0.05, seed=0, scorer="auto", progress=quiet)
-    assert set(outcome.tried) == {
-        "centroid", "prototypes", "logistic", "linear", "lexical", "perceptron", "blend"
-    }  # fmt: skip
+    assert set(outcome.tried) == {"centroid", "prototypes", "logistic", "linear", "lexical"}
     assert outcome.tried[outcome.scorer][1] == min(loss for _, loss in outcome.tried.values())
+
+
+def test_scorers_that_are_never_chosen_are_not_fitted() -> None:
+    def tried(per_route: int) -> set[str]:
+        rows = world(per_route)
+        return set(train(rows, target_wrong=0.05, seed=0, scorer="auto", progress=quiet).tried)
+
+    assert not {"perceptron", "blend"} & tried(20)
+    assert {"perceptron", "blend", "logistic"} <= tried(170)
 
 
 def test_what_is_fitted_on_noise_does_not_look_good_on_held_out_rows() -> None:
