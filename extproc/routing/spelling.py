@@ -14,6 +14,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 _SHORTEST = 4  # letters of a word that is corrected; of a shorter one too many words are one edit away
 _LONGEST = 20
 _MOST_CHARS = 400  # of a text that is corrected: a question, not a document
+_MOST_UNKNOWN = 8  # words of a text that is corrected, which bounds the time that a hostile one takes
 _KNOWN_SHARE = 0.5  # of a text's words that must be known, or it is in another language
 
 
@@ -31,7 +32,7 @@ class Speller:
             return text, 0
         unknown = [match for match in _WORD.finditer(text) if not self._knows(match[0].lower())]
         words = sum(1 for _ in _WORD.finditer(text))
-        if not unknown or len(unknown) > (1 - _KNOWN_SHARE) * words:
+        if not 0 < len(unknown) <= _MOST_UNKNOWN or len(unknown) > (1 - _KNOWN_SHARE) * words:
             return text, 0
         parts, end, corrected = [], 0, 0
         for match in unknown:

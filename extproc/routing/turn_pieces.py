@@ -10,6 +10,7 @@ from itertools import islice
 
 import msgspec
 
+READ = 16_384  # characters of a turn that are split: the first and the last half of a longer one
 MOST = 24  # sentences read: the first and the last half of a longer turn
 LONGEST = 400  # characters of a piece; of a longer one the beginning is read
 SHORT = 40  # words of a turn that is usually no more than the question
@@ -58,8 +59,9 @@ class _Line(msgspec.Struct, frozen=True):
 def pieces(text: str) -> list[Piece]:
     """The whole turn first, then its parts where it has several."""
     whole = Piece(text, "whole", WHOLE)
-    lines = _lines_of_json(text) or list(_lines(text))
-    if len(text.split()) > SHORT:
+    ends = [text] if len(text) <= READ else [text[: READ // 2], text[-READ // 2 :]]
+    lines = (_lines_of_json(text) if len(ends) == 1 else []) or [line for end in ends for line in _lines(end)]
+    if len(ends) > 1 or len(text.split()) > SHORT:
         return [whole, *_long(lines)]
     if len(lines) < 2:
         return [whole]

@@ -69,3 +69,8 @@ def test_any_text_can_be_read_and_a_corrected_one_stays(text: str) -> None:
     speller = Speller(VOCABULARY, ["freeze my card"])
     corrected, count = speller.correct(text)
     assert (count == 0) == (corrected == text)
+
+
+def test_a_text_of_many_unknown_words_takes_no_time_and_stays(speller: Speller) -> None:
+    text = "what is the card " * 12 + "zzzzqqqqxxxxwwww " * 9
+    assert speller.correct(text) == (text, 0)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.turn_pieces import ASKED, AT_AN_END, LONGEST, MOST, Piece, pieces
+from extproc.routing.turn_pieces import ASKED, AT_AN_END, LONGEST, MOST, READ, Piece, pieces
 
 QUESTION = "what is the balance of my savings account"
 DOCUMENT = "\n".join(
@@ -85,3 +85,11 @@ def test_any_text_has_a_whole_and_bounded_pieces(text: str) -> None:
     assert found[0] == Piece(text, "whole", found[0].gain)
     assert all(piece.text.strip() and len(piece.text) <= LONGEST for piece in found[1:])
     assert found == pieces(text)
+
+
+def test_of_a_huge_turn_only_both_ends_are_split() -> None:
+    middle = "An endless log line without anything in it. " * 200_000
+    found = pieces(f"{QUESTION}\n{middle}\nThank you all for reading this far")
+    assert part_of(QUESTION, found).part == "first"
+    assert part_of("Thank you all for reading this far", found).part == "last"
+    assert sum(len(piece.text) for piece in found[1:]) < READ
