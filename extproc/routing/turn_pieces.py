@@ -78,7 +78,8 @@ def _long(lines: Sequence[_Line]) -> Iterator[Piece]:
             yield Piece(line.text[:LONGEST], "labelled", ASKED)
             continue
         place = "first" if depth == start < len(_GAINS) else "last" if depth < len(_GAINS) else "inner"
-        yield Piece(line.text[:LONGEST], place, _GAINS[depth] if depth < len(_GAINS) else 0.0)
+        gain = 0.0 if place == "inner" else NEXT_TO_AN_END if line.aside else _GAINS[depth]
+        yield Piece(line.text[:LONGEST], place, gain)
         words = line.text.split()
         if len(words) > UNMARKED and start == 0:
             yield from (Piece(" ".join(words[:size]), "first", AT_AN_END) for size in WINDOWS)
