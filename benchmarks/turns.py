@@ -1,6 +1,6 @@
 """How well is a turn read in which a document stands beside the question?
 
-    python benchmarks/turns.py CLINC150.jsonl.gz
+    PYTHONPATH=. python benchmarks/turns.py CLINC150.jsonl.gz
 
 The file has one JSON object a line with `split`, `text` and `intent`; `oos` is out of scope. A head is
 trained on the rows whose split is not a test one. Every figure is of the test rows, beside documents of ours
