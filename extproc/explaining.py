@@ -17,10 +17,21 @@ from extproc.errors import Denied
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot
+from extproc.routing.languages import unread
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
 from extproc.routing.snapshot import Snapshot
-from extproc.vocabulary import Candidate, Decision, Mode, Offer, Question, RouteName, Stage, TurnReading
+from extproc.vocabulary import (
+    Candidate,
+    Decision,
+    Mode,
+    Offer,
+    Question,
+    Reason,
+    RouteName,
+    Stage,
+    TurnReading,
+)
 
 
 class ExplainedTier(msgspec.Struct, frozen=True):
@@ -182,6 +193,9 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         ("model", f"{decision.model}, sent as {decision.upstream_model} to cluster {decision.cluster}"),
         ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
     ]
+    if decision.reason is Reason.LANGUAGE:
+        found = unread(question.request.user_text, snapshot.languages) or "of the part that asks"
+        lines.append(("language", f"{found}; the encoder reads {', '.join(sorted(snapshot.languages))}"))
     if decision.probability is not None and decision.margin is not None:
         policy = snapshot.routes[decision.candidates[0].route]
         lines += [

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     LOW_MARGIN = "low_margin"  # abstained: the runner-up was too close
     LOW_SIMILARITY = "low_similarity"  # abstained: nothing like any example
     NO_TEXT = "no_text"  # abstained: no user text to embed
+    LANGUAGE = "language"  # abstained: the encoder does not read the text's language
     NO_ROUTES = "no_routes"  # the registry has no routes to score
     DEADLINE = "deadline"  # the decision's time budget ran out
     OVERLOADED = "overloaded"  # the encoder would be late with it: shed at once

@@ -56,6 +56,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _checked(path: Path, encoder_dir: Path | None) -> int:
     from extproc.registry.checks.model_checks import unattended_warnings
+    from extproc.registry.checks.route_checks import language_warnings
     from extproc.registry.passthrough_list import notices
     from extproc.registry.registry_loading import load
 
@@ -76,7 +77,7 @@ def _checked(path: Path, encoder_dir: Path | None) -> int:
         f"default {registry.default}, version {loaded.version}"
         + ("" if passed is None else f"; holdout: {passed}")
     )
-    for warning in unattended_warnings(registry):
+    for warning in (*unattended_warnings(registry), *language_warnings(registry, loaded.examples)):
         print(f"{path}: warning: {warning}")
     return 0
 

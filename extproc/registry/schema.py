@@ -129,6 +129,13 @@ class Thresholds(Section, frozen=True):
     similarity: Fraction | None = None  # cosine to the nearest example (default: the artefact's, else 0.3)
 
 
+Language = Literal[
+    "any",
+    "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "fi", "pl", "cs", "tr", "ro", "hu", "id", "vi",
+    "arabic", "cyrillic", "devanagari", "greek", "han", "hangul", "hebrew", "kana", "thai", "other",
+]  # fmt: skip
+
+
 class EncoderSettings(Section, frozen=True):
     """The embedding model and where it runs."""
 
@@ -137,6 +144,9 @@ class EncoderSettings(Section, frozen=True):
     precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"  # `auto` is int8 on the CPU, fp16 on CUDA
     max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this length
     threads: Count = 0  # inference threads; 0 means half of the cores, at most 4
+    # Languages, or scripts other than Latin, whose texts are embedded. A text that is surely in another one
+    # gets the default. `any` embeds every text.
+    languages: Annotated[list[Language], Meta(min_length=1)] = field(default_factory=lambda: ["en"])
     queue: Positive = 256  # greatest number of requests that wait for the encoder; more get the default
 
 

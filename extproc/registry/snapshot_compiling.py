@@ -69,6 +69,7 @@ def compile_snapshot(
         deny_status=registry.deny_status,
         ask_usage=registry.stream_usage == "ask",
         rollout=Rollout(registry.mode, share_of(registry.rollout)),
+        languages=frozenset(registry.encoder.languages),
         rollout_key=registry.rollout_key.lower(),
         terms=_terms(registry, targets),
     )

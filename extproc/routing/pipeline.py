@@ -10,6 +10,7 @@ from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import (
     RoutingStage,
+    abstain_on_language,
     abstain_without_text,
     api_served,
     deny,
@@ -116,7 +117,8 @@ def _without_embedding(
         if choice := stage(question, snapshot):
             return choice, TurnReading(text)
     reading = snapshot.read(text)
-    return route_by_words(question, snapshot, reading), reading
+    choice = abstain_on_language(question, snapshot, reading) or route_by_words(question, snapshot, reading)
+    return choice, reading
 
 
 def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: StageTimes) -> Decision:

@@ -10,6 +10,7 @@ import msgspec
 
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import FastPath
+from extproc.routing.languages import ANY
 from extproc.routing.model_choice import Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
@@ -48,6 +49,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     unknown_models_rejected: bool = False
     deny_status: int = 400  # of the answer to a request that a deny rule refuses
     ask_usage: bool = False  # ask for token usage in streams that report it only on request
+    languages: frozenset[str] = frozenset({ANY})  # that the encoder reads, see ``languages.KNOWN``
     rollout: Rollout = Rollout()  # of decisions for no route
     rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
     terms: Terms = Terms()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from extproc.errors import Denied, PolicyFailed, UnknownModel
 from extproc.routing.fastpath import FastPath
+from extproc.routing.languages import unread
 from extproc.routing.model_choice import best_offer, offers_of, pick
 from extproc.routing.predicted_quality import Prediction, Quality
 from extproc.routing.rules import CompiledRule, first_that_holds
@@ -137,6 +138,15 @@ def abstain_without_text(question: Question, snapshot: Snapshot) -> Choice | Non
     if snapshot.meaning is None:
         return _abstention(Reason.NO_ROUTES)
     return None if question.request.user_text.strip() else _abstention(Reason.NO_TEXT)
+
+
+def abstain_on_language(question: Question, snapshot: Snapshot, reading: TurnReading) -> Choice | None:
+    """Abstain if the encoder does not read the language of the text, whose vector would mean nothing.
+
+    A whole turn is checked as it was written, because the correction of misspelt words knows English only.
+    """
+    text = question.request.user_text if reading.part == "whole" else reading.text
+    return _abstention(Reason.LANGUAGE) if unread(text, snapshot.languages) else None
 
 
 def route_by_meaning(

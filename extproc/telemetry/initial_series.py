@@ -29,7 +29,10 @@ FEEDBACK: Final = (
     ACCEPTED,
     *(error.label for error in (BadRequest, NoFeedback, TooLarge, Unauthorized, Unavailable)),
 )
-_ABSTAINED: Final = (Reason.LOW_MARGIN, Reason.LOW_SIMILARITY, Reason.NO_CANDIDATE, Reason.NO_TEXT)
+_ABSTAINED: Final = (
+    *(Reason.LOW_MARGIN, Reason.LOW_SIMILARITY, Reason.NO_CANDIDATE, Reason.NO_TEXT),
+    Reason.LANGUAGE,
+)
 _UNDECIDED: Final = (
     *(Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR),
     *(Reason.UNKNOWN_VERSION, Reason.INTERNAL_ERROR),

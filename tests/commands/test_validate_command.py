@@ -263,3 +263,38 @@ def test_no_warning_where_the_choice_is_made_or_nothing_is_denied(
     path.write_text(registry)
     assert main(["validate", str(path)]) == 0
     assert ": warning: " not in capsys.readouterr().out
+
+
+SPANISH = """
+models: {a: {base_url: 'http://h:1'}}
+default: a
+routes: {money: {candidates: a, examples: ["what is my balance?", "¿cuánto dinero tengo en la cuenta?"]}}
+"""
+
+
+def test_examples_in_a_language_that_is_not_listed_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(SPANISH)
+    assert main(["validate", str(path)]) == 0
+    assert "languages that `encoder.languages` does not list (es: 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("languages", ["[en, es]", "[any]"])
+def test_examples_in_a_listed_language_are_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], languages: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{SPANISH}encoder: {{languages: {languages}}}\n")
+    assert main(["validate", str(path)]) == 0
+    assert ": warning: " not in capsys.readouterr().out
+
+
+def test_an_unknown_language_is_a_mistake_that_names_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(SPANISH + "encoder: {languages: [english]}\n")
+    assert main(["validate", str(path)]) == 1
+    assert "must be one of any, en, de" in capsys.readouterr().err

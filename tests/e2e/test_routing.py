@@ -115,6 +115,14 @@ async def test_a_doubtful_prompt_goes_to_the_default_and_says_why(world: Any) ->
     assert world.only_request()[0] == "mid"
 
 
+async def test_a_prompt_in_a_language_that_the_encoder_does_not_read_goes_to_the_default(world: Any) -> None:
+    raw = await world.openai.chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": "Hallo, wie geht es dir heute?"}]
+    )
+    assert raw.headers["x-router-reason"] == "language"
+    assert world.only_request()[0] == "mid"
+
+
 async def test_a_document_too_long_for_the_cheapest_candidate_goes_to_the_next(world: Any) -> None:
     text = "Summarise the following article in three sentences: " + "The council met again. " * 4000
     raw = await world.openai.chat.completions.with_raw_response.create(

@@ -268,6 +268,21 @@ async def test_a_request_without_user_text_goes_to_the_default_unembedded(text: 
     assert (decision.model, decision.reason, embedded) == ("large", Reason.NO_TEXT, [])
 
 
+SPANISH = "¿cuánto cuesta el billete para mañana?"
+
+
+async def test_a_text_that_the_encoder_does_not_read_goes_to_the_default_unembedded() -> None:
+    decision, embedded = await decide(question(SPANISH), snapshot(languages=frozenset({"en"})))
+    assert (decision.model, decision.stage, decision.reason) == ("large", Stage.DEFAULT, Reason.LANGUAGE)
+    assert (decision.probability, decision.candidates, embedded) == (None, (), [])
+
+
+async def test_rules_decide_in_every_language() -> None:
+    current = snapshot(languages=frozenset({"en"}))
+    decision, _ = await decide(question(SPANISH, tools=("compile",)), current)
+    assert (decision.route, decision.reason) == ("coding", Reason.RULE)
+
+
 async def test_a_registry_without_routes_sends_everything_to_the_default() -> None:
     decision, embedded = await decide(question(), snapshot(meaning=None))
     assert (decision.model, decision.reason, embedded) == ("large", Reason.NO_ROUTES, [])
@@ -396,6 +411,14 @@ async def test_words_that_say_enough_decide_without_the_encoder() -> None:
     assert decision.margin is not None
     assert decision.margin > 0.9
     assert decision.comparison is None
+
+
+async def test_words_in_another_language_decide_nothing() -> None:
+    fast = fast_path()
+    asked = named(question(f"code {SPANISH} code code"), an_id(fast, sampled=False))
+    believed, _ = await decide(asked, snapshot(fast_path=fast))
+    abstained, _ = await decide(asked, snapshot(fast_path=fast, languages=frozenset({"en"})))
+    assert (believed.stage, abstained.reason) == (Stage.LEXICAL, Reason.LANGUAGE)
 
 
 @pytest.mark.parametrize("text", ["chat", "elsewhere"])

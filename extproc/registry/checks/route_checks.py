@@ -1,12 +1,14 @@
 """Checks of ``routes``, of ``rollout``, and of the headers that identify a user or a conversation."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from extproc.registry.checks.shared_checks import check_trusted, is_header_name, known_model
 from extproc.registry.schema import ROUTE_NAME, Percent, Registry, RouteSettings
 from extproc.registry.section import many
 from extproc.registry.yaml_source import Source
+from extproc.routing.languages import unread
 
 _WITH_SIGN = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 
@@ -24,6 +26,20 @@ def check_rollout(registry: Registry, source: Source) -> None:
         with source.collecting():
             if header:
                 check_trusted(registry, header, source, key, subject=f"{key}: ")
+
+
+def language_warnings(registry: Registry, examples: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Warns of examples in languages that ``encoder.languages`` does not list."""
+    read = frozenset(registry.encoder.languages)
+    found = Counter(unread(text, read) for texts in examples.values() for text in texts)
+    del found[""]
+    if found:
+        counts = ", ".join(f"{language}: {count}" for language, count in sorted(found.items()))
+        yield (
+            f"some examples are in languages that `encoder.languages` does not list ({counts}). Requests in "
+            "these languages go to the default model. Add the languages to the list, or write "
+            "`encoder: {languages: [any]}`"
+        )
 
 
 def share_of(percent: Percent) -> float:
