@@ -54,6 +54,14 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     evaluate.add_argument("--data", type=Path, metavar="FILE", help="the labelled rows")
     evaluate.add_argument("--outcomes", type=Path, metavar="FILE", help="how well models answered")
     _takes_flips(evaluate, "; always done for up to 200 rows")
+    evaluate.add_argument(
+        "--routerarena",
+        type=Path,
+        metavar="FILE",
+        help="RouterArena's score of the choice, beside each model alone: JSON lines "
+        '{"prompt": ..., "scores": {MODEL: 0..1}, "costs": {MODEL: DOLLARS}}, '
+        'and for cascades "accepted": {MODEL: true or false}',
+    )
     takes_store(evaluate, required=False)
     output = evaluate.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object")
@@ -117,6 +125,8 @@ def _eval(options: argparse.Namespace) -> int:
     from extproc.lab.measure.outcome_text import as_text as outcomes_as_text
     from extproc.lab.measure.replay import open_candidate
 
+    if options.routerarena is not None:
+        return _arena(options)
     if options.data is None and options.outcomes is None and options.store is None:
         raise OperatorError("nothing to measure on (expected --data, --outcomes, --store, or several)")
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
@@ -134,6 +144,21 @@ def _eval(options: argparse.Namespace) -> int:
     if outcomes is not None:
         texts.append(outcomes_as_text(outcomes))
     print("\n\n".join(texts))
+    return 0
+
+
+def _arena(options: argparse.Namespace) -> int:
+    from extproc.lab.datasets import arena_in
+    from extproc.lab.measure.arena_evaluation import arena_text, evaluate_arena
+    from extproc.lab.measure.replay import open_candidate
+
+    if options.data or options.outcomes or options.store or options.html:
+        raise OperatorError(
+            "--routerarena is measured alone (expected no --data, --outcomes, --store or --html)"
+        )
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
+    report = evaluate_arena(candidate, arena_in(options.routerarena))
+    print(msgspec.json.encode(report).decode() if options.json else arena_text(report))
     return 0
 
 

@@ -1,9 +1,10 @@
 """Read labelled data: JSON lines, whose errors name the file and the line.
 
-There are two formats. A file may be gzipped. Other keys in a row are ignored:
+There are three formats. A file may be gzipped. Other keys in a row are ignored:
 
     routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
     outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}, "set": NAME}
+    arena     {"prompt": ..., "scores": {MODEL: 0..1}, "costs": {MODEL: DOLLARS}, "accepted": {MODEL: BOOL}}
 
 A row whose route is null should abstain. ``group``, ``weight``, ``tokens`` and ``set`` are optional. Rows
 with the same meaning have the same ``group``, and prompts of one kind the same ``set``. ``weight`` is the
@@ -46,6 +47,15 @@ class Dataset(msgspec.Struct, Generic[R], frozen=True):
     rows: Sequence[R]
 
 
+class ArenaRow(msgspec.Struct, frozen=True):
+    """One prompt of RouterArena's format, and each model's score and cost."""
+
+    prompt: Text
+    scores: Annotated[dict[str, Share], Meta(min_length=1)]  # by model's public name
+    costs: dict[str, Annotated[float, Meta(ge=0.0)]]  # US dollars of one call, by model
+    accepted: dict[str, bool] = {}  # whether a cascade's gate keeps the model's answer
+
+
 # Reads rows, given the names that are allowed in them. Raises ``DataError`` or ``OperatorError``.
 Reader = Callable[[Collection[str]], Dataset[R]]
 
@@ -76,6 +86,34 @@ def read_outcomes(path: Path, known: Collection[str]) -> list[OutcomeRow]:
         for model in (*row.outcomes, *row.tokens):
             if model not in known:
                 raise DataError(str(path), line, unknown("model", model, known))
+        rows.append(row)
+    return _some(path, rows)
+
+
+def arena_in(path: Path) -> Reader[ArenaRow]:
+    """A reader of a RouterArena file."""
+    return lambda known: Dataset(str(path), _version(path), read_arena(path, known))
+
+
+def read_arena(path: Path, known: Collection[str]) -> list[ArenaRow]:
+    """The rows of a RouterArena file. Each has a score and a cost of the same models, all ``known``.
+
+    Raises ``DataError``.
+    """
+    rows: list[ArenaRow] = []
+    for line, row in _rows(path, ArenaRow):
+        for model in (*row.scores, *row.costs, *row.accepted):
+            if model not in known:
+                raise DataError(str(path), line, unknown("model", model, known))
+        models = set(rows[0].scores if rows else row.scores)
+        for name, given in (("scores", row.scores), ("costs", row.costs)):
+            if set(given) != models:
+                different = ", ".join(sorted(models ^ set(given)))
+                raise DataError(
+                    str(path),
+                    line,
+                    f"{name}: expected the models of the first row's `scores`; look at {different}",
+                )
         rows.append(row)
     return _some(path, rows)
 
