@@ -143,7 +143,8 @@ def _decision() -> Decision:
         Version("v1"),
         probability=0.9, margin=0.8, similarity=0.7,
         times=StageTimes(rules=1, queue=1, embed=1, score=1, total=1),
-        offers=(Offer(_MODEL, 0.9, 0.1),), comparison=FastPathComparison(agreed=True, weight=20.0),
+        offers=(Offer(_MODEL, 0.9, 0.1),), training_similarity=0.5,
+        comparison=FastPathComparison(agreed=True, weight=20.0),
     )  # fmt: skip
 
 
