@@ -18,7 +18,8 @@ _READ: Final = 1000  # characters, of the beginning and of the end together
 _CODE: Final = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|[!-~]+@[!-~]+|[!-~]*[_\\/{}<>=][!-~]*", re.DOTALL
 )
-_WORD: Final = re.compile(r"[^\W\d_]+")
+# A letter beside a digit is part of a name, such as `v2`.
+_WORD: Final = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
 _MARKS: Final = re.compile(r"[¿¡]")
 _OTHER_LETTERS: Final = re.compile(r"[^\W\d_A-Za-zªº\u00b5-\u024f\u1e00-\u1eff]")
 
@@ -151,6 +152,7 @@ _NAMES: Final = _words(
 )
 # Words, names or abbreviations of English texts too: weak evidence.
 _SHARED: Final = _words(
+    "lo non dir con def co yo ty hoy nay sous chez sera quasi tan cos sup temp nos hem "
     "die son sons main pour sale or once as hat war man also will rot gut arm arms fast kind wild "
     "art gift still over under wet mag wel men met god bent had then even age made sans tell pan "
     "ten comment cent plus moi six elle dans mai dieses sole come fare ore dove due sei pure solo "
@@ -160,10 +162,8 @@ _SHARED: Final = _words(
     "e u y pro sit vis set fin rat date base hang team ki meg most kell el la se mit dan hari ada "
     "kita can anda apa nu ny no so my by to do de ski pl "
 )
-_STRONG_LETTERS: Final = re.compile(
-    r"[ąćęłńśźżğışőűřěůťďčšžåøæœßãõăâțșîđơưìòùâêôûëï\u1ea0-\u1ef9]", re.IGNORECASE
-)
-_WEAK_LETTERS: Final = re.compile(r"[áàéèíóúñçäöüý]", re.IGNORECASE)
+_STRONG_LETTERS: Final = re.compile(r"[ąćęłńśźżğışőűřěůťďčšžåøæœßãõățșđơư\u1ea0-\u1ef9]", re.IGNORECASE)
+_WEAK_LETTERS: Final = re.compile(r"[áàâéèêëíìîïóòôúùûñçäöüý]", re.IGNORECASE)
 # Endings and clusters that are common in these languages and rare in English.
 _SHAPES: Final = re.compile(
     r"(?:[a-z]{3}(?:ungen|keit|heit|lich|liche|lichen|schaft|zione|zioni|aggio|mente|ción|ciones|dades|eux|euse|"
@@ -199,7 +199,7 @@ def _other_script(prose: str) -> str:
     """The script other than Latin that most of the letters have. Empty: none."""
     if prose.isascii():
         return ""
-    letters = _OTHER_LETTERS.findall(prose)
+    letters = [letter for letter in _OTHER_LETTERS.findall(prose) if letter.isalpha()]
     if len(letters) < _LEAST_LETTERS:
         return ""
     other = "".join(letters)
@@ -241,7 +241,7 @@ def _other_than_english(prose: str, read: frozenset[str]) -> str:
 def _by_letters(word: str) -> float:
     """The evidence of the letters of a word, which do not tell the languages apart."""
     if not word.isascii():
-        return 1.0 if _STRONG_LETTERS.search(word) else _WEAK
+        return 1.0 if _STRONG_LETTERS.search(word) else _WEAK if _WEAK_LETTERS.search(word) else 0.0
     return _WEAK if word not in _ENGLISH and _SHAPES.search(word) else 0.0
 
 
@@ -257,7 +257,7 @@ def _claims() -> Iterator[tuple[str, str, float]]:
     """Each word with its language and its evidence."""
     for language, text in _WORDS.items():
         for word in dict.fromkeys(text.split()):
-            if word not in _ENGLISH:
+            if word not in _ENGLISH and len(word) > 1:  # one letter may be a symbol or a part of code
                 yield word, language, _WEAK if word in _NAMES or word in _SHARED else 1.0
 
 
