@@ -214,8 +214,8 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         compared = "the same" if decision.comparison.agreed else "another"
         lines.append(("fast path", f"{compared} route by its words alone, without the encoder"))
     if (reading := decision.reading) is not None and reading != TurnReading(question.request.user_text):
-        corrected = f", {reading.misspelt} misspelt corrected" if reading.misspelt else ""
-        lines.append(("read", f"{reading.text} ({reading.part} of the turn{corrected})"))
+        corrected = f"; misspelt words corrected: {reading.misspelt}" if reading.misspelt else ""
+        lines.append(("read", f"{reading.text} (of the turn: {reading.part}{corrected})"))
     if decision.tokens is not None:
         lines.append(("tokens", str(decision.tokens)))
     return lines

@@ -88,6 +88,18 @@ def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.Capt
     assert "(below the floor of 0.3)" in printed
 
 
+def test_explain_shows_what_was_read_of_a_turn_with_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (
+        "The council approved the repair of the eastern pier. The next meeting is open to the public. " * 4
+    )
+    assert main(["explain", "--registry", DEMO, f"{document}\n\nimplment quicksort in python"]) == 0
+    printed = capsys.readouterr().out
+    assert "implement quicksort in python (of the turn: last; misspelt words corrected: 1)" in printed
+    assert "code, sent as" in printed
+    decision = explained(capsys, "implement quicksort in python")
+    assert decision["reading"] == {"text": "implement quicksort in python", "part": "whole", "misspelt": 0}
+
+
 @pytest.fixture
 def half(tmp_path: Path) -> str:
     """The demo, whose code route is switched on for half of the users, and nothing else is."""
