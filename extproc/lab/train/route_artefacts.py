@@ -1,7 +1,7 @@
 """`extproc train`: read the registry and data, learn the routes, write the artefact, describe the result."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader, labels_of
 from extproc.lab.figures.number_formats import counted, log_loss, percent, score, threshold, with_interval
 from extproc.lab.measure import classification_metrics
-from extproc.lab.measure.classification_metrics import ABSTAIN, Floats
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_one, wilson
 from extproc.lab.measure.outcome_evaluation import LearntQuality, learn_quality
 from extproc.lab.measure.outcome_text import learnt_text
@@ -38,7 +38,9 @@ from extproc.registry.labelled_rows import RouteRow
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.routing.fastpath import Words
 from extproc.routing.trained_heads import Trained
-from extproc.vocabulary import Encoder
+from extproc.routing.turn_pieces import pieces
+from extproc.routing.turn_reading import fit_reader
+from extproc.vocabulary import Encoder, StaticEncoder
 
 TEST_SHARE = 0.1
 FEW = 50  # rows a route on average; with fewer, all are used for training
@@ -78,7 +80,7 @@ def train_artefact(
     deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
-    rows = None if read is None else read_corpus(loaded, read, cached)
+    rows = None if read is None else read_corpus(loaded, read, cached, encoder.static)
     quality = None
     if options.outcomes is not None:
         quality = learn_quality(
@@ -121,15 +123,34 @@ def _write_quality(out: Path, learnt: LearntQuality | None) -> str:
     )
 
 
-def read_corpus(loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder) -> Corpus:
-    """The registry's examples and the rows of the data, each text once; the label of the data counts."""
+def read_corpus(
+    loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder, static: StaticEncoder | None
+) -> Corpus:
+    """The registry's examples and the rows of the data, each text once; the label of the data counts.
+
+    With ``static``, the encoder reads of each row what serving will read of such a turn.
+    """
     routes = tuple(loaded.registry.routes)
     found = read(routes).rows
     labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
     labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
     texts = list(labelled)
     labels = np.array([labelled[text] for text in texts], np.intp)
+    if static is not None:
+        texts = as_read(static, texts, labels, len(routes))
     return corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+
+
+def as_read(static: StaticEncoder, texts: Sequence[str], labels: Labels, routes: int) -> list[str]:
+    """Of each long turn the piece that is most like the rows of one sentence; the turn, where there are none.
+
+    Every route needs such a row, or all turns stay whole.
+    """
+    known = np.array([len(pieces(text)) == 1 for text in texts], bool) & (labels != ABSTAIN)
+    if len(set(labels[known].tolist())) < routes:
+        return list(texts)
+    reader = fit_reader(static, [texts[row] for row in np.flatnonzero(known).tolist()], labels[known], routes)
+    return [reader.read(text).text for text in texts]
 
 
 def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress) -> Learnt:
