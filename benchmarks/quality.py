@@ -1,11 +1,16 @@
 """How good are routes trained on data? Accuracy, scope, calibration and selective risk.
 
     python benchmarks/quality.py --clinc150 CLINC150.jsonl.gz --banking77 BANKING77.jsonl.gz
+    python benchmarks/quality.py --clinc150 CLINC150.jsonl.gz --snips7 SNIPS7.jsonl.gz --changes
 
 Files have one JSON object a line with `split`, `text`, `intent` and, for CLINC150, `domain`; `oos` is out
 of scope. Everything that `extproc train` does happens here with the same code, on the rows whose
 split is not a test one; every figure is of the test splits, which fitted and chose nothing.
 Intervals are 95 % bootstrap intervals over test rows.
+
+With `--changes` the test rows in scope are misspelt, re-cased, re-punctuated and wrapped in courtesies of
+`benchmarks/material`, of which training has none. The table compares the head with one that was fitted
+without copies of its examples.
 """
 
 import argparse
@@ -27,14 +32,18 @@ from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.measure.intervals import Interval, Statistic, auroc_of, bootstrap, mean_of, one_by_one
 from extproc.lab.train import route_training
+from extproc.lab.train.example_copies import copies_of
 from extproc.registry import schema
 from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.scorers import Matrix
+from extproc.routing.text_changes import TextChange, changed
 from extproc.vocabulary import Embedding, Encoder
 
 TARGET = 0.02
 FEW = 10
+COURTESIES = Path(__file__).parent / "material" / "courtesies.txt"
+CHANGE_SEED = 1
 COLUMNS = (
     "set",
     "scorer",
@@ -45,6 +54,7 @@ COLUMNS = (
     "wrong of kept",
     "scoring us",
 )
+CHANGE_COLUMNS = ("set", "text", "without copies", "with copies", "gain")
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -54,6 +64,13 @@ class Split(msgspec.Struct, frozen=True):
     train: route_training.Corpus
     test: route_training.Corpus
     draw: int = 0
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """Test rows in scope whose texts are changed."""
+
+    change: str
+    rows: route_training.Corpus
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -79,7 +96,10 @@ def main() -> None:
     )
     parser.add_argument("--clinc150", type=Path)
     parser.add_argument("--banking77", type=Path)
+    parser.add_argument("--snips7", type=Path)
+    parser.add_argument("--changes", action="store_true", help="measure changed texts instead")
     parser.add_argument("--draws", type=int, default=3, help="of examples, where routes have few")
+    parser.add_argument("--only", default="", help="sets whose name contains this")
     parser.add_argument("--scorer", default="auto", help="measure this one instead of the one chosen")
     parser.add_argument("--cache", type=Path, default=Path(".cache/quality.npz"))
     options = parser.parse_args()
@@ -88,6 +108,12 @@ def main() -> None:
         options.cache,
         max_entries=100_000,
     )
+    if options.changes:
+        print("| " + " | ".join(CHANGE_COLUMNS) + " |\n" + "|---" * len(CHANGE_COLUMNS) + "|")
+        for splits in sets(options, encoder):
+            for cells in change_rows(splits, options.scorer, encoder):
+                print(f"| {splits[0].name} | {' | '.join(cells)} |", flush=True)
+        return
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for splits in sets(options, encoder):
         for scorer, measured in runs(splits, options.scorer):
@@ -99,11 +125,25 @@ def sets(options: argparse.Namespace, encoder: Encoder) -> Iterator[list[Split]]
     if options.clinc150 is not None:
         found = read(options.clinc150)
         for key, name in (("intent", "CLINC150, 150 intents"), ("domain", "CLINC150, 10 domains")):
-            yield [split(name, found, key, encoder)]
-        full = split(f"CLINC150, {FEW} examples an intent", found, "intent", encoder)
-        yield [few(full, draw) for draw in range(options.draws)]
-    if options.banking77 is not None:
-        yield [split("BANKING77", read(options.banking77), "intent", encoder)]
+            if options.only in name:
+                yield [split(name, found, key, encoder)]
+        yield from few_of("CLINC150", found, options, encoder)
+    for name, path in (("BANKING77", options.banking77), ("SNIPS", options.snips7)):
+        if path is not None:
+            found = read(path)
+            if options.only in name:
+                yield [split(name, found, "intent", encoder)]
+            yield from few_of(name, found, options, encoder)
+
+
+def few_of(
+    name: str, rows: Sequence[dict[str, str]], options: argparse.Namespace, encoder: Encoder
+) -> Iterator[list[Split]]:
+    """Draws of ``FEW`` examples of each intent."""
+    name = f"{name}, {FEW} examples an intent"
+    if options.only in name:
+        full = split(name, rows, "intent", encoder)
+        yield [few(full, draw, encoder) for draw in range(options.draws)]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -126,17 +166,23 @@ def split(name: str, rows: Sequence[dict[str, str]], key: str, encoder: Encoder)
     is_test = [row["split"].endswith("test") for row in rows]
     return Split(
         name,
-        part([row for row, test in zip(rows, is_test, strict=True) if not test]),
+        copied(part([row for row, test in zip(rows, is_test, strict=True) if not test]), encoder),
         part([row for row, test in zip(rows, is_test, strict=True) if test]),
     )
 
 
-def few(full: Split, draw: int) -> Split:
+def copied(rows: route_training.Corpus, encoder: Encoder) -> route_training.Corpus:
+    """The rows with copies of their examples, as `extproc train` makes them."""
+    copies = copies_of(rows.texts, rows.labels, encoder, DIMENSIONS, seed=0)
+    return msgspec.structs.replace(rows, copies=copies)
+
+
+def few(full: Split, draw: int, encoder: Encoder) -> Split:
     """``FEW`` examples of each route; rows out of scope stay away, as from most operators."""
     random = np.random.default_rng(draw)
     labels = full.train.labels
     chosen = [random.permutation(np.flatnonzero(labels == route))[:FEW] for route in range(labels.max() + 1)]
-    return Split(full.name, full.train.take(np.concatenate(chosen)), full.test, draw)
+    return Split(full.name, copied(full.train.take(np.concatenate(chosen)), encoder), full.test, draw)
 
 
 def runs(splits: Sequence[Split], scorer: str) -> Iterator[tuple[str, list[Measured]]]:
@@ -148,13 +194,18 @@ def runs(splits: Sequence[Split], scorer: str) -> Iterator[tuple[str, list[Measu
     yield "/".join(sorted({name for name, _ in found})), [measured for _, measured in found]
 
 
-def trained(split: Split, scorer: str) -> tuple[str, Measured]:
-    """Train as `extproc train` does, and score the test rows."""
-    outcome = route_training.train(
+def fitted(split: Split, scorer: str) -> route_training.TrainedRoutes:
+    """Train as `extproc train` does."""
+    return route_training.train(
         split.train, target_wrong=TARGET, seed=split.draw, scorer=scorer, progress=lambda line: print(
             f"  {line}", file=sys.stderr, flush=True
         ),
     )  # fmt: skip
+
+
+def trained(split: Split, scorer: str) -> tuple[str, Measured]:
+    """Train as `extproc train` does, and score the test rows."""
+    outcome = fitted(split, scorer)
     for name, (accuracy, loss) in outcome.tried.items():
         print(f"  held out: {name} accuracy {accuracy:.4f} log loss {loss:.4f}", file=sys.stderr)
     held = route_training.measure(outcome.meaning, split.test)
@@ -167,6 +218,43 @@ def trained(split: Split, scorer: str) -> tuple[str, Measured]:
         kept=decided != ABSTAIN,
         microseconds=microseconds(outcome.meaning, split.test),
     )
+
+
+def change_rows(splits: Sequence[Split], scorer: str, encoder: Encoder) -> Iterator[list[str]]:
+    """A table row for each change: the accuracy without and with copies in training, over all draws."""
+    heads = []
+    for each in splits:
+        bare = msgspec.structs.replace(each, train=msgspec.structs.replace(each.train, copies=None))
+        heads.append((fitted(bare, scorer).meaning, fitted(each, scorer).meaning))
+    for case in changed_rows(splits[0].test, encoder):
+        before, after = (
+            np.mean([right(meaning, case.rows) for meaning in meanings], axis=0)
+            for meanings in zip(*heads, strict=True)
+        )
+        gain = after - before
+        yield [
+            case.change,
+            f"{before.mean():.3f}",
+            with_interval(after.mean(), bootstrap(mean_of(after), len(after))),
+            with_interval(gain.mean(), bootstrap(mean_of(gain), len(gain))),
+        ]
+
+
+def changed_rows(rows: route_training.Corpus, encoder: Encoder) -> Iterator[Changed]:
+    """The rows in scope as written, and with each kind of change."""
+    inside = rows.take(np.flatnonzero(rows.labels != ABSTAIN))
+    courtesies = COURTESIES.read_text().splitlines()
+    yield Changed("as written", inside)
+    for change in TextChange:
+        texts = [changed(text, change, CHANGE_SEED, courtesies) for text in inside.texts]
+        deep = encoder.encode(texts)
+        yield Changed(change, route_training.corpus(texts, inside.labels, inside.routes, deep, DIMENSIONS))
+
+
+def right(meaning: Meaning, rows: route_training.Corpus) -> Floats:
+    """1 for each row whose most probable route is right."""
+    hits: Floats = (meaning.head.logits(rows.inputs).argmax(axis=1) == rows.labels).astype(np.float64)
+    return hits
 
 
 def microseconds(meaning: Meaning, rows: route_training.Corpus) -> float:

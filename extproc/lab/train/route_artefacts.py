@@ -21,6 +21,7 @@ from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_on
 from extproc.lab.measure.outcome_evaluation import LearntQuality, learn_quality
 from extproc.lab.measure.outcome_text import learnt_text
 from extproc.lab.train import fastpath_training
+from extproc.lab.train.example_copies import copies_of
 from extproc.lab.train.route_training import (
     Corpus,
     HeldOut,
@@ -80,7 +81,7 @@ def train_artefact(
     deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
-    rows = None if read is None else read_corpus(loaded, read, cached, encoder.static)
+    rows = None if read is None else read_corpus(loaded, read, cached, encoder.static, options.seed)
     quality = None
     if options.outcomes is not None:
         quality = learn_quality(
@@ -124,11 +125,12 @@ def _write_quality(out: Path, learnt: LearntQuality | None) -> str:
 
 
 def read_corpus(
-    loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder, static: StaticEncoder | None
+    loaded: LoadedRegistry, read: Reader[RouteRow], deep: Encoder, static: StaticEncoder | None, seed: int
 ) -> Corpus:
-    """The registry's examples and the rows of the data, each text once; the label of the data counts.
+    """The registry's examples and the rows of the data, each text once, with copies.
 
-    With ``static``, the encoder reads of each row what serving will read of such a turn.
+    Of two labels, that of the data counts. With ``static``, the encoder reads of each row what serving will
+    read of such a turn.
     """
     routes = tuple(loaded.registry.routes)
     found = read(routes).rows
@@ -138,7 +140,8 @@ def read_corpus(
     labels = np.array([labelled[text] for text in texts], np.intp)
     if static is not None:
         texts = as_read(static, texts, labels, len(routes))
-    return corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+    rows = corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+    return msgspec.structs.replace(rows, copies=copies_of(texts, labels, deep, DIMENSIONS, seed))
 
 
 def as_read(static: StaticEncoder, texts: Sequence[str], labels: Labels, routes: int) -> list[str]:
@@ -189,6 +192,7 @@ def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress)
         seed=options.seed,
         split={
             "train": int((~apart).sum()),
+            "copies": 0 if fitted.copies is None else len(fitted.copies.of),
             "calibration": len(outcome.held.labels),
             "test": int(apart.sum()),
             "test_share": share,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from extproc.errors import OperatorError
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
+from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.floors import Floors, ScopeScore, Selected, choose_floors, fit_scope, kept
 from extproc.lab.train.head_fitting import (
     BLEND,
@@ -48,11 +49,19 @@ class Corpus(msgspec.Struct, frozen=True):
     labels: Labels  # numbers of routes; `metrics.ABSTAIN` for null
     inputs: Inputs
     routes: tuple[str, ...]
+    copies: Copies | None = None  # of rows in scope; only fitted, never scored
 
     def take(self, rows: NDArray[np.intp]) -> "Corpus":
-        """Some of the rows."""
+        """Some of the rows, with their copies."""
         texts = tuple(self.texts[row] for row in rows.tolist())
-        return Corpus(texts, self.labels[rows], take(self.inputs, rows), self.routes)
+        copies = None if self.copies is None else self.copies.take(rows)
+        return Corpus(texts, self.labels[rows], take(self.inputs, rows), self.routes, copies)
+
+    def to_fit(self) -> tuple[Inputs, Labels]:
+        """The rows and their copies, with labels."""
+        if self.copies is None:
+            return self.inputs, self.labels
+        return self.copies.after(self.inputs), np.concatenate([self.labels, self.labels[self.copies.of]])
 
 
 class HeldOut(msgspec.Struct, frozen=True):
@@ -213,10 +222,10 @@ def _cross_fit(
     scored = np.zeros(len(rows.labels), bool)
     for number, turn in enumerate(turns):
         scored[turn.out] = True
-        part, seen = rows.take(turn.fitted), take(rows.inputs, turn.out)
+        (inputs, labels), seen = rows.take(turn.fitted).to_fit(), take(rows.inputs, turn.out)
         for name in _parts(names):
             progress(f"{name}: {len(turn.fitted)} rows, fold {number + 1} of {len(turns)}")
-            head = SCORERS[name](part.inputs, part.labels, len(rows.routes), seed)
+            head = SCORERS[name](inputs, labels, len(rows.routes), seed)
             logits[name][turn.out] = head.logits(seen)
     temperatures: dict[str, tuple[float, float]] = {}
     inside = scored & (rows.labels != ABSTAIN)
@@ -250,12 +259,10 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 
 def _fit(name: str, rows: Corpus, seed: int, temperatures: tuple[float, float] | None) -> Head:
-    part = rows.take(np.flatnonzero(rows.labels != ABSTAIN))
+    inputs, labels = rows.take(np.flatnonzero(rows.labels != ABSTAIN)).to_fit()
     if name != BLEND:
-        return SCORERS[name](part.inputs, part.labels, len(rows.routes), seed)
-    heads = [
-        SCORERS[each](part.inputs, part.labels, len(rows.routes), seed) for each in ("lexical", "perceptron")
-    ]
+        return SCORERS[name](inputs, labels, len(rows.routes), seed)
+    heads = [SCORERS[each](inputs, labels, len(rows.routes), seed) for each in ("lexical", "perceptron")]
     linear, perceptron = heads
     assert isinstance(linear, Trained)
     assert isinstance(perceptron, Trained)

@@ -1,10 +1,12 @@
 """Training in a small world: vectors drawn around a few centres, texts that say which."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from extproc.errors import OperatorError
 from extproc.lab.measure.classification_metrics import ABSTAIN
+from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.route_artefacts import TrainOptions, learn
 from extproc.lab.train.route_training import Corpus, corpus, data_hash, decisions, measure, train
 from extproc.routing.trained_heads import Trained
@@ -67,6 +69,49 @@ def test_serving_scores_a_text_as_training_measured_it() -> None:
         assert scores.candidates[0].route == ROUTES[int(probabilities[row].argmax())]
         assert scores.probability == pytest.approx(float(probabilities[row].max()), abs=1e-4)
         assert scores.similarity == pytest.approx(float(held.similarity[row]), abs=1e-5)
+
+
+def with_copies(rows: Corpus, shift: float) -> Corpus:
+    """Each row in scope has a copy at another place, so that a head without copies does not know them."""
+    inside = np.flatnonzero(rows.labels != ABSTAIN)
+    part = rows.take(inside)
+    moved = part.inputs.vectors + shift * np.eye(WIDTH, dtype=np.float32)[part.labels]
+    inputs = msgspec.structs.replace(part.inputs, vectors=np.ascontiguousarray(moved))
+    return msgspec.structs.replace(rows, copies=Copies(inputs, inside))
+
+
+def test_heads_learn_from_copies() -> None:
+    """Here only the copies say which route a vector belongs to: the rows' own are noise."""
+    noise = world(20, spread=50.0)
+    fresh = world(20, spread=50.0, seed=7)
+    of_copies = with_copies(fresh, 30.0).copies
+    assert of_copies is not None
+    unseen = fresh.take(of_copies.of)
+    unseen = msgspec.structs.replace(unseen, inputs=of_copies.inputs)
+
+    def right(rows: Corpus) -> float:
+        outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
+        return float((measure(outcome.meaning, unseen).logits.argmax(axis=1) == unseen.labels).mean())
+
+    assert right(noise) < 0.75
+    assert right(with_copies(noise, 30.0)) > 0.9
+
+
+def test_copies_are_never_held_out_nor_examples() -> None:
+    rows = with_copies(world(20, strangers=5), 1.0)
+    outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
+    assert len(outcome.held.labels) == len(rows.labels)
+    assert set(outcome.meaning.texts) <= set(rows.texts)
+    assert len(outcome.meaning.examples) == 60
+
+
+def test_a_copy_is_fitted_only_with_its_row() -> None:
+    """Copies of the held-out rows would make held-out figures too good: here labels are chance."""
+    rows = world(60, spread=50.0)
+    labels = np.random.default_rng(3).integers(3, size=len(rows.labels))
+    rows = msgspec.structs.replace(rows, labels=labels)
+    outcome = train(with_copies(rows, 0.0), target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
+    assert outcome.tried["linear"][0] < 0.5
 
 
 def test_the_scorer_of_least_log_loss_on_held_out_rows_is_chosen() -> None:
