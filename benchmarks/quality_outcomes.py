@@ -6,7 +6,9 @@ Files have one JSON object a line with `prompt`, `weak_correct` and `strong_corr
 `prompt` and `correct`, by model. Each row is scored by a model of quality that has seen neither it nor a
 near-duplicate, fitted as `extproc train` fits; scales, penalty and calibration are of the other folds
 alone. Rows of the pool join the training of the folds that hold their prompt, and no other: its prompts
-are GSM8K's. Intervals are 95 % bootstrap intervals, those of differences paired.
+are GSM8K's. The second table leaves out kinds of prompts: MMLU's subjects by groups and GSM8K's clusters,
+and each set is predicted by a fit on the other. Intervals are 95 % bootstrap intervals, those of differences
+paired.
 """
 
 import argparse
@@ -24,7 +26,9 @@ from extproc.embedding.encoder_session import DeepEncoder, open_encoder
 from extproc.lab.datasets import OutcomeRow
 from extproc.lab.figures.number_formats import with_interval
 from extproc.lab.measure.choice_worth import Choosing, Table, measure
-from extproc.lab.train.quality_fitting import answers_of, cross_predict
+from extproc.lab.measure.classification_metrics import Floats
+from extproc.lab.measure.kind_worth import measure_left_out
+from extproc.lab.train.quality_fitting import Answers, answers_of, cross_predict, fit_quality
 from extproc.registry import schema
 from extproc.vocabulary import Encoder
 
@@ -59,13 +63,19 @@ def main() -> None:
         tell("GSM8K", rows, encoder, options.seed)
         if options.pool is not None:
             tell("GSM8K", pooled(rows, options.pool), encoder, options.seed)
+        if options.mmlu is not None:
+            tell_left_out({"MMLU": pairs(options.mmlu), "GSM8K": rows}, encoder, options.seed)
 
 
 def pairs(path: Path) -> list[OutcomeRow]:
     """Each prompt once, with the outcomes of both models."""
     rows = {row["prompt"]: row for row in read(path)}
     return [
-        OutcomeRow(prompt, {WEAK: float(row["weak_correct"]), STRONG: float(row["strong_correct"])})
+        OutcomeRow(
+            prompt,
+            {WEAK: float(row["weak_correct"]), STRONG: float(row["strong_correct"])},
+            set=row.get("subject", ""),
+        )
         for prompt, row in rows.items()
     ]
 
@@ -107,6 +117,32 @@ def tell(name: str, rows: list[OutcomeRow], encoder: Encoder, seed: int) -> None
         print("| " + " | ".join(line) + " |", flush=True)
     errors = ", ".join(f"{model.name} {with_interval(model.calibration)}" for model in found.models)
     print(f"{title}: debiased calibration error {errors}", file=sys.stderr)
+
+
+def tell_left_out(sets: dict[str, list[OutcomeRow]], encoder: Encoder, seed: int) -> None:
+    """Measure each set with its kinds of prompts left out, and by a fit on the other set."""
+    print("\n| predicted | fitted on | APGR | prompt length | ahead of it |\n" + "|---" * 5 + "|")
+    known = {
+        name: answers_of(rows, (WEAK, STRONG), encoder.encode([row.text for row in rows]), DIMENSIONS)
+        for name, rows in sets.items()
+    }
+    for name, answers in known.items():
+        fitted = fit_quality(answers, seed)
+        tell_apart(name, "its other subjects or clusters", answers, fitted.apart)
+        for other, apart in known.items():
+            if other != name:
+                predicted = fitted.quality.predict(apart.inputs, apart.looks).astype(np.float64)
+                tell_apart(other, name, apart, predicted)
+
+
+def tell_apart(name: str, fitted_on: str, answers: Answers, predicted: Floats) -> None:
+    """Print one row of the second table."""
+    calls = np.tile([0.0, 1.0], (len(predicted), 1))
+    apart = np.zeros((2, 2), bool)
+    table = Table(answers.texts, (WEAK, STRONG), predicted, answers.scores, calls, calls, apart)
+    found = measure_left_out(table, np.zeros(len(predicted), np.intp), (), None)
+    cells = (name, fitted_on, *map(with_interval, (found.served, found.length, found.lead)))
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def lines(title: str, name: str, found: Choosing) -> list[list[str]]:
