@@ -63,6 +63,13 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         'and for cascades "accepted": {MODEL: true or false}',
     )
     takes_store(evaluate, required=False)
+    evaluate.add_argument(
+        "--rows",
+        type=output_file,
+        metavar="FILE",
+        help="write the decision of every labelled row as JSON lines: text, labelled and decided route, "
+        "stage, reason, scores and candidates",
+    )
     output = evaluate.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object")
     output.add_argument(
@@ -132,8 +139,16 @@ def _eval(options: argparse.Namespace) -> int:
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     with rows_of(options) as (routes, outcomes_read):
         # A store may know of outcomes that a registry without predicted quality has no use for.
+        if routes is None and options.rows is not None:
+            raise OperatorError(
+                "--rows: there are no labelled rows (expected --data, or --store with labels)"
+            )
         unused = options.outcomes is None and routes is not None and candidate.loaded.quality is None
-        report = None if routes is None else evaluate(candidate, routes, flips=options.flips)
+        report = (
+            None
+            if routes is None
+            else evaluate(candidate, routes, flips=options.flips, decisions=options.rows)
+        )
         outcomes = None if outcomes_read is None or unused else _outcomes(candidate, outcomes_read)
     if options.json:
         print(_as_json(report, outcomes))

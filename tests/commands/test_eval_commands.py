@@ -76,6 +76,43 @@ def test_eval_json_is_one_object(registry: str, data: str, capsys: pytest.Captur
     assert (printed["rows"], printed["inside"]) == (3, 2)
 
 
+def test_eval_writes_every_decision_as_a_line_of_json(
+    registry: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deny = "rules: [{name: secrets, when: {keyword: secret}, deny: no secrets}]\n"
+    Path(registry).write_text(REGISTRY + deny)
+    Path(data).write_text(ROWS + '{"text": "tell me a secret", "route": null}\n')
+    out = tmp_path / "decisions.jsonl"
+    assert main(["eval", "--registry", registry, "--data", data, "--rows", str(out), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["text"] for row in rows] == [
+        "my python class raises an error",
+        "how do I roast a chicken?",
+        "who won the football match?",
+        "tell me a secret",
+    ]
+    assert [row["route"] for row in rows] == ["code", "cooking", None, None]
+    assert sum(row["right"] for row in rows) == round(4 * report["figures"]["accuracy"]["value"])
+    code, _, stranger, denied = rows
+    assert (code["decided"], code["model"], code["stage"]) == ("code", "large", "embedding")
+    assert [each["route"] for each in code["candidates"]] == ["code", "cooking"]
+    assert code["probability"] == code["candidates"][0]["probability"]
+    assert code["margin"] > 0.1
+    assert code["similarity"] > 0.2
+    assert (stranger["decided"], stranger["model"]) == (None, "large")
+    assert (denied["decided"], denied["model"], denied["reason"]) == (None, "", "denied")
+    assert denied["probability"] is None
+
+
+def test_eval_has_no_decisions_to_write_without_labelled_rows(
+    registry: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--rows", str(tmp_path / "decisions.jsonl")]
+    assert main(["eval", "--registry", registry, "--outcomes", data, *out]) == 1
+    assert "--rows: there are no labelled rows (expected --data" in capsys.readouterr().err
+
+
 def test_eval_tells_a_mistake_in_the_data_by_line(
     registry: str, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ from extproc.lab.datasets import Reader, labels_of
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.baselines import BaselineFigures, baseline_figures
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
+from extproc.lab.measure.decision_rows import write_decisions
 from extproc.lab.measure.flip_rates import flip_rates, flips_of
 from extproc.lab.measure.intervals import (
     NO_FIGURE,
@@ -117,16 +119,25 @@ FIGURES = {
 }
 
 
-def evaluate(candidate: CandidateRegistry, read: Reader[RouteRow], *, flips: bool = False) -> Report:
+def evaluate(
+    candidate: CandidateRegistry,
+    read: Reader[RouteRow],
+    *,
+    flips: bool = False,
+    decisions: Path | None = None,
+) -> Report:
     """Decide labelled rows with a registry, and measure the decisions.
 
-    With ``flips``, or with few rows, each row is also decided as other people would write it. Raises
-    ``DataError``, ``EncoderFailed``, ``OperatorError``.
+    With ``flips``, or with few rows, each row is also decided as other people would write it. ``decisions``
+    is a file that gets every decision as a line of JSON. Raises ``DataError``, ``EncoderFailed``,
+    ``OperatorError``.
     """
     data = read(candidate.routes)
     rows = data.rows
     texts = [row.text for row in rows]
     decided = decide_all(candidate.snapshot, candidate.encoder, texts, candidate.routes)
+    if decisions is not None:
+        write_decisions(decisions, rows, decided.decisions)
     truth = labels_of(rows, candidate.routes)
     table = classification_metrics.confusion(truth, decided.route, len(candidate.routes))
     scored = ~np.isnan(decided.probability)

@@ -64,6 +64,7 @@ class ReplayedDecisions(msgspec.Struct, frozen=True):
     similarity: Floats
     reasons: Mapping[str, int]  # and how often each occurred
     vectors: NDArray[np.float32]  # (texts, dimensions)
+    decisions: Sequence[Decision | None] = ()  # None: a deny rule matched
 
 
 def open_candidate(
@@ -105,6 +106,7 @@ def decide_all(
         similarity=_numbers([d.similarity if d else None for d in decisions]),
         reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
         vectors=vectors[:, :DIMENSIONS],
+        decisions=decisions,
     )
 
 

@@ -1,0 +1,60 @@
+"""Every decision of `extproc eval` as one line of JSON, to look at single rows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from extproc.errors import OperatorError
+from extproc.lab.measure.replay import DENIED
+from extproc.registry.labelled_rows import RouteRow
+from extproc.vocabulary import Candidate, Decision
+
+
+class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row and its decision. A score is null if no embedding was made."""
+
+    text: str
+    route: str | None  # as labelled; null: out of scope
+    decided: str | None  # null: the default model or a rule's model answers, or the request is denied
+    right: bool
+    model: str = ""  # empty: denied
+    stage: str = ""
+    reason: str
+    probability: float | None = None
+    margin: float | None = None
+    similarity: float | None = None
+    candidates: tuple[Candidate, ...] = ()  # the most probable routes, best first
+
+
+def write_decisions(path: Path, rows: Sequence[RouteRow], decisions: Sequence[Decision | None]) -> None:
+    """Write a file of JSON lines in the order of the rows. Raises ``OperatorError``."""
+    try:
+        with path.open("wb") as file:
+            for line in _lines(rows, decisions):
+                file.write(msgspec.json.encode(line) + b"\n")
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}") from error
+
+
+def _lines(rows: Sequence[RouteRow], decisions: Sequence[Decision | None]) -> Iterator[DecisionRow]:
+    for row, decision in zip(rows, decisions, strict=True):
+        if decision is None:
+            yield DecisionRow(
+                text=row.text, route=row.route, decided=None, right=row.route is None, reason=DENIED
+            )
+            continue
+        decided = decision.route or None
+        yield DecisionRow(
+            text=row.text,
+            route=row.route,
+            decided=decided,
+            right=decided == row.route,
+            model=decision.model,
+            stage=decision.stage,
+            reason=decision.reason,
+            probability=decision.probability,
+            margin=decision.margin,
+            similarity=decision.similarity,
+            candidates=decision.candidates,
+        )
