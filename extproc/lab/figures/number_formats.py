@@ -102,6 +102,11 @@ def counted(value: int, noun: str) -> str:
     return f"{count(value)} {noun}{'' if value == 1 else 's'}"
 
 
+def bar(done: int, total: int) -> str:
+    """A progress bar of text, 20 marks long."""
+    return f"[{'#' * (20 * done // max(total, 1)):<20}] {done} of {total}"
+
+
 def pixels(value: float) -> str:
     """A length or place in a drawing, to a tenth of a pixel."""
     return f"{round(value, 1):g}"

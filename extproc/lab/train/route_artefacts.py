@@ -14,7 +14,15 @@ from extproc.embedding.encoder_files import DIMENSIONS, locate
 from extproc.embedding.encoder_session import DeepEncoder, ReportingEncoder, open_encoder
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader, labels_of
-from extproc.lab.figures.number_formats import counted, log_loss, percent, score, threshold, with_interval
+from extproc.lab.figures.number_formats import (
+    bar,
+    counted,
+    log_loss,
+    percent,
+    score,
+    threshold,
+    with_interval,
+)
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_one, wilson
@@ -292,4 +300,4 @@ def _calibration(claimed: Floats, right: NDArray[np.bool_]) -> Callable[[NDArray
 
 def _embedding(progress: Progress) -> Callable[[int, int], None]:
     """Reports the encoder's progress as a text bar."""
-    return lambda done, total: progress(f"embedding [{'#' * (20 * done // total):<20}] {done} of {total}")
+    return lambda done, total: progress(f"embedding {bar(done, total)}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.errors import OperatorError
+from extproc.lab.figures.number_formats import bar
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.floors import Floors, ScopeScore, Selected, choose_floors, fit_scope, kept
@@ -220,11 +221,13 @@ def _cross_fit(
     }
     similarity: dict[str, Floats] = {name: np.zeros(len(rows.labels)) for name in [*_parts(names), *names]}
     scored = np.zeros(len(rows.labels), bool)
+    parts = _parts(names)
+    fits = len(turns) * len(parts)
     for number, turn in enumerate(turns):
         scored[turn.out] = True
         (inputs, labels), seen = rows.take(turn.fitted).to_fit(), take(rows.inputs, turn.out)
-        for name in _parts(names):
-            progress(f"{name}: {len(turn.fitted)} rows, fold {number + 1} of {len(turns)}")
+        for place, name in enumerate(parts, start=number * len(parts)):
+            progress(f"fitting {bar(place, fits)}: {name} on {len(turn.fitted)} rows")
             head = SCORERS[name](inputs, labels, len(rows.routes), seed)
             logits[name][turn.out] = head.logits(seen)
     temperatures: dict[str, tuple[float, float]] = {}

@@ -120,6 +120,14 @@ def test_the_scorer_of_least_log_loss_on_held_out_rows_is_chosen() -> None:
     assert outcome.tried[outcome.scorer][1] == min(loss for _, loss in outcome.tried.values())
 
 
+def test_progress_counts_the_fits() -> None:
+    lines: list[str] = []
+    train(world(12), target_wrong=0.05, seed=0, scorer="linear", progress=lines.append)
+    assert lines[0] == "fitting [                    ] 0 of 5: linear on 27 rows"
+    assert lines[4].startswith("fitting [################    ] 4 of 5: linear on ")
+    assert lines[5] == "fitting linear on all 36 rows"
+
+
 def test_scorers_that_are_never_chosen_are_not_fitted() -> None:
     def tried(per_route: int) -> set[str]:
         rows = world(per_route)
