@@ -23,7 +23,7 @@ from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import locate
 from extproc.embedding.encoder_session import open_encoder
 from extproc.registry import schema
-from extproc.routing.calibration import fit_temperature
+from extproc.routing.calibration import cross_fitted, fit_temperature
 from extproc.routing.scorers import Fit, Labels, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
 
 DRAWS = 5
@@ -122,7 +122,8 @@ def draw(train: Rows, per_route: int, routes: int, seed: int) -> Rows:
 
 def scored(fit: Fit, examples: Rows, test: Rows, routes: int) -> Outcome:
     """Fit on the examples as `extproc serve` does, and score the test rows."""
-    temperature = fit_temperature(fit, examples.vectors, examples.labels, routes)
+    held_out = cross_fitted(fit, examples.vectors, examples.labels, routes)
+    temperature = fit_temperature(held_out, examples.labels)
     logits = fit(examples.vectors, examples.labels, routes).logits(test.vectors)
     probabilities = softmax(logits / np.float32(temperature)).astype(np.float64)
     similarity = (test.vectors @ examples.vectors.T).max(axis=1)

@@ -210,10 +210,10 @@ def trained(split: Split, scorer: str) -> tuple[str, Measured]:
         print(f"  held out: {name} accuracy {accuracy:.4f} log loss {loss:.4f}", file=sys.stderr)
     held = route_training.measure(outcome.meaning, split.test)
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    decided = route_training.decisions(probabilities, held.similarity, outcome.selected.floors)
+    decided = route_training.decisions(outcome.meaning, held, outcome.selected.floors)
     return outcome.scorer, Measured(
         probabilities=probabilities,
-        scope=outcome.scope.score(held.logits, held.similarity),
+        scope=route_training.in_scope(outcome.meaning, held),
         labels=held.labels,
         kept=decided != ABSTAIN,
         microseconds=microseconds(outcome.meaning, split.test),

@@ -118,7 +118,7 @@ def row(outcome: route_training.TrainedRoutes, rows: route_training.Corpus) -> s
     """The cells of one condition."""
     held = route_training.measure(outcome.meaning, rows)
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    kept = route_training.decisions(probabilities, held.similarity, outcome.selected.floors) != ABSTAIN
+    kept = route_training.decisions(outcome.meaning, held, outcome.selected.floors) != ABSTAIN
     right = (probabilities.argmax(axis=1) == held.labels)[held.inside].astype(float)
     cells = [
         (right, "accuracy"),

@@ -20,7 +20,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.languages import unread
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
-from extproc.routing.snapshot import Snapshot
+from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import (
     Candidate,
     Decision,
@@ -84,6 +84,7 @@ class Explanation(msgspec.Struct, frozen=True):
                 "probability": None,
                 "margin": None,
                 "similarity": None,
+                "in_scope": None,
                 "candidates": [],
                 "version": self.snapshot.version,
             }
@@ -201,7 +202,7 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         lines += [
             ("probability", f"{decision.probability:.3f}"),
             ("margin", _beside_floor(decision.margin, policy.margin_floor)),
-            *_likeness(decision, policy.similarity_floor),
+            *_likeness(decision, policy),
             ("candidates", "probability  similarity  route -> its models"),
         ]
         lines += [("", _candidate(candidate, snapshot)) for candidate in decision.candidates]
@@ -221,11 +222,17 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
     return lines
 
 
-def _likeness(decision: Decision, floor: float) -> list[tuple[str, str]]:
+def _likeness(decision: Decision, policy: RoutePolicy) -> list[tuple[str, str]]:
     """Empty if the words alone decided."""
     if decision.similarity is None:
         return []
-    return [("similarity", _beside_floor(decision.similarity, floor)), ("nearest", decision.nearest)]
+    lines = [
+        ("similarity", _beside_floor(decision.similarity, policy.similarity_floor)),
+        ("nearest", decision.nearest),
+    ]
+    if decision.in_scope is not None:
+        lines.insert(0, ("in scope", _beside_floor(decision.in_scope, policy.in_scope_floor)))
+    return lines
 
 
 def _trained_on(decision: Decision, snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -257,5 +264,7 @@ def _offer(offer: Offer, decision: Decision) -> str:
     return f"{quality:>7}  {offer.cost:11.6f}  {offer.model}{mark}{dominated}"
 
 
-def _beside_floor(value: float, floor: float) -> str:
+def _beside_floor(value: float, floor: float | None) -> str:
+    if floor is None:
+        return f"{value:.3f}"
     return f"{value:.3f} ({'at or above' if value >= floor else 'below'} the floor of {floor:g})"

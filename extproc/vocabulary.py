@@ -58,6 +58,7 @@ class Reason(StrEnum):
     NO_CANDIDATE = "no_candidate"  # a route was found, but the request fits none of its models
     LOW_MARGIN = "low_margin"  # abstained: the runner-up was too close
     LOW_SIMILARITY = "low_similarity"  # abstained: nothing like any example
+    OUT_OF_SCOPE = "out_of_scope"  # abstained: it probably belongs to no route
     NO_TEXT = "no_text"  # abstained: no user text to embed
     LANGUAGE = "language"  # abstained: the encoder does not read the text's language
     NO_ROUTES = "no_routes"  # the registry has no routes to score
@@ -260,6 +261,7 @@ class Scores(msgspec.Struct, frozen=True):
     margin: float  # probability of the first less that of the second, [0, 1]
     similarity: float | None  # cosine to the nearest example of any route, [-1, 1]
     nearest: str  # the text of that example
+    in_scope: float | None = None  # the probability that the text belongs to any route; None: not computed
     reading: TurnReading | None = None  # the text that was scored; None: unknown
 
     @property
@@ -318,7 +320,7 @@ class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
 class Decision(msgspec.Struct, frozen=True):
     """The outcome of the pipeline: where the request goes and how sure we are.
 
-    ``probability``, ``margin`` and ``similarity`` are None when no embedding was made: a
+    ``probability``, ``margin``, ``similarity`` and ``in_scope`` are None when no embedding was made: a
     decision has no invented scores.
     """
 
@@ -335,6 +337,7 @@ class Decision(msgspec.Struct, frozen=True):
     probability: float | None = None
     margin: float | None = None
     similarity: float | None = None
+    in_scope: float | None = None
     candidates: tuple[Candidate, ...] = ()
     offers: tuple[Offer, ...] = ()  # models that a route with a quality bar could choose between
     training_similarity: float | None = None  # to the nearest prompt that quality was trained on
@@ -381,6 +384,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     probability: float | None = None
     margin: float | None = None
     similarity: float | None = None
+    in_scope: float | None = None
     read_part: str = ""  # the part of the user's turn that was scored; empty: none was
     misspelt: int | None = None  # words that were corrected before
     candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first

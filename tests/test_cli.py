@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_explain_json_is_one_object_with_every_promised_key(capsys: pytest.Captu
         "probability",
         "margin",
         "similarity",
+        "in_scope",
         "candidates",
         "version",
     }
@@ -84,8 +86,8 @@ def test_explain_shows_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--registry", DEMO, "asdkjh qwe zxc"]) == 0
     printed = capsys.readouterr().out
-    assert "default: low_similarity" in printed
-    assert "(below the floor of 0.3)" in printed
+    assert "default: out_of_scope" in printed
+    assert re.search(r"^in scope +0\.\d{3} \(below the floor of 0\.\d+\)$", printed, re.MULTILINE)
 
 
 def test_explain_shows_what_was_read_of_a_turn_with_a_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,12 @@ from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import Words
 from extproc.routing.lexical_features import WIDTH
+from extproc.routing.scope import MEASURES, ScopeScore
 from extproc.routing.scorers import Centroids, Logistic, Prototypes
 from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
-FORMAT = 1  # raise it when a reader of the former one would misread the new
+FORMAT = 2  # raise it when a reader of the former one would misread the new
 
 Kind = Literal["centroid", "prototypes", "logistic", "trained"]
 
@@ -39,8 +40,8 @@ class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     temperatures: tuple[float, float]  # of the parts of a blend
     norm: float  # of lexical features
-    thresholds: dict[str, float]  # margin, similarity, target_wrong
-    scope: dict[str, float]  # standardisation of the out-of-scope score
+    thresholds: dict[str, float]  # margin, in_scope, target_wrong
+    scope: dict[str, float]  # of the scope score: temperature, bias and default floor
     metrics: dict[str, Any]
     fast_path: dict[str, float] = {}  # temperature, norm, lead, and what was measured; empty: there is none
     weights_sha256: str = ""
@@ -107,7 +108,19 @@ def _arrays(meaning: Meaning) -> dict[str, NDArray[Any]]:
         "texts": np.frombuffer(msgspec.json.encode(meaning.texts), np.uint8),
         "claimed": meaning.calibration.claimed,
         "reached": meaning.calibration.reached,
+        **_scope_arrays(meaning.scope),
         **_head_arrays(meaning.head),
+    }
+
+
+def _scope_arrays(scope: ScopeScore | None) -> dict[str, NDArray[Any]]:
+    if scope is None:
+        return {}
+    return {
+        "route_centroids": scope.centroids,
+        "scope_centres": scope.centres,
+        "scope_scales": scope.scales,
+        "scope_weights": scope.weights,
     }
 
 
@@ -200,10 +213,24 @@ def _meaning(manifest: HeadManifest, arrays: Arrays) -> Meaning:
         examples=examples,
         texts=texts,
         starts=starts,
+        scope=_scope(manifest, arrays) if manifest.scope else None,
     )
     if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
         raise ValueError("it has numbers that are not finite")
     return meaning
+
+
+def _scope(manifest: HeadManifest, arrays: Arrays) -> ScopeScore:
+    names = ("scope_centres", "scope_scales", "scope_weights")
+    centroids, (centres, scales, weights) = arrays["route_centroids"], (arrays[name] for name in names)
+    if centroids.shape != (len(manifest.routes), arrays["examples"].shape[1]):
+        raise ValueError("its centroids do not fit its routes")
+    if not centres.shape == scales.shape == weights.shape == (len(MEASURES),):
+        raise ValueError(f"its scope score has not {len(MEASURES)} measures")
+    about = manifest.scope
+    return ScopeScore(
+        centroids, about["temperature"], centres, scales, weights, about["bias"], about["floor"]
+    )
 
 
 def _head(manifest: HeadManifest, arrays: Arrays) -> Head:

@@ -28,6 +28,7 @@ class RouteThresholds(Section, frozen=True):
     """Floors of one route. A floor that is absent is the registry's."""
 
     margin: Fraction | None = None  # least margin to the second route (default: the registry's)
+    in_scope: Fraction | None = None  # least probability of belonging to any route (default: the registry's)
     similarity: Fraction | None = None  # least cosine to the nearest example (default: the registry's)
 
 
@@ -115,18 +116,22 @@ class FastPathSettings(Section, frozen=True):
 
 
 DEFAULT_MARGIN = 0.1
-DEFAULT_SIMILARITY = 0.3
+DEFAULT_SIMILARITY = 0.3  # where there are too few examples to fit P(in scope)
 
 
 class Thresholds(Section, frozen=True):
     """Floors: a request below one of them goes to the default model.
 
-    An absent floor is the one that the artefact learnt, else ``DEFAULT_MARGIN`` or ``DEFAULT_SIMILARITY``.
+    An absent floor on the margin is the one that the artefact learnt, else ``DEFAULT_MARGIN``. An absent
+    floor on P(in scope) is the one that was fitted; where only a floor on the similarity is written, there is
+    none.
     """
 
     # Probability of the best route minus that of the second. (default: the artefact's, else 0.1)
     margin: Fraction | None = None
-    similarity: Fraction | None = None  # cosine to the nearest example (default: the artefact's, else 0.3)
+    # Probability of belonging to any route. (default: the artefact's, else fitted to the examples)
+    in_scope: Fraction | None = None
+    similarity: Fraction | None = None  # cosine to the nearest example; in place of in_scope (default: none)
 
 
 Language = Literal[

@@ -11,8 +11,10 @@ from extproc.registry.schema import (
     DEFAULT_SIMILARITY,
     Registry,
     RouteSettings,
+    RouteThresholds,
     RuleSettings,
     ScorerSettings,
+    Thresholds,
     When,
     cluster_name,
 )
@@ -56,7 +58,10 @@ def compile_snapshot(
     return Snapshot(
         version=loaded.version,
         targets=targets,
-        routes={RouteName(name): _route(loaded, route, targets) for name, route in registry.routes.items()},
+        routes={
+            RouteName(name): _route(loaded, route, targets, meaning)
+            for name, route in registry.routes.items()
+        },
         defaults={api: ModelName(name) for api, name in registry.defaults.items()},
         deny_rules=tuple(rule for rule in compiled if rule.deny),
         route_rules=tuple(rule for rule in compiled if not rule.deny),
@@ -109,23 +114,43 @@ def _target(name: ModelName, model: Model) -> Target:
     )
 
 
-def _route(loaded: LoadedRegistry, route: RouteSettings, targets: Mapping[ModelName, Target]) -> RoutePolicy:
+def _route(
+    loaded: LoadedRegistry,
+    route: RouteSettings,
+    targets: Mapping[ModelName, Target],
+    meaning: Meaning | None,
+) -> RoutePolicy:
     own, common = route.thresholds, loaded.registry.thresholds
     learnt = loaded.artefact.manifest.thresholds if loaded.artefact else {}
     margin = learnt.get("margin", DEFAULT_MARGIN) if common.margin is None else common.margin
-    similarity = (
-        learnt.get("similarity", DEFAULT_SIMILARITY) if common.similarity is None else common.similarity
-    )
+    in_scope, similarity = _scope_floors(own, common, learnt, meaning)
     return RoutePolicy(
         candidates=tuple(targets[ModelName(name)] for name in many(route.candidates)),
         margin_floor=margin if own.margin is None else own.margin,
-        similarity_floor=similarity if own.similarity is None else own.similarity,
+        similarity_floor=similarity,
+        in_scope_floor=in_scope,
         quality_bar=route.quality_bar,
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
         fallback=route.asks_in_turn,
         rollout=_rollout(loaded.registry, route),
     )
+
+
+def _scope_floors(
+    own: RouteThresholds, common: Thresholds, learnt: Mapping[str, float], meaning: Meaning | None
+) -> tuple[float | None, float | None]:
+    """The floors on P(in scope) and on the similarity.
+
+    The route's own thresholds go before the registry's, and these before what was fitted. Where the operator
+    writes only one of the two floors, the other does not hold.
+    """
+    for written in (own, common):
+        if written.in_scope is not None or written.similarity is not None:
+            return written.in_scope, written.similarity
+    if meaning is None or meaning.scope is None:
+        return None, DEFAULT_SIMILARITY
+    return learnt.get("in_scope", meaning.scope.floor), None
 
 
 def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:

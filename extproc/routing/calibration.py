@@ -66,22 +66,27 @@ def fit_isotonic(top: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ND
     return claimed, np.maximum.accumulate(np.clip(hits / sizes, doubt, 1 - doubt))
 
 
-def fit_temperature(fit: Fit, vectors: Matrix, labels: Labels, routes: int) -> float:
-    """The temperature that fits the scorer's own examples, each scored by a fit without it.
+def cross_fitted(fit: Fit, vectors: Matrix, labels: Labels, routes: int) -> Matrix | None:
+    """The logits of examples, each scored by a fit without it, shape (n, routes).
 
-    Stratified cross-validation with up to five folds. A route with a single example cannot be
-    held out; where that leaves nothing to fit on, a cautious constant is returned.
+    Stratified cross-validation with up to five folds. None if an example cannot be held out: there is one
+    route, or a route with one example.
     """
     counts = np.bincount(labels, minlength=routes)
     folds = int(min(_FOLDS, counts.min()))
     if routes < 2 or folds < 2:
-        return _UNFITTED
+        return None
     fold_of = _stratified_folds(labels, folds)
     logits = np.empty((len(labels), routes), np.float32)
     for fold in range(folds):
         held = fold_of == fold
         logits[held] = fit(vectors[~held], labels[~held], routes).logits(vectors[held])
-    return best_temperature(logits, labels)
+    return logits
+
+
+def fit_temperature(held_out: Matrix | None, labels: Labels) -> float:
+    """The temperature that fits the logits of ``cross_fitted``; a cautious constant where there are none."""
+    return _UNFITTED if held_out is None else best_temperature(held_out, labels)
 
 
 def best_temperature(logits: Matrix, labels: Labels) -> float:

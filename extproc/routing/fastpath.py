@@ -15,8 +15,8 @@ from collections import deque
 import msgspec
 import numpy as np
 
-from extproc.routing.embedding_scorer import SHOWN
 from extproc.routing.lexical_features import Sparse, lexical
+from extproc.routing.scope import SHOWN
 from extproc.routing.scorers import Matrix, softmax
 from extproc.routing.trained_heads import Lexicon
 from extproc.vocabulary import Candidate, Scores

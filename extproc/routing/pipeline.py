@@ -146,6 +146,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         probability=scores.probability if scores else None,
         margin=scores.margin if scores else None,
         similarity=scores.similarity if scores else None,
+        in_scope=scores.in_scope if scores else None,
         candidates=scores.candidates if scores else (),
         offers=choice.offers,
         training_similarity=choice.training_similarity,

@@ -24,7 +24,8 @@ class RoutePolicy(msgspec.Struct, frozen=True):
 
     candidates: tuple[Target, ...]  # in the registry's order; never empty
     margin_floor: float
-    similarity_floor: float
+    similarity_floor: float | None = None  # None: any similarity will do
+    in_scope_floor: float | None = None  # None: any P(in scope) will do
     quality_bar: float | None = None  # what an answer's predicted quality must reach; None: any will do
     max_tokens: int | None = None  # the client's limit for the answer is lowered to this
     reasoning: Effort | None = None

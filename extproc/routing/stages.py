@@ -152,7 +152,7 @@ def abstain_on_language(question: Question, snapshot: Snapshot, reading: TurnRea
 def route_by_meaning(
     question: Question, snapshot: Snapshot, reading: TurnReading, embeddings: Sequence[Embedding]
 ) -> Choice:
-    """Score the embedding of what was read against every route. Abstain below either floor.
+    """Score the embedding of what was read against every route. Abstain below a floor.
 
     ``embeddings`` are those of ``Snapshot.embedded``. An abstention has its scores too.
     """
@@ -185,11 +185,18 @@ def _by_scores(
 def _doubt(scores: Scores, snapshot: Snapshot) -> Reason | None:
     """Why the most probable route is not to be trusted, by its own floors; None when it is."""
     policy = snapshot.routes[scores.candidates[0].route]
-    if scores.similarity is not None and scores.similarity < policy.similarity_floor:
+    if _below(scores.similarity, policy.similarity_floor):
         return Reason.LOW_SIMILARITY
+    if _below(scores.in_scope, policy.in_scope_floor):
+        return Reason.OUT_OF_SCOPE
     if scores.margin < policy.margin_floor:
         return Reason.LOW_MARGIN
     return None
+
+
+def _below(score: float | None, floor: float | None) -> bool:
+    """False for a score that was not computed: the words alone have none."""
+    return score is not None and floor is not None and score < floor
 
 
 class _Found(Struct, frozen=True):

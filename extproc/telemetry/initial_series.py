@@ -30,7 +30,8 @@ FEEDBACK: Final = (
     *(error.label for error in (BadRequest, NoFeedback, TooLarge, Unauthorized, Unavailable)),
 )
 _ABSTAINED: Final = (
-    *(Reason.LOW_MARGIN, Reason.LOW_SIMILARITY, Reason.NO_CANDIDATE, Reason.NO_TEXT),
+    *(Reason.LOW_MARGIN, Reason.LOW_SIMILARITY, Reason.OUT_OF_SCOPE),
+    *(Reason.NO_CANDIDATE, Reason.NO_TEXT),
     Reason.LANGUAGE,
 )
 _UNDECIDED: Final = (

@@ -115,6 +115,7 @@ class Metrics:
             (self._margin, decision.margin),
             (self._similarity, decision.similarity),
             (self._training_similarity, decision.training_similarity),
+            (self._in_scope, decision.in_scope),
         ):
             if score is not None:
                 # OpenTelemetry's histograms refuse what is below 0; a cosine there is as good as 0.
@@ -281,6 +282,9 @@ class Metrics:
             otel_names.DECISION_TRAINING_SIMILARITY,
             "Cosine similarity to the nearest prompt that predicted quality was trained on.",
             _SCORE_BUCKETS,
+        )
+        self._in_scope = self._histogram(
+            otel_names.DECISION_IN_SCOPE, "Probability that the text belongs to any route.", _SCORE_BUCKETS
         )
         self._quality = self._histogram(
             otel_names.DECISION_QUALITY,

@@ -123,6 +123,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     margin: Annotated[float | None, Attribute(otel_names.ROUTER_MARGIN)] = None
     # cosine to the nearest example
     similarity: Annotated[float | None, Attribute(otel_names.ROUTER_SIMILARITY)] = None
+    # probability that the text belongs to any route
+    in_scope: Annotated[float | None, Attribute(otel_names.ROUTER_IN_SCOPE)] = None
     # the part of the user's turn that was scored: whole, first, last, inner, labelled
     read_part: Annotated[str, Attribute(otel_names.ROUTER_READ_PART)] = ""
     # words that were corrected before scoring

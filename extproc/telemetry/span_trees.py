@@ -275,7 +275,7 @@ def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
 
 _SCORE_FIELDS = (
     *("route", "would_route", "stage", "reason"),
-    *("probability", "margin", "similarity", "read_part", "misspelt", "candidates"),
+    *("probability", "margin", "similarity", "in_scope", "read_part", "misspelt", "candidates"),
     *("predicted_quality", "offers", "training_similarity"),
 )
 

@@ -21,6 +21,7 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
         probability=_rounded(decision.probability),
         margin=_rounded(decision.margin),
         similarity=_rounded(decision.similarity),
+        in_scope=_rounded(decision.in_scope),
         read_part=decision.reading.part if decision.reading else "",
         misspelt=decision.reading.misspelt if decision.reading else None,
         candidates=tuple(f"{best.route}:{best.probability:.4g}" for best in decision.candidates[:_LISTED]),

@@ -181,7 +181,7 @@ async def test_a_model_that_does_not_speak_the_api_is_no_candidate_and_no_pin(wo
 @pytest.mark.parametrize("api", Api)
 async def test_a_doubtful_prompt_is_its_apis_defaults_to_answer(world: World, api: Api) -> None:
     raw = await ask(world, api, DOUBTFUL)
-    assert raw.headers["x-router-reason"] == "low_similarity"
+    assert raw.headers["x-router-reason"] == "out_of_scope"
     sent_rightly(world, DEFAULTS[api], api)
 
 

@@ -123,7 +123,7 @@ async def test_observed_requests_are_what_envoy_alone_makes_of_them(shared: Worl
         "streamed": ("greeting", "small", "embedding", "matched"),
         "pinned": ("", "large", "pin", "pinned"),
         "denied": ("", "", "deny", "denied"),
-        "doubtful": ("", "mid", "default", "low_similarity"),
+        "doubtful": ("", "mid", "default", "out_of_scope"),
         "bad": ("", "", "", "bad_request"),
         "no JSON": ("", "", "", "bad_request"),
         "empty": ("", "", "", "bad_request"),

@@ -33,8 +33,8 @@ async def test_each_exchange_leaves_one_record_of_decision_and_outcome(world: Wo
     assert 0 < code["first_byte_ms"] <= code["duration_ms"]
     assert 0 < code["embed_us"] < code["total_us"]
     assert (small["route"], small["stream"]) == ("greeting", True)
-    assert (doubtful["route"], doubtful["reason"], doubtful["stage"]) == ("", "low_similarity", "default")
-    assert doubtful["similarity"] < 0.3
+    assert (doubtful["route"], doubtful["reason"], doubtful["stage"]) == ("", "out_of_scope", "default")
+    assert doubtful["in_scope"] < 0.5 < code["in_scope"]
     text = world.record_text()
     for request_id in ids:
         assert text.count(request_id) == 1

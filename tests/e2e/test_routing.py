@@ -110,7 +110,7 @@ async def test_a_doubtful_prompt_goes_to_the_default_and_says_why(world: Any) ->
     raw = await world.openai.chat.completions.with_raw_response.create(
         model="auto", messages=[{"role": "user", "content": "asdkjh qwe zxc"}]
     )
-    assert raw.headers["x-router-reason"] == "low_similarity"
+    assert raw.headers["x-router-reason"] == "out_of_scope"
     assert "x-router-route" not in raw.headers
     assert world.only_request()[0] == "mid"
 

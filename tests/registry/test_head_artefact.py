@@ -12,6 +12,7 @@ from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import Words
 from extproc.routing.lexical_features import WIDTH, lexical
+from extproc.routing.scope import MEASURES, ScopeScore
 from extproc.routing.scorers import Centroids, Logistic, Matrix, Prototypes
 from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 from extproc.vocabulary import Embedding
@@ -65,6 +66,7 @@ def meaning(head: Head) -> Meaning:
         examples=random(3, 4),
         texts=("hi", "plan it", "größer ☃"),
         starts=np.array([0, 1]),
+        scope=ScopeScore(random(2, 4), 2.1, *random(3, len(MEASURES)).astype(np.float64), 0.3, 0.42),
     )
 
 
@@ -72,7 +74,8 @@ def manifest(head: Head) -> HeadManifest:
     return HeadManifest(
         format=FORMAT, scorer="x", kind=kind_of(head), encoder="enc/int8", routes=ROUTES, data_sha256="0" * 64,
         seed=0, split={}, temperature=0.7, temperatures=(2.0, 0.5), norm=0.6,
-        thresholds={"margin": 0.31, "similarity": 0.42}, scope={}, metrics={},
+        thresholds={"margin": 0.31, "in_scope": 0.42}, metrics={},
+        scope={"temperature": 2.1, "bias": 0.3, "floor": 0.42},
     )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def test_other_routes_are_refused_and_the_expected_ones_named(tmp_path: Path) ->
         ("manifest.json", None, "expected a directory written by `extproc train`"),
         ("manifest.json", lambda _: b"[]", "not the manifest of a trained head"),
         ("manifest.json", lambda _: b"{", "not the manifest of a trained head"),
-        ("manifest.json", lambda content: content.replace(b'"format": 1', b'"format": 9'), "format 9; expected 1"),
+        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "format 9; expected 2"),
         ("manifest.json", lambda content: content.replace(b'"seed"', b'"sead"'), "not the manifest of a trained head"),
     ],
 )  # fmt: skip
@@ -181,10 +184,10 @@ def test_a_registry_serves_its_artefact_and_fits_nothing(registry: Path) -> None
 
 def test_floors_are_the_artefacts_unless_the_registry_says_otherwise(registry: Path) -> None:
     policy = compile_snapshot(load(registry), Never("enc/int8")).routes["chat"]
-    assert (policy.margin_floor, policy.similarity_floor) == (0.31, 0.42)
+    assert (policy.margin_floor, policy.in_scope_floor, policy.similarity_floor) == (0.31, 0.42, None)
     registry.write_text(REGISTRY + "thresholds: {margin: 0.05}\n")
     policy = compile_snapshot(load(registry), Never("enc/int8")).routes["chat"]
-    assert (policy.margin_floor, policy.similarity_floor) == (0.05, 0.42)
+    assert (policy.margin_floor, policy.in_scope_floor, policy.similarity_floor) == (0.05, 0.42, None)
 
 
 def test_the_version_follows_the_artefact(registry: Path) -> None:

@@ -138,3 +138,58 @@ def test_without_routes_there_is_nothing_to_embed(tmp_path: Path) -> None:
     assert compiled.defaults == dict.fromkeys(
         (Api.OPENAI_CHAT, Api.OPENAI_COMPLETIONS, Api.OPENAI_RESPONSES), "only"
     )
+
+
+FLOORS = """\
+models:
+  small: {base_url: http://127.0.0.1:1}
+default: small
+routes:
+  chat:
+    candidates: small
+    examples: [hi, how are you, hello there, good day]
+    thresholds: OWN
+  work:
+    candidates: small
+    examples: [plan the project, sum the budget, draft a contract, file the report]
+thresholds: COMMON
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "in_scope", "similarity"),
+    [
+        ("{}", "{in_scope: 0.7}", 0.7, None),
+        ("{}", "{similarity: 0.4}", None, 0.4),
+        ("{}", "{in_scope: 0.7, similarity: 0.4}", 0.7, 0.4),
+        ("{in_scope: 0.2}", "{similarity: 0.4}", 0.2, None),
+        ("{similarity: 0.1}", "{in_scope: 0.7}", None, 0.1),
+    ],
+)
+def test_a_written_floor_replaces_the_fitted_one_and_the_routes_own_the_registrys(
+    tmp_path: Path, own: str, common: str, in_scope: float | None, similarity: float | None
+) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(FLOORS.replace("OWN", own).replace("COMMON", common))
+    policy = compile_snapshot(load(path), Letters()).routes["chat"]
+    assert (policy.in_scope_floor, policy.similarity_floor) == (in_scope, similarity)
+
+
+def test_the_floor_on_scope_is_fitted_to_the_examples_where_nobody_writes_one(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(FLOORS.replace("OWN", "{margin: 0}").replace("COMMON", "{margin: 0.1}"))
+    compiled = compile_snapshot(load(path), Letters())
+    assert compiled.meaning is not None
+    assert compiled.meaning.scope is not None
+    for policy in compiled.routes.values():
+        assert policy.similarity_floor is None
+        assert policy.in_scope_floor == compiled.meaning.scope.floor
+        assert 0 < policy.in_scope_floor < 1
+
+
+def test_a_route_with_one_example_leaves_the_default_floor_on_the_similarity(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    text = FLOORS.replace("OWN", "{}").replace("COMMON", "{}")
+    path.write_text(text.replace("[hi, how are you, hello there, good day]", "[hi]"))
+    policy = compile_snapshot(load(path), Letters()).routes["chat"]
+    assert (policy.in_scope_floor, policy.similarity_floor) == (None, 0.3)

@@ -20,6 +20,7 @@ from extproc.routing.model_choice import Matched, Target
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.predicted_quality import Forecast, Prediction
 from extproc.routing.rollout import Rollout, mode_of
+from extproc.routing.scope import ScopeScore
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.routing.trained_heads import Lexicon, OnEmbedding
@@ -193,6 +194,31 @@ async def test_the_routes_policies_are_on_the_decision() -> None:
     pinned, _ = await decide(question("code", model="small"), current)
     assert pinned.policy == BodyPolicy(model="small-8b", include_usage=True)
     assert not pinned.fallback
+
+
+async def test_a_request_of_no_route_abstains_as_out_of_scope_and_keeps_its_score() -> None:
+    current = snapshot()
+    assert current.meaning is not None
+    scope = ScopeScore(
+        current.meaning.examples, 1.0, np.zeros(6), np.ones(6), np.array([20.0, 0, 0, 0, 0, 0]), -10.0
+    )
+    current = msgspec.structs.replace(
+        current,
+        meaning=msgspec.structs.replace(current.meaning, scope=scope),
+        routes={
+            name: msgspec.structs.replace(policy, similarity_floor=None, in_scope_floor=0.5, margin_floor=0.0)
+            for name, policy in current.routes.items()
+        },
+    )
+    inside, outside = (
+        (await decide(question("code"), current))[0],
+        (await decide(question("elsewhere"), current))[0],
+    )
+    assert (inside.route, inside.reason) == ("coding", Reason.MATCHED)
+    assert (outside.route, outside.reason) == ("", Reason.OUT_OF_SCOPE)
+    assert inside.in_scope is not None
+    assert outside.in_scope is not None
+    assert outside.in_scope < 0.5 < inside.in_scope
 
 
 @pytest.mark.parametrize(

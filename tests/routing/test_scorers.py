@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.calibration import best_temperature, fit_temperature
+from extproc.routing.calibration import best_temperature, cross_fitted, fit_temperature
 from extproc.routing.scorers import (
     Fit,
     Labels,
@@ -114,7 +114,7 @@ def test_the_temperature_of_the_data_is_found_again(true_temperature: float) -> 
 @pytest.mark.parametrize("fit", ALL_KINDS)
 def test_fitted_probabilities_are_as_good_as_they_claim(fit: Fit) -> None:
     vectors, labels = clusters(per_route=100, spread=0.45)
-    temperature = fit_temperature(fit, vectors, labels, 3)
+    temperature = fit_temperature(cross_fitted(fit, vectors, labels, 3), labels)
     unseen, truth = clusters(per_route=500, spread=0.45, seed=9)
     probabilities = softmax(fit(vectors, labels, 3).logits(unseen) / temperature)
     claimed = probabilities.max(axis=1).mean()
@@ -125,4 +125,4 @@ def test_fitted_probabilities_are_as_good_as_they_claim(fit: Fit) -> None:
 
 def test_a_route_with_a_single_example_leaves_the_temperature_cautious() -> None:
     vectors, labels = clusters(per_route=1)
-    assert fit_temperature(fit_centroids, vectors, labels, 3) == 0.1
+    assert fit_temperature(cross_fitted(fit_centroids, vectors, labels, 3), labels) == 0.1

@@ -31,7 +31,7 @@ _SLOW_RESAMPLES = 500  # of metrics that sort every resample
 _CURVE_POINTS = 200
 _MISTAKES = 20
 _FLIPS_UP_TO = 200  # rows; flips of more are measured only on request, because each row costs five encodings
-SIGNALS = ("margin", "similarity", "probability")
+SIGNALS = ("margin", "similarity", "probability", "in_scope")
 
 
 class RouteFigures(msgspec.Struct, frozen=True):
@@ -107,14 +107,17 @@ FIGURES = {
     "auroc_margin": "how well the margin separates in scope from out of scope",
     "auroc_similarity": "how well the similarity does",
     "auroc_probability": "how well the probability does",
+    "auroc_in_scope": "how well P(in scope) does",
     "fpr95_margin": "out-of-scope rows let through by a margin floor that keeps 95 % of the others",
     "fpr95_similarity": "out-of-scope rows let through by a similarity floor that keeps 95 % of the others",
     "fpr95_probability": "out-of-scope rows let through by a probability floor that keeps 95 % of the others",
+    "fpr95_in_scope": "out-of-scope rows let through by a P(in scope) floor that keeps 95 % of the others",
     "ece": "expected calibration error of the probability, in scope",
     "debiased_ece": "the same without the part that chance adds",
     "aurc_margin": "mean risk over all floors on the margin, out of scope counting as wrong",
     "aurc_similarity": "mean risk over all floors on the similarity",
     "aurc_probability": "mean risk over all floors on the probability",
+    "aurc_in_scope": "mean risk over all floors on P(in scope)",
     "stability": "groups of paraphrases that all got one decision",
 }
 
@@ -140,7 +143,6 @@ def evaluate(
         write_decisions(decisions, rows, decided.decisions)
     truth = labels_of(rows, candidate.routes)
     table = classification_metrics.confusion(truth, decided.route, len(candidate.routes))
-    scored = ~np.isnan(decided.probability)
     examples = {text for texts in candidate.loaded.examples.values() for text in texts}
     return Report(
         registry=candidate.name,
@@ -156,7 +158,7 @@ def evaluate(
         routes=_routes(candidate.routes, table),
         confusion=table.tolist(),
         reliability=_reliability(truth, decided),
-        risk_coverage=[_curve(signal, truth[scored], decided, scored) for signal in SIGNALS],
+        risk_coverage=[_curve(signal, truth, decided) for signal in SIGNALS],
         operating_point=_operating_point(truth, decided),
         quantiles={signal: _quantiles(_signal(decided, signal), truth, decided.best) for signal in SIGNALS},
         reasons=decided.reasons,
@@ -190,7 +192,9 @@ def _figures(truth: Labels, decided: ReplayedDecisions, rows: Sequence[RouteRow]
     }
     scored = ~np.isnan(decided.probability)
     for signal in SIGNALS:
-        figures |= _detection(signal, _signal(decided, signal)[scored], truth[scored], decided.best[scored])
+        scores = _signal(decided, signal)
+        known = ~np.isnan(scores)
+        figures |= _detection(signal, scores[known], truth[known], decided.best[known])
     certain = scored & inside
     confidence, right = decided.probability[certain], (decided.best == truth)[certain]
     figures["ece"] = _calibration(classification_metrics.ece, confidence, right)
@@ -284,10 +288,10 @@ def _reliability(truth: Labels, decided: ReplayedDecisions) -> list[ReliabilityB
     ]
 
 
-def _curve(signal: str, truth: Labels, decided: ReplayedDecisions, scored: Truths) -> Curve:
-    curve = classification_metrics.risk_coverage(
-        _signal(decided, signal)[scored], decided.best[scored] == truth
-    )
+def _curve(signal: str, truth: Labels, decided: ReplayedDecisions) -> Curve:
+    scores = _signal(decided, signal)
+    known = ~np.isnan(scores)
+    curve = classification_metrics.risk_coverage(scores[known], decided.best[known] == truth[known])
     last = len(curve.risk) - 1
     points = np.unique(np.linspace(0, last, _CURVE_POINTS).astype(int)).tolist() if last >= 0 else []
     return Curve(signal, [float(curve.coverage[i]) for i in points], [float(curve.risk[i]) for i in points])
@@ -331,6 +335,10 @@ def _or_none(value: float) -> float | None:
 
 
 def _signal(decided: ReplayedDecisions, name: str) -> Floats:
-    return {"margin": decided.margin, "similarity": decided.similarity, "probability": decided.probability}[
-        name
-    ]
+    signals = {
+        "margin": decided.margin,
+        "similarity": decided.similarity,
+        "probability": decided.probability,
+        "in_scope": decided.in_scope,
+    }
+    return signals[name]

@@ -126,7 +126,7 @@ def _baselines(report: Report) -> str:
             "this registry",
             with_interval(own["accuracy_inside"]),
             "",
-            "  ".join(f"{signal} {score(own[f'auroc_{signal}'].value)}" for signal in SIGNALS),
+            " ".join(f"{signal} {score(own[f'auroc_{signal}'].value)}" for signal in SIGNALS),
         ]
     ]
     rows += [

@@ -62,6 +62,7 @@ class ReplayedDecisions(msgspec.Struct, frozen=True):
     probability: Floats  # of ``best``
     margin: Floats
     similarity: Floats
+    in_scope: Floats
     reasons: Mapping[str, int]  # and how often each occurred
     vectors: NDArray[np.float32]  # (texts, dimensions)
     decisions: Sequence[Decision | None] = ()  # None: a deny rule matched
@@ -104,6 +105,7 @@ def decide_all(
         probability=_numbers([d.probability if d else None for d in decisions]),
         margin=_numbers([d.margin if d else None for d in decisions]),
         similarity=_numbers([d.similarity if d else None for d in decisions]),
+        in_scope=_numbers([d.in_scope if d else None for d in decisions]),
         reasons=Counter(str(d.reason) if d else DENIED for d in decisions),
         vectors=vectors[:, :DIMENSIONS],
         decisions=decisions,

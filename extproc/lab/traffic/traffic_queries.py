@@ -103,7 +103,7 @@ FROM (
 GROUP BY route, answered_by, name, bucket
 ORDER BY route, answered_by, name, bucket"""
 
-_ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}')"
+_ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}', '{Reason.OUT_OF_SCOPE}')"
 
 # A request that abstained has no route; it leans to its first candidate, where that is known.
 TREND = f"""\

@@ -84,8 +84,7 @@ def _chances(logits: Matrix, temperature: float) -> Matrix:
 
 def _served(outcome: TrainedRoutes, held: HeldOut) -> Labels:
     """The whole head's decisions on the rows, with abstentions."""
-    chances = outcome.meaning.calibration.probabilities(held.logits)
-    return decisions(chances, held.similarity, outcome.selected.floors)
+    return decisions(outcome.meaning, held, outcome.selected.floors)
 
 
 def _compare(chances: Matrix, lead: float, served: Labels, truth: Labels) -> Measured:

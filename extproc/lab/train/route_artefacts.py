@@ -37,6 +37,7 @@ from extproc.lab.train.route_training import (
     corpus,
     data_hash,
     decisions,
+    in_scope,
     measure,
     set_apart,
     train,
@@ -46,6 +47,7 @@ from extproc.registry import head_artefact, quality_artefact
 from extproc.registry.labelled_rows import RouteRow
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.routing.fastpath import Words
+from extproc.routing.scope import ScopeScore
 from extproc.routing.trained_heads import Trained
 from extproc.routing.turn_pieces import pieces
 from extproc.routing.turn_reading import fit_reader
@@ -210,14 +212,20 @@ def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress)
         norm=head.lexicon.norm if isinstance(head, Trained) and head.lexicon is not None else 0.0,
         thresholds={
             "margin": outcome.selected.floors.margin,
-            "similarity": outcome.selected.floors.similarity,
+            "in_scope": outcome.selected.floors.in_scope,
             "target_wrong": options.target_wrong,
         },
-        scope=msgspec.structs.asdict(outcome.scope),
+        scope=_about_the_scope(outcome.meaning.scope),
         metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
         fast_path=about,
     )
     return manifest, outcome, learnt.words if learnt else None
+
+
+def _about_the_scope(scope: ScopeScore | None) -> dict[str, float]:
+    if scope is None:
+        return {}
+    return {"temperature": scope.temperature, "bias": scope.bias, "floor": scope.floor}
 
 
 def _about_the_fast_path(words: Words, seen: fastpath_training.Measured) -> dict[str, float]:
@@ -230,7 +238,7 @@ def _about_the_fast_path(words: Words, seen: fastpath_training.Measured) -> dict
 def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str, Any]:
     """Held-out metrics with 95 % intervals; what cannot be computed is absent."""
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    decided = decisions(probabilities, held.similarity, outcome.selected.floors)
+    decided = decisions(outcome.meaning, held, outcome.selected.floors)
     inside = held.inside
     right = probabilities.argmax(axis=1) == held.labels
     found: dict[str, Any] = {"measured_on": measured_on, "rows": len(held.labels)}
@@ -244,7 +252,7 @@ def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str
             bootstrap(one_by_one(_calibration(claimed, right[inside])), int(inside.sum()), resamples=200),
         )
     if inside.any() and not inside.all():
-        scope = outcome.scope.score(held.logits, held.similarity)
+        scope = in_scope(outcome.meaning, held)
         found["out_of_scope_auroc"] = _rounded(
             classification_metrics.auroc(scope[inside], scope[~inside]),
             bootstrap(auroc_of(scope, inside), len(inside)),
@@ -265,7 +273,7 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes) -> str
         lines.append(f"  {name:<14} {score(accuracy):>8} {log_loss(loss):>9}{mark}")
     floors, on = outcome.selected.floors, manifest.metrics["measured_on"]
     lines.append(
-        f"floors           margin {threshold(floors.margin)}, similarity {threshold(floors.similarity)}: "
+        f"floors           margin {threshold(floors.margin)}, P(in scope) {threshold(floors.in_scope)}: "
         f"{percent(outcome.selected.coverage)} of held-out rows kept, {percent(outcome.selected.wrong)} of "
         f"these wrong (target {percent(manifest.thresholds['target_wrong'])})"
     )

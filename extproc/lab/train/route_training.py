@@ -17,7 +17,7 @@ from extproc.errors import OperatorError
 from extproc.lab.figures.number_formats import bar
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.train.example_copies import Copies
-from extproc.lab.train.floors import Floors, ScopeScore, Selected, choose_floors, fit_scope, kept
+from extproc.lab.train.floors import Floors, Selected, choose_floors, kept
 from extproc.lab.train.head_fitting import (
     BLEND,
     ENOUGH_ROWS,
@@ -29,16 +29,24 @@ from extproc.lab.train.head_fitting import (
 )
 from extproc.lab.train.splits import folds_of, groups_of, places
 from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
-from extproc.routing.embedding_scorer import SHOWN, Meaning
+from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.lexical_features import Sparse, lexical
-from extproc.routing.scorers import Matrix, spherical_k_means
+from extproc.routing.scope import (
+    LIKENESS,
+    SOFTENED,
+    ScopeScore,
+    fit_scope,
+    likeness_of,
+    measures,
+    without_own_route,
+)
+from extproc.routing.scorers import Matrix, fit_centroids, spherical_k_means
 from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
 
 FOLDS = 5
 HELD_ONCE = 2000  # rows in scope; with as many, one fifth is enough to calibrate on
 KEPT_EXAMPLES = 200  # per route, for the similarity to the nearest example
 ISOTONIC_ROWS = 1000  # held out; with fewer, isotonic regression fits noise
-_BLOCK = 512  # rows compared with all examples at once
 
 Progress = Callable[[str], None]
 
@@ -70,7 +78,7 @@ class HeldOut(msgspec.Struct, frozen=True):
 
     labels: Labels
     logits: Matrix
-    similarity: Floats  # to the nearest example of the most probable routes
+    likeness: Floats  # of `routing.scope`
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -91,7 +99,6 @@ class TrainedRoutes(msgspec.Struct, frozen=True):
 
     scorer: str
     meaning: Meaning
-    scope: ScopeScore
     selected: Selected  # the floors, with their figures on held-out rows
     tried: Mapping[str, tuple[float, float]]  # accuracy and log loss of each scorer on held-out rows
     held: HeldOut  # of the scorer chosen
@@ -119,22 +126,25 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     inside = int((rows.labels != ABSTAIN).sum())
     names = _candidates(inside) if scorer == "auto" else [scorer]
     turns = held_out(rows, groups_of(_words(rows)), seed)
-    held_rows, fits = _cross_fit(rows, turns, names, seed, progress)
-    tried = {name: _figures(held) for name, held in held_rows.items()}
+    logits, fits = _cross_fit(rows, turns, names, seed, progress)
+    scored = np.sort(np.concatenate([turn.out for turn in turns]))
+    tried = {name: _figures(found[scored], rows.labels[scored]) for name, found in logits.items()}
     chosen = min(tried, key=lambda name: tried[name][1])
-    held = held_rows[chosen]
     progress(f"fitting {chosen} on all {inside} rows")
     head = _fit(chosen, rows, seed, fits.get(chosen))
+    likeness = _likeness(rows, turns, logits[chosen])
+    held = HeldOut(rows.labels[scored], logits[chosen][scored], likeness[scored])
     calibration, isotonic = _calibrate(held)
+    scope = _fit_scope(rows, turns, logits[chosen], likeness, calibration)
+    meaning = _meaning(rows, head, calibration, scope)
     probabilities = calibration.probabilities(held.logits)
     selected = choose_floors(
-        margins(probabilities), held.similarity, probabilities.argmax(axis=1) == held.labels, held.inside,
-        target_wrong,
+        margins(probabilities), in_scope(meaning, held), probabilities.argmax(axis=1) == held.labels,
+        held.inside, target_wrong,
     )  # fmt: skip
     return TrainedRoutes(
         scorer=chosen,
-        meaning=_meaning(rows, head, calibration),
-        scope=fit_scope(held.logits[held.inside], held.similarity[held.inside], calibration),
+        meaning=meaning,
         selected=selected,
         tried=tried,
         held=held,
@@ -155,9 +165,11 @@ def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
     ends = np.append(meaning.starts[1:], len(meaning.examples))
     sizes = ends - meaning.starts
     of_example = np.repeat(np.arange(len(sizes)), sizes)
-    return HeldOut(
-        rows.labels, logits, _similarity(rows.inputs.vectors, logits, meaning.examples, of_example)
-    )
+    assert meaning.scope is not None
+    vectors = rows.inputs.vectors
+    to_centroids = vectors @ meaning.scope.centroids.T
+    likeness = likeness_of(vectors, logits, meaning.examples, of_example, to_centroids)
+    return HeldOut(rows.labels, logits, likeness)
 
 
 def margins(probabilities: Matrix) -> Floats:
@@ -169,9 +181,16 @@ def margins(probabilities: Matrix) -> Floats:
     return lead
 
 
-def decisions(probabilities: Matrix, similarity: Floats, floors: Floors) -> Labels:
+def in_scope(meaning: Meaning, held: HeldOut) -> Floats:
+    """P(in scope) of each row, as serving computes it."""
+    assert meaning.scope is not None
+    return meaning.scope.probability(held.logits, held.likeness)
+
+
+def decisions(meaning: Meaning, held: HeldOut, floors: Floors) -> Labels:
     """The route of each row, `metrics.ABSTAIN` below a floor."""
-    passed = kept(margins(probabilities), similarity, floors)
+    probabilities = meaning.calibration.probabilities(held.logits)
+    passed = kept(margins(probabilities), in_scope(meaning, held), floors)
     return np.where(passed, probabilities.argmax(axis=1), ABSTAIN)
 
 
@@ -214,12 +233,11 @@ def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
 
 def _cross_fit(
     rows: Corpus, turns: Sequence[Turn], names: Sequence[str], seed: int, progress: Progress
-) -> tuple[dict[str, HeldOut], dict[str, tuple[float, float]]]:
-    """The held-out scores of each scorer, and the temperatures of a blend's parts."""
+) -> tuple[dict[str, Matrix], dict[str, tuple[float, float]]]:
+    """The held-out logits of each scorer for all rows, and the temperatures of a blend's parts."""
     logits: dict[str, Matrix] = {
         name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
     }
-    similarity: dict[str, Floats] = {name: np.zeros(len(rows.labels)) for name in [*_parts(names), *names]}
     scored = np.zeros(len(rows.labels), bool)
     parts = _parts(names)
     fits = len(turns) * len(parts)
@@ -239,20 +257,7 @@ def _cross_fit(
         )
         temperatures[BLEND] = pair
         logits[BLEND] = mean_of_logs(logits["lexical"], logits["perceptron"], pair)
-    for name in names:
-        for turn in turns:
-            examples = _examples(rows, turn.fitted)
-            similarity[name][turn.out] = _similarity(
-                rows.inputs.vectors[turn.out],
-                logits[name][turn.out],
-                rows.inputs.vectors[examples],
-                rows.labels[examples],
-            )
-    chosen = np.flatnonzero(scored)
-    held = {
-        name: HeldOut(rows.labels[chosen], logits[name][chosen], similarity[name][chosen]) for name in names
-    }
-    return held, temperatures
+    return {name: logits[name] for name in names}, temperatures
 
 
 def _parts(names: Sequence[str]) -> list[str]:
@@ -297,16 +302,53 @@ def _log_loss(claimed: Floats, right: NDArray[np.bool_]) -> float:
     return float(-np.log(np.maximum(likely, 1e-6)).mean())
 
 
-def _figures(held: HeldOut) -> tuple[float, float]:
+def _figures(logits: Matrix, labels: Labels) -> tuple[float, float]:
     """Accuracy and log loss of the rows in scope, at the best temperature."""
-    inside = held.inside
-    logits, labels = held.logits[inside], held.labels[inside]
+    inside = labels != ABSTAIN
+    logits, labels = logits[inside], labels[inside]
     chances = Calibration(best_temperature(logits, labels)).probabilities(logits)
     likely = np.maximum(chances[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
     return float((chances.argmax(axis=1) == labels).mean()), float(-np.log(likely).mean())
 
 
-def _meaning(rows: Corpus, head: Head, calibration: Calibration) -> Meaning:
+def _fit_scope(
+    rows: Corpus, turns: Sequence[Turn], logits: Matrix, likeness: Floats, calibration: Calibration
+) -> ScopeScore:
+    """Fit on the held-out rows, and on those in scope once more as if their own route did not exist."""
+    scored = np.sort(np.concatenate([turn.out for turn in turns]))
+    inside, known = scored[rows.labels[scored] != ABSTAIN], scored[rows.labels[scored] == ABSTAIN]
+    temperature = SOFTENED * calibration.temperature
+    masked, others = logits.copy(), inside if len(rows.routes) > 1 else inside[:0]
+    masked[others] = without_own_route(logits[others], rows.labels[others])
+    made = _likeness(rows, turns, masked)
+    members = np.flatnonzero(rows.labels != ABSTAIN)
+    centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
+    return fit_scope(
+        centroids,
+        temperature,
+        inside=measures(logits[inside], likeness[inside], temperature),
+        known=measures(logits[known], likeness[known], temperature),
+        made=measures(masked[others], made[others], temperature),
+    )
+
+
+def _likeness(rows: Corpus, turns: Sequence[Turn], logits: Matrix) -> Floats:
+    """The likeness of held-out rows to the rows that were fitted in their turn; 0 for other rows."""
+    found, vectors = np.zeros((len(rows.labels), len(LIKENESS))), rows.inputs.vectors
+    for turn in turns:
+        examples, labels = _examples(rows, turn.fitted), rows.labels[turn.fitted]
+        centroids = fit_centroids(vectors[turn.fitted], labels, len(rows.routes)).centroids
+        found[turn.out] = likeness_of(
+            vectors[turn.out],
+            logits[turn.out],
+            vectors[examples],
+            rows.labels[examples],
+            vectors[turn.out] @ centroids.T,
+        )
+    return found
+
+
+def _meaning(rows: Corpus, head: Head, calibration: Calibration, scope: ScopeScore) -> Meaning:
     examples = _examples(rows, np.flatnonzero(rows.labels != ABSTAIN))
     sizes = np.bincount(rows.labels[examples], minlength=len(rows.routes))
     return Meaning(
@@ -316,6 +358,7 @@ def _meaning(rows: Corpus, head: Head, calibration: Calibration) -> Meaning:
         examples=np.ascontiguousarray(rows.inputs.vectors[examples]),
         texts=tuple(rows.texts[row] for row in examples.tolist()),
         starts=np.cumsum([0, *sizes[:-1]]).astype(np.intp),
+        scope=scope,
     )
 
 
@@ -333,18 +376,6 @@ def _examples(rows: Corpus, among: NDArray[np.intp]) -> NDArray[np.intp]:
             members = members[np.unique((centres @ vectors.T).argmax(axis=1))]
         chosen.append(members)
     return np.concatenate(chosen)
-
-
-def _similarity(vectors: Matrix, logits: Matrix, examples: Matrix, of_example: Labels) -> Floats:
-    """The cosine to the nearest example of the ``SHOWN`` most probable routes, as in serving."""
-    starts = np.searchsorted(of_example, np.arange(logits.shape[1]))
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :SHOWN]
-    found = np.empty(len(vectors))
-    for start in range(0, len(vectors), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        by_route = np.maximum.reduceat(vectors[block] @ examples.T, starts, axis=1)
-        found[block] = np.take_along_axis(by_route, best[block], axis=1).max(axis=1)
-    return found
 
 
 def _words(rows: Corpus) -> Sparse:

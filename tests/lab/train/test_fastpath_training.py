@@ -64,9 +64,7 @@ def test_words_that_tell_routes_apart_decide_and_agree_on_rows_never_seen() -> N
     assert 0.4 < learnt.held.coverage < 0.9
     assert 0.4 < seen.coverage < 0.9
     assert seen.agreement > 0.97
-    served = decisions(
-        outcome.meaning.calibration.probabilities(held.logits), held.similarity, outcome.selected.floors
-    )
+    served = decisions(outcome.meaning, held, outcome.selected.floors)
     read = [learnt.words.read(text) for text in fresh.texts]
     taken = [row for row, scores in enumerate(read) if scores is not None]
     assert len(taken) == round(seen.coverage * seen.rows)
@@ -90,9 +88,7 @@ def test_a_text_that_the_whole_head_abstains_from_is_no_agreement() -> None:
     strangers = np.roll(far.inputs.vectors, 5, axis=1)  # in a direction that no example has
     far = corpus(far.texts, far.labels, ROUTES, np.ascontiguousarray(strangers), WIDTH)
     held = measure(outcome.meaning, far)
-    abstained = decisions(
-        outcome.meaning.calibration.probabilities(held.logits), held.similarity, outcome.selected.floors
-    )
+    abstained = decisions(outcome.meaning, held, outcome.selected.floors)
     seen = fastpath_training.measure(learnt.words, outcome, far, held)
     assert (abstained == ABSTAIN).mean() > 0.5
     assert seen.coverage > 0.5

@@ -8,7 +8,7 @@ from extproc.errors import OperatorError
 from extproc.lab.measure.classification_metrics import ABSTAIN
 from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.route_artefacts import TrainOptions, learn
-from extproc.lab.train.route_training import Corpus, corpus, data_hash, decisions, measure, train
+from extproc.lab.train.route_training import Corpus, corpus, data_hash, decisions, in_scope, measure, train
 from extproc.routing.trained_heads import Trained
 from extproc.vocabulary import Embedding
 
@@ -51,7 +51,7 @@ def test_every_scorer_learns_and_keeps_the_target(scorer: str) -> None:
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
     inside = held.inside
     assert (probabilities.argmax(axis=1) == held.labels)[inside].mean() > 0.9
-    decided = decisions(probabilities, held.similarity, outcome.selected.floors)
+    decided = decisions(outcome.meaning, held, outcome.selected.floors)
     kept = decided != ABSTAIN
     assert kept[inside].mean() > 0.5
     assert (decided[kept] != held.labels[kept]).mean() < 0.12
@@ -68,7 +68,8 @@ def test_serving_scores_a_text_as_training_measured_it() -> None:
         scores = outcome.meaning.score(embedding, rows.texts[row])
         assert scores.candidates[0].route == ROUTES[int(probabilities[row].argmax())]
         assert scores.probability == pytest.approx(float(probabilities[row].max()), abs=1e-4)
-        assert scores.similarity == pytest.approx(float(held.similarity[row]), abs=1e-5)
+        assert scores.similarity == pytest.approx(float(held.likeness[row, 0]), abs=1e-5)
+        assert scores.in_scope == pytest.approx(float(in_scope(outcome.meaning, held)[row]), abs=1e-4)
 
 
 def with_copies(rows: Corpus, shift: float) -> Corpus:
