@@ -101,8 +101,8 @@ SCORERS: dict[str, FitHead] = {
     "perceptron": fit_perceptron,
 }
 BLEND = "blend"  # of lexical and perceptron
-NOT_OF_MANY = ("logistic", "linear")  # with many rows, `lexical` is always better
-NOT_OF_FEW = ("perceptron", BLEND)  # with fewer than ENOUGH_ROWS rows, slow to fit and no better
+NOT_OF_MANY = ("logistic", "linear")  # with many rows, slow; `lexical` has all that they read, and words
+NOT_OF_FEW = ("perceptron", BLEND)  # with fewer than ENOUGH_ROWS rows, slow to fit
 
 
 def fit_standard(inputs: Inputs) -> Standard:
