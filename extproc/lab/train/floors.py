@@ -7,6 +7,7 @@ import numpy as np
 
 from extproc.lab.measure.classification_metrics import Floats, Truths
 
+_LEAST_KEPT = 0.5  # of the rows in scope
 _TRIED = 60  # floors on P(in scope)
 _RARELY_SO_FAR = 0.01  # the share of rows in scope below the floor on P(in scope), without rows out of scope
 
@@ -24,6 +25,7 @@ class Selected(msgspec.Struct, frozen=True):
     floors: Floors
     coverage: float  # share of rows kept
     wrong: float  # share of the kept rows that are wrong; NaN if no row is kept
+    learnt: bool = True  # False: the default floors, which decide at least as many held-out rows as labelled
 
 
 def kept(margin: Floats, in_scope: Floats, floors: Floors) -> Truths:
@@ -62,6 +64,26 @@ def choose_floors(margin: Floats, in_scope: Floats, right: Truths, inside: Truth
     passed = kept(margin, in_scope, chosen)
     share = float((~right[passed]).mean()) if passed.any() else math.nan
     return Selected(chosen, float(passed.mean()) if len(passed) else math.nan, share)
+
+
+def unless_default_is_better(
+    learnt: Selected, default: Floors, margin: Floats, in_scope: Floats, right: Truths, inside: Truths
+) -> Selected:
+    """``learnt``, or the default floors where these decide at least as many rows as labelled.
+
+    A row out of scope is decided as labelled if it is not kept. Learnt floors that keep fewer than half of
+    the rows in scope are never used.
+    """
+    of_learnt, of_default = kept(margin, in_scope, learnt.floors), kept(margin, in_scope, default)
+    enough = float(of_learnt[inside].mean()) >= _LEAST_KEPT if inside.any() else False
+    if enough and _as_labelled(of_learnt, right, inside) > _as_labelled(of_default, right, inside):
+        return learnt
+    share = float((~right[of_default]).mean()) if of_default.any() else math.nan
+    return Selected(default, float(of_default.mean()), share, learnt=False)
+
+
+def _as_labelled(passed: Truths, right: Truths, inside: Truths) -> float:
+    return float(np.where(inside, passed & right, ~passed).mean())
 
 
 def _scope_floors(in_scope: Floats, inside: Truths) -> list[float]:

@@ -277,6 +277,10 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes) -> str
         f"{percent(outcome.selected.coverage)} of held-out rows kept, {percent(outcome.selected.wrong)} of "
         f"these wrong (target {percent(manifest.thresholds['target_wrong'])})"
     )
+    if not outcome.selected.learnt:
+        lines.append("                 the default floors: learnt ones decide no more rows as labelled")
+    if outcome.selected.wrong > manifest.thresholds["target_wrong"]:
+        lines.append("warning          the floors miss the target: set `thresholds` by hand, or add rows")
     lines.append(f"measured on      {counted(manifest.metrics['rows'], 'row')}, {on}")
     for name, value in manifest.metrics.items():
         if isinstance(value, list):

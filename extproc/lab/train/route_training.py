@@ -17,7 +17,7 @@ from extproc.errors import OperatorError
 from extproc.lab.figures.number_formats import bar
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.train.example_copies import Copies
-from extproc.lab.train.floors import Floors, Selected, choose_floors, kept
+from extproc.lab.train.floors import Floors, Selected, choose_floors, kept, unless_default_is_better
 from extproc.lab.train.head_fitting import (
     BLEND,
     ENOUGH_ROWS,
@@ -28,6 +28,7 @@ from extproc.lab.train.head_fitting import (
     take,
 )
 from extproc.lab.train.splits import folds_of, groups_of, places
+from extproc.registry.schema import DEFAULT_MARGIN
 from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.lexical_features import Sparse, lexical
@@ -138,10 +139,13 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     scope = _fit_scope(rows, turns, logits[chosen], likeness, calibration)
     meaning = _meaning(rows, head, calibration, scope)
     probabilities = calibration.probabilities(held.logits)
-    selected = choose_floors(
-        margins(probabilities), in_scope(meaning, held), probabilities.argmax(axis=1) == held.labels,
-        held.inside, target_wrong,
-    )  # fmt: skip
+    seen = (
+        *(margins(probabilities), in_scope(meaning, held)),
+        *(probabilities.argmax(axis=1) == held.labels, held.inside),
+    )
+    selected = unless_default_is_better(
+        choose_floors(*seen, target_wrong), Floors(DEFAULT_MARGIN, scope.floor), *seen
+    )
     return TrainedRoutes(
         scorer=chosen,
         meaning=meaning,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from extproc.lab.train.floors import Floors, choose_floors, kept
+from extproc.lab.train.floors import Floors, Selected, choose_floors, kept, unless_default_is_better
 
 
 def world(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -48,3 +48,26 @@ def test_a_target_out_of_reach_gives_the_least_wrong() -> None:
     )
     assert selected.floors == Floors(0.8, 0.0)
     assert selected.wrong == 0.5
+
+
+def test_learnt_floors_that_decide_fewer_rows_as_labelled_give_way_to_the_default() -> None:
+    rows = world(2000)
+    strict = Selected(Floors(0.9, 0.5), 0.1, 0.0)
+    chosen = unless_default_is_better(strict, Floors(0.1, 0.5), *rows)
+    assert (chosen.floors, chosen.learnt) == (Floors(0.1, 0.5), False)
+    passed = kept(rows[0], rows[1], chosen.floors)
+    assert chosen.coverage == pytest.approx(passed.mean())
+    assert chosen.wrong == pytest.approx((~rows[2][passed]).mean())
+
+
+def test_learnt_floors_that_decide_more_rows_as_labelled_are_kept() -> None:
+    rows = world(2000)
+    learnt = Selected(Floors(0.1, 0.5), 0.7, 0.2)
+    assert unless_default_is_better(learnt, Floors(0.1, 0.0), *rows) is learnt
+
+
+def test_learnt_floors_that_keep_fewer_than_half_of_the_rows_in_scope_are_refused() -> None:
+    margin, in_scope = np.array([0.9, 0.2, 0.2]), np.ones(3)
+    right, inside = np.array([True, False, False]), np.ones(3, bool)
+    learnt = Selected(Floors(0.5, 0.0), 1 / 3, 0.0)
+    assert not unless_default_is_better(learnt, Floors(0.0, 0.0), margin, in_scope, right, inside).learnt
