@@ -143,9 +143,8 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
         *(margins(probabilities), in_scope(meaning, held)),
         *(probabilities.argmax(axis=1) == held.labels, held.inside),
     )
-    selected = unless_default_is_better(
-        choose_floors(*seen, target_wrong), Floors(DEFAULT_MARGIN, scope.floor), *seen
-    )
+    default = Floors(DEFAULT_MARGIN, scope.floor)
+    selected = unless_default_is_better(choose_floors(*seen, target_wrong, default), default, *seen)
     return TrainedRoutes(
         scorer=chosen,
         meaning=meaning,
