@@ -223,21 +223,6 @@ class Encoder(Protocol):
         ...
 
 
-class StaticEncoder(Protocol):
-    """Turns texts into coarse embeddings in microseconds, from their tokens alone."""
-
-    documents: NDArray[np.float32]  # unit rows, (kinds, components): sentences as documents have them
-
-    @property
-    def words(self) -> Mapping[str, int]:
-        """The whole words that it knows with their rank; a frequent word has a low rank."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors of shape (len(texts), components); zero for a text without known tokens."""
-        ...
-
-
 class TurnReading(msgspec.Struct, frozen=True):
     """The text that a decision is made by: a piece of the user's turn, as it is embedded."""
 

@@ -1,4 +1,4 @@
-"""Names are unique and made of the field's words."""
+"""Names are unique and made of the field's words, and modules stay short."""
 
 import ast
 import io
@@ -33,6 +33,11 @@ def test_no_two_modules_have_the_same_name() -> None:
     for path in modules():
         places[path.stem].append(str(path.relative_to(PACKAGE)))
     assert {n: p for n, p in places.items() if len(p) > 1 and n not in SHARED_MODULES} == {}
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    lengths = {str(path.relative_to(PACKAGE)): path.read_text().count("\n") for path in modules()}
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
 
 
 def test_no_two_public_classes_have_the_same_name() -> None:

@@ -27,7 +27,8 @@ from extproc.embedding.static_encoder import open_static_encoder
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
 from extproc.registry import schema
-from extproc.vocabulary import Embedding, Encoder, StaticEncoder
+from extproc.routing.turn_reading import StaticEncoder
+from extproc.vocabulary import Embedding, Encoder
 
 logger = logging.getLogger("extproc.embedding")
 

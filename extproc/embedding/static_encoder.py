@@ -29,7 +29,7 @@ EmbedIds = Callable[[Sequence[Ids]], Matrix]
 
 
 class TokenVectorEncoder:
-    """Implements ``vocabulary.StaticEncoder``. Thread-safe."""
+    """Implements ``turn_reading.StaticEncoder``. Thread-safe."""
 
     def __init__(self, tokens: NDArray[np.float16], documents: Matrix, tokenizer: Tokenizer) -> None:
         """``tokens`` has a row for each token of the vocabulary, shape (vocabulary, components).

@@ -27,14 +27,13 @@ from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.routing.turn_reading import reader_of
+from extproc.routing.turn_reading import StaticEncoder, reader_of
 from extproc.vocabulary import (
     Encoder,
     ModelName,
     RouteName,
     Scope,
     Served,
-    StaticEncoder,
     Terms,
     UpstreamName,
 )

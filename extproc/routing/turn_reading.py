@@ -5,19 +5,36 @@ and with sentences as documents have them. The piece that is most like an exampl
 is embedded and decides. A turn of one sentence is read whole, and costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.scorers import Labels, Matrix, fit_centroids, spherical_k_means
 from extproc.routing.spelling import Speller
 from extproc.routing.turn_pieces import Piece, pieces
-from extproc.vocabulary import StaticEncoder, TurnReading
+from extproc.vocabulary import TurnReading
 
 PROTOTYPES = 6  # a route
 DOCUMENT_WEIGHT = 0.8  # of the cosine to the nearest kind of document sentence, chosen as the gains are
+
+
+class StaticEncoder(Protocol):
+    """Turns texts into coarse embeddings in microseconds, from their tokens alone."""
+
+    documents: NDArray[np.float32]  # unit rows, (kinds, components): sentences as documents have them
+
+    @property
+    def words(self) -> Mapping[str, int]:
+        """The whole words that it knows with their rank; a frequent word has a low rank."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of shape (len(texts), components); zero for a text without known tokens."""
+        ...
 
 
 class TurnReader(msgspec.Struct, frozen=True):

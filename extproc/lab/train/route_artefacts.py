@@ -50,8 +50,8 @@ from extproc.routing.fastpath import Words
 from extproc.routing.scope import ScopeScore
 from extproc.routing.trained_heads import Trained
 from extproc.routing.turn_pieces import pieces
-from extproc.routing.turn_reading import fit_reader
-from extproc.vocabulary import Encoder, StaticEncoder
+from extproc.routing.turn_reading import StaticEncoder, fit_reader
+from extproc.vocabulary import Encoder
 
 TEST_SHARE = 0.1
 FEW = 50  # rows a route on average; with fewer, all are used for training
