@@ -25,6 +25,7 @@ from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
+from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.routing.turn_reading import StaticEncoder, reader_of
@@ -149,7 +150,11 @@ def _scope_floors(
             return written.in_scope, written.similarity
     if meaning is None or meaning.scope is None:
         return None, DEFAULT_SIMILARITY
-    return learnt.get("in_scope", meaning.scope.floor), None
+    if "in_scope" in learnt:
+        return learnt["in_scope"], None
+    # Of a handful of examples, neither number says much: a request must pass both floors.
+    few = are_few(len(meaning.texts), len(meaning.routes))
+    return meaning.scope.floor, DEFAULT_SIMILARITY if few else None
 
 
 def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:

@@ -35,6 +35,11 @@ _BOUND = 8.0  # of a standardised measure
 _BLOCK = 512  # rows compared with all examples at once
 
 
+def are_few(rows: int, routes: int) -> bool:
+    """Whether so many examples are too few for a score that is fitted to them."""
+    return rows < _FEW_A_ROUTE * routes or rows < _FEW
+
+
 class ScopeScore(msgspec.Struct, frozen=True):
     """P(in scope) of a text, by its logits and its likeness to examples and centroids."""
 

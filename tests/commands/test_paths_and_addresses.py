@@ -50,8 +50,9 @@ TABLE = [
     ("eval", {"--registry": "GOOD", "--data": "ROWS"}, [
         ("--registry", [ABSENT, "DIR"]), ("--encoder-dir", [ABSENT]), ("--artefact", [ABSENT, "DIR"]),
         ("--data", [ABSENT, "DIR"]), ("--outcomes", [ABSENT, "DIR"]), ("--store", [ABSENT, "DIR", "ftp://x"]),
-        ("--html", [ABSENT, "DIR", UNDER_A_FILE]),
+        ("--html", [ABSENT, "DIR", UNDER_A_FILE]), ("--rows", [ABSENT, "DIR", UNDER_A_FILE]),
     ]),
+    ("eval", {"--registry": "GOOD"}, [("--routerarena", [ABSENT, "DIR", "ROWS"])]),
     ("diff", {"old": "GOOD", "new": "GOOD", "--data": "ROWS"}, [
         ("old", [ABSENT]), ("new", [ABSENT]), ("--encoder-dir", [ABSENT]), ("--data", [ABSENT, "DIR"]),
     ]),

@@ -148,7 +148,7 @@ class Reloading:
             over.set()
             ended = await asyncio.gather(*clients, return_exceptions=True)
         assert [problem for problem in ended if problem is not None] == []
-        assert self.problems == []
+        assert self.problems == [], self.problems[:3]
 
     async def reached(self, version: str) -> None:
         """Until requests are answered by ``version``, and no longer by any other."""

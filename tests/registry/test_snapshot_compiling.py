@@ -177,7 +177,11 @@ def test_a_written_floor_replaces_the_fitted_one_and_the_routes_own_the_registry
 
 def test_the_floor_on_scope_is_fitted_to_the_examples_where_nobody_writes_one(tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
-    path.write_text(FLOORS.replace("OWN", "{margin: 0}").replace("COMMON", "{margin: 0.1}"))
+    text = FLOORS.replace("OWN", "{margin: 0}").replace("COMMON", "{margin: 0.1}")
+    more = "good night, good evening, how do you do, nice to see you, hey, bye"
+    text = text.replace("good day]", f"good day, {more}]")
+    more = "check the invoice, plan the week, write the minutes, close the books, order paper, call the bank"
+    path.write_text(text.replace("file the report]", f"file the report, {more}]"))
     compiled = compile_snapshot(load(path), Letters())
     assert compiled.meaning is not None
     assert compiled.meaning.scope is not None
@@ -185,6 +189,16 @@ def test_the_floor_on_scope_is_fitted_to_the_examples_where_nobody_writes_one(tm
         assert policy.similarity_floor is None
         assert policy.in_scope_floor == compiled.meaning.scope.floor
         assert 0 < policy.in_scope_floor < 1
+
+
+def test_of_few_examples_the_default_floor_on_the_similarity_holds_too(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(FLOORS.replace("OWN", "{}").replace("COMMON", "{}"))
+    compiled = compile_snapshot(load(path), Letters())
+    assert compiled.meaning is not None
+    assert compiled.meaning.scope is not None
+    policy = compiled.routes["chat"]
+    assert (policy.in_scope_floor, policy.similarity_floor) == (compiled.meaning.scope.floor, 0.3)
 
 
 def test_a_route_with_one_example_leaves_the_default_floor_on_the_similarity(tmp_path: Path) -> None:
