@@ -35,6 +35,12 @@ class Meaning(msgspec.Struct, frozen=True):
     starts: Labels  # (routes,) where each route's examples begin
     scope: ScopeScore | None = None  # None: too few examples to fit it
 
+    @property
+    def of_example(self) -> Labels:
+        """The number of each example's route, shape (examples,)."""
+        sizes = np.diff(np.append(self.starts, len(self.texts)))
+        return np.repeat(np.arange(len(sizes)), sizes)
+
     def score(self, embedding: Embedding, text: str) -> Scores:
         """Scores of one text and its embedding. Raises ``EncoderFailed`` where inner layers are missing.
 

@@ -30,9 +30,9 @@ class Speller:
         """The text with its misspelt words corrected, and how many there were."""
         if len(text) > _MOST_CHARS:
             return text, 0
-        unknown = [match for match in _WORD.finditer(text) if not self._knows(match[0].lower())]
-        words = sum(1 for _ in _WORD.finditer(text))
-        if not 0 < len(unknown) <= _MOST_UNKNOWN or len(unknown) > (1 - _KNOWN_SHARE) * words:
+        words = list(_WORD.finditer(text))
+        unknown = [match for match in words if not self._knows(match[0].lower())]
+        if not 0 < len(unknown) <= _MOST_UNKNOWN or len(unknown) > (1 - _KNOWN_SHARE) * len(words):
             return text, 0
         parts, end, corrected = [], 0, 0
         for match in unknown:

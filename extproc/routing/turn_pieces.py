@@ -125,12 +125,10 @@ def _lines(text: str) -> Iterator[_Line]:
         if heading := _HEADING.match(line):
             asked = bool(_ASKS.search(heading[1]))
             continue
-        named, bare = False, line
+        named, bare = False, _TAG.sub(" ", line)
         for closing, name in _TAG.findall(line):
             named = named or bool(_ASKS.fullmatch(name))
             tags = max(0, tags + (-1 if closing else 1))
-        if _TAG.search(line):
-            bare = _TAG.sub(" ", line)
         if label := _LABEL.match(bare):
             named = named or bool(_ASKS.search(label[1]))
             asked = False

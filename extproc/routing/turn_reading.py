@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extproc.routing.embedding_scorer import Meaning
-from extproc.routing.scorers import Labels, Matrix, fit_centroids, spherical_k_means
+from extproc.routing.scorers import Labels, Scorer, fit_centroids, fit_prototypes
 from extproc.routing.spelling import Speller
 from extproc.routing.turn_pieces import Piece, pieces
 from extproc.vocabulary import TurnReading
@@ -41,8 +41,8 @@ class TurnReader(msgspec.Struct, frozen=True):
     """Chooses the piece of a turn that decides, for the examples of one version."""
 
     static: StaticEncoder
-    centroids: Matrix  # of the routes' examples, (routes, components)
-    prototypes: Matrix  # (prototypes of all routes, components)
+    centroids: Scorer  # of the routes' examples, on the static encoder's vectors
+    prototypes: Scorer
     speller: Speller
 
     def read(self, text: str) -> TurnReading:
@@ -54,15 +54,17 @@ class TurnReader(msgspec.Struct, frozen=True):
 
     def _best(self, found: Sequence[Piece]) -> Piece:
         vectors = self.static.encode([piece.text for piece in found])
-        like_routes = (_nearest(vectors, self.centroids) + _nearest(vectors, self.prototypes)) / 2
-        scores = like_routes - DOCUMENT_WEIGHT * _nearest(vectors, self.static.documents)
+        to_centroid, to_prototype = (
+            scorer.logits(vectors).max(axis=1) for scorer in (self.centroids, self.prototypes)
+        )
+        to_document = (vectors @ self.static.documents.T).max(axis=1)
+        scores = (to_centroid + to_prototype) / 2 - DOCUMENT_WEIGHT * to_document
         return found[int(np.argmax(scores + np.array([piece.gain for piece in found], np.float32)))]
 
 
 def reader_of(meaning: Meaning, static: StaticEncoder) -> TurnReader:
     """The reader for the examples of a version's routes."""
-    sizes = np.diff(np.append(meaning.starts, len(meaning.texts)))
-    return fit_reader(static, meaning.texts, np.repeat(np.arange(len(sizes)), sizes), len(sizes))
+    return fit_reader(static, meaning.texts, meaning.of_example, len(meaning.routes))
 
 
 def fit_reader(static: StaticEncoder, texts: Sequence[str], labels: Labels, routes: int) -> TurnReader:
@@ -70,12 +72,7 @@ def fit_reader(static: StaticEncoder, texts: Sequence[str], labels: Labels, rout
     vectors = static.encode(texts)
     return TurnReader(
         static,
-        fit_centroids(vectors, labels, routes).centroids,
-        np.concatenate([spherical_k_means(vectors[labels == route], PROTOTYPES) for route in range(routes)]),
+        fit_centroids(vectors, labels, routes),
+        fit_prototypes(PROTOTYPES)(vectors, labels, routes),
         Speller(static.words, texts),
     )
-
-
-def _nearest(vectors: Matrix, directions: Matrix) -> Matrix:
-    nearest: Matrix = (vectors @ directions.T).max(axis=1, initial=-1.0)
-    return nearest

@@ -1,9 +1,8 @@
 """Copies of examples in polite words, as people write to an assistant: "hi there, ... thanks".
 
-Heads are fitted on examples and their copies, so that a greeting does not change the route. Copies make heads
-surer of misspelt texts, too; misspelt copies add little to that, because spelling is corrected before a text
-is embedded. A copy belongs to its example: it is fitted when that is fitted. It is never held out, so it does
-not change calibration, floors or figures.
+Heads are fitted on examples and their copies, so that a greeting does not change the route. There are no
+misspelt copies, because spelling is corrected before a text is embedded. A copy belongs to its example: it is
+fitted when that is fitted. It is never held out, so it does not change calibration, floors or figures.
 """
 
 import hashlib

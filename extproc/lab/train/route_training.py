@@ -165,13 +165,10 @@ def _candidates(inside: int) -> list[str]:
 def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
     """The trained head's scores of test rows."""
     logits = meaning.head.logits(rows.inputs)
-    ends = np.append(meaning.starts[1:], len(meaning.examples))
-    sizes = ends - meaning.starts
-    of_example = np.repeat(np.arange(len(sizes)), sizes)
     assert meaning.scope is not None
     vectors = rows.inputs.vectors
     to_centroids = vectors @ meaning.scope.centroids.T
-    likeness = likeness_of(vectors, logits, meaning.examples, of_example, to_centroids)
+    likeness = likeness_of(vectors, logits, meaning.examples, meaning.of_example, to_centroids)
     return HeldOut(rows.labels, logits, likeness)
 
 
