@@ -176,6 +176,12 @@ class Reloading:
             while await self.counted(series) < count:
                 await asyncio.sleep(0.05)
 
+    async def newest(self, version: str, sidecar: int) -> None:
+        """Until the files of a sidecar are those of this version."""
+        async with asyncio.timeout(DEADLINE_S):
+            while f'"{version}"' not in await self.page("/readyz", sidecar):
+                await asyncio.sleep(0.02)
+
     async def as_at_first(self) -> "Reloading":
         """It, with ``BASE`` in force everywhere, models that behave, and nothing counted."""
         if self.stack.writer.returncode is not None:
@@ -191,6 +197,9 @@ class Reloading:
         async with asyncio.timeout(DEADLINE_S):
             while (await self.ask("auto")).headers.get("x-router-version") != version:
                 await asyncio.sleep(0.02)
+        # Envoy may ask for a version that the sidecar kept, long before the sidecar reloads it.
+        for sidecar in range(len(self.stack.ports.sidecar_admins)):
+            await self.newest(version, sidecar)
         self.answered.clear()
         self.undecided = 0
         self.problems.clear()
