@@ -11,7 +11,7 @@ from unittest.mock import patch
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.exchanges import Attempt, Exchange, Ruling, Usage
+from extproc.exchanges import Attempt, Envelope, Exchange, Ruling, Usage
 from extproc.registry.cascade_settings import Band
 from extproc.registry.live_registry import Result
 from extproc.registry.model_settings import Model, PriceSettings
@@ -24,7 +24,6 @@ from extproc.vocabulary import (
     BodyPolicy,
     ClusterName,
     Decision,
-    Envelope,
     FastPathComparison,
     ModelName,
     Offer,

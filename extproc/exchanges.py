@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from extproc.vocabulary import ClusterName, Envelope, ModelName, UpstreamName, Version
+from extproc.vocabulary import ClusterName, Mode, ModelName, RouteName, UpstreamName, Version
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -23,6 +23,58 @@ class Usage(msgspec.Struct, frozen=True):
     response_id: str = ""
     response_model: str = ""
     first_token_at: float | None = None  # seconds since the epoch; only of streams whose token was seen
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The decision's facts for the outcome, which Envoy carries as dynamic metadata ``router``.
+
+    The sidecar keeps nothing between the two phases: any process can turn an access log
+    entry into a record, because everything the record needs about the decision is here.
+    Flat, so that operators can use each as ``%DYNAMIC_METADATA(router:NAME)%``, and small, since
+    Envoy holds it as long as the exchange: every text is bounded where it is made.
+    Durations are microseconds. ``error`` is the label of a refused request's error. In mode observe
+    ``model`` and what belongs to it are those of Envoy's default, and ``would_*`` what was decided.
+    """
+
+    schema: int = 1
+    api: str = ""
+    route: RouteName = RouteName("")
+    model: ModelName = ModelName("")
+    upstream_model: UpstreamName = UpstreamName("")
+    original_model: str = ""
+    provider: str = ""
+    stage: str = ""
+    reason: str = ""
+    rule: str = ""
+    error: str = ""
+    probability: float | None = None
+    margin: float | None = None
+    similarity: float | None = None
+    in_scope: float | None = None
+    read_part: str = ""  # the part of the user's turn that was scored; empty: none was
+    misspelt: int | None = None  # words that were corrected before
+    candidates: tuple[str, ...] = ()  # "route:probability", the most probable few first
+    predicted_quality: float | None = None  # the probability that the model's answer is good
+    offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
+    training_similarity: float | None = None  # to the nearest prompt that quality was trained on
+    version: Version = Version("")
+    lexical: str = ""  # of the fast path's sample: agreed or disagreed
+    weight: float | None = None  # of the sample: of how many requests it is one
+    tokens: int | None = None
+    stream: bool = False
+    reask: bool | None = None  # whether the client asks again what it asked before; None: unknown
+    traceparent: str = ""
+    began_us: int | None = None  # when its body was there, microseconds since the epoch
+    parse_us: int | None = None
+    rules_us: int | None = None
+    queue_us: int | None = None
+    embed_us: int | None = None
+    total_us: int | None = None
+    prompt: str = ""  # the beginning of the latest user turn; only by the operator's opt-in
+    mode: str = Mode.ACTIVE
+    would_route: RouteName = RouteName("")
+    would_model: ModelName = ModelName("")
+    conversation_id: str = ""
 
 
 class Exchange(msgspec.Struct, frozen=True):

@@ -13,10 +13,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from extproc.apis import api_of
 from extproc.errors import BadRequest, Denied, UnknownModel
-from extproc.exchanges import Attempt, Exchange, Ruling, SecondAnswer, Usage
+from extproc.exchanges import Attempt, Envelope, Exchange, Ruling, SecondAnswer, Usage
 from extproc.telemetry import otel_names
 from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
-from extproc.vocabulary import Api, Envelope, Mode, ModelName
+from extproc.vocabulary import Api, Mode, ModelName
 
 # Labels of the errors that clients are refused with; in mode observe, would have been.
 REFUSALS: Final = (BadRequest.label, Denied.label, UnknownModel.label)

@@ -24,11 +24,12 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from extproc.exchanges import Envelope
 from extproc.telemetry import otel_names
 from extproc.telemetry.row_building import TRACE_ID, caller_of, own_trace_id
 from extproc.telemetry.rows import ATTRIBUTES, AttemptRow, Attribute, EvaluationRow, ExchangeRow, Row, kind_of
 from extproc.telemetry.sinks import Outcome
-from extproc.vocabulary import Envelope, Reason, Stage
+from extproc.vocabulary import Reason, Stage
 
 Value = str | bool | int | float | tuple[str, ...]
 

@@ -15,8 +15,8 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.exchanges import Attempt, Exchange
-from extproc.vocabulary import ClusterName, Envelope, ModelName, UpstreamName, Version
+from extproc.exchanges import Attempt, Envelope, Exchange
+from extproc.vocabulary import ClusterName, ModelName, UpstreamName, Version
 from extproc.wire import envelope, observed_metadata
 
 # How much Envoy may keep for sidecars that are not there, for each of its threads: thousands of exchanges.

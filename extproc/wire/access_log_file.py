@@ -12,8 +12,8 @@ import msgspec
 from google.protobuf.struct_pb2 import Struct
 
 from extproc._pb.access_log_pb2 import RequestMethod
-from extproc.exchanges import Exchange
-from extproc.vocabulary import ClusterName, Envelope, ModelName
+from extproc.exchanges import Envelope, Exchange
+from extproc.vocabulary import ClusterName, ModelName
 from extproc.wire import access_log, envelope, observed_metadata
 
 KIND = "envoy"  # distinguishes these lines from records

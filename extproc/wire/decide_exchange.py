@@ -32,10 +32,10 @@ from msgspec.structs import replace
 from extproc import apis
 from extproc.apis.conversation import conversation_id
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, TooBusy
+from extproc.exchanges import Envelope
 from extproc.vocabulary import (
     Api,
     Decision,
-    Envelope,
     Mode,
     ModelName,
     Question,

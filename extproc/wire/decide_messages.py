@@ -17,7 +17,8 @@ from extproc._pb.ext_proc_pb2 import (
     ProcessingResponse,
 )
 from extproc.errors import ProtocolError
-from extproc.vocabulary import Envelope, RequestHead, Version
+from extproc.exchanges import Envelope
+from extproc.vocabulary import RequestHead, Version
 from extproc.wire import envelope as metadata
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed, Refuse, Reply, RouteRequest
 from extproc.wire.feedback_exchange import FeedbackResponse

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.vocabulary import Envelope, Mode
+from extproc.exchanges import Envelope
+from extproc.vocabulary import Mode
 
 NAMESPACE = "router"  # of the dynamic metadata
 OBSERVED = "observed"  # in it: what would have been done

@@ -2,7 +2,8 @@
 
 from msgspec.structs import replace
 
-from extproc.vocabulary import Decision, Envelope, Served
+from extproc.exchanges import Envelope
+from extproc.vocabulary import Decision, Served
 
 _LISTED = 5  # candidates and offers at most, so that the envelope stays small
 

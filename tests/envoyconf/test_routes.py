@@ -9,9 +9,10 @@ from aiohttp import web
 
 from extproc.envoyconf.routes import route_configuration
 from extproc.envoyconf.typed_config import Names
+from extproc.exchanges import Envelope
 from extproc.registry.model_settings import Model
 from extproc.registry.schema import Registry
-from extproc.vocabulary import Envelope, Reason
+from extproc.vocabulary import Reason
 from tests.envoyconf.conftest import ASK, CHAT, JSON, Launch, World, decided
 
 FORGED = JSON | {

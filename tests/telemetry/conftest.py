@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.exchanges import Exchange
+from extproc.exchanges import Envelope, Exchange
 from extproc.registry.schema import Telemetry
 from extproc.telemetry.pricing import PriceList
 from extproc.telemetry.sinks import Outcome, outcome_of
-from extproc.vocabulary import Envelope
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"

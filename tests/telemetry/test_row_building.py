@@ -6,10 +6,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from extproc.exchanges import Attempt, Exchange, Usage
+from extproc.exchanges import Attempt, Envelope, Exchange, Usage
 from extproc.telemetry.row_building import attempt_row_of, refusal_of, row_of
 from extproc.telemetry.rows import KINDS, AnyRow, AttemptRow, ExchangeRow, Row, fields_of, kind_of
-from extproc.vocabulary import Envelope
 
 Make = Callable[..., Exchange]
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from extproc.exchanges import Attempt, Exchange, Ruling, Usage
+from extproc.exchanges import Attempt, Envelope, Exchange, Ruling, Usage
 from extproc.telemetry.row_building import attempt_row_of, verdict_row_of
 from extproc.telemetry.rows import (
     ATTRIBUTES,
@@ -25,7 +25,6 @@ from extproc.telemetry.rows import (
 )
 from extproc.telemetry.sinks import Outcome
 from extproc.telemetry.span_trees import Origin, attributes_of, span_of_attempt, span_of_evaluation, spans_of
-from extproc.vocabulary import Envelope
 
 Make = Callable[..., Outcome]
 

@@ -24,8 +24,7 @@ from extproc._pb.access_log_pb2 import (
     ResponseFlags,
     StreamAccessLogsMessage,
 )
-from extproc.exchanges import Attempt, Exchange, Usage
-from extproc.vocabulary import Envelope
+from extproc.exchanges import Attempt, Envelope, Exchange, Usage
 from extproc.wire import access_log
 
 # Every flag of Envoy 1.40's %RESPONSE_FLAGS% that its gRPC access log has a field for, in the

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.exchanges import Exchange, Usage
-from extproc.vocabulary import Envelope
+from extproc.exchanges import Envelope, Exchange, Usage
 from extproc.wire import access_log_file
 from extproc.wire.access_log_file import BadLine
 

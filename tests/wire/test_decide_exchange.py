@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
+from extproc.exchanges import Envelope
 from extproc.vocabulary import (
     Api,
     BodyPolicy,
     Candidate,
     Decision,
-    Envelope,
     Mode,
     Offer,
     Reason,

@@ -24,7 +24,8 @@ from extproc._pb.ext_proc_pb2 import (
     ProtocolConfiguration,
 )
 from extproc.errors import ProtocolError
-from extproc.vocabulary import Envelope, RequestHead
+from extproc.exchanges import Envelope
+from extproc.vocabulary import RequestHead
 from extproc.wire import decide_messages
 from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed, Refuse, RouteRequest
 from extproc.wire.decide_messages import StreamMetadata

@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.vocabulary import Envelope
+from extproc.exchanges import Envelope
 from extproc.wire import envelope
 
 FULL = Envelope(

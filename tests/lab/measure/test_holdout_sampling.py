@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from extproc.errors import DataError, OperatorError
-from extproc.exchanges import Exchange
+from extproc.exchanges import Envelope, Exchange
 from extproc.lab.measure.holdout_sampling import Record, even_shares, read_records, sample
 from extproc.telemetry.row_building import row_of
 from extproc.telemetry.rows import EvaluationRow
-from extproc.vocabulary import Envelope
 
 
 def said(text: str) -> str:

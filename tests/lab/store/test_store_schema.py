@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from extproc.exchanges import Exchange
+from extproc.exchanges import Envelope, Exchange
 from extproc.lab.store.record_store import Store, quoted
 from extproc.lab.store.segment_loading import load
 from extproc.lab.store.store_schema import statements, view_name
@@ -19,7 +19,6 @@ from extproc.telemetry.row_building import row_of
 from extproc.telemetry.rows import KINDS, AnyRow, EvaluationRow, ExchangeRow
 from extproc.telemetry.sinks import outcome_of
 from extproc.telemetry.span_export import SpanSink
-from extproc.vocabulary import Envelope
 from tests.lab.store.conftest import BARE, FULL, OPINION, ROWS, as_row
 
 EXCHANGE = Exchange(
