@@ -25,7 +25,8 @@ MEASURES = (*LIKENESS, "log_probability", "logit")
 EQUAL = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])  # weights of the measures where too few strangers are known
 SOFTENED = 3.0  # times the calibrated temperature, for the log-probability
 ENOUGH_STRANGERS = 50  # rows known to be out of scope, from which on weights are fitted
-DOUBTED = 0.10  # the share of rows in scope below the default floor
+LEAST_DOUBTED, MOST_DOUBTED = 0.10, 0.15  # the share of rows in scope below the default floor
+USUAL_FLOOR = 0.4  # on P(in scope); the default floor where it doubts a share between these two
 _NEIGHBOURS = 10
 _FEW_A_ROUTE, _FEW = 5, 20  # rows; with fewer, their quantile is mostly chance
 _RIDGE = 0.002
@@ -155,11 +156,14 @@ def fit_scope(
 
 
 def default_floor(inside: Floats, routes: int) -> float:
-    """The floor below which ``DOUBTED`` of these rows in scope are, rounded down to four digits.
+    """``USUAL_FLOOR``, or the nearest floor that doubts 10 to 15 % of these rows in scope.
 
-    With fewer than ``_FEW_A_ROUTE`` rows a route or ``_FEW`` in all, its log-odds shrink towards even odds.
+    Few rows in scope reach ``USUAL_FLOOR`` where strangers are much like them, and nearly all where not. With
+    fewer than ``_FEW_A_ROUTE`` rows a route or ``_FEW`` in all, the log-odds of the floor shrink towards even
+    odds. It is rounded down to four digits.
     """
-    chance = float(np.clip(np.quantile(inside, DOUBTED), 1e-6, 1 - 1e-6))
+    low, high = np.clip(np.quantile(inside, [LEAST_DOUBTED, MOST_DOUBTED]), 1e-6, 1 - 1e-6).tolist()
+    chance = min(max(USUAL_FLOOR, low), high)
     trust = min(1.0, len(inside) / (_FEW_A_ROUTE * routes), len(inside) / _FEW)
     shrunk = 1.0 / (1.0 + math.exp(-trust * math.log(chance / (1.0 - chance))))
     return math.floor(shrunk * 1e4) / 1e4

@@ -152,6 +152,20 @@ def test_few_rows_move_the_floor_towards_even_odds() -> None:
     assert default_floor(np.full(6, 0.1), 3) > 0.1
 
 
+@pytest.mark.parametrize(
+    ("inside", "floor"),
+    [
+        (np.linspace(0.0, 1.0, 1001), 0.15),  # strangers are much like them: 15 % are doubted, no more
+        (np.linspace(0.3, 1.0, 1001), 0.4),  # the usual floor doubts 14 %
+        (np.linspace(0.8, 1.0, 1001), 0.82),  # strangers are unlike them: 10 % are doubted all the same
+    ],
+)
+def test_the_default_floor_is_the_usual_one_within_bounds_on_the_share_that_is_doubted(
+    inside: np.ndarray, floor: float
+) -> None:
+    assert default_floor(inside, 3) == pytest.approx(floor, abs=1e-3)
+
+
 def test_scope_sees_what_either_measure_alone_misses() -> None:
     examples, labels = world(10)
     fresh, _ = world(50, seed=5)
