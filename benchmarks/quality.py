@@ -31,7 +31,7 @@ from extproc.embedding.encoder_session import DeepEncoder, open_encoder
 from extproc.lab.measure import classification_metrics
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.lab.measure.intervals import Interval, Statistic, auroc_of, bootstrap, mean_of, one_by_one
-from extproc.lab.train import route_training
+from extproc.lab.train import held_out_scores, route_training
 from extproc.lab.train.example_copies import copies_of
 from extproc.registry import schema
 from extproc.routing.calibration import Calibration
@@ -210,10 +210,10 @@ def trained(split: Split, scorer: str) -> tuple[str, Measured]:
         print(f"  held out: {name} accuracy {accuracy:.4f} log loss {loss:.4f}", file=sys.stderr)
     held = route_training.measure(outcome.meaning, split.test)
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    decided = route_training.decisions(outcome.meaning, held, outcome.selected.floors)
+    decided = held_out_scores.decisions(outcome.meaning, held, outcome.selected.floors)
     return outcome.scorer, Measured(
         probabilities=probabilities,
-        scope=route_training.in_scope(outcome.meaning, held),
+        scope=held_out_scores.in_scope(outcome.meaning, held),
         labels=held.labels,
         kept=decided != ABSTAIN,
         microseconds=microseconds(outcome.meaning, split.test),

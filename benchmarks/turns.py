@@ -26,7 +26,7 @@ from extproc.embedding.encoder_files import DIMENSIONS, locate
 from extproc.embedding.encoder_session import DeepEncoder, OnnxEncoder, open_encoder
 from extproc.lab.measure.classification_metrics import ABSTAIN
 from extproc.lab.measure.intervals import bootstrap, mean_of
-from extproc.lab.train import route_training
+from extproc.lab.train import held_out_scores, route_training
 from extproc.registry import schema
 from extproc.routing.turn_reading import TurnReader, reader_of
 
@@ -118,7 +118,7 @@ def row(outcome: route_training.TrainedRoutes, rows: route_training.Corpus) -> s
     """The cells of one condition."""
     held = route_training.measure(outcome.meaning, rows)
     probabilities = outcome.meaning.calibration.probabilities(held.logits)
-    kept = route_training.decisions(outcome.meaning, held, outcome.selected.floors) != ABSTAIN
+    kept = held_out_scores.decisions(outcome.meaning, held, outcome.selected.floors) != ABSTAIN
     right = (probabilities.argmax(axis=1) == held.labels)[held.inside].astype(float)
     cells = [
         (right, "accuracy"),

@@ -1,6 +1,7 @@
 """`extproc train`: learn a registry's routes from labelled texts."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "learn routes from labelled texts",
         "Fit the scorers that could serve on the registry's examples and a data set, take the one that "
         "predicts held-out rows best, calibrate it and set its floors, and write the artefact that the "
-        "registry's `artefact` key names. With --outcomes it also fits predicted quality; without "
-        "labelled rows, only that. The data is JSON lines "
+        "registry's `artefact` key names. Where it is no better on held-out rows than the registry without "
+        "an artefact, the artefact keeps the registry's examples and scorer. With --outcomes it also fits "
+        "predicted quality; without labelled rows, only that. The data is JSON lines "
         '{"text": ..., "route": NAME or null}, gzipped or not; null should abstain. Without a file, '
         "rows come from the --store, if it has any: requests with recorded text and feedback. The "
         "same rows and seed give the same bytes.",
@@ -39,12 +41,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     takes_store(train, required=False)
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
-    train.add_argument(
+    floors = train.add_mutually_exclusive_group()
+    floors.add_argument(
+        "--costs",
+        type=_costs,
+        default={},
+        metavar="NAME=COST,...",
+        help="what mistakes cost, relative to each other: `wrong` (another route than the right one, default "
+        "2), `abstained` (the default model in place of the right route, 1) and `stranger` (a route for a "
+        "request of none, 2); floors are chosen for the least cost",
+    )
+    floors.add_argument(
         "--target-wrong",
         type=_share,
-        default=0.02,
+        default=None,
         metavar="SHARE",
-        help="of the requests given to a route, how many may be wrong (default: %(default)s)",
+        help="in place of costs: of the requests given to a route, how many may be wrong",
     )
     train.add_argument(
         "--test-share",
@@ -69,8 +81,25 @@ def _share(text: str) -> float:
     return value
 
 
+def _costs(text: str) -> dict[str, float]:
+    """`wrong=5,stranger=1` by name. Raises ``ArgumentTypeError``."""
+    expected = "expected wrong=COST,abstained=COST,stranger=COST, each above 0 and at most 1000"
+    costs: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            cost = float(value)
+        except ValueError:
+            cost = math.nan
+        if name.strip() not in ("wrong", "abstained", "stranger") or not 0 < cost <= 1000:
+            raise argparse.ArgumentTypeError(f"{text!r} ({expected})")
+        costs[name.strip()] = cost
+    return costs
+
+
 def _train(options: argparse.Namespace) -> int:
     try:
+        from extproc.lab.train.floors import Costs
         from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
     except ModuleNotFoundError as error:
         raise OperatorError(needed("training", error, "eval")) from error
@@ -78,6 +107,7 @@ def _train(options: argparse.Namespace) -> int:
         if routes is None and outcomes is None:
             raise OperatorError("nothing to learn from (expected --data, --outcomes or --store)")
         train_options = TrainOptions(
+            costs=Costs(**options.costs),
             target_wrong=options.target_wrong,
             test_share=options.test_share,
             scorer=options.scorer,

@@ -23,7 +23,8 @@ from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Pe
 MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
 FORMAT = 2  # raise it when a reader of the former one would misread the new
 
-Kind = Literal["centroid", "prototypes", "logistic", "trained"]
+# `default`: training kept what decides without an artefact, and there are no weights.
+Kind = Literal["centroid", "prototypes", "logistic", "trained", "default"]
 
 
 class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +44,7 @@ class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float]  # margin, in_scope, target_wrong
     scope: dict[str, float]  # of the scope score: temperature, bias and default floor
     metrics: dict[str, Any]
+    comparison: dict[str, Any] = {}  # with the default scorer; empty: not compared
     fast_path: dict[str, float] = {}  # temperature, norm, lead, and what was measured; empty: there is none
     weights_sha256: str = ""
 
@@ -69,6 +71,20 @@ _FILES = Bundle(
 def write(directory: Path, manifest: HeadManifest, meaning: Meaning, words: Words | None = None) -> None:
     """Write both files; an older artefact there is replaced. Raises ``ArtefactUnusable``."""
     _FILES.write(directory, manifest, _arrays(meaning) | ({} if words is None else _word_arrays(words)))
+
+
+def write_default(directory: Path, manifest: HeadManifest) -> None:
+    """Write a manifest without weights: the registry's examples and scorer decide, as without an artefact.
+
+    Raises ``ArtefactUnusable``.
+    """
+    _FILES.remove(directory)
+    _FILES.write_manifest(directory, msgspec.structs.replace(manifest, kind="default"))
+
+
+def keeps_default(directory: Path) -> bool:
+    """Whether training kept the default scorer. Raises ``ArtefactUnusable``."""
+    return _FILES.read_manifest(directory).kind == "default"
 
 
 def remove(directory: Path) -> None:
@@ -243,6 +259,8 @@ def _head(manifest: HeadManifest, arrays: Arrays) -> Head:
             return OnEmbedding(Logistic(arrays["weights"], arrays["bias"]))
         case "trained":
             return _trained(manifest, arrays)
+        case "default":
+            raise ValueError("it has no head")
 
 
 def _trained(manifest: HeadManifest, arrays: Arrays) -> Trained:

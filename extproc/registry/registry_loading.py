@@ -103,28 +103,35 @@ def _artefact(source: Source, registry: Registry, files: Files) -> artefacts.Art
                 "fast_path",
             )
         return None
-    directory = Path(source.file).parent / registry.artefact
+    directory, found = Path(source.file).parent / registry.artefact, None
     if _has_quality_only(directory):
         files.watch(directory / artefacts.MANIFEST)
-        if registry.fast_path is not None:
-            raise source.error(
-                f"fast_path: {directory} only has predicted quality (expected an artefact of `extproc train "
-                "--data`)",
-                "fast_path",
-            )
-        return None
+        lacks = f"{directory} only has predicted quality (expected an artefact of `extproc train --data`)"
+    else:
+        found, lacks = _head(source, registry, directory, files)
+    if registry.fast_path is not None and lacks:
+        raise source.error(f"fast_path: {lacks}", "fast_path")
+    return found
+
+
+def _head(
+    source: Source, registry: Registry, directory: Path, files: Files
+) -> tuple[artefacts.Artefact | None, str]:
+    """The trained head, None if training kept the default scorer; and why there is no fast path, if so."""
     files.read(directory / artefacts.MANIFEST, source.file, source.line("artefact"))
     try:
+        if artefacts.keeps_default(directory):
+            return None, (
+                f"training kept the default scorer in {directory}, which has no fast path (remove "
+                "`fast_path`, or add labelled rows and train again)"
+            )
         found = artefacts.read(directory, tuple(registry.routes))
     except ArtefactUnusable as error:
         raise source.error(f"artefact: {error}", "artefact") from error
-    if registry.fast_path is not None and found.words is None:
-        raise source.error(
-            "fast_path: the artefact was trained without a fast path (train it again: `extproc train` adds "
-            "one when the registry has `fast_path`)",
-            "fast_path",
-        )
-    return found
+    return found, "" if found.words else (
+        "the artefact was trained without a fast path (train it again: `extproc train` adds one when the "
+        "registry has `fast_path`)"
+    )
 
 
 def _has_quality_only(directory: Path) -> bool:

@@ -163,7 +163,7 @@ def _meaning(loaded: LoadedRegistry, encoder: Encoder) -> Meaning | None:
         return loaded.artefact.meaning
     if not loaded.examples:
         return None
-    return fit_meaning(loaded.examples, encoder, _fit(loaded.registry))
+    return fit_meaning(loaded.examples, encoder, scorer_fit(loaded.registry))
 
 
 def _quality(loaded: LoadedRegistry, encoder: Encoder) -> Quality | None:
@@ -180,7 +180,8 @@ def _fast_path(loaded: LoadedRegistry) -> FastPath | None:
     return FastPath(loaded.artefact.words, settings.sample, AgreementMonitor(settings.min_agreement))
 
 
-def _fit(registry: Registry) -> Fit:
+def scorer_fit(registry: Registry) -> Fit:
+    """How the registry's scorer is fitted on examples."""
     match registry.scorer:
         case ScorerSettings(kind="prototypes", prototypes=per_route):
             return fit_prototypes(per_route)

@@ -54,9 +54,16 @@ class Bundle(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
             directory.mkdir(parents=True, exist_ok=True)
             (directory / self.manifest).unlink(missing_ok=True)
             _replace(directory / self.weights, weights)
-            _replace(
-                directory / self.manifest, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
-            )
+        except OSError as error:
+            raise ArtefactUnusable(f"cannot write to {directory}: {error.strerror}") from error
+        self.write_manifest(directory, whole)
+
+    def write_manifest(self, directory: Path, manifest: M) -> None:
+        """Write the manifest alone. Raises ``ArtefactUnusable``."""
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _replace(directory / self.manifest, text)
         except OSError as error:
             raise ArtefactUnusable(f"cannot write to {directory}: {error.strerror}") from error
 

@@ -99,9 +99,14 @@ def fit_meaning(examples: Mapping[str, Sequence[str]], encoder: Encoder, fit: Fi
     """
     routes = tuple(examples)
     texts = tuple(text for route in routes for text in examples[route])
-    sizes = [len(examples[route]) for route in routes]
-    labels = np.repeat(np.arange(len(routes), dtype=np.intp), sizes)
-    vectors = encoder.encode(texts)
+    labels = np.repeat(np.arange(len(routes), dtype=np.intp), [len(examples[route]) for route in routes])
+    return fit_vectors(routes, texts, encoder.encode(texts), labels, fit)
+
+
+def fit_vectors(
+    routes: tuple[str, ...], texts: tuple[str, ...], vectors: Matrix, labels: Labels, fit: Fit
+) -> Meaning:
+    """Fit the scorer, its temperature and the scope score on vectors of examples, grouped by route."""
     held_out = cross_fitted(fit, vectors, labels, len(routes))
     temperature = fit_temperature(held_out, labels)
     return Meaning(
@@ -110,7 +115,7 @@ def fit_meaning(examples: Mapping[str, Sequence[str]], encoder: Encoder, fit: Fi
         calibration=Calibration(temperature),
         examples=vectors,
         texts=texts,
-        starts=np.cumsum([0, *sizes[:-1]]).astype(np.intp),
+        starts=np.searchsorted(labels, np.arange(len(routes))),
         scope=None if held_out is None else scope_of_examples(vectors, labels, held_out, temperature),
     )
 

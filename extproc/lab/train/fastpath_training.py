@@ -11,7 +11,8 @@ import numpy as np
 
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.lab.train.head_fitting import fit_words
-from extproc.lab.train.route_training import Corpus, HeldOut, TrainedRoutes, decisions, margins
+from extproc.lab.train.held_out_scores import HeldOut, decisions, margins
+from extproc.lab.train.route_training import Corpus, TrainedRoutes
 from extproc.routing.calibration import best_temperature
 from extproc.routing.fastpath import Words
 from extproc.routing.scorers import Matrix, softmax

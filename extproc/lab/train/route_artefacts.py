@@ -17,6 +17,7 @@ from extproc.lab.datasets import OutcomeRow, Reader, labels_of
 from extproc.lab.figures.number_formats import (
     bar,
     counted,
+    difference,
     log_loss,
     percent,
     score,
@@ -29,15 +30,15 @@ from extproc.lab.measure.intervals import Figure, auroc_of, bootstrap, one_by_on
 from extproc.lab.measure.outcome_evaluation import LearntQuality, learn_quality
 from extproc.lab.measure.outcome_text import learnt_text
 from extproc.lab.train import fastpath_training
+from extproc.lab.train.default_comparison import Comparison
 from extproc.lab.train.example_copies import copies_of
+from extproc.lab.train.floors import Costs
+from extproc.lab.train.held_out_scores import HeldOut, decisions, in_scope
 from extproc.lab.train.route_training import (
     Corpus,
-    HeldOut,
     TrainedRoutes,
     corpus,
     data_hash,
-    decisions,
-    in_scope,
     measure,
     set_apart,
     train,
@@ -46,8 +47,10 @@ from extproc.lab.train.splits import groups_of
 from extproc.registry import head_artefact, quality_artefact
 from extproc.registry.labelled_rows import RouteRow
 from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.registry.snapshot_compiling import scorer_fit
 from extproc.routing.fastpath import Words
 from extproc.routing.scope import ScopeScore
+from extproc.routing.scorers import Fit
 from extproc.routing.trained_heads import Trained
 from extproc.routing.turn_pieces import pieces
 from extproc.routing.turn_reading import StaticEncoder, fit_reader
@@ -63,12 +66,19 @@ Progress = Callable[[str], None]
 class TrainOptions(msgspec.Struct, frozen=True):
     """The options of `extproc train`."""
 
-    target_wrong: float = 0.02
+    costs: Costs = Costs()
+    target_wrong: float | None = None  # chooses the floors in place of costs
     test_share: float | None = None  # None: `TEST_SHARE`, or nothing where rows are few
     scorer: str = "auto"
     seed: int = 0
     outcomes: Reader[OutcomeRow] | None = None  # also learn to predict quality
     fast_path: bool = False  # also learn when the words alone are enough
+    default: Fit | None = None  # the registry's scorer, to compare with
+
+    @property
+    def keeps_the_better(self) -> bool:
+        """Whether the default scorer stays where it is no worse: unless the operator asks for a head."""
+        return self.scorer == "auto" and self.target_wrong is None
 
 
 def train_artefact(
@@ -97,7 +107,11 @@ def train_artefact(
         quality = learn_quality(
             loaded.registry, options.outcomes, cached, encoder.name, options.seed, progress
         )
-    asked = msgspec.structs.replace(options, fast_path=loaded.registry.fast_path is not None)
+    asked = msgspec.structs.replace(
+        options,
+        fast_path=loaded.registry.fast_path is not None,
+        default=scorer_fit(loaded.registry),
+    )
     head = None if rows is None else learn(rows, encoder.name, asked, progress)
     parts = [_write_head(out, head), _write_quality(out, quality)]
     progress("")
@@ -114,7 +128,10 @@ def _write_head(out: Path, learnt: Learnt | None) -> str:
         head_artefact.remove(out)
         return ""
     manifest, outcome, words = learnt
-    head_artefact.write(out, manifest, outcome.meaning, words)
+    if manifest.kind == "default":
+        head_artefact.write_default(out, manifest)
+    else:
+        head_artefact.write(out, manifest, outcome.meaning, words)
     return as_text(manifest, outcome)
 
 
@@ -144,14 +161,19 @@ def read_corpus(
     """
     routes = tuple(loaded.registry.routes)
     found = read(routes).rows
-    labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples[route]}
+    labelled = {text: place for place, route in enumerate(routes) for text in loaded.examples.get(route, ())}
     labelled |= dict(zip((row.text for row in found), labels_of(found, routes).tolist(), strict=True))
     texts = list(labelled)
     labels = np.array([labelled[text] for text in texts], np.intp)
     if static is not None:
         texts = as_read(static, texts, labels, len(routes))
     rows = corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
-    return msgspec.structs.replace(rows, copies=copies_of(texts, labels, deep, DIMENSIONS, seed))
+    examples = {text for route in routes for text in loaded.examples.get(route, ())}
+    return msgspec.structs.replace(
+        rows,
+        copies=copies_of(texts, labels, deep, DIMENSIONS, seed),
+        examples=np.flatnonzero([text in examples for text in labelled] & (labels != ABSTAIN)),
+    )
 
 
 def as_read(static: StaticEncoder, texts: Sequence[str], labels: Labels, routes: int) -> list[str]:
@@ -178,10 +200,12 @@ def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress)
     fitted, measured = rows.take(np.flatnonzero(~apart)), rows.take(np.flatnonzero(apart))
     outcome = train(
         fitted,
+        costs=options.costs,
         target_wrong=options.target_wrong,
         seed=options.seed,
         scorer=options.scorer,
         progress=progress,
+        default=options.default,
     )
     held = measure(outcome.meaning, measured) if apart.any() else outcome.held
     learnt, about = None, {}
@@ -210,16 +234,36 @@ def learn(rows: Corpus, encoder: str, options: TrainOptions, progress: Progress)
         temperature=outcome.meaning.calibration.temperature,
         temperatures=head.temperatures if isinstance(head, Trained) else (1.0, 1.0),
         norm=head.lexicon.norm if isinstance(head, Trained) and head.lexicon is not None else 0.0,
-        thresholds={
-            "margin": outcome.selected.floors.margin,
-            "in_scope": outcome.selected.floors.in_scope,
-            "target_wrong": options.target_wrong,
-        },
+        thresholds=_about_the_floors(outcome, options),
         scope=_about_the_scope(outcome.meaning.scope),
         metrics=figures(held, outcome, "test" if apart.any() else "cross-fitted"),
+        comparison=_about_the_comparison(outcome.comparison),
         fast_path=about,
     )
+    if options.keeps_the_better and outcome.comparison is not None and not outcome.comparison.better:
+        manifest = msgspec.structs.replace(manifest, kind="default", thresholds={}, scope={}, fast_path={})
     return manifest, outcome, learnt.words if learnt else None
+
+
+def _about_the_floors(outcome: TrainedRoutes, options: TrainOptions) -> dict[str, float]:
+    floors = msgspec.structs.asdict(outcome.selected.floors)
+    return floors if options.target_wrong is None else {**floors, "target_wrong": options.target_wrong}
+
+
+def _about_the_comparison(comparison: Comparison | None) -> dict[str, Any]:
+    """The comparison with the default scorer, each figure with its interval."""
+    if comparison is None:
+        return {}
+    found: dict[str, Any] = {
+        "rows": comparison.rows,
+        "strangers": comparison.strangers,
+        "made": comparison.made,
+        "better": comparison.better,
+    }
+    for name, compared in (("right", comparison.right), ("cost", comparison.cost)):
+        for whose, figure in msgspec.structs.asdict(compared).items():
+            found[f"{name}_{whose}"] = _rounded(figure.value, figure)
+    return found
 
 
 def _about_the_scope(scope: ScopeScore | None) -> dict[str, float]:
@@ -272,14 +316,15 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes) -> str
         mark = "  <- chosen" if name == outcome.scorer else ""
         lines.append(f"  {name:<14} {score(accuracy):>8} {log_loss(loss):>9}{mark}")
     floors, on = outcome.selected.floors, manifest.metrics["measured_on"]
+    target = manifest.thresholds.get("target_wrong")
     lines.append(
         f"floors           margin {threshold(floors.margin)}, P(in scope) {threshold(floors.in_scope)}: "
         f"{percent(outcome.selected.coverage)} of held-out rows kept, {percent(outcome.selected.wrong)} of "
-        f"these wrong (target {percent(manifest.thresholds['target_wrong'])})"
+        "these wrong" + (f" (target {percent(target)})" if target is not None else "")
     )
     if not outcome.selected.learnt:
-        lines.append("                 the default floors: learnt ones decide no more rows as labelled")
-    if outcome.selected.wrong > manifest.thresholds["target_wrong"]:
+        lines.append("                 the default floors: learnt ones are no better on held-out rows")
+    if target is not None and outcome.selected.wrong > target:
         lines.append("warning          the floors miss the target: set `thresholds` by hand, or add rows")
     lines.append(f"measured on      {counted(manifest.metrics['rows'], 'row')}, {on}")
     for name, value in manifest.metrics.items():
@@ -287,7 +332,33 @@ def as_text(manifest: head_artefact.HeadManifest, outcome: TrainedRoutes) -> str
             lines.append(f"  {name:<18} {with_interval(Figure(*value))}")
     if manifest.fast_path:
         lines.append(_fast_path_text(manifest.fast_path))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_comparison_lines(outcome.comparison, kept=manifest.kind == "default")])
+
+
+def _comparison_lines(comparison: Comparison | None, *, kept: bool) -> list[str]:
+    """The trained head beside the default scorer, and which of both is written."""
+    if comparison is None:
+        return []
+    strangers = f"{counted(comparison.strangers, 'row')} out of scope"
+    if comparison.made:
+        strangers = "the same rows without their route as strangers"
+    lines = [f"beside default   {counted(comparison.rows, 'held-out row')} in scope, and {strangers}"]
+    for name, compared in (("as labelled", comparison.right), ("cost a request", comparison.cost)):
+        lines.append(
+            f"  {name:<14} trained {with_interval(compared.trained)}, default "
+            f"{with_interval(compared.default)}, ahead by {with_interval(compared.lead, difference)}"
+        )
+    if kept:
+        why = "too few rows to judge by" if comparison.few else "the trained head is not surely better"
+        lines.append(
+            f"kept             the default scorer: {why}. The registry's examples decide, as without an "
+            "artefact (`--scorer NAME` writes a head all the same)"
+        )
+    elif not comparison.better:
+        lines.append(
+            "warning          the head is not surely better than the default scorer, which needs no artefact"
+        )
+    return lines
 
 
 def _fast_path_text(about: Mapping[str, float]) -> str:

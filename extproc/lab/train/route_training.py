@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from extproc.errors import OperatorError
 from extproc.lab.figures.number_formats import bar
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
+from extproc.lab.train.default_comparison import Comparison, Rows, compare
 from extproc.lab.train.example_copies import Copies
-from extproc.lab.train.floors import Floors, Selected, choose_floors, kept, unless_default_is_better
+from extproc.lab.train.floors import Aim, Costs, Selected
 from extproc.lab.train.head_fitting import (
     BLEND,
     ENOUGH_ROWS,
@@ -27,27 +28,23 @@ from extproc.lab.train.head_fitting import (
     blend,
     take,
 )
+from extproc.lab.train.held_out_scores import HeldOut, settle
 from extproc.lab.train.splits import folds_of, groups_of, places
-from extproc.registry.schema import DEFAULT_MARGIN
-from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
+from extproc.routing.calibration import Calibration, best_temperature
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.lexical_features import Sparse, lexical
 from extproc.routing.scope import (
     LIKENESS,
-    SOFTENED,
     ScopeScore,
-    fit_scope,
     likeness_of,
-    measures,
     without_own_route,
 )
-from extproc.routing.scorers import Matrix, fit_centroids, spherical_k_means
+from extproc.routing.scorers import Fit, Matrix, fit_centroids, spherical_k_means
 from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
 
 FOLDS = 5
 HELD_ONCE = 2000  # rows in scope; with as many, one fifth is enough to calibrate on
 KEPT_EXAMPLES = 200  # per route, for the similarity to the nearest example
-ISOTONIC_ROWS = 1000  # held out; with fewer, isotonic regression fits noise
 
 Progress = Callable[[str], None]
 
@@ -60,32 +57,20 @@ class Corpus(msgspec.Struct, frozen=True):
     inputs: Inputs
     routes: tuple[str, ...]
     copies: Copies | None = None  # of rows in scope; only fitted, never scored
+    examples: NDArray[np.intp] = np.zeros(0, np.intp)  # the rows that are examples of the registry
 
     def take(self, rows: NDArray[np.intp]) -> "Corpus":
         """Some of the rows, with their copies."""
         texts = tuple(self.texts[row] for row in rows.tolist())
         copies = None if self.copies is None else self.copies.take(rows)
-        return Corpus(texts, self.labels[rows], take(self.inputs, rows), self.routes, copies)
+        examples = np.flatnonzero(np.isin(rows, self.examples))
+        return Corpus(texts, self.labels[rows], take(self.inputs, rows), self.routes, copies, examples)
 
     def to_fit(self) -> tuple[Inputs, Labels]:
         """The rows and their copies, with labels."""
         if self.copies is None:
             return self.inputs, self.labels
         return self.copies.after(self.inputs), np.concatenate([self.labels, self.labels[self.copies.of]])
-
-
-class HeldOut(msgspec.Struct, frozen=True):
-    """Scores of rows by fits without them."""
-
-    labels: Labels
-    logits: Matrix
-    likeness: Floats  # of `routing.scope`
-
-    @property
-    def inside(self) -> NDArray[np.bool_]:
-        """Which rows belong to a route."""
-        inside: NDArray[np.bool_] = self.labels != ABSTAIN
-        return inside
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -103,8 +88,10 @@ class TrainedRoutes(msgspec.Struct, frozen=True):
     selected: Selected  # the floors, with their figures on held-out rows
     tried: Mapping[str, tuple[float, float]]  # accuracy and log loss of each scorer on held-out rows
     held: HeldOut  # of the scorer chosen
+    made: HeldOut  # those in scope as if their own route did not exist
     turns: Sequence[Turn]  # the splits of ``held``
     isotonic: bool
+    comparison: Comparison | None = None  # with the default scorer; None if the registry has none
 
 
 def corpus(texts: Sequence[str], labels: Labels, routes: Sequence[str], deep: Matrix, width: int) -> Corpus:
@@ -118,9 +105,20 @@ def set_apart(rows: Corpus, groups: Labels, share: float, seed: int) -> NDArray[
     return places(rows.texts, groups, seed) < share
 
 
-def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress: Progress) -> TrainedRoutes:
+def train(
+    rows: Corpus,
+    *,
+    costs: Costs = Costs(),  # noqa: B008 frozen
+    target_wrong: float | None = None,
+    seed: int,
+    scorer: str,
+    progress: Progress,
+    default: Fit | None = None,
+) -> TrainedRoutes:
     """Choose the scorer, fit it and calibrate it. ``scorer`` is a name of `SCORERS`, `blend` or `auto`.
 
+    With ``default``, the scorer of the registry, the result is compared with what the registry decides
+    without it.
     Raises ``OperatorError`` if a route has no rows.
     """
     _check(rows)
@@ -135,24 +133,27 @@ def train(rows: Corpus, *, target_wrong: float, seed: int, scorer: str, progress
     head = _fit(chosen, rows, seed, fits.get(chosen))
     likeness = _likeness(rows, turns, logits[chosen])
     held = HeldOut(rows.labels[scored], logits[chosen][scored], likeness[scored])
-    calibration, isotonic = _calibrate(held)
-    scope = _fit_scope(rows, turns, logits[chosen], likeness, calibration)
-    meaning = _meaning(rows, head, calibration, scope)
-    probabilities = calibration.probabilities(held.logits)
-    seen = (
-        *(margins(probabilities), in_scope(meaning, held)),
-        *(probabilities.argmax(axis=1) == held.labels, held.inside),
-    )
-    default = Floors(DEFAULT_MARGIN, scope.floor)
-    selected = unless_default_is_better(choose_floors(*seen, target_wrong, default), default, *seen)
+    made = _as_if_without_route(rows, turns, logits[chosen], scored[held.inside])
+    members = np.flatnonzero(rows.labels != ABSTAIN)
+    centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
+    aim = Aim(costs, target_wrong)
+    settled = settle(held, made, centroids, aim)
+    comparison = None
+    if default is not None and len(rows.examples) < HELD_ONCE:
+        progress("comparing with the default scorer")
+        splits = [(turn.fitted, turn.out) for turn in turns]
+        known = Rows(rows.inputs.vectors, rows.labels, rows.examples)
+        comparison = compare(known, splits, held, made, settled, aim, default)
     return TrainedRoutes(
         scorer=chosen,
-        meaning=meaning,
-        selected=selected,
+        meaning=_meaning(rows, head, settled.calibration, settled.scope),
+        selected=settled.selected,
         tried=tried,
         held=held,
+        made=made,
         turns=turns,
-        isotonic=isotonic,
+        isotonic=settled.isotonic,
+        comparison=comparison,
     )
 
 
@@ -170,28 +171,6 @@ def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
     to_centroids = vectors @ meaning.scope.centroids.T
     likeness = likeness_of(vectors, logits, meaning.examples, meaning.of_example, to_centroids)
     return HeldOut(rows.labels, logits, likeness)
-
-
-def margins(probabilities: Matrix) -> Floats:
-    """The lead of the most probable route over the second; 1 if there is only one route."""
-    if probabilities.shape[1] < 2:
-        return np.ones(len(probabilities))
-    best = np.partition(probabilities, -2, axis=1)[:, -2:].astype(np.float64)
-    lead: Floats = best[:, 1] - best[:, 0]
-    return lead
-
-
-def in_scope(meaning: Meaning, held: HeldOut) -> Floats:
-    """P(in scope) of each row, as serving computes it."""
-    assert meaning.scope is not None
-    return meaning.scope.probability(held.logits, held.likeness)
-
-
-def decisions(meaning: Meaning, held: HeldOut, floors: Floors) -> Labels:
-    """The route of each row, `metrics.ABSTAIN` below a floor."""
-    probabilities = meaning.calibration.probabilities(held.logits)
-    passed = kept(margins(probabilities), in_scope(meaning, held), floors)
-    return np.where(passed, probabilities.argmax(axis=1), ABSTAIN)
 
 
 def data_hash(texts: Sequence[str], labels: Labels, routes: Sequence[str]) -> str:
@@ -278,30 +257,6 @@ def _fit(name: str, rows: Corpus, seed: int, temperatures: tuple[float, float] |
     return blend(linear, perceptron, temperatures)
 
 
-def _calibrate(held: HeldOut) -> tuple[Calibration, bool]:
-    """The temperature (Guo et al., 2017), and an isotonic map if it lowers the held-out log loss."""
-    inside = held.inside
-    logits, labels = held.logits[inside], held.labels[inside]
-    plain = Calibration(best_temperature(logits, labels))
-    probabilities = plain.probabilities(logits)
-    top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
-    if len(labels) < ISOTONIC_ROWS or logits.shape[1] < 2:
-        return plain, False
-    turn = np.arange(len(labels)) % FOLDS
-    mapped = np.empty(len(labels))
-    for fold in range(FOLDS):
-        claimed, reached = fit_isotonic(top[turn != fold], right[turn != fold])
-        mapped[turn == fold] = np.interp(top[turn == fold], claimed, reached)
-    if _log_loss(mapped, right) >= _log_loss(top, right):
-        return plain, False
-    return Calibration(plain.temperature, *fit_isotonic(top, right)), True
-
-
-def _log_loss(claimed: Floats, right: NDArray[np.bool_]) -> float:
-    likely = np.where(right, claimed, 1.0 - claimed)
-    return float(-np.log(np.maximum(likely, 1e-6)).mean())
-
-
 def _figures(logits: Matrix, labels: Labels) -> tuple[float, float]:
     """Accuracy and log loss of the rows in scope, at the best temperature."""
     inside = labels != ABSTAIN
@@ -311,25 +266,12 @@ def _figures(logits: Matrix, labels: Labels) -> tuple[float, float]:
     return float((chances.argmax(axis=1) == labels).mean()), float(-np.log(likely).mean())
 
 
-def _fit_scope(
-    rows: Corpus, turns: Sequence[Turn], logits: Matrix, likeness: Floats, calibration: Calibration
-) -> ScopeScore:
-    """Fit on the held-out rows, and on those in scope once more as if their own route did not exist."""
-    scored = np.sort(np.concatenate([turn.out for turn in turns]))
-    inside, known = scored[rows.labels[scored] != ABSTAIN], scored[rows.labels[scored] == ABSTAIN]
-    temperature = SOFTENED * calibration.temperature
+def _as_if_without_route(rows: Corpus, turns: Sequence[Turn], logits: Matrix, inside: Labels) -> HeldOut:
+    """These held-out rows in scope as if their own route did not exist; none if there is one route."""
     masked, others = logits.copy(), inside if len(rows.routes) > 1 else inside[:0]
     masked[others] = without_own_route(logits[others], rows.labels[others])
-    made = _likeness(rows, turns, masked)
-    members = np.flatnonzero(rows.labels != ABSTAIN)
-    centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
-    return fit_scope(
-        centroids,
-        temperature,
-        inside=measures(logits[inside], likeness[inside], temperature),
-        known=measures(logits[known], likeness[known], temperature),
-        made=measures(masked[others], made[others], temperature),
-    )
+    likeness = _likeness(rows, turns, masked)
+    return HeldOut(np.full(len(others), ABSTAIN), masked[others], likeness[others])
 
 
 def _likeness(rows: Corpus, turns: Sequence[Turn], logits: Matrix) -> Floats:

@@ -7,8 +7,9 @@ import pytest
 from extproc.errors import OperatorError
 from extproc.lab.measure.classification_metrics import ABSTAIN
 from extproc.lab.train.example_copies import Copies
+from extproc.lab.train.held_out_scores import decisions, in_scope
 from extproc.lab.train.route_artefacts import TrainOptions, learn
-from extproc.lab.train.route_training import Corpus, corpus, data_hash, decisions, in_scope, measure, train
+from extproc.lab.train.route_training import Corpus, corpus, data_hash, measure, train
 from extproc.routing.trained_heads import Trained
 from extproc.vocabulary import Embedding
 
