@@ -1,16 +1,22 @@
-"""How good and how honest are routes of a few examples each? Accuracy, calibration, abstention.
+"""How good are routes of a few examples each, out of the box and trained?
 
-    python benchmarks/fewshot.py CLINC150.jsonl.gz
+    python benchmarks/fewshot.py --clinc150 CLINC150.jsonl.gz --banking77 BANKING77.jsonl.gz
+    python benchmarks/fewshot.py --snips7 SNIPS.jsonl.gz --draws 8
+    python benchmarks/fewshot.py --clinc150 CLINC150.jsonl.gz --scorers
 
-The file has one JSON object a line with `split`, `text` and `domain`; `oos` is the domain of
-out-of-scope rows. Routes are the ten domains: broad ones, as operators draw them. Examples are
-drawn from `train`; every figure is of `test` and `oos_test`, which fitted nothing. The floors are
-the registry's defaults. Intervals are 95 % bootstrap intervals over the test rows of all draws.
+Files have one JSON object a line with `split`, `text`, `intent` and, for CLINC150, `domain`; `oos` is out of
+scope. Examples are drawn from the splits that are no test ones. Every figure is of test rows, which fitted
+and chose nothing: two thirds in scope and one third strangers. Strangers are CLINC150's out-of-scope rows; of
+the other sets, a third of the routes, drawn anew each time, is taken away from the registry.
+
+A row is decided as labelled if it gets its route, or as a stranger the default. The default is what a
+registry decides without an artefact; *train* is what `extproc train` writes for the same examples, which may
+be the default. Intervals are 95 % bootstrap intervals of the paired difference.
+
+With `--scorers`, the table compares the scorers that need no training on CLINC150's ten domains.
 """
 
 import argparse
-import gzip
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,23 +25,38 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality import copied, read
 from extproc.embedding.embedding_cache import CachedEncoder
-from extproc.embedding.encoder_files import locate
-from extproc.embedding.encoder_session import open_encoder
+from extproc.embedding.encoder_files import DIMENSIONS, locate
+from extproc.embedding.encoder_session import DeepEncoder, open_encoder
+from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
+from extproc.lab.train import held_out_scores, route_training
+from extproc.lab.train.default_comparison import passes_default_floors
 from extproc.registry import schema
-from extproc.routing.calibration import cross_fitted, fit_temperature
-from extproc.routing.scorers import Fit, Labels, Matrix, fit_centroids, fit_logistic, fit_prototypes, softmax
+from extproc.routing.embedding_scorer import fit_vectors
+from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
+from extproc.vocabulary import Encoder
 
-DRAWS = 5
 COLUMNS = (
+    "set",
+    "examples a route",
+    "default, as labelled",
+    "train, as labelled",
+    "ahead by",
+    "draws surely worse",
+    "good rows kept",
+    "strangers kept",
+    "written",
+)
+SCORER_COLUMNS = (
     "examples a route",
     "scorer",
     "accuracy",
     "mean confidence",
     "ECE",
-    "kept",
-    "right of kept",
-    "out of scope kept",
+    "as labelled",
+    "good rows kept",
+    "strangers kept",
 )
 SCORERS: dict[str, Fit] = {
     "centroid": fit_centroids,
@@ -44,25 +65,42 @@ SCORERS: dict[str, Fit] = {
 }
 
 
-class Rows(msgspec.Struct, frozen=True):
-    """Some texts with their vectors and labels; -1 is out of scope."""
+class Draw(msgspec.Struct, frozen=True):
+    """The examples of a registry, and test rows of which a third are strangers."""
 
-    texts: tuple[str, ...]
-    vectors: Matrix
-    labels: Labels
-
-    def take(self, chosen: NDArray[np.intp]) -> "Rows":
-        """The chosen rows."""
-        return Rows(tuple(self.texts[i] for i in chosen), self.vectors[chosen], self.labels[chosen])
+    examples: route_training.Corpus
+    test: route_training.Corpus
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one scorer said of the test rows of one draw."""
+    """What was decided of the test rows of one draw."""
 
-    right: NDArray[np.bool_]  # in-scope rows
-    confidence: NDArray[np.float64]
-    kept: NDArray[np.bool_]  # above both floors
-    stray_kept: NDArray[np.bool_]  # out-of-scope rows above both floors
+    labels: Labels
+    best: Labels  # the most probable route
+    confidence: Floats
+    kept: Truths
+    written: str = ""  # what `extproc train` wrote
+
+    @property
+    def as_labelled(self) -> Truths:
+        """The rows that got their route, or as strangers the default."""
+        return np.where(self.labels == ABSTAIN, ~self.kept, self.kept & self.right)
+
+    @property
+    def right(self) -> Truths:
+        """The rows whose most probable route is the true one."""
+        right: Truths = self.best == self.labels
+        return right
+
+    @property
+    def good_kept(self) -> float:
+        """Of the rows whose most probable route is the true one, the share that is kept."""
+        return float(self.kept[self.right].mean())
+
+    @property
+    def strangers_kept(self) -> float:
+        """The share of strangers that get a route."""
+        return float(self.kept[self.labels == ABSTAIN].mean())
 
 
 def main() -> None:
@@ -70,133 +108,168 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--examples", type=int, nargs="+", default=[5, 10, 20, 50])
-    parser.add_argument("--test-rows", type=int, default=2000)
+    parser.add_argument("--clinc150", type=Path)
+    parser.add_argument("--banking77", type=Path)
+    parser.add_argument("--snips7", type=Path)
+    parser.add_argument("--examples", type=int, nargs="+", default=[5, 10, 20])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--test-rows", type=int, default=1500, help="a third are strangers")
+    parser.add_argument("--only", default="", help="sets whose name contains this")
+    parser.add_argument("--scorers", action="store_true", help="compare scorers that need no training")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/fewshot.npz"))
     options = parser.parse_args()
-    routes, train, test = read(options.data, options.test_rows)
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|---" * len(COLUMNS) + "|")
-    for per_route in options.examples:
-        for name, outcomes in runs(train, test, per_route, len(routes)):
-            print(f"| {per_route} | {name} | {row(outcomes)} |", flush=True)
-
-
-def read(path: Path, test_rows: int) -> tuple[list[str], Rows, Rows]:
-    """The routes, the rows to draw examples from, and the rows to measure on."""
-    with gzip.open(path, "rt") as lines:
-        found = [json.loads(line) for line in lines]
-    routes = sorted({row["domain"] for row in found} - {"oos"})
     encoder = CachedEncoder(
-        open_encoder(locate(), schema.EncoderSettings()), Path(".cache/fewshot.npz"), max_entries=50_000
+        DeepEncoder(open_encoder(locate(), schema.EncoderSettings(device="cpu"))), options.cache, 100_000
     )
-
-    def rows(*splits: str, at_most: int | None = None) -> Rows:
-        chosen = [row for row in found if row["split"] in splits]
-        order = np.random.default_rng(0).permutation(len(chosen))[:at_most]
-        texts = tuple(chosen[i]["text"] for i in order)
-        labels = [-1 if chosen[i]["domain"] == "oos" else routes.index(chosen[i]["domain"]) for i in order]
-        return Rows(texts, encoder.encode(texts), np.array(labels))
-
-    print("encoding (cached for the next run)", file=sys.stderr)
-    return routes, rows("train"), rows("test", "oos_test", at_most=test_rows)
-
-
-def runs(train: Rows, test: Rows, per_route: int, routes: int) -> Iterator[tuple[str, list[Outcome]]]:
-    """Each scorer's and each baseline's outcomes over all draws of examples."""
-    draws = [draw(train, per_route, routes, seed) for seed in range(DRAWS)]
-    yield "random", [baseline(test, lambda rows: np.zeros((len(rows.texts), routes))) for _ in draws]
-    yield "text length", [baseline(test, by_length(examples, routes)) for examples in draws]
-    for name, fit in SCORERS.items():
-        yield name, [scored(fit, examples, test, routes) for examples in draws]
+    columns = SCORER_COLUMNS if options.scorers else COLUMNS
+    print_row(columns)
+    print("|---" * len(columns) + "|")
+    for name, rows, key in sets(options):
+        for per_route in options.examples:
+            draws = [
+                draw(rows, key, per_route, seed, options.test_rows, encoder) for seed in range(options.draws)
+            ]
+            if options.scorers:
+                for scorer, fit in SCORERS.items():
+                    outcomes = [untrained(each, fit) for each in draws]
+                    print_row([str(per_route), scorer, *scorer_cells(outcomes)])
+            else:
+                print_row([name, str(per_route), *training_cells(draws)])
 
 
-def draw(train: Rows, per_route: int, routes: int, seed: int) -> Rows:
-    """``per_route`` examples of each route."""
+def print_row(cells: Sequence[str]) -> None:
+    """Print one row of a Markdown table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def sets(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, str]], str]]:
+    """The name, the rows and the key of the routes of each set."""
+    for name, path, key in (
+        ("CLINC150, 10 domains", options.clinc150, "domain"),
+        ("SNIPS", options.snips7, "intent"),
+        ("BANKING77", options.banking77, "intent"),
+        ("CLINC150, 150 intents", options.clinc150, "intent"),
+    ):
+        if path is not None and options.only in name and not (options.scorers and key == "intent"):
+            yield name, read(path), key
+
+
+def draw(
+    rows: Sequence[dict[str, str]], key: str, per_route: int, seed: int, test_rows: int, encoder: Encoder
+) -> Draw:
+    """``per_route`` examples of each route, and test rows."""
     random = np.random.default_rng(seed)
-    chosen = [
-        random.permutation(np.flatnonzero(train.labels == route))[:per_route] for route in range(routes)
-    ]
-    return train.take(np.concatenate(chosen))
+    routes = sorted({row[key] for row in rows} - {"oos"})
+    if not any(row[key] == "oos" for row in rows):
+        away = random.permutation(len(routes))[: round(len(routes) / 3)].tolist()
+        routes = [route for place, route in enumerate(routes) if place not in away]
+    labels = np.array([routes.index(row[key]) if row[key] in routes else ABSTAIN for row in rows])
+    is_test = np.array([row["split"].endswith("test") for row in rows])
 
+    def some(among: Truths, count: int) -> NDArray[np.intp]:
+        return random.permutation(np.flatnonzero(among))[:count]
 
-def scored(fit: Fit, examples: Rows, test: Rows, routes: int) -> Outcome:
-    """Fit on the examples as `extproc serve` does, and score the test rows."""
-    held_out = cross_fitted(fit, examples.vectors, examples.labels, routes)
-    temperature = fit_temperature(held_out, examples.labels)
-    logits = fit(examples.vectors, examples.labels, routes).logits(test.vectors)
-    probabilities = softmax(logits / np.float32(temperature)).astype(np.float64)
-    similarity = (test.vectors @ examples.vectors.T).max(axis=1)
-    return outcome(probabilities, test.labels, similarity)
+    def corpus(chosen: NDArray[np.intp]) -> route_training.Corpus:
+        texts = [rows[place]["text"] for place in chosen.tolist()]
+        return route_training.corpus(texts, labels[chosen], routes, encoder.encode(texts), DIMENSIONS)
 
-
-def baseline(test: Rows, score: Callable[[Rows], NDArray[np.float64]]) -> Outcome:
-    """A scorer that never embeds, and so never abstains."""
-    noise = np.random.default_rng(1).normal(scale=1e-9, size=(len(test.texts), 1 + test.labels.max()))
-    probabilities = softmax((score(test) + noise).astype(np.float32)).astype(np.float64)
-    return outcome(probabilities, test.labels, np.ones(len(test.texts)), margin_floor=0.0)
-
-
-def by_length(examples: Rows, routes: int) -> Callable[[Rows], NDArray[np.float64]]:
-    """The route whose mean text length is nearest."""
-    lengths = np.array([len(text) for text in examples.texts])
-    means = np.array([lengths[examples.labels == route].mean() for route in range(routes)])
-    return lambda rows: -np.abs(np.array([[len(text)] for text in rows.texts]) - means)
-
-
-def outcome(
-    probabilities: NDArray[np.float64],
-    labels: Labels,
-    similarity: NDArray[np.floating],
-    margin_floor: float | None = None,
-) -> Outcome:
-    """What was right, how sure it was, and what both floors let through."""
-    ranked = np.sort(probabilities, axis=1)
-    margin = ranked[:, -1] - ranked[:, -2]
-    kept = (margin >= (schema.DEFAULT_MARGIN if margin_floor is None else margin_floor)) & (
-        similarity >= schema.DEFAULT_SIMILARITY
+    drawn = [some((labels == route) & ~is_test, per_route) for route in range(len(routes))]
+    examples = copied(corpus(np.concatenate(drawn)), encoder)
+    strangers = some((labels == ABSTAIN) & is_test, test_rows // 3)
+    inside = some((labels != ABSTAIN) & is_test, 2 * len(strangers))
+    everything = np.arange(len(examples.labels))
+    return Draw(
+        msgspec.structs.replace(examples, examples=everything), corpus(np.concatenate([inside, strangers]))
     )
-    inside = labels >= 0
+
+
+def untrained(each: Draw, fit: Fit) -> Outcome:
+    """What a registry decides without an artefact."""
+    examples, test = each.examples, each.test
+    meaning = fit_vectors(examples.routes, examples.texts, examples.inputs.vectors, examples.labels, fit)
+    logits = meaning.head.logits(test.inputs)
+    probabilities = meaning.calibration.probabilities(logits)
     return Outcome(
-        right=(probabilities.argmax(axis=1) == labels)[inside],
-        confidence=ranked[inside, -1],
-        kept=kept[inside],
-        stray_kept=kept[~inside],
+        labels=test.labels,
+        best=logits.argmax(axis=1),
+        confidence=probabilities.max(axis=1).astype(np.float64),
+        kept=passes_default_floors(meaning, test.inputs.vectors, logits),
     )
 
 
-def row(outcomes: Sequence[Outcome]) -> str:
-    """One table row over all draws."""
-    right = np.concatenate([o.right for o in outcomes])
-    confidence = np.concatenate([o.confidence for o in outcomes])
-    kept = np.concatenate([o.kept for o in outcomes])
-    stray = np.concatenate([o.stray_kept for o in outcomes])
-    low, high = interval(np.stack([o.right for o in outcomes]))
-    return " | ".join(
-        [
-            f"{right.mean():.3f} [{low:.3f}, {high:.3f}]",
-            f"{confidence.mean():.3f}",
-            f"{calibration_error(confidence, right):.3f}",
-            f"{kept.mean():.3f}",
-            f"{right[kept].mean():.3f}",
-            f"{stray.mean():.3f}",
-        ]
+def trained(each: Draw, default: Outcome) -> Outcome:
+    """What is decided with what `extproc train` writes."""
+    outcome = route_training.train(
+        each.examples, seed=0, scorer="auto", progress=lambda _: None, default=fit_logistic
+    )
+    assert outcome.comparison is not None
+    if not outcome.comparison.better:
+        return msgspec.structs.replace(default, written="default")
+    held = route_training.measure(outcome.meaning, each.test)
+    decided = held_out_scores.decisions(outcome.meaning, held, outcome.selected.floors)
+    probabilities = outcome.meaning.calibration.probabilities(held.logits)
+    return Outcome(
+        labels=held.labels,
+        best=probabilities.argmax(axis=1),
+        confidence=probabilities.max(axis=1).astype(np.float64),
+        kept=decided != ABSTAIN,
+        written=outcome.scorer,
     )
 
 
-def interval(right: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, resampling draws and rows. Shape (draws, rows)."""
+def training_cells(draws: Sequence[Draw]) -> list[str]:
+    """The default beside training, over all draws."""
+    pairs = []
+    for each in draws:
+        default = untrained(each, fit_logistic)
+        pairs.append((default, trained(each, default)))
+        print(f"  {pairs[-1][1].written}", file=sys.stderr, flush=True)
+    leads = [new.as_labelled.astype(np.float64) - old.as_labelled.astype(np.float64) for old, new in pairs]
+    low, high = interval(leads)
+    worse = sum(interval([lead])[1] < 0 for lead in leads)
+
+    def mean(figure: Callable[[Outcome], float]) -> str:
+        old, new = (np.mean([figure(pair[side]) for pair in pairs]) for side in (0, 1))
+        return f"{old:.3f} -> {new:.3f}"
+
+    return [
+        *mean(lambda each: float(each.as_labelled.mean())).split(" -> "),
+        f"{np.mean([lead.mean() for lead in leads]):+.3f} [{low:+.3f}, {high:+.3f}]",
+        f"{worse} of {len(leads)}",
+        mean(lambda each: each.good_kept),
+        mean(lambda each: each.strangers_kept),
+        ", ".join(new.written for _, new in pairs),
+    ]
+
+
+def scorer_cells(outcomes: Sequence[Outcome]) -> list[str]:
+    """One scorer over all draws; accuracy and calibration are of rows in scope, whether kept or not."""
+    inside = np.concatenate([each.labels != ABSTAIN for each in outcomes])
+    right = np.concatenate([each.right for each in outcomes])[inside]
+    confidence = np.concatenate([each.confidence for each in outcomes])[inside]
+    low, high = interval([each.right[each.labels != ABSTAIN].astype(np.float64) for each in outcomes])
+    return [
+        f"{right.mean():.3f} [{low:.3f}, {high:.3f}]",
+        f"{confidence.mean():.3f}",
+        f"{calibration_error(confidence, right):.3f}",
+        f"{np.mean([each.as_labelled.mean() for each in outcomes]):.3f}",
+        f"{np.mean([each.good_kept for each in outcomes]):.3f}",
+        f"{np.mean([each.strangers_kept for each in outcomes]):.3f}",
+    ]
+
+
+def interval(draws: Sequence[Floats]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, resampling draws, and rows within each."""
     random = np.random.default_rng(2)
-    draws, rows = right.shape
     means = [
-        right[random.integers(draws, size=draws)][:, random.integers(rows, size=rows)].mean()
-        for _ in range(1000)
+        np.mean([random.choice(draws[place], len(draws[place])).mean() for place in chosen])
+        for chosen in random.integers(len(draws), size=(1000, len(draws)))
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+def calibration_error(confidence: Floats, right: Truths) -> float:
     """Expected calibration error over fifteen bins of equal mass (Naeini et al., 2015)."""
     order = np.argsort(confidence)
     gaps = [

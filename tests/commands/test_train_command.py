@@ -192,7 +192,7 @@ def test_where_training_gains_nothing_the_artefact_keeps_what_the_registry_decid
     assert "fast_path: training kept the default scorer in " in capsys.readouterr().err
     assert train(registry, "trained", "--scorer", "linear") == 0
     printed = capsys.readouterr().out
-    assert "warning          the head is not surely better than the default scorer" in printed
+    assert "warning          the head is no better than the default scorer" in printed
     assert (registry.parent / "trained" / "weights.npz").exists()
 
 

@@ -30,7 +30,6 @@ from extproc.routing.scorers import Fit, Labels, Matrix
 from extproc.routing.trained_heads import Inputs
 
 _TURNS = 5
-_ERRORS = 2 * 1.96  # standard errors in a 95 % interval
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -53,9 +52,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def better(self) -> bool:
-        """Whether the trained head surely costs less, by one standard error (Breiman et al., 1984)."""
-        lead = self.cost.lead
-        return not self.few and lead.value > 0 and lead.value >= (lead.high - lead.low) / _ERRORS
+        """Whether the trained head costs less, on enough rows to say so."""
+        return not self.few and self.cost.lead.value > 0
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -152,16 +150,16 @@ def _of_default(
         judged[seen] = True
         vectors, labels = rows.vectors[seen], rows.labels[seen]
         logits = meaning.head.logits(Inputs(vectors))
-        verdicts.passed[seen] = _passed(meaning, vectors, logits)
+        verdicts.passed[seen] = passes_default_floors(meaning, vectors, logits)
         verdicts.right[seen] = logits.argmax(axis=1) == labels
         inside = labels != ABSTAIN
         if routes > 1:
             hidden = without_own_route(logits[inside], labels[inside])
-            verdicts.made_passed[seen[inside]] = _passed(meaning, vectors[inside], hidden)
+            verdicts.made_passed[seen[inside]] = passes_default_floors(meaning, vectors[inside], hidden)
     return verdicts, judged
 
 
-def _passed(meaning: Meaning, vectors: Matrix, logits: Matrix) -> Truths:
+def passes_default_floors(meaning: Meaning, vectors: Matrix, logits: Matrix) -> Truths:
     """Whether the rows pass the floors that serving sets without an artefact."""
     scope = meaning.scope
     to_centroids = np.zeros_like(logits) if scope is None else vectors @ scope.centroids.T

@@ -349,14 +349,14 @@ def _comparison_lines(comparison: Comparison | None, *, kept: bool) -> list[str]
             f"{with_interval(compared.default)}, ahead by {with_interval(compared.lead, difference)}"
         )
     if kept:
-        why = "too few rows to judge by" if comparison.few else "the trained head is not surely better"
+        why = "too few rows to judge by" if comparison.few else "the trained head is no better"
         lines.append(
             f"kept             the default scorer: {why}. The registry's examples decide, as without an "
             "artefact (`--scorer NAME` writes a head all the same)"
         )
     elif not comparison.better:
         lines.append(
-            "warning          the head is not surely better than the default scorer, which needs no artefact"
+            "warning          the head is no better than the default scorer, which needs no artefact"
         )
     return lines
 

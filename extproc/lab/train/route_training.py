@@ -8,6 +8,7 @@ few, each fifth in turn.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -37,6 +38,7 @@ from extproc.routing.scope import (
     LIKENESS,
     ScopeScore,
     likeness_of,
+    to_centroids_without_self,
     without_own_route,
 )
 from extproc.routing.scorers import Fit, Matrix, fit_centroids, spherical_k_means
@@ -44,6 +46,7 @@ from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
 
 FOLDS = 5
 HELD_ONCE = 2000  # rows in scope; with as many, one fifth is enough to calibrate on
+ON_EMBEDDING = ("centroid", "prototypes", "logistic")  # scorers that a registry can name
 KEPT_EXAMPLES = 200  # per route, for the similarity to the nearest example
 
 Progress = Callable[[str], None]
@@ -123,7 +126,9 @@ def train(
     """
     _check(rows)
     inside = int((rows.labels != ABSTAIN).sum())
-    names = _candidates(inside) if scorer == "auto" else [scorer]
+    names = [scorer]
+    if scorer == "auto":
+        names = _candidates(inside, all_known=default is not None and 2 * len(rows.examples) > inside)
     turns = held_out(rows, groups_of(_words(rows)), seed)
     logits, fits = _cross_fit(rows, turns, names, seed, progress)
     scored = np.sort(np.concatenate([turn.out for turn in turns]))
@@ -131,9 +136,10 @@ def train(
     chosen = min(tried, key=lambda name: tried[name][1])
     progress(f"fitting {chosen} on all {inside} rows")
     head = _fit(chosen, rows, seed, fits.get(chosen))
-    likeness = _likeness(rows, turns, logits[chosen])
-    held = HeldOut(rows.labels[scored], logits[chosen][scored], likeness[scored])
-    made = _as_if_without_route(rows, turns, logits[chosen], scored[held.inside])
+    of_turns = _held_and_made(rows, logits[chosen], scored, partial(_likeness, rows, turns))
+    once = len(turns) == 1 and len(scored) < len(rows.labels)
+    # As serving does, each row is compared with all others, where all rows are held out in turn.
+    held, made = of_turns if once else _held_and_made(rows, logits[chosen], scored, partial(_to_others, rows))
     members = np.flatnonzero(rows.labels != ABSTAIN)
     centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
     aim = Aim(costs, target_wrong)
@@ -143,7 +149,7 @@ def train(
         progress("comparing with the default scorer")
         splits = [(turn.fitted, turn.out) for turn in turns]
         known = Rows(rows.inputs.vectors, rows.labels, rows.examples)
-        comparison = compare(known, splits, held, made, settled, aim, default)
+        comparison = compare(known, splits, *of_turns, settle(*of_turns, centroids, aim), aim, default)
     return TrainedRoutes(
         scorer=chosen,
         meaning=_meaning(rows, head, settled.calibration, settled.scope),
@@ -157,10 +163,15 @@ def train(
     )
 
 
-def _candidates(inside: int) -> list[str]:
-    """The scorers to try on so many rows in scope."""
+def _candidates(inside: int, *, all_known: bool) -> list[str]:
+    """The scorers to try on so many rows in scope.
+
+    Where most rows are the registry's own examples, the head is compared with the registry's scorer, and
+    others that read no more than the embedding are not tried: on few rows they win by chance.
+    """
     left_out = NOT_OF_FEW if inside < ENOUGH_ROWS else NOT_OF_MANY if inside >= HELD_ONCE else ()
-    return [name for name in (*SCORERS, BLEND) if name not in left_out]
+    known = ON_EMBEDDING if all_known else ()
+    return [name for name in (*SCORERS, BLEND) if name not in {*left_out, *known}]
 
 
 def measure(meaning: Meaning, rows: Corpus) -> HeldOut:
@@ -266,12 +277,34 @@ def _figures(logits: Matrix, labels: Labels) -> tuple[float, float]:
     return float((chances.argmax(axis=1) == labels).mean()), float(-np.log(likely).mean())
 
 
-def _as_if_without_route(rows: Corpus, turns: Sequence[Turn], logits: Matrix, inside: Labels) -> HeldOut:
-    """These held-out rows in scope as if their own route did not exist; none if there is one route."""
-    masked, others = logits.copy(), inside if len(rows.routes) > 1 else inside[:0]
+def _held_and_made(
+    rows: Corpus, logits: Matrix, scored: Labels, likeness: Callable[[Matrix], Floats]
+) -> tuple[HeldOut, HeldOut]:
+    """Held-out rows, and those in scope as if their own route did not exist; none if there is one route."""
+    held = HeldOut(rows.labels[scored], logits[scored], likeness(logits)[scored])
+    others = scored[held.inside] if len(rows.routes) > 1 else scored[:0]
+    masked = logits.copy()
     masked[others] = without_own_route(logits[others], rows.labels[others])
-    likeness = _likeness(rows, turns, masked)
-    return HeldOut(np.full(len(others), ABSTAIN), masked[others], likeness[others])
+    return held, HeldOut(np.full(len(others), ABSTAIN), masked[others], likeness(masked)[others])
+
+
+def _to_others(rows: Corpus, logits: Matrix) -> Floats:
+    """The likeness of each row to the rows in scope, without itself."""
+    vectors, inside = rows.inputs.vectors, rows.labels != ABSTAIN
+    found = np.empty((len(rows.labels), len(LIKENESS)))
+    examples, labels = vectors[inside], rows.labels[inside]
+    centroids = fit_centroids(examples, labels, len(rows.routes)).centroids
+    found[inside] = likeness_of(
+        examples,
+        logits[inside],
+        examples,
+        labels,
+        to_centroids_without_self(examples, labels, len(rows.routes)),
+        own=np.arange(len(examples)),
+    )
+    strangers = vectors[~inside]
+    found[~inside] = likeness_of(strangers, logits[~inside], examples, labels, strangers @ centroids.T)
+    return found
 
 
 def _likeness(rows: Corpus, turns: Sequence[Turn], logits: Matrix) -> Floats:
