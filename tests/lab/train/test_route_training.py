@@ -10,6 +10,7 @@ from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.held_out_scores import decisions, in_scope
 from extproc.lab.train.route_artefacts import TrainOptions, learn
 from extproc.lab.train.route_training import Corpus, corpus, data_hash, measure, train
+from extproc.routing.scorers import fit_logistic
 from extproc.routing.trained_heads import Trained
 from extproc.vocabulary import Embedding
 
@@ -137,6 +138,26 @@ def test_scorers_that_are_never_chosen_are_not_fitted() -> None:
 
     assert not {"perceptron", "blend"} & tried(20)
     assert {"perceptron", "blend", "logistic"} <= tried(170)
+
+
+def test_scorers_that_the_registry_could_name_are_not_tried_on_its_own_examples() -> None:
+    rows = world(12)
+    known = msgspec.structs.replace(rows, examples=np.arange(36))
+    arrived = msgspec.structs.replace(rows, examples=np.array([0, 12, 24]))
+    tried = [
+        set(train(each, seed=0, scorer="auto", progress=quiet, default=fit_logistic).tried)
+        for each in (known, arrived)
+    ]
+    assert tried == [{"linear", "lexical"}, {"centroid", "prototypes", "logistic", "linear", "lexical"}]
+
+
+def test_few_rows_are_compared_with_all_others_as_serving_does() -> None:
+    """Compared with the fitted rows alone they seemed farther away than requests are: floors were too low."""
+    rows = world(10)
+    held = train(rows, seed=0, scorer="linear", progress=quiet).held
+    cosines = rows.inputs.vectors @ rows.inputs.vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    np.testing.assert_allclose(held.likeness[:, 0], cosines.max(axis=1), atol=1e-6)
 
 
 def test_what_is_fitted_on_noise_does_not_look_good_on_held_out_rows() -> None:
