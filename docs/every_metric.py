@@ -25,6 +25,8 @@ from extproc.vocabulary import (
     ClusterName,
     Decision,
     FastPathComparison,
+    LlmOpinion,
+    LlmResult,
     ModelName,
     Offer,
     Reason,
@@ -141,7 +143,8 @@ def _decision() -> Decision:
         _ROUTE, _MODEL, BodyPolicy(model=_SENT), ClusterName("c"), Stage.EMBEDDING, Reason.MATCHED,
         Version("v1"),
         probability=0.9, margin=0.8, similarity=0.7, in_scope=0.9,
-        times=StageTimes(rules=1, queue=1, embed=1, score=1, total=1),
+        times=StageTimes(rules=1, queue=1, embed=1, score=1, llm=1, total=1),
+        opinion=LlmOpinion(result=LlmResult.MATCHED, model=_MODEL),
         offers=(Offer(_MODEL, 0.9, 0.1),), training_similarity=0.5,
         comparison=FastPathComparison(agreed=True, weight=20.0),
     )  # fmt: skip

@@ -28,7 +28,12 @@ from extproc.registry.section import Section  # noqa: E402
 from extproc.telemetry import rows  # noqa: E402
 
 REFERENCE: Final = ROOT / "docs" / "reference"
-GUIDES: Final = ("registry.md", "cascades.md", "train-and-evaluate.md")  # their examples show every key
+GUIDES: Final = (
+    "registry.md",
+    "llm.md",
+    "cascades.md",
+    "train-and-evaluate.md",
+)  # show every key
 _NOTE: Final = "<!-- Written by docs/generate.py. Change the code it reads, and run it again. -->\n\n"
 _YAML: Final = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 

@@ -60,6 +60,13 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one
+    llm_result: str = ""  # how the question to an LLM ended; empty: the request was not in doubt
+    llm_doubt: str = ""  # why it was in doubt
+    llm_model: ModelName = ModelName("")
+    llm_cached: bool | None = None  # whether the answer to an equal request was used
+    llm_input_tokens: int | None = None
+    llm_output_tokens: int | None = None
+    llm_why: str | None = None  # in the LLM's words; only by the operator's opt-in to text
     tokens: int | None = None
     stream: bool = False
     reask: bool | None = None  # whether the client asks again what it asked before; None: unknown
@@ -69,6 +76,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     rules_us: int | None = None
     queue_us: int | None = None
     embed_us: int | None = None
+    llm_us: int | None = None
     total_us: int | None = None
     prompt: str = ""  # the beginning of the latest user turn; only by the operator's opt-in
     mode: str = Mode.ACTIVE

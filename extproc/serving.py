@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from extproc.egress.llm_router import LlmRouter
 from extproc.egress.model_calls import Egress
 from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.encoder_files import locate
@@ -26,7 +27,7 @@ from extproc.registry.live_registry import LiveRegistry, State
 from extproc.registry.releases import Release
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
-from extproc.routing.pipeline import Pipeline
+from extproc.routing.pipeline import MoreTime, Pipeline
 from extproc.supervisor import COMPONENT as TASKS
 from extproc.supervisor import Supervisor
 from extproc.telemetry import logs, otlp
@@ -125,7 +126,10 @@ async def serve(settings: Settings) -> None:
             telemetry=lambda version: releases.recorded(version).telemetry,
         )
         offload = Offload()
-        pipeline = Pipeline(embedder, releases.snapshot, time.perf_counter, offload)
+        egress = Egress(registry.envoy.egress, time.monotonic)
+        pipeline = Pipeline(
+            embedder, releases.snapshot, time.perf_counter, offload, LlmRouter(egress, time.monotonic)
+        )
         admission = Admission(_limits(registry), metrics.unread)
         metrics.watch_admission(lambda: admission.bytes_in_flight, lambda: admission.waiting)
         server = Server(
@@ -143,9 +147,7 @@ async def serve(settings: Settings) -> None:
                     offload=offload,
                     prompt_chars=_PROMPT_CHARS if otlp.captures_text() else 0,
                 ),
-                GateConversation(
-                    Gatekeepers(releases.tiers), metrics.failed, Egress(registry.envoy.egress, time.monotonic)
-                ),
+                GateConversation(Gatekeepers(releases.tiers), metrics.failed, egress),
                 FeedbackConversation(
                     FeedbackReceiver(token.admit, keep, metrics.feedback_received), metrics.failed
                 ),
@@ -170,10 +172,10 @@ class _Metered:
         self._metrics = metrics
         self._terms = terms
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: Question, more_time: MoreTime | None = None) -> Decision:
         """See ``Pipeline.decide``."""
         try:
-            decision = await self._pipeline.decide(question)
+            decision = await self._pipeline.decide(question, more_time)
         except DecisionError as error:
             self._metrics.undecided(error.reason, self._terms(question.head.config_version).mode)
             raise

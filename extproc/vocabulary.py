@@ -46,6 +46,7 @@ class Stage(StrEnum):
     RULE = "rule"
     LEXICAL = "lexical"  # the words alone were enough
     EMBEDDING = "embedding"
+    LLM = "llm"  # an LLM chose the route of a request in doubt
     DEFAULT = "default"
 
 
@@ -276,6 +277,32 @@ class FastPathComparison(msgspec.Struct, frozen=True):
         return "agreed" if self.agreed else "disagreed"
 
 
+class LlmResult(StrEnum):
+    """How the question to the LLM about a request in doubt ended. Labels a metric."""
+
+    MATCHED = "matched"  # it named a route
+    NONE = "none"  # it named no route
+    INVALID = "invalid"  # its reply is not what the schema asks for
+    TIMEOUT = "timeout"
+    FAILED = "failed"  # an error, or no connection
+    BUDGET = "budget"  # not asked: the budget was used up
+    BREAKER = "breaker"  # not asked: it failed too often a moment ago
+
+
+class LlmOpinion(msgspec.Struct, frozen=True, kw_only=True):
+    """What an LLM said about a request in doubt, or why it said nothing."""
+
+    result: LlmResult
+    model: ModelName  # that was or would have been asked
+    doubt: Reason = Reason.LOW_MARGIN  # why it was asked
+    route: RouteName = RouteName("")  # empty unless ``result`` is MATCHED
+    why: str = ""  # one line, in its own words
+    cached: bool = False  # from an equal request before, or together with one: nothing was paid
+    took_us: int = 0  # microseconds that the decision waited
+    input_tokens: int | None = None  # None: not reported, or nothing was paid
+    output_tokens: int | None = None
+
+
 class Choice(msgspec.Struct, frozen=True):
     """What a stage decided: a route, a model, or (``Stage.DEFAULT``) to leave it to the default."""
 
@@ -289,6 +316,7 @@ class Choice(msgspec.Struct, frozen=True):
     offers: tuple[Offer, ...] = ()  # what a route with a bar could choose between
     training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     comparison: FastPathComparison | None = None
+    opinion: LlmOpinion | None = None  # of an LLM, if the request was in doubt and one was to be asked
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -299,6 +327,7 @@ class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
     queue: int | None = None  # waiting for the encoder
     embed: int | None = None  # the encoder's batch
     score: int | None = None  # from the embedding to the decision
+    llm: int | None = None  # waiting for the LLM that is asked in doubt
     total: int | None = None  # the whole decision, after parsing
 
 
@@ -329,6 +358,7 @@ class Decision(msgspec.Struct, frozen=True):
     nearest: str = ""
     reading: TurnReading | None = None  # the piece of the user's turn that was scored; None: no text was
     comparison: FastPathComparison | None = None  # with the lexical fast path, of its sample
+    opinion: LlmOpinion | None = None  # of an LLM about a request in doubt; None: none was to be asked
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
     mode: Mode = Mode.ACTIVE  # observe: this is what would be done

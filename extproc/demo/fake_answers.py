@@ -136,16 +136,20 @@ def words_in(*texts: str) -> int:
     return sum(len(text.split()) for text in texts)
 
 
-def reply(ask: Ask) -> FakeAnswer:
+def reply(ask: Ask, text: str = "") -> FakeAnswer:
     """The model's answer: its name and the question, JSON for the requested schema, or a tool call.
 
-    Raises ApiError (400) for an unsupported schema.
+    ``text`` replaces the text of an answer that calls no tool. Raises ApiError (400) for an unsupported
+    schema.
     """
     tool = _called_tool(ask)
     if tool:
         arguments = _made({"type": "object", **ask.tools[tool]}, ask)
         return FakeAnswer((), "tool", ask.prompt_tokens, 1 + words_in(json.dumps(arguments)), tool, arguments)
-    text = _sentence(ask) if ask.schema is None else json.dumps(_made(ask.schema, ask), ensure_ascii=False)
+    if not text:
+        text = (
+            _sentence(ask) if ask.schema is None else json.dumps(_made(ask.schema, ask), ensure_ascii=False)
+        )
     words = tuple(_WORD.findall(text))
     kept = words if ask.limit is None else words[: ask.limit]
     return FakeAnswer(kept, "stop" if len(kept) == len(words) else "length", ask.prompt_tokens, len(kept))

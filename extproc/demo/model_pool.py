@@ -59,6 +59,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     write_sizes: tuple[int, ...] = ()  # body bytes per write, repeated; empty: one write an event
     reset_after_writes: int | None = None  # body writes before a TCP reset; 0: not one byte of the body
     end_after_writes: int | None = None  # body writes before the answer ends without an error
+    text: str = ""  # the text of every answer, in place of a made one
     in_prose: bool = False  # ignore the JSON object or schema that the client asks for
     omit_usage: bool = False
     delay_before_usage_s: float = 0.0  # before the last event of a stream with token usage
@@ -188,7 +189,9 @@ class FakeModel:
     def _pieces(self, fake_api: FakeApi, ask: Ask, behaviour: Behaviour) -> tuple[list[bytes], list[bytes]]:
         """The answer's body, before and after its usage: one piece for JSON, one piece per event for SSE."""
         identity = Identity(uuid.uuid4().hex, int(time.time()), self.name)
-        answer = reply(msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask)
+        answer = reply(
+            msgspec.structs.replace(ask, schema=None) if behaviour.in_prose else ask, behaviour.text
+        )
         with_usage = not behaviour.omit_usage
         if not ask.stream:
             return [msgspec.json.encode(fake_api.document(identity, ask, answer, with_usage=with_usage))], []

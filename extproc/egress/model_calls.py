@@ -34,7 +34,7 @@ class TokenBucket:
 
 
 class Egress:
-    """Makes the calls of gates. One per process, on its event loop."""
+    """Makes the calls of gates and of requests in doubt. One per process, on its event loop."""
 
     def __init__(self, address: str, clock: Callable[[], float], answer_limit: int = ANSWER_LIMIT) -> None:
         """``address`` is Envoy's ``envoy.egress``. ``clock`` counts seconds. ``answer_limit`` is in bytes."""
@@ -63,7 +63,7 @@ class Egress:
         except TimeoutError:
             return ConsultationResult(failure=FailureReason.TIMEOUT)
         except (OSError, EOFError, http_client.BadHttpResponse) as error:
-            log.warning("The call to the model %s for a gate failed: %s", consultation.model, error)
+            log.warning("The call to the model %s failed: %s", consultation.model, error)
             return ConsultationResult(failure=FailureReason.FAILED)
         if answer.status != 200:
             return ConsultationResult(failure=FailureReason.FAILED)

@@ -59,6 +59,7 @@ from extproc.envoyconf import cors_policy
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.registry.schema import Registry
 from extproc.registry.tier_compiling import tier_name
+from extproc.routing.pipeline import LLM_MARGIN_S
 from extproc.vocabulary import Api
 from extproc.wire.decide_messages import (
     CHECKED_HEADER,
@@ -143,6 +144,7 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
             response_header_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
         message_timeout=message_timeout(registry),
+        max_message_timeout=_most_time(registry),
         forward_rules=HeaderForwardingRules(
             allowed_headers=_any_of(*_FORWARDED, *(name.lower() for name in registry.trusted_headers))
         ),
@@ -158,6 +160,13 @@ def ext_proc(registry: Registry) -> ExternalProcessor:
 def message_timeout(registry: Registry) -> timedelta:
     """How long Envoy waits for the reply to a head or to a body. Then it continues without one."""
     return timedelta(seconds=registry.decision_ms / 1000 + registry.transfer_s + _MESSAGE_MARGIN_S)
+
+
+def _most_time(registry: Registry) -> timedelta | None:
+    """How long the sidecar may ask Envoy to wait for a request in doubt; None: not at all."""
+    if registry.llm is None:
+        return None
+    return timedelta(seconds=registry.llm.deadline_ms / 1000 + LLM_MARGIN_S)
 
 
 def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:

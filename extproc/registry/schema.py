@@ -44,7 +44,7 @@ class RouteSettings(Section, frozen=True):
     examples: list[Annotated[str, Meta(min_length=1)]] = []  # texts of users that belong to this route
     examples_file: str = ""  # a file with one example per line; relative to the registry file
     thresholds: RouteThresholds = RouteThresholds()  # floors of this route
-    description: str = ""  # for people; the router does not use it
+    description: str = ""  # what belongs to this route, for people and for the LLM that `llm` asks in doubt
     # Seconds until a model begins to answer. It never cuts a stream. (default: envoy.upstream_timeout_s)
     timeout_s: Seconds | None = None
     retry: Retry | None = None  # asks the same model again before its failure counts (default: no retry)
@@ -155,6 +155,22 @@ class EncoderSettings(Section, frozen=True):
     queue: Positive = 256  # greatest number of requests that wait for the encoder; more get the default
 
 
+class LlmSettings(Section, frozen=True):
+    """Asks an LLM for the route of a request in doubt. Each sidecar counts its own limits.
+
+    The call goes through Envoy's ``envoy.egress``. Without an answer, the request gets the default.
+    """
+
+    model: str  # the public name of a model that speaks openai.chat, with a key of its own or none
+    deadline_ms: Annotated[int, Meta(ge=10, le=30_000)] = 1500  # milliseconds for the call
+    max_share: Annotated[float, Meta(gt=0, le=1)] = 0.1  # greatest share of all requests that are asked about
+    per_second: Annotated[float, Meta(gt=0)] = 5.0  # greatest number of calls per second
+    # Greatest cost per hour in US dollars; the model needs a `price`. (default: no bound)
+    dollars_per_hour: Annotated[float, Meta(gt=0)] | None = None
+    examples: Annotated[int, Meta(ge=0, le=50)] = 3  # examples of each route that the LLM is shown
+    cache: Count = 1000  # answers that are kept for requests with the same text; 0: none
+
+
 class FeedbackSettings(Section, frozen=True):
     """Accepts opinions on answers, by POST /v1/router/feedback through Envoy."""
 
@@ -245,6 +261,7 @@ class Registry(Section, frozen=True):
     artefact: str = ""
     fast_path: FastPathSettings | None = None  # decides easy texts without the encoder (default: off)
     thresholds: Thresholds = Thresholds()  # floors below which the default model answers
+    llm: LlmSettings | None = None  # asks an LLM about requests below a floor (default: off)
     holdout: HoldoutSettings | None = (
         None  # a test that each new version must pass before it serves (default: none)
     )

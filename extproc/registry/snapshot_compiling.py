@@ -22,6 +22,7 @@ from extproc.registry.section import many
 from extproc.routing import rules, text_folding
 from extproc.routing.embedding_scorer import Meaning, fit_meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
+from extproc.routing.llm_question import LlmPolicy, RouteCard, system_message
 from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
@@ -77,6 +78,32 @@ def compile_snapshot(
         languages=frozenset(registry.encoder.languages),
         rollout_key=registry.rollout_key.lower(),
         terms=_terms(registry, targets),
+        llm=_llm(loaded, targets),
+    )
+
+
+def _llm(loaded: LoadedRegistry, targets: Mapping[ModelName, Target]) -> LlmPolicy | None:
+    settings = loaded.registry.llm
+    if settings is None:
+        return None
+    target = targets[ModelName(settings.model)]
+    cards = [
+        RouteCard(
+            RouteName(name), route.description, tuple(loaded.examples.get(name, ())[: settings.examples])
+        )
+        for name, route in loaded.registry.routes.items()
+    ]
+    return LlmPolicy(
+        model=target.model,
+        upstream_model=target.upstream_model,
+        routes=tuple(card.route for card in cards),
+        system=system_message(cards),
+        deadline_s=settings.deadline_ms / 1000,
+        max_share=settings.max_share,
+        per_second=settings.per_second,
+        dollars_per_hour=settings.dollars_per_hour,
+        cache=settings.cache,
+        price=target.price,
     )
 
 

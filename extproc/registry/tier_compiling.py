@@ -118,7 +118,7 @@ def _fitted_share(registry: Registry, gate: str, known: CalibratedGate) -> float
 
 
 def consulted_models(registry: Registry) -> list[str]:
-    """The models that gates of cascades which some route uses ask for second opinions, each once."""
+    """The models that the sidecar itself asks, each once: in doubt, and for gates that some route uses."""
     used = {route.cascade for route in registry.routes.values() if route.cascade}
     gates = [
         registry.gates[tier.gate]
@@ -126,7 +126,9 @@ def consulted_models(registry: Registry) -> list[str]:
         for tier in cascade.tiers
         if name in used and tier.gate in registry.gates
     ]
-    return list(dict.fromkeys(gate.consulting.model for gate in gates if gate.consulting))
+    in_doubt = [registry.llm.model] if registry.llm else []
+    asked_by_gates = [gate.consulting.model for gate in gates if gate.consulting]
+    return list(dict.fromkeys([*in_doubt, *asked_by_gates]))
 
 
 def _consulted(registry: Registry, settings: SecondSettings | VerifierSettings | None) -> Consulted | None:

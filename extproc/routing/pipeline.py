@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.structs import replace
 
 from extproc.errors import ClientError, DecisionError, PolicyFailed, UnknownVersion
 from extproc.offloading import Offload
+from extproc.routing.llm_question import DOUBTS, DoubtResolver, LlmQuestion
 from extproc.routing.rollout import key_of, mode_of
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.stages import (
@@ -15,6 +18,7 @@ from extproc.routing.stages import (
     api_served,
     deny,
     pin,
+    route_by_llm,
     route_by_meaning,
     route_by_rule,
     route_by_words,
@@ -25,8 +29,10 @@ from extproc.vocabulary import (
     Decision,
     Embedder,
     Embedding,
+    Mode,
     Question,
     Reason,
+    RouteName,
     Stage,
     StageTimes,
     TurnReading,
@@ -34,6 +40,11 @@ from extproc.vocabulary import (
 )
 
 log = logging.getLogger(__name__)
+
+MoreTime = Callable[[float], Awaitable[None]]
+"""Asks Envoy to wait so many seconds for the decision, in place of its usual time."""
+
+LLM_MARGIN_S = 0.5  # that an LLM's answer may be late on a busy machine
 
 
 class Pipeline:
@@ -45,18 +56,21 @@ class Pipeline:
         snapshot_of: Callable[[Version], Snapshot | None],
         clock: Callable[[], float],
         offload: Offload | None = None,
+        llm: DoubtResolver | None = None,
     ) -> None:
         """``snapshot_of`` gives the snapshot for what Envoy holds (see ``Releases.snapshot``).
 
-        ``clock`` counts seconds from anywhere. ``offload`` runs the rules over large bodies.
+        ``clock`` counts seconds from anywhere. ``offload`` runs the rules over large bodies. Without ``llm``,
+        requests in doubt get the default.
         """
         self._embedder = embedder
         self._snapshot_of = snapshot_of
         self._clock = clock
         self._offload = offload or Offload()
+        self._llm = llm
         # The order is the precedence: deny before pins before routes, and what costs microseconds before the
-        # embedding, which costs milliseconds. Only the embedding is awaited, so only it needs the timer of
-        # the deadline, which costs more than all rules together.
+        # embedding, which costs milliseconds. The LLM comes last. Only what is awaited has a deadline, whose
+        # timer costs more than all rules together.
         self._stages: tuple[RoutingStage, ...] = (
             api_served,
             deny,
@@ -65,8 +79,10 @@ class Pipeline:
             abstain_without_text,
         )
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: Question, more_time: MoreTime | None = None) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
+
+        In doubt, an LLM may be asked once ``more_time`` has prolonged that budget. Without it, none is.
 
         Raises ``ClientError`` when the request must be refused, ``UnknownVersion`` when there is no
         snapshot to decide by, ``PolicyFailed`` when a deny rule could not be checked, and nothing else.
@@ -84,6 +100,7 @@ class Pipeline:
             if choice is None:
                 texts = snapshot.embedded(question.request.user_text, reading)
                 choice = route_by_meaning(question, snapshot, reading, await self._embedded(texts, snapshot))
+            choice = await self._resolved(choice, question, snapshot, more_time)
         except ClientError:
             raise
         except PolicyFailed:
@@ -98,8 +115,26 @@ class Pipeline:
             # a reason of its own on metrics and records, and the default model answers.
             log.exception("a stage of the pipeline failed")
             choice = _give_up(Reason.INTERNAL_ERROR)
-        times = _times(choice.embedding, started, ruled, self._clock())
+        times = _times(choice, started, ruled, self._clock())
         return conclude(choice, question, snapshot, times)
+
+    async def _resolved(
+        self, choice: Choice, question: Question, snapshot: Snapshot, more_time: MoreTime | None
+    ) -> Choice:
+        """``choice``, or what an LLM made of a request in doubt. It is not asked if that is only observed."""
+        policy = snapshot.llm
+        if policy is None or self._llm is None or more_time is None:
+            return choice
+        self._llm.note_request(policy)
+        if choice.reason not in DOUBTS or _mode("", question, snapshot) is Mode.OBSERVE:
+            return choice
+        asked = LlmQuestion(policy, snapshot.version, question.request.user_text, choice.reason)
+        opinion, began = self._llm.settled(asked), self._clock()
+        if opinion is None:
+            await more_time(policy.deadline_s + LLM_MARGIN_S)
+            opinion = await self._llm.ask(asked, question.request_id)
+            opinion = replace(opinion, took_us=_microseconds(self._clock() - began))
+        return route_by_llm(choice, opinion, question, snapshot)
 
     async def _embedded(self, texts: Sequence[str], snapshot: Snapshot) -> list[Embedding]:
         async with asyncio.timeout(snapshot.budget_s):
@@ -126,7 +161,6 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
     target = snapshot.targets[choice.model or snapshot.defaults[question.request.api]]
     route = snapshot.routes.get(choice.route)
     scores, embedding = choice.scores, choice.embedding
-    rollout = route.rollout if route else snapshot.rollout
     return Decision(
         route=choice.route,
         model=target.model,
@@ -155,25 +189,34 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         comparison=choice.comparison,
         tokens=embedding.tokens if embedding else None,
         times=times,
-        mode=mode_of(rollout, choice.route, key_of(question, snapshot.rollout_key).value),
+        opinion=choice.opinion,
+        mode=_mode(choice.route, question, snapshot),
     )
+
+
+def _mode(route: str, question: Question, snapshot: Snapshot) -> Mode:
+    """Whether a decision for this route, empty for none, is obeyed."""
+    policy = snapshot.routes.get(RouteName(route))
+    rollout = policy.rollout if policy else snapshot.rollout
+    return mode_of(rollout, route, key_of(question, snapshot.rollout_key).value)
 
 
 def _give_up(reason: Reason) -> Choice:
     return Choice(stage=Stage.DEFAULT, reason=reason)
 
 
-def _times(embedding: Embedding | None, started: float, ruled: float | None, now: float) -> StageTimes:
+def _times(choice: Choice, started: float, ruled: float | None, now: float) -> StageTimes:
     """How long each step took; ``ruled`` is when the stages without the embedding were done."""
+    embedding = choice.embedding
+    llm = choice.opinion.took_us if choice.opinion else None
     rules = None if ruled is None else _microseconds(ruled - started)
     total = _microseconds(now - started)
     if embedding is None:
-        return StageTimes(rules=rules, total=total)
+        return StageTimes(rules=rules, llm=llm, total=total)
     queue, embed = _microseconds(embedding.queue_s), _microseconds(embedding.infer_s)
     # What is left of the whole: the scorer, the choice of a model, and the way back from the encoder.
-    return StageTimes(
-        rules=rules, queue=queue, embed=embed, score=max(0, total - (rules or 0) - queue - embed), total=total
-    )
+    score = max(0, total - (rules or 0) - queue - embed - (llm or 0))
+    return StageTimes(rules=rules, queue=queue, embed=embed, score=score, llm=llm, total=total)
 
 
 def _microseconds(seconds: float) -> int:

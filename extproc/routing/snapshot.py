@@ -11,6 +11,7 @@ import msgspec
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import FastPath
 from extproc.routing.languages import ANY
+from extproc.routing.llm_question import LlmPolicy
 from extproc.routing.model_choice import Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
@@ -54,6 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     rollout: Rollout = Rollout()  # of decisions for no route
     rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
     terms: Terms = Terms()
+    llm: LlmPolicy | None = None  # how an LLM is asked about requests in doubt; None: none is
 
     def read(self, text: str) -> TurnReading:
         """What of a user's turn is scored against the routes."""

@@ -1,7 +1,8 @@
 """The stages of a decision, named as in the pipeline's list.
 
 The pipeline runs them in order until one returns a ``Choice``. All are plain functions, so that they can run
-in a thread. ``route_by_meaning`` comes last, because it needs the embedding. Only the embedding is awaited.
+in a thread. ``route_by_meaning`` needs the embedding, and ``route_by_llm`` an LLM's opinion. Only these two
+are awaited.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from extproc.vocabulary import (
     Choice,
     Embedding,
     FastPathComparison,
+    LlmOpinion,
+    LlmResult,
     ModelName,
     Offer,
     Question,
@@ -179,6 +182,23 @@ def _by_scores(
         embedding=embedding,
         offers=found.offers,
         training_similarity=found.similarity,
+    )
+
+
+def route_by_llm(choice: Choice, opinion: LlmOpinion, question: Question, snapshot: Snapshot) -> Choice:
+    """Follow the LLM's opinion about a request in doubt. If it names no route, ``choice`` stands."""
+    if opinion.result is not LlmResult.MATCHED:
+        return replace(choice, opinion=opinion)
+    found = _model_of(opinion.route, question, snapshot, choice.embedding)
+    return replace(
+        choice,
+        stage=Stage.LLM,
+        reason=Reason.MATCHED if found.model else Reason.NO_CANDIDATE,
+        route=opinion.route,
+        model=found.model,
+        offers=found.offers,
+        training_similarity=found.similarity,
+        opinion=opinion,
     )
 
 

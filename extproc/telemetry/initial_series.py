@@ -19,7 +19,7 @@ from extproc.registry.tier_compiling import reasons_of
 from extproc.telemetry import otel_names
 from extproc.telemetry.feedback_receiver import ACCEPTED
 from extproc.telemetry.row_building import REFUSALS
-from extproc.vocabulary import FastPathComparison, Mode, Reason, Stage
+from extproc.vocabulary import FastPathComparison, LlmOpinion, LlmResult, Mode, ModelName, Reason, Stage
 
 Labels = Mapping[str, str | bool]
 Series = tuple[str, Labels]  # the name of a counter, and one of its label sets
@@ -65,6 +65,7 @@ def of(registry: Registry) -> Iterator[Series]:
         for status in _STATUS_CLASSES:
             yield otel_names.EXCHANGES, _exchange(route, model, status, mode)
     yield from _decisions(registry)
+    yield from _doubts(registry)
     yield from _cascades(registry)
     for model in registry.models:
         yield otel_names.ATTEMPTS, {
@@ -94,10 +95,13 @@ def _models(registry: Registry, name: str) -> list[str]:
 
 
 def _decisions(registry: Registry) -> Iterator[Series]:
-    by_words = [Stage.LEXICAL] if registry.fast_path else []
+    optional = [
+        *([Stage.LEXICAL] if registry.fast_path else []),
+        *([Stage.LLM] if registry.llm else []),
+    ]
     for route, model, mode in _places(registry):
         if route:
-            for stage in (Stage.EMBEDDING, *by_words):
+            for stage in (Stage.EMBEDDING, *optional):
                 yield otel_names.DECISIONS, _decision(route, model, stage, Reason.MATCHED, mode)
         else:
             for reason in _ABSTAINED if registry.routes else (Reason.NO_ROUTES,):
@@ -108,6 +112,22 @@ def _decisions(registry: Registry) -> Iterator[Series]:
             yield otel_names.DECISIONS, _decision(rule.route, model, Stage.RULE, Reason.RULE, mode)
     for reason in _UNDECIDED:
         yield otel_names.DECISIONS, _decision("", "", Stage.DEFAULT, reason, registry.mode.value)
+
+
+def _doubts(registry: Registry) -> Iterator[Series]:
+    if registry.llm is not None:
+        for result in LlmResult:
+            opinion = LlmOpinion(result=result, model=ModelName(registry.llm.model))
+            yield otel_names.LLM_REQUESTS, llm_labels(opinion)
+
+
+def llm_labels(opinion: LlmOpinion) -> Labels:
+    """The labels of a question to an LLM."""
+    return {
+        otel_names.RESULT: opinion.result.value,
+        otel_names.ROUTER_MODEL: opinion.model,
+        otel_names.CACHED: opinion.cached,
+    }
 
 
 def _cascades(registry: Registry) -> Iterator[Series]:

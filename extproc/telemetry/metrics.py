@@ -33,7 +33,7 @@ from extproc.registry.tier_compiling import Bands
 from extproc.telemetry import initial_series, otel_names
 from extproc.telemetry.call_metrics import Calls
 from extproc.telemetry.cascade_metrics import Cascades
-from extproc.telemetry.initial_series import Counters
+from extproc.telemetry.initial_series import Counters, llm_labels
 from extproc.telemetry.otlp import service_resource
 from extproc.telemetry.rows import AttemptRow, EvaluationRow
 from extproc.telemetry.sinks import Outcome
@@ -44,11 +44,11 @@ _Labels = Mapping[str, str | bool]
 # Seconds. A rule takes some 10 us, an embedding milliseconds, a whole budget a second at most.
 _STEP_BUCKETS: Final = (
     *(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3),
-    *(5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0),
+    *(5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 _SCORE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 _STEPS: Final = tuple(
-    (step, {otel_names.ROUTER_STEP: step}) for step in ("rules", "queue", "embed", "score", "total")
+    (step, {otel_names.ROUTER_STEP: step}) for step in ("rules", "queue", "embed", "score", "llm", "total")
 )
 _PARSE: Final = {otel_names.ROUTER_STEP: "parse"}
 
@@ -105,6 +105,8 @@ class Metrics:
         )
         if decision.comparison is not None:
             self._comparisons.add(1, {otel_names.RESULT: decision.comparison.result})
+        if decision.opinion is not None:
+            self._doubts.add(1, llm_labels(decision.opinion))
         for step, labels in _STEPS:
             microseconds = getattr(decision.times, step)
             if microseconds is not None:
@@ -256,6 +258,10 @@ class Metrics:
             description="LLM calls whose body was not read because the bytes in flight were at their limit.",
         )
         self._unread.add(0)
+        self._doubts = count(
+            otel_names.LLM_REQUESTS,
+            description="Requests in doubt, by how the question to an LLM ended; see `llm` of the registry.",
+        )
         self._restarts = count(
             otel_names.TASK_RESTARTS,
             description="Restarts of crashed tasks of this process; see the log.",

@@ -62,6 +62,15 @@ ROUTER_ESTIMATED_COST_USD: Final = "router.estimated_cost_usd"  # of an answer w
 ROUTER_FIRST_BYTE_MS: Final = "router.first_byte_ms"
 ROUTER_IN_SCOPE: Final = "router.in_scope"
 ROUTER_LEXICAL: Final = "router.lexical"
+ROUTER_LLM_CACHED: Final = "router.llm.cached"
+ROUTER_LLM_COST_USD: Final = "router.llm.cost_usd"
+ROUTER_LLM_DOUBT: Final = "router.llm.doubt"
+ROUTER_LLM_INPUT_TOKENS: Final = "router.llm.input_tokens"
+ROUTER_LLM_MODEL: Final = "router.llm.model"  # that is asked about requests in doubt
+ROUTER_LLM_OUTPUT_TOKENS: Final = "router.llm.output_tokens"
+ROUTER_LLM_RESULT: Final = "router.llm.result"
+ROUTER_LLM_US: Final = "router.llm_us"
+ROUTER_LLM_WHY: Final = "router.llm.why"  # by opt-in only
 ROUTER_MARGIN: Final = "router.margin"
 ROUTER_MODE: Final = "router.mode"
 ROUTER_MODEL: Final = "router.model"
@@ -119,6 +128,7 @@ DEVICE: Final = "device"
 MODEL: Final = "model"
 PRECISION: Final = "precision"
 PYTHON: Final = "python"
+CACHED: Final = "cached"
 RESULT: Final = "result"
 VERSION: Final = "version"
 
@@ -157,6 +167,7 @@ FAILURES: Final = "router.failures"
 FAST_PATH_COMPARISONS: Final = "router.fast_path.comparisons"
 FAST_PATH_OPEN: Final = "router.fast_path.open"
 FEEDBACK: Final = "router.feedback"
+LLM_REQUESTS: Final = "router.llm.requests"
 OVERHEAD: Final = "router.overhead.share"
 REFERENCE_COST: Final = "router.reference_cost.usd"
 REFUSALS: Final = "router.refusals"
@@ -179,6 +190,7 @@ GEN_AI_EVALUATION_RESULT: Final = "gen_ai.evaluation.result"  # a verdict as an 
 DEFAULT_SERVICE_NAME: Final = "envoy-semantic-router"
 
 EMBEDDINGS: Final = "embeddings"  # the operation of our encoder
+CHAT: Final = "chat"  # the operation of an LLM that is asked in doubt
 
 # Each API as the conventions see it: (operation, provider).
 OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {

@@ -52,7 +52,8 @@ class PriceList(msgspec.Struct, frozen=True):
     def of_exchange(self, row: ExchangeRow) -> ExchangeRow:
         """``row`` with its cost, and its cost at the prices of the reference and of the decided model.
 
-        A cost that is set already stays: for a cascade, it is the sum of its attempts.
+        A cost that is set already stays: for a cascade, it is the sum of its attempts. ``with_doubt`` adds
+        what an LLM cost that was asked for the route.
         """
         tokens = row.input_tokens, row.output_tokens
         cost = self.cost(row.served_by or row.model, *tokens) if row.cost_usd is None else row.cost_usd
@@ -63,6 +64,17 @@ class PriceList(msgspec.Struct, frozen=True):
             reference_cost_usd=self.cost(self.reference, *tokens),
             would_cost_usd=self.cost(row.would_model, *tokens),
         )
+
+    def with_doubt(self, row: ExchangeRow) -> ExchangeRow:
+        """``row`` with the cost of the LLM that was asked for its route, which its own cost then includes.
+
+        If the cost of the answer is not known, the sum is not known either.
+        """
+        asked = self.cost(row.llm_model, row.llm_input_tokens, row.llm_output_tokens)
+        if asked is None:
+            return row
+        total = None if row.cost_usd is None else row.cost_usd + asked
+        return msgspec.structs.replace(row, llm_cost_usd=asked, cost_usd=total)
 
     def _estimated(self, row: ExchangeRow) -> float | None:
         """A rough cost by the sizes of the bodies, for an answer that reported no usage."""

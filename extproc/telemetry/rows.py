@@ -113,7 +113,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     )  # the decided route; empty: none
     # the name that the client sent
     original_model: Annotated[str, Attribute(otel_names.GEN_AI_ORIGINAL_MODEL)] = ""
-    # the stage that decided: deny, pin, rule, lexical, embedding, default
+    # the stage that decided: deny, pin, rule, lexical, embedding, llm, default
     stage: Annotated[str, Attribute(otel_names.ROUTER_STAGE)] = ""
     reason: Annotated[str, Attribute(otel_names.ROUTER_REASON)] = ""  # why the decision came out as it did
     rule: Annotated[str, Attribute(otel_names.ROUTER_RULE)] = ""  # the rule that decided
@@ -137,6 +137,23 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     offers: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_OFFERS)] = ()
     # cosine to the nearest prompt that predicted quality was trained on
     training_similarity: Annotated[float | None, Attribute(otel_names.ROUTER_TRAINING_SIMILARITY)] = None
+    # How the question to an LLM about a request in doubt ended: matched, none, invalid, timeout, failed,
+    # budget, breaker. Empty: the request was not in doubt, or no LLM is asked.
+    llm_result: Annotated[str, Attribute(otel_names.ROUTER_LLM_RESULT)] = ""
+    # why it was in doubt: low_margin, low_similarity, out_of_scope, language
+    llm_doubt: Annotated[str, Attribute(otel_names.ROUTER_LLM_DOUBT)] = ""
+    # the model that was asked
+    llm_model: Annotated[ModelName, Attribute(otel_names.ROUTER_LLM_MODEL)] = ModelName("")
+    # whether the answer to an equal text was used, which costs nothing
+    llm_cached: Annotated[bool | None, Attribute(otel_names.ROUTER_LLM_CACHED)] = None
+    # input tokens of that call
+    llm_input_tokens: Annotated[int | None, Attribute(otel_names.ROUTER_LLM_INPUT_TOKENS)] = None
+    # output tokens of that call
+    llm_output_tokens: Annotated[int | None, Attribute(otel_names.ROUTER_LLM_OUTPUT_TOKENS)] = None
+    # cost of that call; the exchange's cost includes it
+    llm_cost_usd: Annotated[float | None, Attribute(otel_names.ROUTER_LLM_COST_USD)] = None
+    # the LLM's reason in its own words, only if the operator opts in to text
+    llm_why: Annotated[str | None, Attribute(otel_names.ROUTER_LLM_WHY)] = None
     # version of the registry that decided
     version: Annotated[Version, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = Version("")
     # whether the fast path agreed, in its sample: agreed, disagreed
@@ -177,6 +194,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     # microseconds in the encoder's queue
     queue_us: Annotated[int | None, Attribute(otel_names.ROUTER_QUEUE_US)] = None
     embed_us: Annotated[int | None, Attribute(otel_names.ROUTER_EMBED_US)] = None  # microseconds of embedding
+    # microseconds of waiting for the LLM that is asked in doubt
+    llm_us: Annotated[int | None, Attribute(otel_names.ROUTER_LLM_US)] = None
     # microseconds of the whole decision
     total_us: Annotated[int | None, Attribute(otel_names.ROUTER_TOTAL_US)] = None
     # the latest user turn, only if the operator opts in

@@ -86,9 +86,10 @@ def outcome_of(
     row = listed.of_exchange(row)
     if exchange.tried:
         row = with_attempts(row, [listed.of_attempt(attempt_row_of(each)) for each in exchange.tried])
+    row = listed.with_doubt(row)
     kept = is_notable(row, wanted.low_margin) or in_share(row.trace_id, wanted.trace_share)
     if not kept and row.input_messages is not None:
-        row = replace(row, input_messages=None)  # only kept traces record text
+        row = replace(row, input_messages=None, llm_why=None)  # only kept traces record text
     return Outcome(exchange, row, kept)
 
 

@@ -228,7 +228,13 @@ def _parts(outcome: Outcome, encoder: str, start: int, end: int) -> Iterator[_Pa
     elif row.embed_us is not None:
         embedded = ruled + _nanoseconds(row.queue_us) + _nanoseconds(row.embed_us)
         yield _Part(_embeddings(encoder), ruled, embedded, _about_the_encoder(row, encoder))
-        yield _Part(otel_names.SCORE_SPAN, embedded, max(embedded, decided), _about_the_scores(row))
+        scored = max(embedded, decided - _nanoseconds(row.llm_us))
+        yield _Part(otel_names.SCORE_SPAN, embedded, scored, _about_the_scores(row))
+    if row.llm_us:
+        asked_at = max(ruled, decided - _nanoseconds(row.llm_us))
+        yield _Part(
+            f"{otel_names.CHAT} {row.llm_model}", asked_at, decided, _about_the_llm(row), kind=SpanKind.CLIENT
+        )
     if row.api in otel_names.OPERATIONS and not row.refused and not by_hops:
         yield _call(row, min(decided, end), start, end)
 
@@ -272,6 +278,20 @@ def _about_the_encoder(row: ExchangeRow, encoder: str) -> dict[str, Value]:
 def _about_the_scores(row: ExchangeRow) -> dict[str, Value]:
     pairs = (attribute_of(row, field) for field in _SCORE_FIELDS)
     return {**_CHAIN, **dict(pair for pair in pairs if pair is not None)}
+
+
+def _about_the_llm(row: ExchangeRow) -> dict[str, Value]:
+    tokens = {
+        otel_names.GEN_AI_USAGE_INPUT_TOKENS: row.llm_input_tokens,
+        otel_names.GEN_AI_USAGE_OUTPUT_TOKENS: row.llm_output_tokens,
+    }
+    pairs = (attribute_of(row, field) for field in ("llm_result", "llm_doubt", "llm_cost_usd", "llm_why"))
+    return {
+        otel_names.GEN_AI_OPERATION_NAME: otel_names.CHAT,
+        otel_names.GEN_AI_REQUEST_MODEL: row.llm_model,
+        **{name: count for name, count in tokens.items() if count is not None},
+        **dict(pair for pair in pairs if pair is not None),
+    }
 
 
 _SCORE_FIELDS = (

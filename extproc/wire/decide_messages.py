@@ -114,6 +114,16 @@ def encode(event: HeadReceived | BodyReceived, reply: Reply | FeedbackResponse) 
     return response.SerializeToString()
 
 
+def more_time(seconds: float) -> bytes:
+    """Asks Envoy to wait so long for the reply to its last message, instead of its ``message_timeout``.
+
+    Envoy accepts one such request per message, up to its ``max_message_timeout``.
+    """
+    response = ProcessingResponse()
+    response.override_message_timeout.FromMilliseconds(round(seconds * 1000))
+    return response.SerializeToString()
+
+
 def headers_of(message: HttpHeaders) -> tuple[dict[str, str], dict[str, str]]:
     """The pseudo headers and the others, by names in lower case."""
     pseudo: dict[str, str] = {}

@@ -10,6 +10,7 @@ import grpc
 from extproc.errors import ClientError, DecisionError, ProtocolError
 from extproc.offloading import Offload
 from extproc.registry.releases import Releases
+from extproc.routing.pipeline import MoreTime
 from extproc.vocabulary import Decision, Question
 from extproc.wire import decide_messages
 from extproc.wire.body_admission import Admission, Reservation
@@ -36,8 +37,11 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"  # read() gives byt
 class Decider(Protocol):
     """Decides requests: the pipeline."""
 
-    async def decide(self, question: Question) -> Decision:
-        """Raises ``errors.ClientError`` to refuse, ``errors.DecisionError`` to leave it to Envoy."""
+    async def decide(self, question: Question, more_time: MoreTime | None = None) -> Decision:
+        """The decision. ``more_time`` asks Envoy to wait longer for it.
+
+        Raises ``errors.ClientError`` to refuse, ``errors.DecisionError`` to leave it to Envoy.
+        """
         ...
 
 
@@ -83,15 +87,24 @@ class DecideConversation:
                 data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-                await context.write(await self._answer(exchange, data, stream, reservation))
+
+                async def more_time(seconds: float) -> None:
+                    await context.write(decide_messages.more_time(seconds))
+
+                await context.write(await self._answer(exchange, data, stream, reservation, more_time))
 
     async def _answer(
-        self, exchange: DecideExchange, data: bytes, stream: StreamMetadata, reservation: Reservation
+        self,
+        exchange: DecideExchange,
+        data: bytes,
+        stream: StreamMetadata,
+        reservation: Reservation,
+        more_time: MoreTime,
     ) -> bytes:
         size = len(data)
         event = await self._offload.run(size, decide_messages.decode, data, stream)
         try:
-            reply = await self._settle(exchange, event, size, reservation)
+            reply = await self._settle(exchange, event, size, reservation, more_time)
             return await self._offload.run(size, decide_messages.encode, event, reply)
         except ProtocolError:
             raise
@@ -101,7 +114,12 @@ class DecideConversation:
             return decide_messages.encode(event, exchange.give_up())
 
     async def _settle(
-        self, exchange: DecideExchange, event: Event, size: int, reservation: Reservation
+        self,
+        exchange: DecideExchange,
+        event: Event,
+        size: int,
+        reservation: Reservation,
+        more_time: MoreTime,
     ) -> Reply:
         """The reply to ``event``, whose message has ``size`` bytes."""
         while True:
@@ -110,13 +128,13 @@ class DecideConversation:
                 case Reserve():
                     event = Admitted() if await reservation.take(effect.size) else NoRoom()
                 case AskDecision():
-                    event = await self._ask(effect.question)
+                    event = await self._ask(effect.question, more_time)
                 case _:
                     return effect
 
-    async def _ask(self, question: Question) -> Decided | Refused | Undecided:
+    async def _ask(self, question: Question, more_time: MoreTime) -> Decided | Refused | Undecided:
         try:
-            return Decided(await self._decider.decide(question))
+            return Decided(await self._decider.decide(question, more_time))
         except ClientError as error:
             return Refused(error)
         except DecisionError as error:

@@ -87,6 +87,7 @@ def _integer(value: Value) -> int | None:
 
 _READER_OF_TYPE: Mapping[Any, Callable[[Value], Any]] = {
     str: _text,
+    str | None: _text,
     tuple[str, ...]: _texts,
     bool: _flag,
     bool | None: _flag,

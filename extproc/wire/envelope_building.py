@@ -1,9 +1,11 @@
 """Builds the envelope of a decision: what Envoy, its access log and the record contain of it."""
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from extproc.exchanges import Envelope
-from extproc.vocabulary import Decision, Served
+from extproc.vocabulary import Decision, LlmOpinion, Served
 
 _LISTED = 5  # candidates and offers at most, so that the envelope stays small
 
@@ -37,12 +39,29 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
         lexical=decision.comparison.result if decision.comparison else "",
         weight=decision.comparison.weight if decision.comparison else None,
         tokens=decision.tokens,
+        **_llm(decision.opinion, with_text=bool(known.prompt)),
         rules_us=decision.times.rules,
         queue_us=decision.times.queue,
         embed_us=decision.times.embed,
         total_us=decision.times.total,
         mode=decision.mode,
     )
+
+
+def _llm(opinion: LlmOpinion | None, *, with_text: bool) -> dict[str, Any]:
+    """The fields about the LLM. Its words repeat the prompt, so they need the same opt-in."""
+    if opinion is None:
+        return {}
+    return {
+        "llm_result": opinion.result,
+        "llm_doubt": opinion.doubt,
+        "llm_model": opinion.model,
+        "llm_cached": opinion.cached,
+        "llm_input_tokens": opinion.input_tokens,
+        "llm_output_tokens": opinion.output_tokens,
+        "llm_why": opinion.why or None if with_text else None,
+        "llm_us": None if opinion.cached else opinion.took_us,
+    }
 
 
 def as_observed(decided: Envelope, served: Served) -> Envelope:

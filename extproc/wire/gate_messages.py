@@ -65,16 +65,6 @@ def encode(event: Event, effect: Effect) -> bytes | None:
             return _reject(ruling)
 
 
-def more_time(seconds: float) -> bytes:
-    """Asks Envoy to wait so long for the reply to its last message, instead of its ``message_timeout``.
-
-    Envoy accepts one such request per message, up to its ``max_message_timeout``.
-    """
-    response = ProcessingResponse()
-    response.override_message_timeout.FromMilliseconds(round(seconds * 1000))
-    return response.SerializeToString()
-
-
 _PROCEED_HEAD = ProcessingResponse(request_headers=MessageResponse()).SerializeToString()
 _PROCEED_BODY = ProcessingResponse(request_body=MessageResponse()).SerializeToString()
 

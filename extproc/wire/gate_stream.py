@@ -20,7 +20,7 @@ from extproc.gate.consultation import Consultation, ConsultationResult, FailureR
 from extproc.gate.judged_tier import JudgedTier
 from extproc.vocabulary import RequestHead, Version
 from extproc.wire import gate_messages
-from extproc.wire.decide_messages import VERSION_KEY, StreamMetadata
+from extproc.wire.decide_messages import VERSION_KEY, StreamMetadata, more_time
 from extproc.wire.gate_exchange import (
     Consult,
     ConsultationEnded,
@@ -178,4 +178,4 @@ async def _within(reading: "asyncio.Future[Any]", seconds: float | None) -> bool
 
 async def _ask_for_time(context: _Context, seconds: float) -> None:
     if seconds > 0:
-        await context.write(gate_messages.more_time(seconds))
+        await context.write(more_time(seconds))

@@ -82,7 +82,8 @@ class World:
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """The records of one kind that are there whole, in order."""
         whole, _, _ = self.record_text().rpartition("\n")
-        return [row for row in map(msgspec.json.decode, whole.splitlines()) if row["kind"] == kind]
+        lines = filter(None, whole.split("\n"))  # splitlines() would split at U+2028 too
+        return [row for row in map(msgspec.json.decode, lines) if row["kind"] == kind]
 
     async def records(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
         """The records of these exchanges, in this order, once all have arrived."""

@@ -147,7 +147,7 @@ class Sidecar:
         if self._server is not None:
             await self._server.stop(None)
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: Question, more_time: object = None) -> Decision:
         """The seam of ext_proc."""
         self.asked.put_nowait(question)
         await self.open.wait()

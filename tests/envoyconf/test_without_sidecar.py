@@ -61,7 +61,7 @@ def is_refused(world: World, answer: Answer) -> bool:
 
 
 def raising(error: Exception) -> Callable[[Question], Any]:
-    async def decide(_: Question) -> Any:
+    async def decide(_: Question, more_time: object) -> Any:
         raise error
 
     return decide

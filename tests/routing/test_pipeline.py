@@ -16,6 +16,7 @@ from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.fastpath import Words as FastWords
 from extproc.routing.lexical_features import WIDTH, lexical
+from extproc.routing.llm_question import LlmPolicy, LlmQuestion
 from extproc.routing.model_choice import Matched, Target
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.predicted_quality import Forecast, Prediction
@@ -32,6 +33,8 @@ from extproc.vocabulary import (
     Effort,
     Embedding,
     FastPathComparison,
+    LlmOpinion,
+    LlmResult,
     Mode,
     Question,
     Reason,
@@ -549,3 +552,97 @@ async def test_rules_over_a_large_body_do_not_hold_up_the_event_loop() -> None:
     loop_went_on.set()
     with pytest.raises(Denied):
         await deciding
+
+
+class Oracle:
+    """A resolver of doubts that says what it is told, and notes what it was asked."""
+
+    def __init__(self, opinion: LlmOpinion, settled: bool = False) -> None:
+        self.opinion = opinion
+        self.known = settled
+        self.requests = 0
+        self.asked: list[LlmQuestion] = []
+
+    def note_request(self, policy: LlmPolicy) -> None:
+        self.requests += 1
+
+    def settled(self, asked: LlmQuestion) -> LlmOpinion | None:
+        return self.opinion if self.known else None
+
+    async def ask(self, asked: LlmQuestion, request_id: str) -> LlmOpinion:
+        self.asked.append(asked)
+        return self.opinion
+
+
+LLM = LlmPolicy(
+    model="small", upstream_model="small-8b", routes=("coding", "smalltalk"), system="", deadline_s=2.0,
+    max_share=0.1, per_second=5.0,
+)  # fmt: skip
+CODING = LlmOpinion(result=LlmResult.MATCHED, model="small", route="coding")
+
+
+async def resolve(
+    text: str, oracle: Oracle, waited: list[float] | None = None, **changes: object
+) -> Decision:
+    pipeline = Pipeline(Words(), lambda _: snapshot(llm=LLM, **changes), lambda: 0.0, llm=oracle)
+
+    async def more_time(seconds: float) -> None:
+        if waited is not None:
+            waited.append(seconds)
+
+    return await pipeline.decide(question(text), more_time)
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"), [("between", Reason.LOW_MARGIN), ("elsewhere", Reason.LOW_SIMILARITY)]
+)
+async def test_in_doubt_an_llm_chooses_the_route(text: str, doubt: Reason) -> None:
+    oracle, waited = Oracle(CODING), list[float]()
+    decision = await resolve(text, oracle, waited)
+    assert (decision.stage, decision.reason) == (Stage.LLM, Reason.MATCHED)
+    assert (decision.route, decision.model) == ("coding", "coder")
+    assert [(asked.text, asked.doubt) for asked in oracle.asked] == [(text, doubt)]
+    assert decision.margin is not None  # which the LLM resolved
+    assert decision.opinion == CODING
+    assert len(waited) == 1
+    assert waited[0] > LLM.deadline_s
+
+
+async def test_without_doubt_no_llm_is_asked_but_the_request_counts_for_its_share() -> None:
+    oracle, waited = Oracle(CODING), list[float]()
+    decision = await resolve("chat", oracle, waited)
+    assert (decision.stage, decision.route, decision.opinion) == (Stage.EMBEDDING, "smalltalk", None)
+    assert (oracle.asked, oracle.requests, waited) == ([], 1, [])
+
+
+@pytest.mark.parametrize("result", [result for result in LlmResult if result is not LlmResult.MATCHED])
+async def test_without_a_route_from_the_llm_the_default_answers_and_the_record_says_why(
+    result: LlmResult,
+) -> None:
+    decision = await resolve("between", Oracle(LlmOpinion(result=result, model="small")))
+    assert (decision.stage, decision.reason, decision.model) == (Stage.DEFAULT, Reason.LOW_MARGIN, "large")
+    assert decision.opinion is not None
+    assert decision.opinion.result is result
+
+
+async def test_a_known_answer_needs_no_more_time() -> None:
+    oracle, waited = Oracle(CODING, settled=True), list[float]()
+    assert (await resolve("between", oracle, waited)).route == "coding"
+    assert (oracle.asked, waited) == ([], [])
+
+
+async def test_an_llm_is_not_asked_about_what_is_only_observed() -> None:
+    oracle = Oracle(CODING)
+    decision = await resolve("between", oracle, rollout=Rollout(Mode.OBSERVE))
+    assert (decision.reason, decision.opinion, oracle.asked) == (Reason.LOW_MARGIN, None, [])
+
+
+async def test_a_route_of_the_llm_whose_models_cannot_take_the_request_gets_the_default() -> None:
+    pipeline = Pipeline(Words(), lambda _: snapshot(llm=LLM), lambda: 0.0, llm=Oracle(CODING))
+
+    async def more_time(seconds: float) -> None: ...
+
+    asked = question("between")
+    anthropic = Question(msgspec.structs.replace(asked.request, api=Api.ANTHROPIC_MESSAGES), asked.head)
+    decision = await pipeline.decide(anthropic, more_time)
+    assert (decision.stage, decision.reason, decision.model) == (Stage.LLM, Reason.NO_CANDIDATE, "large")

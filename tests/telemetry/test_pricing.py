@@ -128,3 +128,13 @@ def registry(**changes: object) -> Registry:
 def test_the_prices_are_those_of_the_registry() -> None:
     assert PriceList.of(registry()) == PriceList({"small": PriceSettings(input=0.1, output=0.3)})
     assert PriceList.of(registry(reference="small")).reference == "small"
+
+
+def test_the_llm_that_is_asked_in_doubt_is_part_of_an_exchanges_cost() -> None:
+    row = PRICES.of_exchange(exchange("small", (1_000_000, 0)))
+    asked = replace(row, llm_model="large", llm_input_tokens=1_000_000, llm_output_tokens=0)
+    whole = PRICES.with_doubt(asked)
+    assert (whole.llm_cost_usd, whole.cost_usd) == (3.0, pytest.approx(3.1))
+    unknown = PRICES.with_doubt(replace(asked, cost_usd=None))
+    assert (unknown.llm_cost_usd, unknown.cost_usd) == (3.0, None)
+    assert PRICES.with_doubt(row) == row

@@ -207,13 +207,13 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     told = msgspec.to_builtins(row_of(exchange(envelope=None, method="M", path="P")))
     texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
     of_the_decision = {"route", "stage", "reason", "rule", "version", "mode", "would_route", "would_model"}
-    of_the_decision |= {"lexical", "read_part"}
+    of_the_decision |= {"lexical", "read_part", "llm_result", "llm_doubt", "llm_model"}
     of_the_answer = {"api", "model", "upstream_model", "cluster", "error", "usage_source", "cascade"}
     of_the_answer |= {"provider", "served_by"}
     of_the_provider = {"response_model", "response_id", "finish_reason"}
     joining = {"kind", "time", "request_id", "trace_id", "conversation_id"}
     assert texts == of_the_decision | of_the_answer | of_the_provider | joining
-    assert told["input_messages"] is None  # only by opt-in
+    assert (told["input_messages"], told["llm_why"]) == (None, None)  # only by opt-in
 
 
 def test_text_that_the_operator_opted_into_is_a_message_of_the_conventions(exchange: Make) -> None:

@@ -492,3 +492,22 @@ def test_a_span_says_which_kind_of_row_it_is() -> None:
 def test_a_failed_attempt_tells_its_error_as_the_conventions_do() -> None:
     told = attributes_of(AttemptRow(time=NOON, request_id="r", attempt=2, api="openai.chat", error="UF"))
     assert (told["error.type"], told["gen_ai.operation.name"], told["router.attempt"]) == ("UF", "chat", 2)
+
+
+def test_an_llm_that_was_asked_in_doubt_has_a_span_between_the_scores_and_the_call(outcome: Make) -> None:
+    decided = msgspec.structs.replace(
+        outcome(share=1.0).exchange.envelope, stage="llm", llm_result="matched", llm_doubt="low_margin",
+        llm_model="judge", llm_input_tokens=90, llm_output_tokens=8, llm_us=100,
+    )  # fmt: skip
+    spans = tree(outcome(share=1.0, envelope=decided))
+    assert told(spans["chat judge"]) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "judge",
+        "gen_ai.usage.input_tokens": 90,
+        "gen_ai.usage.output_tokens": 8,
+        "router.llm.result": "matched",
+        "router.llm.doubt": "low_margin",
+    }
+    score, asked, call = (spans[name] for name in ("score", "chat judge", "chat qwen3-coder"))
+    assert score.end_time == asked.start_time
+    assert asked.end_time == call.start_time

@@ -50,7 +50,7 @@ class FakeDecider:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: Question, more_time: object = None) -> Decision:
         self.asked.append(question)
         self.busy.set()
         await self.gate.wait()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from extproc.registry.checks.cascade_checks import check_cascades
+from extproc.registry.checks.llm_checks import check_llm
 from extproc.registry.checks.model_checks import (
     check_cors,
     check_default,
@@ -41,6 +42,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
         check_trusted_headers,
         check_rules,
         check_rollout,
+        check_llm,
         check_feedback,
         _check_envoy,
     )

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 import re2
 
 from extproc.registry.cascade_settings import CASCADE_NAME, GATE_NAME, Cascade, Gate
-from extproc.registry.checks.shared_checks import is_address, is_loopback, known_model, unknown
+from extproc.registry.checks.shared_checks import check_asked, is_address, is_loopback, known_model, unknown
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
 from extproc.registry.tier_compiling import compile_judge
 from extproc.registry.yaml_source import Source
-from extproc.vocabulary import Api
 
 # Keys of a route that each tier of its cascade sets instead.
 _TIERS_OWN = ("fallback", "retry", "timeout_s")
@@ -41,7 +40,7 @@ def _check_consultings(registry: Registry, name: str, gate: Gate, source: Source
     for key, asked in (("second", gate.second), ("verifier", gate.verifier)):
         with source.collecting():
             if asked is not None:
-                _check_consulting(registry, name, key, asked.model, source)
+                check_asked(registry, f"the gate `{name}`", asked.model, source, "gates", name, key, "model")
     if gate.second is not None and gate.verifier is not None:
         raise source.error(
             f"the gate `{name}` has both `second` and `verifier` (expected one of them)",
@@ -83,22 +82,6 @@ def _check_self_report(name: str, gate: Gate, source: Source) -> None:
         raise source.error(
             f"self_report: {error} (expected RE2 syntax)", "gates", name, "self_report", "pattern"
         ) from error
-
-
-def _check_consulting(registry: Registry, gate: str, key: str, name: str, source: Source) -> None:
-    at = ("gates", gate, key, "model")
-    known_model(registry, name, source, *at)
-    model = registry.models[name]
-    if Api.OPENAI_CHAT not in model.speaks:
-        raise source.error(
-            f"the gate `{gate}` cannot ask `{name}` (expected a model that speaks openai.chat)", *at
-        )
-    if model.auth == "passthrough":
-        raise source.error(
-            f"the gate `{gate}` cannot ask `{name}`, which needs the client's own key (expected a "
-            "model with a key in `auth`, or without `auth`)",
-            *at,
-        )
 
 
 def _check_egress(registry: Registry, source: Source) -> None:

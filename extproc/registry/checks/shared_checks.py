@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from extproc.registry.model_settings import Auth
 from extproc.registry.schema import Registry
 from extproc.registry.yaml_source import Source
+from extproc.vocabulary import Api
 
 # Letters, digits and hyphens are RFC 1123's; underscores are what container names have.
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
@@ -18,6 +19,20 @@ def known_model(registry: Registry, name: str, source: Source, *at: str | int) -
     """Raises ``RegistryError`` unless ``models`` has ``name``."""
     if name not in registry.models:
         raise source.error(unknown("model", name, registry.models), *at)
+
+
+def check_asked(registry: Registry, by: str, name: str, source: Source, *at: str | int) -> None:
+    """Raises ``RegistryError`` unless the sidecar itself can ask the model. ``by`` begins the message."""
+    known_model(registry, name, source, *at)
+    model = registry.models[name]
+    if Api.OPENAI_CHAT not in model.speaks:
+        raise source.error(f"{by} cannot ask `{name}` (expected a model that speaks openai.chat)", *at)
+    if model.auth == "passthrough":
+        raise source.error(
+            f"{by} cannot ask `{name}`, which needs the client's own key (expected a "
+            "model with a key in `auth`, or without `auth`)",
+            *at,
+        )
 
 
 def check_trusted(registry: Registry, header: str, source: Source, *at: str | int, subject: str = "") -> None:
