@@ -100,6 +100,7 @@ def test_eval_writes_every_decision_as_a_line_of_json(
     assert code["probability"] == code["candidates"][0]["probability"]
     assert code["margin"] > 0.1
     assert code["similarity"] > 0.2
+    assert 0.3 < code["in_scope"] <= 1
     assert (stranger["decided"], stranger["model"]) == (None, "large")
     assert (denied["decided"], denied["model"], denied["reason"]) == (None, "", "denied")
     assert denied["probability"] is None

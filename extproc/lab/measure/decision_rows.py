@@ -24,6 +24,7 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
     probability: float | None = None
     margin: float | None = None
     similarity: float | None = None
+    in_scope: float | None = None  # the probability that the text belongs to any route
     candidates: tuple[Candidate, ...] = ()  # the most probable routes, best first
 
 
@@ -56,5 +57,6 @@ def _lines(rows: Sequence[RouteRow], decisions: Sequence[Decision | None]) -> It
             probability=decision.probability,
             margin=decision.margin,
             similarity=decision.similarity,
+            in_scope=decision.in_scope,
             candidates=decision.candidates,
         )
