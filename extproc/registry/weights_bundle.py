@@ -68,9 +68,12 @@ class Bundle(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
             raise ArtefactUnusable(f"cannot write to {directory}: {error.strerror}") from error
 
     def remove(self, directory: Path) -> None:
-        """Delete both files if they exist."""
-        (directory / self.manifest).unlink(missing_ok=True)
-        (directory / self.weights).unlink(missing_ok=True)
+        """Delete both files if they exist. Raises ``ArtefactUnusable``."""
+        try:
+            (directory / self.manifest).unlink(missing_ok=True)
+            (directory / self.weights).unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtefactUnusable(f"cannot write to {directory}: {error.strerror}") from error
 
     def read_manifest(self, directory: Path) -> M:
         """Raises ``ArtefactUnusable``."""
