@@ -171,11 +171,7 @@ def _cost(rows: ScoredRows, weight: Floats, aim: Aim, floors: Floors) -> float:
 
 def _keeps_enough(rows: ScoredRows, floors: Floors) -> bool:
     inside = rows.inside
-    return (
-        bool(kept(rows.margin, rows.in_scope, floors)[inside].mean() >= _LEAST_KEPT)
-        if inside.any()
-        else False
-    )
+    return bool(inside.any() and kept(rows.margin, rows.in_scope, floors)[inside].mean() >= _LEAST_KEPT)
 
 
 def _wrong(passed: Truths, right: Truths, weight: Floats) -> float:

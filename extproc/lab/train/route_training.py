@@ -136,10 +136,11 @@ def train(
     chosen = min(tried, key=lambda name: tried[name][1])
     progress(f"fitting {chosen} on all {inside} rows")
     head = _fit(chosen, rows, seed, fits.get(chosen))
-    of_turns = _held_and_made(rows, logits[chosen], scored, partial(_likeness, rows, turns))
     once = len(turns) == 1 and len(scored) < len(rows.labels)
+    by_turns = partial(_likeness, rows, turns)
     # As serving does, each row is compared with all others, where all rows are held out in turn.
-    held, made = of_turns if once else _held_and_made(rows, logits[chosen], scored, partial(_to_others, rows))
+    likeness = by_turns if once else partial(_to_others, rows)
+    held, made = _held_and_made(rows, logits[chosen], scored, likeness)
     members = np.flatnonzero(rows.labels != ABSTAIN)
     centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
     aim = Aim(costs, target_wrong)
@@ -149,7 +150,11 @@ def train(
         progress("comparing with the default scorer")
         splits = [(turn.fitted, turn.out) for turn in turns]
         known = Rows(rows.inputs.vectors, rows.labels, rows.examples)
-        comparison = compare(known, splits, *of_turns, settle(*of_turns, centroids, aim), aim, default)
+        of_turns, by_those = (held, made), settled
+        if not once:
+            of_turns = _held_and_made(rows, logits[chosen], scored, by_turns)
+            by_those = settle(*of_turns, centroids, aim)
+        comparison = compare(known, splits, *of_turns, by_those, aim, default)
     return TrainedRoutes(
         scorer=chosen,
         meaning=_meaning(rows, head, settled.calibration, settled.scope),
