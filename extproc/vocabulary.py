@@ -298,7 +298,6 @@ class LlmOpinion(msgspec.Struct, frozen=True, kw_only=True):
     route: RouteName = RouteName("")  # empty unless ``result`` is MATCHED
     why: str = ""  # one line, in its own words
     cached: bool = False  # from an equal request before, or together with one: nothing was paid
-    took_us: int = 0  # microseconds that the decision waited
     input_tokens: int | None = None  # None: not reported, or nothing was paid
     output_tokens: int | None = None
 
@@ -317,6 +316,7 @@ class Choice(msgspec.Struct, frozen=True):
     training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     comparison: FastPathComparison | None = None
     opinion: LlmOpinion | None = None  # of an LLM, if the request was in doubt and one was to be asked
+    llm_s: float | None = None  # seconds that the decision waited for it; None: it was known at once
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):

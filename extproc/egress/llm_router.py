@@ -6,33 +6,20 @@ One instance per process, on its event loop. A registry's new version brings a n
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from msgspec.structs import replace
 
 from extproc.egress.llm_budgets import Breaker, DollarBudget, ShareBudget
 from extproc.egress.model_calls import TokenBucket
-from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
+from extproc.gate.consultation import Consultation, ModelClient
 from extproc.routing.llm_question import PATH, LlmPolicy, LlmQuestion, opinion_of, request_body
 from extproc.vocabulary import LlmOpinion, LlmResult, Version
 
 _Key = tuple[Version, str]
 
-_FAILED: Final = {
-    FailureReason.TIMEOUT: LlmResult.TIMEOUT,
-    FailureReason.BUDGET: LlmResult.BUDGET,
-    FailureReason.FAILED: LlmResult.FAILED,
-}
 _KEPT: Final = (LlmResult.MATCHED, LlmResult.NONE)  # results that an equal text gets without a call
-
-
-class ModelClient(Protocol):
-    """Calls a model of the registry."""
-
-    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
-        """The response or why there is none. Never raises."""
-        ...
 
 
 class LlmRouter:
@@ -53,7 +40,7 @@ class LlmRouter:
         """See ``DoubtResolver``."""
         self._share.note(policy.max_share)
 
-    def settled(self, question: LlmQuestion) -> LlmOpinion | None:
+    def begin(self, question: LlmQuestion, request_id: str) -> LlmOpinion | Awaitable[LlmOpinion]:
         """See ``DoubtResolver``."""
         key = _key(question)
         known = self._answers.get(key)
@@ -61,20 +48,15 @@ class LlmRouter:
             self._answers.move_to_end(key)
             return _as_cached(known, question)
         if key in self._open:
-            return None
-        return self._refused(question)
-
-    async def ask(self, question: LlmQuestion, request_id: str) -> LlmOpinion:
-        """See ``DoubtResolver``."""
-        key = _key(question)
-        joined = self._open.get(key)
-        if joined is not None:
-            return _as_cached(await asyncio.shield(joined), question)
+            return _joined(self._open[key], question)
+        refused = self._refused(question)
+        if refused is not None:
+            return refused
         # A task of its own, so that a client who leaves does not take the answer from others who wait for it.
         call = asyncio.ensure_future(self._call(question, request_id))
         self._open[key] = call
         call.add_done_callback(lambda _: self._open.pop(key, None))
-        return await asyncio.shield(call)
+        return asyncio.shield(call)
 
     def _refused(self, question: LlmQuestion) -> LlmOpinion | None:
         policy, now = question.policy, self._clock()
@@ -103,7 +85,7 @@ class LlmRouter:
         opinion = (
             opinion_of(question, result.body)
             if result.failure is None
-            else _unasked(question, _FAILED[result.failure])
+            else _unasked(question, LlmResult(result.failure.value))
         )
         self._account(policy, opinion)
         if opinion.result in _KEPT and policy.cache:
@@ -123,6 +105,10 @@ class LlmRouter:
 
 def _key(question: LlmQuestion) -> _Key:
     return question.version, question.text
+
+
+async def _joined(call: asyncio.Task[LlmOpinion], question: LlmQuestion) -> LlmOpinion:
+    return _as_cached(await asyncio.shield(call), question)
 
 
 def _as_cached(opinion: LlmOpinion, question: LlmQuestion) -> LlmOpinion:

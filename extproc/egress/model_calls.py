@@ -44,7 +44,7 @@ class Egress:
         self._buckets: dict[str, TokenBucket] = {}
 
     async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
-        """See ``wire.gate_stream.SecondAnswerClient``."""
+        """See ``gate.consultation.ModelClient``."""
         seconds = consultation.deadline_s if within_s is None else min(consultation.deadline_s, within_s)
         if seconds <= 0:
             return ConsultationResult(failure=FailureReason.TIMEOUT)

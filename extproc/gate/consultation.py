@@ -1,12 +1,13 @@
-"""Calls to another model about an answer: what is asked, and what comes back.
+"""Calls to another model: what is asked, and what comes back.
 
-The other model either answers the same request (a second answer) or rates the answer (a verifier).
+About an answer, the other model either answers the same request (a second answer) or rates the answer (a
+verifier). About a request in doubt, ``routing.llm_question`` writes what is asked.
 """
 
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -54,6 +55,17 @@ class ConsultationResult(msgspec.Struct, frozen=True):
     status: int = 0
     body: bytes = b""
     failure: FailureReason | None = None
+
+
+class ModelClient(Protocol):
+    """Calls another model."""
+
+    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
+        """The response or why there is none, within the consultation's deadline and ``within_s`` seconds.
+
+        Never raises.
+        """
+        ...
 
 
 def second_request(model: str, body: bytes, temperature: float | None = None) -> bytes | None:

@@ -5,7 +5,7 @@ client's text as a string. JSON escapes what could end the string, so the text c
 of ours. Whatever the LLM replies, only the name of a route of the registry is accepted from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -72,15 +72,11 @@ class DoubtResolver(Protocol):
         """Count one request of any kind: it adds to the calls that a share of requests allows."""
         ...
 
-    def settled(self, question: LlmQuestion) -> LlmOpinion | None:
-        """The answer to an equal question, or why the LLM is not asked now. None: ``ask`` is next.
+    def begin(self, question: LlmQuestion, request_id: str) -> LlmOpinion | Awaitable[LlmOpinion]:
+        """What is known at once (an equal question's answer, or why the LLM is not asked), or a begun call.
 
-        With None, a call is taken from the budgets.
+        The call ends after little more than the policy's deadline at most, with an opinion in any case.
         """
-        ...
-
-    async def ask(self, question: LlmQuestion, request_id: str) -> LlmOpinion:
-        """The LLM's opinion, after little more than the policy's deadline at most. Never raises."""
         ...
 
 

@@ -29,6 +29,7 @@ from extproc.vocabulary import (
     Decision,
     Embedder,
     Embedding,
+    LlmOpinion,
     Mode,
     Question,
     Reason,
@@ -126,15 +127,16 @@ class Pipeline:
         if policy is None or self._llm is None or more_time is None:
             return choice
         self._llm.note_request(policy)
-        if choice.reason not in DOUBTS or _mode("", question, snapshot) is Mode.OBSERVE:
+        if choice.reason not in DOUBTS or _mode(RouteName(""), question, snapshot) is Mode.OBSERVE:
             return choice
         asked = LlmQuestion(policy, snapshot.version, question.request.user_text, choice.reason)
-        opinion, began = self._llm.settled(asked), self._clock()
-        if opinion is None:
-            await more_time(policy.deadline_s + LLM_MARGIN_S)
-            opinion = await self._llm.ask(asked, question.request_id)
-            opinion = replace(opinion, took_us=_microseconds(self._clock() - began))
-        return route_by_llm(choice, opinion, question, snapshot)
+        begun, began = self._llm.begin(asked, question.request_id), self._clock()
+        if isinstance(begun, LlmOpinion):
+            return route_by_llm(choice, begun, question, snapshot)
+        await more_time(policy.deadline_s + LLM_MARGIN_S)
+        opinion = await begun
+        waited = replace(choice, llm_s=self._clock() - began)
+        return route_by_llm(waited, opinion, question, snapshot)
 
     async def _embedded(self, texts: Sequence[str], snapshot: Snapshot) -> list[Embedding]:
         async with asyncio.timeout(snapshot.budget_s):
@@ -194,9 +196,9 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
     )
 
 
-def _mode(route: str, question: Question, snapshot: Snapshot) -> Mode:
+def _mode(route: RouteName, question: Question, snapshot: Snapshot) -> Mode:
     """Whether a decision for this route, empty for none, is obeyed."""
-    policy = snapshot.routes.get(RouteName(route))
+    policy = snapshot.routes.get(route)
     rollout = policy.rollout if policy else snapshot.rollout
     return mode_of(rollout, route, key_of(question, snapshot.rollout_key).value)
 
@@ -208,7 +210,7 @@ def _give_up(reason: Reason) -> Choice:
 def _times(choice: Choice, started: float, ruled: float | None, now: float) -> StageTimes:
     """How long each step took; ``ruled`` is when the stages without the embedding were done."""
     embedding = choice.embedding
-    llm = choice.opinion.took_us if choice.opinion else None
+    llm = None if choice.llm_s is None else _microseconds(choice.llm_s)
     rules = None if ruled is None else _microseconds(ruled - started)
     total = _microseconds(now - started)
     if embedding is None:

@@ -80,6 +80,10 @@ class DecideConversation:
         version = stream.config_version or self._releases.newest.version
         terms = self._releases.terms(version)
         exchange = DecideExchange(version, self._clock, prompt_chars=self._prompt_chars, terms=terms)
+
+        async def more_time(seconds: float) -> None:
+            await context.write(decide_messages.more_time(seconds))
+
         with Reservation(self._admission) as reservation:
             # Reading and writing by hand costs a tenth less than an async generator. The stream ends
             # with the last reply, so that Envoy need not end it.
@@ -87,10 +91,6 @@ class DecideConversation:
                 data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-
-                async def more_time(seconds: float) -> None:
-                    await context.write(decide_messages.more_time(seconds))
-
                 await context.write(await self._answer(exchange, data, stream, reservation, more_time))
 
     async def _answer(

@@ -43,6 +43,7 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
         rules_us=decision.times.rules,
         queue_us=decision.times.queue,
         embed_us=decision.times.embed,
+        llm_us=decision.times.llm,
         total_us=decision.times.total,
         mode=decision.mode,
     )
@@ -60,7 +61,6 @@ def _llm(opinion: LlmOpinion | None, *, with_text: bool) -> dict[str, Any]:
         "llm_input_tokens": opinion.input_tokens,
         "llm_output_tokens": opinion.output_tokens,
         "llm_why": opinion.why or None if with_text else None,
-        "llm_us": None if opinion.cached else opinion.took_us,
     }
 
 

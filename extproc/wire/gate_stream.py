@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -16,7 +16,7 @@ from extproc import apis
 from extproc.errors import ProtocolError
 from extproc.gate import judged_request
 from extproc.gate.answer_watch import TierWatch
-from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
+from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason, ModelClient
 from extproc.gate.judged_tier import JudgedTier
 from extproc.vocabulary import RequestHead, Version
 from extproc.wire import gate_messages
@@ -77,17 +77,6 @@ class Gatekeepers:
         return min(limits, default=None)
 
 
-class SecondAnswerClient(Protocol):
-    """Asks another model for a second answer or a rating."""
-
-    async def ask(self, consultation: Consultation, within_s: float | None) -> ConsultationResult:
-        """The answer or why there is none, within the consultation's deadline and ``within_s`` seconds.
-
-        Never raises.
-        """
-        ...
-
-
 class GateConversation:
     """Judges answers: one stream of a hop, one ``GateExchange``.
 
@@ -98,7 +87,7 @@ class GateConversation:
         self,
         keeper: Gatekeeper,
         count_failure: Callable[[str], None],
-        second_answers: SecondAnswerClient | None = None,
+        second_answers: ModelClient | None = None,
     ) -> None:
         """``count_failure`` is called with ``gate`` for each defect, which is logged too.
 

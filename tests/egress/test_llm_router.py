@@ -41,7 +41,8 @@ def question(text: str = "hello", version: str = "v1", **changes: object) -> Llm
 
 async def resolved(router: LlmRouter, asked: LlmQuestion) -> LlmOpinion:
     router.note_request(asked.policy)
-    return router.settled(asked) or await router.ask(asked, "request-1")
+    begun = router.begin(asked, "request-1")
+    return begun if isinstance(begun, LlmOpinion) else await begun
 
 
 async def test_an_equal_text_of_the_same_version_is_asked_about_once() -> None:
@@ -75,6 +76,18 @@ async def test_equal_texts_at_the_same_time_share_one_call_that_outlives_a_clien
     model.ready.set()
     opinions = await asyncio.gather(*waiting[1:])
     assert [(o.result, o.cached) for o in opinions] == [(LlmResult.MATCHED, True)] * 2
+    assert len(model.asked) == 1
+
+
+async def test_a_call_that_ends_before_it_is_awaited_is_not_made_again() -> None:
+    model = Model(ANSWERED)
+    router = LlmRouter(model, clock=lambda: 0.0)
+    begun = [router.begin(question(max_share=0.01), "request-1") for _ in range(2)]
+    first, second = begun
+    assert not isinstance(first, LlmOpinion)
+    assert not isinstance(second, LlmOpinion)
+    assert not (await first).cached
+    assert (await second).cached  # Envoy was asked for more time meanwhile
     assert len(model.asked) == 1
 
 

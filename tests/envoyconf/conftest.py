@@ -23,7 +23,7 @@ from extproc.envoyconf import bootstrap, envoy_process
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
 from extproc.errors import ClientError
 from extproc.exchanges import Attempt, Exchange
-from extproc.gate.consultation import Consultation, ConsultationResult
+from extproc.gate.consultation import Consultation, ConsultationResult, ModelClient
 from extproc.health import Components
 from extproc.registry.model_settings import Auth, Model, Passthrough
 from extproc.registry.schema import EnvoySettings, Registry, cluster_name
@@ -33,7 +33,7 @@ from extproc.wire.body_admission import Admission, AdmissionLimits
 from extproc.wire.decide_stream import DecideConversation
 from extproc.wire.ext_proc_service import EXT_PROC_SERVICE, ExternalProcessor
 from extproc.wire.gate_exchange import Gatekeeper, Watched
-from extproc.wire.gate_stream import GateConversation, SecondAnswerClient
+from extproc.wire.gate_stream import GateConversation
 from extproc.wire.grpc_health import GrpcHealth
 from tests.releases import one_release, release
 
@@ -112,7 +112,7 @@ class Sidecar:
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
         self.attempts: list[Attempt] = []
         self.gatekeeper: Gatekeeper | None = None
-        self.second_answers: SecondAnswerClient | None = None
+        self.second_answers: ModelClient | None = None
         self._releases = one_release()
         self.failures: list[str] = []
         self.admission = Admission(AdmissionLimits())

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 import numpy as np
@@ -566,10 +566,10 @@ class Oracle:
     def note_request(self, policy: LlmPolicy) -> None:
         self.requests += 1
 
-    def settled(self, asked: LlmQuestion) -> LlmOpinion | None:
-        return self.opinion if self.known else None
+    def begin(self, asked: LlmQuestion, request_id: str) -> LlmOpinion | Awaitable[LlmOpinion]:
+        return self.opinion if self.known else self.ask(asked)
 
-    async def ask(self, asked: LlmQuestion, request_id: str) -> LlmOpinion:
+    async def ask(self, asked: LlmQuestion) -> LlmOpinion:
         self.asked.append(asked)
         return self.opinion
 
@@ -627,8 +627,20 @@ async def test_without_a_route_from_the_llm_the_default_answers_and_the_record_s
 
 async def test_a_known_answer_needs_no_more_time() -> None:
     oracle, waited = Oracle(CODING, settled=True), list[float]()
-    assert (await resolve("between", oracle, waited)).route == "coding"
+    decision = await resolve("between", oracle, waited)
+    assert decision.route == "coding"
     assert (oracle.asked, waited) == ([], [])
+    assert decision.times.llm is None  # the step did not run
+
+
+async def test_the_time_of_the_llm_is_a_step_of_its_own() -> None:
+    ticks = iter(range(100))
+    pipeline = Pipeline(Words(), lambda _: snapshot(llm=LLM), lambda: next(ticks), llm=Oracle(CODING))
+
+    async def more_time(seconds: float) -> None: ...
+
+    times = (await pipeline.decide(question("between"), more_time)).times
+    assert (times.rules, times.llm, times.total) == (1_000_000, 1_000_000, 4_000_000)
 
 
 async def test_an_llm_is_not_asked_about_what_is_only_observed() -> None:
