@@ -32,6 +32,7 @@ GUIDES: Final = (
     "registry.md",
     "llm.md",
     "cascades.md",
+    "clearance.md",
     "train-and-evaluate.md",
 )  # show every key
 _NOTE: Final = "<!-- Written by docs/generate.py. Change the code it reads, and run it again. -->\n\n"

@@ -4,16 +4,17 @@ RouterError
 ├── ClientError            the client gets the API's own error, nothing is forwarded
 │   ├── BadRequest         400: the body does not follow the API
 │   ├── Denied             400, or `deny_status`: a deny rule matched
+│   ├── NotCleared         400: no model that may answer is cleared for the request's labels
 │   ├── UnknownModel       404: the model is not in the registry, and `unknown_models` is `reject`
 │   ├── Unauthorized       401: feedback without the right token
 │   ├── NoFeedback         404: feedback, but the registry has no `feedback`
 │   ├── TooLarge           413: the body of a feedback request is too large
 │   ├── Unavailable        503: feedback could not be stored; try again later
-│   └── TooBusy            503: deny rules must read the body, and too many bodies are in flight
+│   └── TooBusy            503: the sidecar must check the body, and too many bodies are in flight
 ├── DecisionError          the client gets an answer: the default model answers
 │   ├── Overloaded         the encoder is too busy or does not run
 │   ├── EncoderFailed      the encoder raised
-│   ├── PolicyFailed       a deny rule raised: the sidecar decides nothing
+│   ├── PolicyFailed       a rule that denies or labels raised: the sidecar decides nothing
 │   └── UnknownVersion     Envoy uses a registry version that is not loaded here: Envoy's default answers
 ├── ProtocolError          the client gets an answer: Envoy's default answers, and the log has the reason
 └── OperatorError          a command prints it and exits with status 1; no client sees it
@@ -77,6 +78,18 @@ class Denied(ClientError):
         self.status = status
 
 
+class NotCleared(ClientError):
+    """The request carries labels, and no model that could answer it is cleared for all of them."""
+
+    status = 400
+    label = "not_cleared"
+    code = "not_cleared"
+
+    def __init__(self, message: str, *, labels: frozenset[str], param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.labels = labels
+
+
 class UnknownModel(ClientError):
     """The model is not in the registry, and ``unknown_models`` is ``reject``."""
 
@@ -117,7 +130,7 @@ class Unavailable(ClientError):
 
 
 class TooBusy(ClientError):
-    """The bytes in flight are at their limit, and deny rules must read the body first."""
+    """The bytes in flight are at their limit, and the body must be checked before it goes on."""
 
     status = 503
     label = Reason.BYTES_IN_FLIGHT.value
@@ -145,7 +158,7 @@ class EncoderFailed(DecisionError):
 
 
 class PolicyFailed(DecisionError):
-    """A deny rule raised, so it is not known whether the request is allowed. The sidecar decides nothing."""
+    """A rule that denies or labels raised. What is allowed is not known, so the sidecar decides nothing."""
 
     label = "policy_failed"
     reason = Reason.INTERNAL_ERROR

@@ -57,6 +57,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     predicted_quality: float | None = None  # the probability that the model's answer is good
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
     training_similarity: float | None = None  # to the nearest prompt that quality was trained on
+    labels: tuple[str, ...] = ()  # that the request carried: models must be cleared for them
     version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one
@@ -113,7 +114,7 @@ class SecondAnswer(msgspec.Struct, frozen=True):
     """The result of a gate's call to another model, for an answer or a rating. It costs tokens too."""
 
     model: ModelName
-    outcome: str  # answered, timeout, budget, failed or unasked
+    outcome: str  # answered, timeout, budget, failed, unasked or not_cleared
     input: int | None = None  # tokens; None: not known, as after a timeout
     output: int | None = None
     score: float | None = None  # the verifier's rating, 0 to 1

@@ -13,9 +13,10 @@ from extproc.apis.conversation import conversation_id
 from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.encoder_files import locate
 from extproc.embedding.encoder_session import open_encoder
-from extproc.errors import Denied
+from extproc.errors import Denied, NotCleared
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.registry_loading import LoadedRegistry, load
+from extproc.registry.schema import cleared_for
 from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.languages import unread
 from extproc.routing.pipeline import Pipeline
@@ -25,6 +26,7 @@ from extproc.vocabulary import (
     Candidate,
     Decision,
     Mode,
+    ModelName,
     Offer,
     Question,
     Reason,
@@ -65,22 +67,23 @@ class ExplainedCascade(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """A decision or a refusal, with what explains it."""
 
-    outcome: Decision | Denied
+    outcome: Decision | Denied | NotCleared
     snapshot: Snapshot
     question: Question
     cascade: ExplainedCascade | None = None
 
     def as_object(self) -> Mapping[str, Any]:
         """Plain JSON values. Scores that were not computed are null. A refusal has no route and no model."""
-        if isinstance(self.outcome, Denied):
+        if not isinstance(self.outcome, Decision):
+            denied = isinstance(self.outcome, Denied)
             return {
                 "mode": self.snapshot.terms.mode,
                 "route": "",
                 "model": "",
-                "stage": Stage.DENY,
+                "stage": Stage.DENY if denied else "",
                 "reason": self.outcome.label,
-                "rule": self.outcome.rule,
-                "denied": self.outcome.message,
+                "rule": self.outcome.rule if isinstance(self.outcome, Denied) else "",
+                "denied" if denied else "refused": self.outcome.message,
                 "probability": None,
                 "margin": None,
                 "similarity": None,
@@ -98,10 +101,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
     def as_text(self) -> str:
         """Text for operators: route, model, the stage that decided, and every score beside its floor."""
-        if isinstance(self.outcome, Denied):
-            observed = "; only recorded: the mode is observe"
-            suffix = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
-            lines = [("denied", f"{self.outcome.message} (rule {self.outcome.rule}{suffix})")]
+        if not isinstance(self.outcome, Decision):
+            lines = [self._refusal(self.outcome)]
         else:
             lines = [
                 *_lines(self.outcome, self.snapshot, self.question),
@@ -109,6 +110,13 @@ class Explanation(msgspec.Struct, frozen=True):
                 ("mode", self._mode(self.outcome)),
             ]
         return "\n".join(f"{name:<12}{value}" for name, value in [*lines, ("version", self.snapshot.version)])
+
+    def _refusal(self, error: Denied | NotCleared) -> tuple[str, str]:
+        observed = "; only recorded: the mode is observe"
+        suffix = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
+        if isinstance(error, Denied):
+            return "denied", f"{error.message} (rule {error.rule}{suffix})"
+        return "refused", f"{error.message} ({error.label}{suffix})"
 
     @property
     def _rollout(self) -> Rollout:
@@ -118,6 +126,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
     def _mode(self, decision: Decision) -> str:
         rollout = self._rollout
+        if decision.labels and decision.mode is Mode.ACTIVE:
+            return "active, because the request carries labels"
         if rollout.mode is Mode.OBSERVE:
             return "observe: recorded, and the API's default answers"
         if rollout.share >= 1.0:
@@ -145,8 +155,8 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     await asyncio.sleep(0)  # from here on, it accepts texts
     try:
         outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
-    except Denied as denied:
-        return Explanation(denied, snapshot, question)
+    except (Denied, NotCleared) as refusal:
+        return Explanation(refusal, snapshot, question)
     finally:
         await embedder.close()
         await serving
@@ -161,7 +171,9 @@ def _cascade(decision: Decision, loaded: LoadedRegistry) -> ExplainedCascade | N
         return None
     cascade = registry.cascades[name]
     first = next(i for i, tier in enumerate(cascade.tiers) if tier.model == decision.model)
-    tiers = tuple(_tier(tier, loaded, last=tier is cascade.tiers[-1]) for tier in cascade.tiers[first:])
+    cleared, labels = cleared_for(registry), frozenset(decision.labels)
+    asked = [tier for tier in cascade.tiers[first:] if labels <= cleared[ModelName(tier.model)]]
+    tiers = tuple(_tier(tier, loaded, last=tier is asked[-1]) for tier in asked)
     return ExplainedCascade(name, tiers, cascade.deadline_s)
 
 
@@ -194,6 +206,11 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         ("model", f"{decision.model}, sent as {decision.upstream_model} to cluster {decision.cluster}"),
         ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
     ]
+    if decision.labels:
+        cleared = [
+            name for name in snapshot.targets if snapshot.for_labels(frozenset(decision.labels)).admits(name)
+        ]
+        lines.append(("labels", f"{', '.join(decision.labels)}; cleared for them: {', '.join(cleared)}"))
     if decision.reason is Reason.LANGUAGE:
         found = unread(question.request.user_text, snapshot.languages) or "of the part that asks"
         lines.append(("language", f"{found}; the encoder reads {', '.join(sorted(snapshot.languages))}"))

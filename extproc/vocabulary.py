@@ -187,7 +187,7 @@ class Terms(msgspec.Struct, frozen=True):
     mode: Mode = Mode.ACTIVE  # of what no route speaks for; observe: refusals too are only recorded
     conversation_header: str = ""  # lower case; a trusted one that says which conversation it is
     defaults: Mapping[Api, Served] = {}  # who answers when Envoy alone decides; empty: not known
-    denies: bool = False  # it has deny rules: the sidecar lets no body go on that it did not read
+    checks: bool = False  # it denies or labels: the sidecar lets no body go on that it did not read
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -359,6 +359,8 @@ class Decision(msgspec.Struct, frozen=True):
     reading: TurnReading | None = None  # the piece of the user's turn that was scored; None: no text was
     comparison: FastPathComparison | None = None  # with the lexical fast path, of its sample
     opinion: LlmOpinion | None = None  # of an LLM about a request in doubt; None: none was to be asked
+    labels: tuple[str, ...] = ()  # that the request carries, sorted
+    clearance: str = ""  # the labels as Envoy chooses the models of a chain by; empty: any model may answer
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
     mode: Mode = Mode.ACTIVE  # observe: this is what would be done

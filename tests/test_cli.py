@@ -83,6 +83,36 @@ def test_explain_shows_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no-card-numbers" in capsys.readouterr().out
 
 
+def test_explain_shows_labels_and_a_refusal_for_want_of_a_cleared_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(
+        """
+models:
+  local: {base_url: "http://127.0.0.1:1", cleared_for: [internal, eu]}
+  large: {base_url: "http://127.0.0.1:2"}
+default: local
+trusted_headers: [x-labels]
+without_sidecar: refuse
+clearance: {header: x-labels}
+rules: [{name: secret, when: {keyword: secret}, label: internal}]
+"""
+    )
+    asked = ["explain", "--registry", str(registry), "a secret", "--header"]
+    assert main([*asked, "x-labels=eu"]) == 0
+    assert re.search(
+        r"^labels +eu, internal; cleared for them: local$", capsys.readouterr().out, re.MULTILINE
+    )
+    assert main([*asked, "x-labels=pii"]) == 0
+    assert (
+        "No model here may answer a request with the labels internal, pii. (not_cleared)"
+        in capsys.readouterr().out
+    )
+    assert main([*asked[:1], "--json", *asked[1:], "x-labels=pii"]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == "not_cleared"
+
+
 def test_explain_for_people_puts_each_score_beside_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--registry", DEMO, "asdkjh qwe zxc"]) == 0
     printed = capsys.readouterr().out

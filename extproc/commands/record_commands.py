@@ -160,6 +160,12 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--since", type=moment, metavar="WHEN", help="only from then on: 24h, 7d, or a time of ISO 8601 (UTC)"
     )
+    parser.add_argument(
+        "--clearance",
+        action="store_true",
+        help="report instead whether requests with labels reached only models that the `--registry` clears "
+        "for them; the exit status is 1 if not",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object")
     output.add_argument(
@@ -168,6 +174,8 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.clearance:
+        return _report_clearance(options)
     from extproc.lab.traffic.traffic_page import as_page
     from extproc.lab.traffic.traffic_reading import read_report
     from extproc.lab.traffic.traffic_text import as_text
@@ -183,3 +191,18 @@ def _report(options: argparse.Namespace) -> int:
             write_output(options.html, as_page(made))
         print(as_text(made))
     return 0
+
+
+def _report_clearance(options: argparse.Namespace) -> int:
+    from extproc.lab.traffic.clearance_report import clearance_text, read_clearance
+    from extproc.registry.registry_loading import load
+
+    if options.html is not None:
+        raise OperatorError("--clearance has no page (expected --json, or no --html)")
+    if not options.priced_by:
+        raise OperatorError("--clearance: what are models cleared for? (expected --registry FILE)")
+    registry = load(options.priced_by[-1]).registry
+    with store_of(options, writes=False) as store:
+        made = read_clearance(store, registry, options.since)
+    print(msgspec.json.encode(made).decode() if options.json else clearance_text(made))
+    return 1 if made.breaches else 0

@@ -8,7 +8,7 @@ attempt.
 A route's ``fallback`` and its ``cascade`` both become chains. Only their hops differ.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 
 import msgspec
@@ -44,8 +44,9 @@ from extproc.envoyconf.clusters import plain_cluster
 from extproc.envoyconf.route_actions import exactly
 from extproc.envoyconf.typed_config import Names
 from extproc.registry import schema
-from extproc.registry.schema import Registry
+from extproc.registry.schema import Registry, cleared_for
 from extproc.registry.section import many
+from extproc.routing.clearance import clearances
 from extproc.vocabulary import Api
 from extproc.wire.gate_messages import ESCALATE_HEADER
 from extproc.wire.observed_metadata import CASCADE, CHAIN, CONTENT_MARK, HOP_PREFIX, place
@@ -77,17 +78,30 @@ class Call(msgspec.Struct, frozen=True):
 Calls = tuple[Call, ...]  # in the order in which they are made
 
 
-def calls_of(registry: Registry, route: schema.RouteSettings, first: str, api: Api) -> Calls:
-    """The calls for a request of ``api``, beginning with ``first``. Every model in it supports the API."""
+Models = Collection[str]  # that may be asked, by their public names
+
+
+def calls_of(
+    registry: Registry, route: schema.RouteSettings, first: str, api: Api, allowed: Models | None = None
+) -> Calls:
+    """The calls for a request of ``api``, beginning with ``first``. Every model in it supports the API.
+
+    Only ``allowed`` models are asked, of which ``first`` is one; None: any model.
+    """
+    able = [
+        name
+        for name, model in registry.models.items()
+        if api in model.speaks and (allowed is None or name in allowed)
+    ]
     if route.cascade:
-        return _tiers(registry, route.cascade, first, api)
-    others = [name for name in many(route.fallback) if name != first and api in registry.models[name].speaks]
+        return _tiers(registry, route.cascade, first, able, registry.defaults[api])
+    others = [name for name in many(route.fallback) if name != first and name in able]
     times = 1 + (route.retry.attempts if route.retry else 0)
     return tuple(Call(name) for name in (first, *others) for _ in range(times))
 
 
-def _tiers(registry: Registry, name: str, first: str, api: Api) -> Calls:
-    """The calls from the tier of ``first`` on, then the API's default if all of them fail.
+def _tiers(registry: Registry, name: str, first: str, able: Models, default: str) -> Calls:
+    """The calls from the tier of ``first`` on, then the default if all of them fail; only ``able`` models.
 
     The last call is not judged, because no other answer can follow.
     """
@@ -97,25 +111,37 @@ def _tiers(registry: Registry, name: str, first: str, api: Api) -> Calls:
     calls = [
         Call(tier.model, name, number, judged=bool(tier.gate))
         for number, tier in enumerate(cascade.tiers)
-        if number >= begin and api in registry.models[tier.model].speaks
+        if number >= begin and tier.model in able
     ]
-    if registry.defaults[api] not in [call.model for call in calls]:
-        calls.append(Call(registry.defaults[api], name))
+    if default in able and default not in [call.model for call in calls]:
+        calls.append(Call(default, name))
     *before, last = calls[: cascade.max_calls]
     return (*before, msgspec.structs.replace(last, judged=False))
 
 
 def chains(registry: Registry) -> dict[str, Calls]:
     """Every chain that some route needs, by its cluster's name."""
-    found: dict[str, Calls] = {}
-    for route in registry.routes.values():
-        if not route.asks_in_turn:
-            continue
-        for first in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
-            for api in registry.models[first].speaks:
-                calls = calls_of(registry, route, first, api)
-                found[chain_name(calls)] = calls
-    return found
+    return {
+        chain_name(calls): calls
+        for route in registry.routes.values()
+        if route.asks_in_turn
+        for first in firsts(registry, route)
+        for _, _, calls in ways(registry, route, first)
+    }
+
+
+def firsts(registry: Registry, route: schema.RouteSettings) -> list[str]:
+    """The models that a decision for the route may name: its candidates, and the defaults."""
+    return list(dict.fromkeys((*many(route.candidates), *registry.defaults.values())))
+
+
+def ways(registry: Registry, route: schema.RouteSettings, first: str) -> Iterator[tuple[Api, str, Calls]]:
+    """The chains that begin with ``first``: one per API and clearance (empty: the request has no labels)."""
+    for api in registry.models[first].speaks:
+        yield api, "", calls_of(registry, route, first, api)
+        for clearance, allowed in clearances(cleared_for(registry)).items():
+            if first in allowed:
+                yield api, clearance, calls_of(registry, route, first, api, allowed)
 
 
 def chain_name(calls: Calls) -> str:

@@ -45,7 +45,13 @@ from extproc.envoyconf.route_actions import API_ROOT, action, exactly, header
 from extproc.envoyconf.typed_config import Names
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.schema import Registry, cluster_name
-from extproc.wire.decide_messages import CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, VERSION_KEY
+from extproc.wire.decide_messages import (
+    CLEARANCE_HEADER,
+    CLUSTER_HEADER,
+    ROUTE_HEADER,
+    SPAN_HEADER,
+    VERSION_KEY,
+)
 from extproc.wire.gate_messages import BEGAN_HEADER
 
 # Headers of the decision and of the outer router for the hops. Providers must not get them.
@@ -53,6 +59,7 @@ _BOOKKEEPING = [
     CLUSTER_HEADER,
     ROUTE_HEADER,
     SPAN_HEADER,
+    CLEARANCE_HEADER,
     VERSION_KEY,
     BEGAN_HEADER,
     "x-envoy-attempt-count",

@@ -63,6 +63,7 @@ from extproc.routing.pipeline import LLM_MARGIN_S
 from extproc.vocabulary import Api
 from extproc.wire.decide_messages import (
     CHECKED_HEADER,
+    CLEARANCE_HEADER,
     CLUSTER_HEADER,
     GATE_KEY,
     PATIENCE_KEY,
@@ -108,7 +109,15 @@ _FORWARDED = (
     "tracestate",
 )
 # The headers that the sidecar may set: the decision, a changed body's length, an immediate response's type.
-_MUTABLE = (CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER, "content-length", "content-type")
+_MUTABLE = (
+    CLUSTER_HEADER,
+    ROUTE_HEADER,
+    SPAN_HEADER,
+    CLEARANCE_HEADER,
+    CHECKED_HEADER,
+    "content-length",
+    "content-type",
+)
 
 
 def http_filters(registry: Registry) -> list[HttpFilter]:
@@ -195,7 +204,9 @@ def gate(registry: Registry, cascade: str, tier: int) -> HttpFilter:
         # A verdict may take as long as the tier's answer.
         max_message_timeout=timedelta(seconds=patience),
         forward_rules=HeaderForwardingRules(
-            allowed_headers=_any_of(*_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER)
+            allowed_headers=_any_of(
+                *_FORWARDED, ":status", ESCALATE_HEADER, VERSION_KEY, BEGAN_HEADER, CLEARANCE_HEADER
+            )
         ),
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex=f"{ESCALATE_HEADER}|content-type")

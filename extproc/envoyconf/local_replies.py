@@ -36,7 +36,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from extproc import apis
 from extproc.envoyconf.direct_responses import FEEDBACK_PATH
-from extproc.envoyconf.route_actions import literal
+from extproc.envoyconf.route_actions import absent, literal
 from extproc.registry.schema import Registry
 from extproc.vocabulary import Api
 from extproc.wire.decide_messages import CHECKED_HEADER, CLUSTER_HEADER
@@ -127,8 +127,7 @@ def _unchecked_requests(registry: Registry) -> Iterator[ResponseMapper]:
 
 
 def _absent(header: str) -> AccessLogFilter:
-    matcher = HeaderMatcher(name=header, present_match=True, invert_match=True)
-    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
+    return AccessLogFilter(header_filter=HeaderFilter(header=absent(header)))
 
 
 def _mappers(registry: Registry, api: Api, *asked: AccessLogFilter) -> Iterator[ResponseMapper]:

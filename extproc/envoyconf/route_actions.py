@@ -91,6 +91,11 @@ def exactly(name: str, value: str) -> HeaderMatcher:
     return HeaderMatcher(name=name, string_match=StringMatcher(exact=value))
 
 
+def absent(name: str) -> HeaderMatcher:
+    """There is no request header ``name``."""
+    return HeaderMatcher(name=name, present_match=True, invert_match=True)
+
+
 def one_of(paths: Iterable[str]) -> HeaderMatcher:
     """The request's path, without its query, is one of ``paths``."""
     regex = "|".join(re.escape(path) for path in sorted(paths))

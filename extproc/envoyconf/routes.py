@@ -21,20 +21,29 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from extproc.apis.api_paths import DOT_SEGMENT, PATHS, misspellings
 from extproc.envoyconf import cors_policy, direct_responses
-from extproc.envoyconf.chains import Calls, calls_of, chain_name, tries
+from extproc.envoyconf.chains import Calls, chain_name, firsts, tries, ways
 from extproc.envoyconf.clusters import PASSTHROUGH_CLUSTER
 from extproc.envoyconf.hops import SERVED_BY
 from extproc.envoyconf.http_filters import EDITS, fail_open, refused
-from extproc.envoyconf.route_actions import API_ROOT, LLM_METHOD, action, exactly, header, literal, one_of
+from extproc.envoyconf.route_actions import (
+    API_ROOT,
+    LLM_METHOD,
+    absent,
+    action,
+    exactly,
+    header,
+    literal,
+    one_of,
+)
 from extproc.envoyconf.typed_config import Names
 from extproc.registry import schema
 from extproc.registry.model_settings import Model
 from extproc.registry.passthrough_list import SEGMENT, Passing, passing
 from extproc.registry.schema import Registry, cluster_name
-from extproc.registry.section import many
 from extproc.vocabulary import Api
 from extproc.wire.decide_messages import (
     CHECKED_HEADER,
+    CLEARANCE_HEADER,
     CLUSTER_HEADER,
     ROUTE_HEADER,
     SPAN_HEADER,
@@ -102,7 +111,7 @@ def _decided_with_policy(registry: Registry, version: str, names: Names) -> Iter
     for name, route in registry.routes.items():
         if not route.has_envoy_policy:
             continue
-        for target in dict.fromkeys((*many(route.candidates), *registry.defaults.values())):
+        for target in firsts(registry, route):
             conditions = (
                 exactly(ROUTE_HEADER, name),
                 exactly(CLUSTER_HEADER, cluster_name(target)),
@@ -127,24 +136,34 @@ def _chained(
     version: str,
     names: Names,
 ) -> Iterator[Route]:
-    """One route per API: only models that support the API can be fallbacks for it."""
+    """One route per API and clearance: only models that support the API and are cleared are asked.
+
+    A request with labels never matches the route for those without.
+    """
     cascade = registry.cascades.get(route.cascade)
-    for api in registry.models[first].speaks:
-        calls = calls_of(registry, route, first, api)
-        match = RouteMatch(path=PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions])
+    for api, clearance, calls in ways(registry, route, first):
+        cleared = list(_of_clearance(registry, clearance))
+        match = RouteMatch(path=PATHS[api], headers=[exactly(":method", LLM_METHOD), *conditions, *cleared])
         to = RouteAction(
             cluster=names[chain_name(calls)],
             timeout=timedelta(0),
             idle_timeout=timedelta(seconds=registry.envoy.upstream_timeout_s),
             retry_policy=tries(calls, route, cascade.deadline_s if cascade else None),
         )
-        chained = _to_model(f"{name}-{first}-{api}", match, to, route)
+        chained = _to_model("-".join(filter(None, (name, first, api, clearance))), match, to, route)
         chained.request_headers_to_remove = []  # the hops need them
         chained.request_headers_to_add += _headers_for_hops(version, calls)
         chained.response_headers_to_remove.append(ESCALATE_HEADER)  # the last one's
         if not registry.envoy.response_headers:
             chained.response_headers_to_remove.append(SERVED_BY)
         yield _with_body_limit(registry, chained)
+
+
+def _of_clearance(registry: Registry, clearance: str) -> Iterator[HeaderMatcher]:
+    if clearance:
+        yield exactly(CLEARANCE_HEADER, clearance)
+    elif registry.labels_requests:
+        yield absent(CLEARANCE_HEADER)
 
 
 def _headers_for_hops(version: str, calls: Calls) -> Iterator[HeaderValueOption]:
@@ -212,7 +231,13 @@ def _to_model(
         name=name,
         match=match,
         route=to,
-        request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER, SPAN_HEADER, CHECKED_HEADER],
+        request_headers_to_remove=[
+            CLUSTER_HEADER,
+            ROUTE_HEADER,
+            SPAN_HEADER,
+            CLEARANCE_HEADER,
+            CHECKED_HEADER,
+        ],
         request_headers_to_add=[
             # Usage is read from the answer, so the answer must not be compressed.
             header("accept-encoding", "identity"),

@@ -57,11 +57,19 @@ class _Pending(msgspec.Struct, frozen=True):
 class TierWatch(AnswerWatch):
     """Judges an answer of one tier: a document when it is complete, a stream by the tier's setting."""
 
-    def __init__(self, tier: JudgedTier, request: JudgedRequest, head: RequestHead, body: bytes) -> None:
-        """``head`` and ``body`` are those of ``request``."""
+    def __init__(
+        self,
+        tier: JudgedTier,
+        request: JudgedRequest,
+        head: RequestHead,
+        body: bytes,
+        labels: frozenset[str] = frozenset(),
+    ) -> None:
+        """``head``, ``body`` and ``labels`` are those of ``request``."""
         self._request = request
         self._head = head
         self._body = body
+        self._labels = labels
         self._tier = tier
         self._status = 200
         self._document = bytearray()
@@ -110,6 +118,8 @@ class TierWatch(AnswerWatch):
         verdict, consulted = self._tier.judge.judge(self._request, answer), self._tier.consulted
         if consulted is None or not self._needs_consultation(verdict, consulted):
             return self._ruling(verdict)
+        if not self._labels <= consulted.cleared_for:
+            return self._without(verdict, consulted, SecondAnswer(consulted.model, "not_cleared"))
         consultation = self._consultation(answer, consulted)
         if consultation is None:
             return self._without(verdict, consulted, SecondAnswer(consulted.model, "unasked"))

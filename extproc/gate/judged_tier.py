@@ -30,6 +30,7 @@ class Consulted(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float  # seconds for the call
     calls_per_s: float | None = None  # budget of each sidecar; None: no bound
     on_error: Literal["keep", "escalate"] = "keep"  # what happens to a good answer without an opinion
+    cleared_for: frozenset[str] = frozenset()  # labels of requests that it may see
     terms: SecondTerms | VerifierTerms
 
 

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta
 
-from extproc.registry.section import Positive, Seconds, Section
+from extproc.registry.section import OneOrMany, Positive, Seconds, Section
 from extproc.vocabulary import Api
 
 # Names end up in Envoy cluster names, header values, metric labels and file names.
@@ -113,6 +113,8 @@ class Model(Upstream, frozen=True):
     # Tokens of prompt and answer together. A longer request goes to another candidate. (default: no
     # bound)
     context_window: Positive | None = None
+    # Labels of requests that it may answer. A request with any other label never reaches it.
+    cleared_for: OneOrMany = []
 
     @property
     def speaks(self) -> tuple[Api, ...]:

@@ -135,7 +135,7 @@ class Releases:
         observe no request must be refused because Envoy is a version ahead.
         """
         found, newest = self._held.get(version), self._newest.snapshot.terms
-        return Terms(mode=newest.mode, denies=newest.denies) if found is None else found.snapshot.terms
+        return Terms(mode=newest.mode, checks=newest.checks) if found is None else found.snapshot.terms
 
     def add(self, release: Release) -> None:
         """Make ``release`` the newest. It replaces a release of the same version."""

@@ -11,8 +11,8 @@ from msgspec import Meta, field
 
 from extproc.registry.cascade_settings import Cascade, Gate, Retry
 from extproc.registry.model_settings import Auth, Model, Passthrough
-from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section
-from extproc.vocabulary import Api, ClusterName, Effort, Mode, Scope
+from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section, many
+from extproc.vocabulary import Api, ClusterName, Effort, Mode, ModelName, Scope
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -87,16 +87,29 @@ class When(Section, frozen=True):
 
 
 class RuleSettings(Section, frozen=True):
-    """A deterministic decision: when ``when`` holds, exactly one of ``deny``, ``route`` and ``model``."""
+    """A deterministic decision, when ``when`` holds: exactly one of ``deny``, ``route`` and ``model``.
+
+    A rule may also give a ``label``, beside a route or a model or alone. Every such rule that holds counts.
+    """
 
     name: str  # written to records and to the reason of a decision
     when: When  # the conditions
-    # What `keyword`, `regex`, `min_chars` and `max_chars` read. (default: `all_user` with `deny`, else
-    # `latest_user`)
+    # What `keyword`, `regex`, `min_chars` and `max_chars` read. (default: `all_user` with `deny` or
+    # `label`, else `latest_user`)
     reads: Scope | None = field(default=None, name="in")
     deny: str = ""  # refuse the request; the text is the message of the client's error
     route: str = ""  # send the request to this route
     model: str = ""  # send the request to this model
+    label: OneOrMany = []  # give the request these labels: only models that are cleared for all may answer
+
+
+class ClearanceSettings(Section, frozen=True):
+    """Labels that do not come from rules, and who answers requests with labels in doubt."""
+
+    header: str = ""  # a trusted header with labels, separated by commas; empty: none
+    # Models that answer when the registry's default is not cleared for a request's labels, in this order.
+    # (default: such a request is refused)
+    default: OneOrMany = []
 
 
 class ScorerSettings(Section, frozen=True):
@@ -251,6 +264,7 @@ class Registry(Section, frozen=True):
     cascades: dict[str, Cascade] = {}  # lists of models to ask in turn, by name
     gates: dict[str, Gate] = {}  # checks that an answer of a tier must pass, by name
     rules: list[RuleSettings] = []  # deterministic decisions; the first that matches wins
+    clearance: ClearanceSettings | None = None  # labels of requests that come from elsewhere (default: none)
     reference: str = ""  # the model against which savings are computed; empty: no savings
     # What happens to a model name that is not in `models` and is not `auto`: `reject` answers 404.
     unknown_models: Literal["route", "reject"] = "route"
@@ -297,6 +311,11 @@ class Registry(Section, frozen=True):
         return {Api(api): choice for api, choice in (self.without_sidecar or {}).items()}
 
     @property
+    def labels_requests(self) -> bool:
+        """Whether requests may carry labels."""
+        return bool(self.clearance and self.clearance.header) or any(rule.label for rule in self.rules)
+
+    @property
     def refusing(self) -> frozenset[Api]:
         """The APIs whose requests are refused unless a sidecar has checked them.
 
@@ -305,6 +324,11 @@ class Registry(Section, frozen=True):
         if self.mode is Mode.OBSERVE:
             return frozenset()
         return frozenset(api for api, choice in self.unattended.items() if choice == "refuse")
+
+
+def cleared_for(registry: Registry) -> Mapping[ModelName, frozenset[str]]:
+    """The labels that each model is cleared for."""
+    return {ModelName(name): frozenset(many(model.cleared_for)) for name, model in registry.models.items()}
 
 
 def cluster_name(model: str) -> ClusterName:

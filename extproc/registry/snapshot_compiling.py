@@ -1,6 +1,6 @@
 """Compiles a loaded registry into the snapshot that decides requests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from extproc.registry import head_artefact, quality_artefact
 from extproc.registry.checks.route_checks import share_of
@@ -9,6 +9,7 @@ from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.schema import (
     DEFAULT_MARGIN,
     DEFAULT_SIMILARITY,
+    ClearanceSettings,
     Registry,
     RouteSettings,
     RouteThresholds,
@@ -16,10 +17,12 @@ from extproc.registry.schema import (
     ScorerSettings,
     Thresholds,
     When,
+    cleared_for,
     cluster_name,
 )
 from extproc.registry.section import many
 from extproc.routing import rules, text_folding
+from extproc.routing.clearance import ClearancePolicy
 from extproc.routing.embedding_scorer import Meaning, fit_meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
 from extproc.routing.llm_question import LlmPolicy, RouteCard, system_message
@@ -65,7 +68,7 @@ def compile_snapshot(
         },
         defaults={api: ModelName(name) for api, name in registry.defaults.items()},
         deny_rules=tuple(rule for rule in compiled if rule.deny),
-        route_rules=tuple(rule for rule in compiled if not rule.deny),
+        route_rules=tuple(rule for rule in compiled if rule.route or rule.model),
         meaning=meaning,
         reader=None if meaning is None or static is None else reader_of(meaning, static),
         fast_path=_fast_path(loaded),
@@ -79,6 +82,22 @@ def compile_snapshot(
         rollout_key=registry.rollout_key.lower(),
         terms=_terms(registry, targets),
         llm=_llm(loaded, targets),
+        clearance=_clearance(registry, compiled, targets),
+    )
+
+
+def _clearance(
+    registry: Registry, compiled: Sequence[rules.CompiledRule], targets: Mapping[ModelName, Target]
+) -> ClearancePolicy | None:
+    labelling = tuple(rule for rule in compiled if rule.labels)
+    settings = registry.clearance or ClearanceSettings()
+    if not labelling and not settings.header:
+        return None
+    return ClearancePolicy(
+        cleared_for(registry),
+        labelling,
+        settings.header.lower(),
+        tuple(targets[ModelName(name)] for name in many(settings.default)),
     )
 
 
@@ -111,7 +130,7 @@ def _terms(registry: Registry, targets: Mapping[ModelName, Target]) -> Terms:
     defaults = {api: targets[ModelName(name)] for api, name in registry.defaults.items()}
     return Terms(
         mode=registry.mode,
-        denies=any(rule.deny for rule in registry.rules),
+        checks=registry.labels_requests or any(rule.deny for rule in registry.rules),
         conversation_header=registry.conversation_header.lower(),
         defaults={
             api: Served(target.model, target.upstream_model, target.provider)
@@ -219,13 +238,14 @@ def scorer_fit(registry: Registry) -> Fit:
 
 
 def _rule(rule: RuleSettings) -> rules.CompiledRule:
-    scope = rule.reads or (Scope.ALL_USER if rule.deny else Scope.LATEST_USER)
+    scope = rule.reads or (Scope.ALL_USER if rule.deny or rule.label else Scope.LATEST_USER)
     return rules.CompiledRule(
         name=rule.name,
         conditions=tuple(_conditions(rule.when, scope)),
         deny=rule.deny,
         route=RouteName(rule.route),
         model=ModelName(rule.model),
+        labels=tuple(many(rule.label)),
     )
 
 

@@ -11,6 +11,7 @@ from extproc.gate.judged_tier import Consulted, JudgedTier, SecondTerms, Verifie
 from extproc.registry.cascade_settings import Band, Gate, SecondSettings, VerifierSettings
 from extproc.registry.gate_artefact import CalibratedGate
 from extproc.registry.schema import Registry
+from extproc.registry.section import many
 from extproc.vocabulary import ModelName, UpstreamName
 
 
@@ -142,6 +143,7 @@ def _consulted(registry: Registry, settings: SecondSettings | VerifierSettings |
         deadline_s=settings.deadline_s,
         calls_per_s=settings.budget,
         on_error=settings.on_error,
+        cleared_for=frozenset(many(model.cleared_for)),
         terms=_terms(settings),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
-from extproc.errors import ClientError, DecisionError, PolicyFailed, UnknownVersion
+from extproc.errors import ClientError, DecisionError, NotCleared, PolicyFailed, UnknownVersion
 from extproc.offloading import Offload
 from extproc.routing.llm_question import DOUBTS, DoubtResolver, LlmQuestion
 from extproc.routing.rollout import key_of, mode_of
@@ -17,6 +17,7 @@ from extproc.routing.stages import (
     abstain_without_text,
     api_served,
     deny,
+    labels_of,
     pin,
     route_by_llm,
     route_by_meaning,
@@ -31,6 +32,7 @@ from extproc.vocabulary import (
     Embedding,
     LlmOpinion,
     Mode,
+    ModelName,
     Question,
     Reason,
     RouteName,
@@ -69,16 +71,11 @@ class Pipeline:
         self._clock = clock
         self._offload = offload or Offload()
         self._llm = llm
-        # The order is the precedence: deny before pins before routes, and what costs microseconds before the
-        # embedding, which costs milliseconds. The LLM comes last. Only what is awaited has a deadline, whose
-        # timer costs more than all rules together.
-        self._stages: tuple[RoutingStage, ...] = (
-            api_served,
-            deny,
-            pin,
-            route_by_rule,
-            abstain_without_text,
-        )
+        # The order is the precedence: deny before labels before pins before routes, and what costs
+        # microseconds before the embedding, which costs milliseconds. The LLM comes last. Only what is
+        # awaited has a deadline, whose timer costs more than all rules together.
+        self._policies: tuple[RoutingStage, ...] = (api_served, deny)
+        self._stages: tuple[RoutingStage, ...] = (pin, route_by_rule, abstain_without_text)
 
     async def decide(self, question: Question, more_time: MoreTime | None = None) -> Decision:
         """The decision, within the snapshot's budget; the default model whatever goes wrong.
@@ -86,13 +83,15 @@ class Pipeline:
         In doubt, an LLM may be asked once ``more_time`` has prolonged that budget. Without it, none is.
 
         Raises ``ClientError`` when the request must be refused, ``UnknownVersion`` when there is no
-        snapshot to decide by, ``PolicyFailed`` when a deny rule could not be checked, and nothing else.
+        snapshot to decide by, ``PolicyFailed`` when a rule that denies or labels could not be checked, and
+        nothing else.
         """
         snapshot = self._snapshot_of(question.head.config_version)
         if snapshot is None:
             raise UnknownVersion(question.head.config_version)
         started = self._clock()
         ruled = None
+        snapshot = await self._allowed(question, snapshot)
         try:
             choice, reading = await self._offload.run(
                 question.request.body_bytes, _without_embedding, self._stages, question, snapshot
@@ -103,9 +102,6 @@ class Pipeline:
                 choice = route_by_meaning(question, snapshot, reading, await self._embedded(texts, snapshot))
             choice = await self._resolved(choice, question, snapshot, more_time)
         except ClientError:
-            raise
-        except PolicyFailed:
-            log.exception("a deny rule failed: nothing is decided")
             raise
         except DecisionError as error:
             choice = _give_up(error.reason)
@@ -118,6 +114,20 @@ class Pipeline:
             choice = _give_up(Reason.INTERNAL_ERROR)
         times = _times(choice, started, ruled, self._clock())
         return conclude(choice, question, snapshot, times)
+
+    async def _allowed(self, question: Question, snapshot: Snapshot) -> Snapshot:
+        """What of the snapshot may decide the request: all of it, or what is cleared for its labels.
+
+        Raises as ``decide``. A defect must not let anything pass that the policy forbids, so the default does
+        not answer then.
+        """
+        try:
+            return await self._offload.run(
+                question.request.body_bytes, _checked, self._policies, question, snapshot
+            )
+        except PolicyFailed:
+            log.exception("a rule that denies or labels failed: nothing is decided")
+            raise
 
     async def _resolved(
         self, choice: Choice, question: Question, snapshot: Snapshot, more_time: MoreTime | None
@@ -145,6 +155,12 @@ class Pipeline:
             return await asyncio.gather(*(self._embedder.embed(text, snapshot.budget_s) for text in texts))
 
 
+def _checked(policies: Sequence[RoutingStage], question: Question, snapshot: Snapshot) -> Snapshot:
+    for policy in policies:
+        policy(question, snapshot)
+    return snapshot.for_labels(labels_of(question, snapshot))
+
+
 def _without_embedding(
     stages: Sequence[RoutingStage], question: Question, snapshot: Snapshot
 ) -> tuple[Choice | None, TurnReading]:
@@ -159,8 +175,11 @@ def _without_embedding(
 
 
 def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: StageTimes) -> Decision:
-    """Turn what the stages found into where the request goes."""
-    target = snapshot.targets[choice.model or snapshot.defaults[question.request.api]]
+    """Turn what the stages found into where the request goes.
+
+    Raises ``NotCleared`` where that would be a model that is not cleared for the request's labels.
+    """
+    target = snapshot.targets[_answering(choice, question, snapshot)]
     route = snapshot.routes.get(choice.route)
     scores, embedding = choice.scores, choice.embedding
     return Decision(
@@ -192,12 +211,31 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         tokens=embedding.tokens if embedding else None,
         times=times,
         opinion=choice.opinion,
+        labels=tuple(sorted(snapshot.labels)),
+        clearance=snapshot.clearance.clearance_of(snapshot.labels) if snapshot.clearance else "",
         mode=_mode(choice.route, question, snapshot),
     )
 
 
+def _answering(choice: Choice, question: Question, snapshot: Snapshot) -> ModelName:
+    """The chosen model, else the default. A route whose candidates are not cleared has no default."""
+    model = choice.model or snapshot.defaults.get(question.request.api, ModelName(""))
+    if snapshot.labels and (choice.reason is Reason.NO_CANDIDATE or not model):
+        raise NotCleared(
+            f"No model here may answer a request with the labels {', '.join(sorted(snapshot.labels))}.",
+            labels=snapshot.labels,
+        )
+    return model
+
+
 def _mode(route: RouteName, question: Question, snapshot: Snapshot) -> Mode:
-    """Whether a decision for this route, empty for none, is obeyed."""
+    """Whether a decision for this route, empty for none, is obeyed.
+
+    One for a request with labels is, unless the whole registry only observes: Envoy's default, which answers
+    what is only observed, may not be cleared for it.
+    """
+    if snapshot.labels and snapshot.rollout.mode is Mode.ACTIVE:
+        return Mode.ACTIVE
     policy = snapshot.routes.get(route)
     rollout = policy.rollout if policy else snapshot.rollout
     return mode_of(rollout, route, key_of(question, snapshot.rollout_key).value)

@@ -10,7 +10,7 @@ from itertools import chain
 
 import msgspec
 
-from extproc.errors import Denied, OperatorError
+from extproc.errors import Denied, NotCleared, OperatorError
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead
@@ -22,7 +22,7 @@ _FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR,
 async def rehearse(
     snapshot: Snapshot, texts: Sequence[str], embeddings: Mapping[str, Embedding]
 ) -> list[Decision | None]:
-    """The decision for each text; None if a deny rule matched. ``embeddings`` has what ``texts_read`` gives.
+    """The decision for each text; None if it is refused. ``embeddings`` has what ``texts_read`` gives.
 
     Raises ``OperatorError`` if a decision failed, because a figure of the others would look too good.
     """
@@ -36,7 +36,7 @@ async def rehearse(
     for number, text in enumerate(texts, start=1):
         try:
             decision = await pipeline.decide(plain_question(text, api))
-        except Denied:
+        except (Denied, NotCleared):
             decisions.append(None)
             continue
         if decision.reason in _FAILURES:

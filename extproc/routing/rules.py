@@ -69,13 +69,14 @@ Condition = Callable[[Reading], bool]
 
 
 class CompiledRule(msgspec.Struct, frozen=True):
-    """A compiled rule. Exactly one of ``deny``, ``route`` and ``model`` is not empty."""
+    """A compiled rule. At most one of ``deny``, ``route`` and ``model`` is not empty."""
 
     name: str
     conditions: tuple[Condition, ...]
     deny: str = ""
     route: RouteName = RouteName("")
     model: ModelName = ModelName("")
+    labels: tuple[str, ...] = ()  # what the request carries if the rule holds
 
     def holds(self, reading: Reading) -> bool:
         """Whether all conditions hold."""

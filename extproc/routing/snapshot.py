@@ -4,10 +4,12 @@ It is taken once per request and never changes, so that a reload in the middle o
 cannot mix two versions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
+from extproc.routing.clearance import NO_LABELS, ClearancePolicy, Labels, only_cleared
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.fastpath import FastPath
 from extproc.routing.languages import ANY
@@ -23,7 +25,7 @@ from extproc.vocabulary import Api, Effort, ModelName, RouteName, Terms, TurnRea
 class RoutePolicy(msgspec.Struct, frozen=True):
     """How requests of one route are answered, and how sure a scorer must be to call them that."""
 
-    candidates: tuple[Target, ...]  # in the registry's order; never empty
+    candidates: tuple[Target, ...]  # in the registry's order; empty only if none is cleared
     margin_floor: float
     similarity_floor: float | None = None  # None: any similarity will do
     in_scope_floor: float | None = None  # None: any P(in scope) will do
@@ -56,6 +58,38 @@ class Snapshot(msgspec.Struct, frozen=True):
     rollout_key: str = ""  # the trusted header, in lower case, by which requests are in or out
     terms: Terms = Terms()
     llm: LlmPolicy | None = None  # how an LLM is asked about requests in doubt; None: none is
+    clearance: ClearancePolicy | None = None  # None: requests carry no labels
+    labels: Labels = NO_LABELS  # that all which is left here is cleared for, see ``for_labels``
+
+    def for_labels(self, labels: Labels) -> "Snapshot":
+        """The snapshot for a request with these labels: only models that are cleared for all of them.
+
+        ``targets`` stay complete, because a pin to any of them is understood.
+        """
+        policy = self.clearance
+        if policy is None or not labels:
+            return self
+        return replace(
+            self,
+            labels=labels,
+            routes={
+                name: replace(route, candidates=only_cleared(route.candidates, policy, labels))
+                for name, route in self.routes.items()
+            },
+            defaults=dict(self._cleared_defaults(policy, labels)),
+            llm=self.llm if self.llm and policy.admits(self.llm.model, labels) else None,
+        )
+
+    def _cleared_defaults(self, policy: ClearancePolicy, labels: Labels) -> Iterator[tuple[Api, ModelName]]:
+        for api, default in self.defaults.items():
+            others = (target.model for target in policy.defaults if api in target.apis)
+            cleared = (model for model in (default, *others) if policy.admits(model, labels))
+            if (model := next(cleared, None)) is not None:
+                yield api, model
+
+    def admits(self, model: ModelName) -> bool:
+        """Whether the model is cleared for the request's labels."""
+        return self.clearance is None or self.clearance.admits(model, self.labels)
 
     def read(self, text: str) -> TurnReading:
         """What of a user's turn is scored against the routes."""

@@ -11,7 +11,8 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from extproc.errors import Denied, PolicyFailed, UnknownModel
+from extproc.errors import Denied, NotCleared, PolicyFailed, UnknownModel
+from extproc.routing.clearance import Labels
 from extproc.routing.fastpath import FastPath
 from extproc.routing.languages import unread
 from extproc.routing.model_choice import best_offer, offers_of, pick
@@ -64,10 +65,21 @@ def deny(question: Question, snapshot: Snapshot) -> Choice | None:
     return None
 
 
+def labels_of(question: Question, snapshot: Snapshot) -> Labels:
+    """The labels that the request carries. Raises ``PolicyFailed`` for a defect of a rule's."""
+    if snapshot.clearance is None:
+        return snapshot.labels
+    try:
+        return snapshot.clearance.labels_of(question)
+    except Exception as error:
+        raise PolicyFailed("a rule with labels failed") from error
+
+
 def pin(question: Question, snapshot: Snapshot) -> Choice | None:
     """Honour a client that names a registry model.
 
     Raises ``UnknownModel`` where names must be known, and for a model that does not speak the API.
+    Raises ``NotCleared`` for a model that is not cleared for the request's labels.
     """
     name = ModelName(question.request.model)  # if it is one of ours
     target = snapshot.targets.get(name)
@@ -80,6 +92,10 @@ def pin(question: Question, snapshot: Snapshot) -> Choice | None:
     if question.request.api not in target.apis:
         apis = ", ".join(sorted(target.apis))
         raise UnknownModel(f"The model {name!r} is not served by this API, but by {apis}.", param="model")
+    if not snapshot.admits(name):
+        raise NotCleared(
+            f"The model {name!r} may not answer this request.", labels=snapshot.labels, param="model"
+        )
     return Choice(stage=Stage.PIN, reason=Reason.PINNED, model=name)
 
 
@@ -232,7 +248,8 @@ def _model_named_by(rule: CompiledRule, question: Question, snapshot: Snapshot) 
     if rule.route:
         return _model_of(rule.route, question, snapshot, None)
     # An operator's word goes before an estimate of tokens, but no model learns an API by it.
-    return _Found(rule.model if question.request.api in snapshot.targets[rule.model].apis else _NONE)
+    able = question.request.api in snapshot.targets[rule.model].apis and snapshot.admits(rule.model)
+    return _Found(rule.model if able else _NONE)
 
 
 def _model_of(
@@ -240,7 +257,7 @@ def _model_of(
 ) -> _Found:
     """The route's model for this request."""
     policy, request, quality = snapshot.routes[route], question.request, snapshot.quality
-    if policy.quality_bar is None:
+    if policy.quality_bar is None or not policy.candidates:
         target = pick(policy.candidates, request)
         return _Found(target.model if target else _NONE)
     assert quality is not None  # a registry with a bar is not loaded without

@@ -53,6 +53,7 @@ ROUTER_CANDIDATES: Final = "router.candidates"
 ROUTER_CASCADE: Final = "router.cascade"
 ROUTER_CLUSTER: Final = "router.cluster"
 ROUTER_CONFIG_VERSION: Final = "router.config.version"
+ROUTER_LABELS: Final = "router.labels"
 ROUTER_COST_USD: Final = "router.cost_usd"
 ROUTER_EMBED_US: Final = "router.embed_us"
 ROUTER_EVALUATION_ID: Final = "router.evaluation.id"  # its idempotency key

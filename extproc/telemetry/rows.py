@@ -154,6 +154,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     llm_cost_usd: Annotated[float | None, Attribute(otel_names.ROUTER_LLM_COST_USD)] = None
     # the LLM's reason in its own words, only if the operator opts in to text
     llm_why: Annotated[str | None, Attribute(otel_names.ROUTER_LLM_WHY)] = None
+    # labels that the request carried: only models that are cleared for all of them may answer
+    labels: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_LABELS)] = ()
     # version of the registry that decided
     version: Annotated[Version, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = Version("")
     # whether the fast path agreed, in its sample: agreed, disagreed
@@ -222,7 +224,7 @@ class AttemptRow(AnswerRow, frozen=True, kw_only=True, tag="attempt"):
     # The model that the gate asked for a second answer or a rating. Its call is not an attempt, but the
     # exchange's cost includes it. Empty: none was to be asked.
     second_model: Annotated[ModelName, Attribute(otel_names.ROUTER_SECOND_MODEL)] = ModelName("")
-    # how that call ended: answered, timeout, budget, failed, unasked
+    # how that call ended: answered, timeout, budget, failed, unasked, not_cleared
     second_outcome: Annotated[str, Attribute(otel_names.ROUTER_SECOND_OUTCOME)] = ""
     # the verifier's rating
     second_score: Annotated[float | None, Attribute(otel_names.ROUTER_SECOND_SCORE)] = None

@@ -7,7 +7,7 @@ AwaitingHead ──Head──> AwaitingRoom ──Admitted──> AwaitingBody �
     │                      │                          │                    ├─────Refused──> Done   Refuse
     │                      │                          │                    └───Undecided──> Done   Proceed
     │                      │                          └──Body that cannot be read─────────> Done   Refuse
-    │                      └──Overloaded, deny rules must read the body───────────────────> Done   Refuse
+    │                      └──Overloaded, the body must be checked   ───────────────────> Done   Refuse
     │                      └──Overloaded, there are none──────────────────────────────────> Done   Proceed
     ├──Head of an LLM call without a body─────────────────────────────────────────────────> Done   Refuse
     └──Head of anything else──────────────────────────────────────────────────────────────> Done   Proceed
@@ -15,7 +15,7 @@ AwaitingHead ──Head──> AwaitingRoom ──Admitted──> AwaitingBody �
 In mode observe every end is to Proceed, with an envelope that says what would have been done.
 
 Envoy refuses a request of an API with ``without_sidecar: refuse`` unless it was routed, or may proceed as
-checked: deny rules have let it pass, or do not count for it. A stream that ends in any other way leaves it
+checked: no rule forbids it, or rules do not count for it. A stream that ends in any other way leaves it
 unchecked.
 
 Nothing here knows gRPC, protobuf or asyncio: the caller carries out its effects.
@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from extproc import apis
 from extproc.apis.conversation import conversation_id
-from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, TooBusy
+from extproc.errors import BadRequest, ClientError, Denied, NotCleared, ProtocolError, TooBusy
 from extproc.exchanges import Envelope
 from extproc.vocabulary import (
     Api,
@@ -48,7 +48,7 @@ from extproc.vocabulary import (
     UpstreamName,
     Version,
 )
-from extproc.wire.envelope_building import as_observed, with_decision
+from extproc.wire.envelope_building import as_observed, listed_labels, with_decision
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -160,13 +160,15 @@ class AskDecision(msgspec.Struct, frozen=True):
 class RouteRequest(msgspec.Struct, frozen=True):
     """Send the request to ``cluster``, with another body unless that is None.
 
-    ``model_span`` is where the body names the model, for those that may be asked in its place.
+    ``model_span`` is where the body names the model, for those that may be asked in its place. They must be
+    of the ``clearance``, unless it is empty.
     """
 
     cluster: str
     body: bytes | None
     envelope: Envelope
     model_span: Span | None = None
+    clearance: str = ""
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -259,7 +261,7 @@ class DecideExchange:
         return AwaitingBody(state.api, state.head), Proceed()
 
     def _on_overloaded(self, state: AwaitingRoom, _: NoRoom) -> tuple[State, Effect]:
-        if self._terms.denies:
+        if self._terms.checks:
             return Done(), self._refuse(state.api, TooBusy(_TOO_BUSY))
         return Done(), self._let_go(Reason.BYTES_IN_FLIGHT)
 
@@ -293,11 +295,14 @@ class DecideExchange:
             return Done(), self._proceed(as_observed(with_decision(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
         changed = body if body is not state.body else None
-        span = apis.model_span(body) if decision.fallback else None
-        return Done(), RouteRequest(decision.cluster, changed, with_decision(self._known, decision), span)
+        envelope = with_decision(self._known, decision)
+        if not decision.fallback:
+            return Done(), RouteRequest(decision.cluster, changed, envelope)
+        span = apis.model_span(body)
+        return Done(), RouteRequest(decision.cluster, changed, envelope, span, decision.clearance)
 
     def _on_refused(self, state: AwaitingDecision, event: Refused) -> tuple[State, Effect]:
-        # Only rules and pins refuse, before anything waits.
+        # Most refusals come from rules and pins, before anything waits.
         took = _microseconds(self._clock() - state.asked_at)
         self._known = replace(self._known, rules_us=took, total_us=took)
         return Done(), self._refuse(state.question.request.api, event.error)
@@ -330,6 +335,8 @@ class DecideExchange:
         # The reason repeats the error, because it is what operators see on the answer.
         if isinstance(error, Denied):
             return replace(self._known, reason=error.label, stage=Stage.DENY, rule=error.rule)
+        if isinstance(error, NotCleared):
+            return replace(self._known, reason=error.label, labels=listed_labels(error.labels))
         return replace(self._known, reason=error.label)
 
 

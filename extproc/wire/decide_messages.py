@@ -25,6 +25,7 @@ from extproc.wire.feedback_exchange import FeedbackResponse
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
 ROUTE_HEADER = "x-router-route"  # and by the policies of the route that it names
+CLEARANCE_HEADER = "x-router-clearance"  # only models of this clearance may be asked
 SPAN_HEADER = "x-router-span"  # where the body names the model: FROM-TO, in bytes
 CHECKED_HEADER = "x-router-checked"  # 1: the API's default may answer, even with `without_sidecar: refuse`
 
@@ -173,6 +174,8 @@ def _common(route: RouteRequest) -> CommonResponse:
         set_header(common.header_mutation, ROUTE_HEADER, route.envelope.route)
     if route.model_span is not None:
         set_header(common.header_mutation, SPAN_HEADER, "{}-{}".format(*route.model_span))
+    if route.clearance:
+        set_header(common.header_mutation, CLEARANCE_HEADER, route.clearance)
     if route.body is not None:
         common.body_mutation.body = route.body
         # Without it Envoy answers 500, whatever failure_mode_allow says.

@@ -1,13 +1,16 @@
 """Builds the envelope of a decision: what Envoy, its access log and the record contain of it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
 from extproc.exchanges import Envelope
+from extproc.routing.clearance import LONGEST_LABEL
 from extproc.vocabulary import Decision, LlmOpinion, Served
 
 _LISTED = 5  # candidates and offers at most, so that the envelope stays small
+_LISTED_LABELS = 16
 
 
 def with_decision(known: Envelope, decision: Decision) -> Envelope:
@@ -35,6 +38,7 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
             if offer.quality is not None
         ),
         training_similarity=_rounded(decision.training_similarity),
+        labels=listed_labels(decision.labels),
         version=decision.version,
         lexical=decision.comparison.result if decision.comparison else "",
         weight=decision.comparison.weight if decision.comparison else None,
@@ -47,6 +51,11 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
         total_us=decision.times.total,
         mode=decision.mode,
     )
+
+
+def listed_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels as the record has them: sorted, and within bounds, because a header may contain any."""
+    return tuple(label[:LONGEST_LABEL] for label in sorted(labels)[:_LISTED_LABELS])
 
 
 def _llm(opinion: LlmOpinion | None, *, with_text: bool) -> dict[str, Any]:

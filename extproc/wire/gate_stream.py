@@ -18,9 +18,10 @@ from extproc.gate import judged_request
 from extproc.gate.answer_watch import TierWatch
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason, ModelClient
 from extproc.gate.judged_tier import JudgedTier
+from extproc.routing.clearance import labels_in
 from extproc.vocabulary import RequestHead, Version
 from extproc.wire import gate_messages
-from extproc.wire.decide_messages import VERSION_KEY, StreamMetadata, more_time
+from extproc.wire.decide_messages import CLEARANCE_HEADER, VERSION_KEY, StreamMetadata, more_time
 from extproc.wire.gate_exchange import (
     Consult,
     ConsultationEnded,
@@ -65,7 +66,8 @@ class Gatekeepers:
         api = apis.api_of(head.method, head.path)
         if policy is None or api is None:
             return None
-        watch = TierWatch(policy, judged_request.read(api, body), head, body)
+        labels = labels_in(head.headers.get(CLEARANCE_HEADER, ""))
+        watch = TierWatch(policy, judged_request.read(api, body), head, body, labels)
         return Watched(watch, self._seconds(policy, head))
 
     def _seconds(self, policy: JudgedTier, head: RequestHead) -> float | None:

@@ -253,3 +253,19 @@ def test_a_moment_is_a_time_or_a_while_ago() -> None:
 def test_an_envoy_that_cannot_be_asked_is_told(segments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["records", "check", str(segments), "--admin", "127.0.0.1:1"]) == 1
     assert "--admin: Envoy's admin interface at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ([], "--clearance: what are models cleared for? (expected --registry FILE)"),
+        (["--registry", "x.yaml", "--html", "page.html"], "--clearance has no page"),
+    ],
+)
+def test_a_report_on_clearance_says_what_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], problem: str
+) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text("")
+    assert main(["report", "--clearance", str(records), *more]) == 1
+    assert problem in capsys.readouterr().err

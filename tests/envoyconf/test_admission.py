@@ -62,7 +62,7 @@ async def test_a_large_body_that_waits_in_vain_is_the_defaults_to_answer(launch:
 
 async def test_where_there_are_deny_rules_it_is_a_503_and_no_model_sees_it(launch: Launch) -> None:
     world, held = await crowded(launch, wait_s=0.0)
-    world.sidecar.use(Terms(denies=True))
+    world.sidecar.use(Terms(checks=True))
     answer = await world.ask(LARGE)
     assert answer.status == 503
     error = answer.json()["error"]

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.exchanges import Ruling, SecondAnswer
 from extproc.gate import judged_request
@@ -40,12 +41,17 @@ def registry(gate: Gate | None = None, **tier: Any) -> Registry:
     )
 
 
-def watch(made: Registry, calibrations: Calibrations = NO_CALIBRATIONS, body: bytes = ASK) -> AnswerWatch:
+def watch(
+    made: Registry,
+    calibrations: Calibrations = NO_CALIBRATIONS,
+    body: bytes = ASK,
+    labels: frozenset[str] = frozenset(),
+) -> AnswerWatch:
     head = RequestHead(
         method="POST", path=f"{CHAT}?a=b", headers={"x-request-id": "r", "content-type": "application/json"}
     )
     request = judged_request.read(Api.OPENAI_CHAT, body)
-    return TierWatch(judged_tiers(made, calibrations)["x/0"], request, head, body)
+    return TierWatch(judged_tiers(made, calibrations)["x/0"], request, head, body, labels)
 
 
 def document(text: str, finish: str = "stop") -> bytes:
@@ -184,6 +190,26 @@ def test_another_model_is_asked_once_the_checks_have_passed() -> None:
 def test_a_request_that_cannot_be_put_to_another_model_is_judged_without() -> None:
     found = asking(Gate(second=SecondSettings(model="b")), body=b"\x1f\x8b").on_body(document("4"), True)
     assert found == Ruling(False, "g", second=SecondAnswer("b", "unasked"))
+
+
+@pytest.mark.parametrize(
+    ("cleared", "asked"), [({"eu", "pii"}, True), ({"eu"}, True), ({"pii"}, False), (set(), False)]
+)
+@pytest.mark.parametrize(("on_error", "escalates"), [("keep", False), ("escalate", True)])
+def test_a_model_that_is_not_cleared_for_the_labels_is_not_asked(
+    cleared: set[str], asked: bool, on_error: str, escalates: bool
+) -> None:
+    gate = Gate(finish=True, second=SecondSettings(model="b", on_error=on_error))  # type: ignore[arg-type]
+    policy = registry(gate, stream="hold")
+    models = {**policy.models, "b": replace(policy.models["b"], cleared_for=sorted(cleared))}
+    found = watch(replace(policy, models=models), labels=frozenset({"eu"}))
+    found.on_head(200, "application/json")
+    ruling = found.on_body(document("4"), True)
+    if asked:
+        assert isinstance(ruling, Consultation)
+    else:
+        assert isinstance(ruling, Ruling)
+        assert (ruling.second, ruling.escalate) == (SecondAnswer("b", "not_cleared"), escalates)
 
 
 def test_a_fitted_gate_takes_the_agreement_into_its_score() -> None:

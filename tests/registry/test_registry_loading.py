@@ -90,7 +90,7 @@ def test_the_version_follows_the_content_of_every_file(tmp_path: Path) -> None:
         ("name: big-1", "auth: {key: sk-123}", 3, "unknown key `key`"),
         ("name: big-1", "context_window: 0", 3, ">= 1"),
         ("    route: chat", "    route: chit", 12, "there is no route `chit` (expected one of: chat, work)"),
-        ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model; got none"),
+        ("    deny: No secrets.\n", "", 7, "expected exactly one of deny, route, model, or a `label`; got none"),
         ("    deny: No", "    model: small\n    deny: No", 7, "got deny and model"),
         ("    deny: No", "    in: user\n    deny: No", 9, "user"),
         ("{header: {x-tier: free}, keyword: [hello, good day]}", "{header: {x-tier: free}}\n    in: all_user", 12, "rule `free-tier` has `in` but no condition on text (expected keyword, regex, min_chars or max_chars)"),

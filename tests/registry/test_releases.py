@@ -107,12 +107,12 @@ def test_time_counts_from_when_a_version_was_superseded(releases: Releases, cloc
 def test_a_versions_terms_are_its_own_and_of_an_unknown_one_the_newest_tells_mode_and_whether_it_denies(
     releases: Releases,
 ) -> None:
-    terms = Terms(Mode.OBSERVE, "x-chat", {Api.OPENAI_CHAT: Served("small", "small-8b")}, denies=True)
+    terms = Terms(Mode.OBSERVE, "x-chat", {Api.OPENAI_CHAT: Served("small", "small-8b")}, checks=True)
     assert releases.terms("v1") == Terms()
     releases.add(release("v2", terms))
     assert releases.terms("v1") == Terms()
     assert releases.terms("v2") == terms
-    assert releases.terms("v3") == Terms(Mode.OBSERVE, denies=True)
+    assert releases.terms("v3") == Terms(Mode.OBSERVE, checks=True)
 
 
 def test_a_version_that_an_envoy_names_keeps_its_gates_and_prices_however_many_versions_come(

@@ -63,7 +63,7 @@ def test_missing_and_unknown_keys_are_named() -> None:
 
 def test_the_keys_of_a_section_are_those_that_a_registry_takes() -> None:
     assert keys_at(Model, ("price",)) == ["input", "output"]
-    assert keys_at(Registry, ("rules", 0)) == ["name", "when", "in", "deny", "route", "model"]
+    assert keys_at(Registry, ("rules", 0)) == ["name", "when", "in", "deny", "route", "model", "label"]
 
 
 def sections(kind: type[Section]) -> Iterator[type[Section]]:

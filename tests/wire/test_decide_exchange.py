@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.errors import BadRequest, ClientError, Denied, ProtocolError, UnknownModel
+from extproc.errors import BadRequest, ClientError, Denied, NotCleared, ProtocolError, UnknownModel
 from extproc.exchanges import Envelope
 from extproc.vocabulary import (
     Api,
@@ -133,7 +133,7 @@ def test_a_body_without_room_goes_to_the_default_and_says_why() -> None:
 
 
 def test_a_body_without_room_is_refused_where_deny_rules_must_read_it() -> None:
-    machine = exchange(Terms(denies=True))
+    machine = exchange(Terms(checks=True))
     machine.receive(HeadReceived(CHAT))
     effect = machine.receive(NoRoom())
     assert isinstance(effect, Refuse)
@@ -144,7 +144,7 @@ def test_a_body_without_room_is_refused_where_deny_rules_must_read_it() -> None:
 
 
 def test_a_body_without_room_is_only_recorded_while_observing() -> None:
-    machine = exchange(Terms(Mode.OBSERVE, denies=True))
+    machine = exchange(Terms(Mode.OBSERVE, checks=True))
     machine.receive(HeadReceived(CHAT))
     effect = machine.receive(NoRoom())
     assert isinstance(effect, Proceed)
@@ -253,6 +253,22 @@ def test_nothing_is_said_of_a_quality_that_was_not_predicted() -> None:
     effect = asked().receive(Decided(unknown))  # the default model, say, which is no candidate
     assert isinstance(effect, RouteRequest)
     assert effect.envelope.predicted_quality is None
+
+
+def test_envoy_learns_the_clearance_where_it_chooses_among_models_by_itself() -> None:
+    labelled = msgspec.structs.replace(DECISION, labels=("eu", "pii"), clearance="eu+pii")
+    for fallback, clearance in ((True, "eu+pii"), (False, "")):
+        effect = asked().receive(Decided(msgspec.structs.replace(labelled, fallback=fallback)))
+        assert isinstance(effect, RouteRequest)
+        assert (effect.clearance, effect.envelope.labels) == (clearance, ("eu", "pii"))
+
+
+def test_a_refusal_for_want_of_a_cleared_model_says_for_which_labels() -> None:
+    labels = frozenset(f"{number:02}{'x' * 100}" for number in range(40))
+    effect = asked().receive(Refused(NotCleared("no", labels=labels)))
+    assert isinstance(effect, Refuse)
+    assert json.loads(effect.body)["error"]["code"] == "not_cleared"
+    assert effect.envelope.labels == tuple(f"{number:02}{'x' * 62}" for number in range(16))
 
 
 def test_a_decision_without_an_embedding_has_no_scores_in_its_envelope() -> None:

@@ -169,7 +169,7 @@ async def test_a_body_that_waited_in_vain_goes_to_the_default_unread(decider: Fa
 
 async def test_a_body_that_waited_in_vain_is_refused_where_there_are_deny_rules(decider: FakeDecider) -> None:
     limits = msgspec.structs.replace(ONE_AT_A_TIME, wait_s=0.0)
-    async with crowded(decider, limits, Terms(denies=True)) as (channel, _, _, unread):
+    async with crowded(decider, limits, Terms(checks=True)) as (channel, _, _, unread):
         stream = Stream(channel)
         await stream.send_head()  # chunked: as large as any
         answer = await stream.receive()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from extproc.registry.checks.cascade_checks import check_cascades
+from extproc.registry.checks.clearance_checks import check_clearance
 from extproc.registry.checks.llm_checks import check_llm
 from extproc.registry.checks.model_checks import (
     check_cors,
@@ -41,6 +42,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
         partial(check_routes, examples=examples),
         check_trusted_headers,
         check_rules,
+        check_clearance,
         check_rollout,
         check_llm,
         check_feedback,

@@ -38,12 +38,19 @@ def check_rules(registry: Registry, source: Source) -> None:
 def _check_action(registry: Registry, rule: RuleSettings, source: Source, i: int) -> None:
     keys = ("deny", "route", "model")
     actions = [key for key in keys if getattr(rule, key)]
+    unread = any(source.is_unread("rules", i, key) for key in (*keys, "label"))
     with source.collecting():
-        if len(actions) != 1 and not any(source.is_unread("rules", i, key) for key in keys):
+        if (len(actions) > 1 or (not actions and not rule.label)) and not unread:
             given = " and ".join(actions) or "none"
             raise source.error(
-                f"rule `{rule.name}`: expected exactly one of deny, route, model; got {given}", "rules", i
-            )
+                f"rule `{rule.name}`: expected exactly one of deny, route, model, or a `label`; got {given}",
+                "rules", i,
+            )  # fmt: skip
+        if rule.deny and rule.label:
+            raise source.error(
+                f"rule `{rule.name}`: a request that is denied needs no label (expected deny or label)",
+                "rules", i, "label",
+            )  # fmt: skip
     with source.collecting():
         if rule.model:
             known_model(registry, rule.model, source, "rules", i, "model")
