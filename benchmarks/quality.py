@@ -38,6 +38,7 @@ from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.scorers import Matrix
 from extproc.routing.text_changes import TextChange, changed
+from extproc.routing.turn_reading import StaticEncoder
 from extproc.vocabulary import Embedding, Encoder
 
 TARGET = 0.02
@@ -152,15 +153,21 @@ def read(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def split(name: str, rows: Sequence[dict[str, str]], key: str, encoder: Encoder) -> Split:
-    """All rows of the file, by whether their split is a test one."""
+def split(
+    name: str,
+    rows: Sequence[dict[str, str]],
+    key: str,
+    encoder: Encoder,
+    static: StaticEncoder | None = None,
+) -> Split:
+    """All rows of the file, by whether their split is a test one; a fast path needs ``static``."""
     routes = sorted({row[key] for row in rows} - {"oos"})
     place = {route: number for number, route in enumerate(routes)} | {"oos": ABSTAIN}
 
     def part(chosen: list[dict[str, str]]) -> route_training.Corpus:
         texts = [row["text"] for row in chosen]
         labels = np.array([place[row[key]] for row in chosen], np.intp)
-        return route_training.corpus(texts, labels, routes, encoder.encode(texts), DIMENSIONS)
+        return route_training.corpus(texts, labels, routes, encoder.encode(texts), DIMENSIONS, static)
 
     print(f"{name}: encoding (cached for the next run)", file=sys.stderr)
     is_test = [row["split"].endswith("test") for row in rows]

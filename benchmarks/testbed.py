@@ -22,6 +22,8 @@ import msgspec
 from benchmarks import do_nothing, envoys, workload
 from extproc.demo.child_processes import Process
 from extproc.demo.loopback_ports import HOST, free
+from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_session import open_encoder
 from extproc.envoyconf import envoy_process
 from extproc.errors import OperatorError
 from extproc.lab.datasets import routes_in
@@ -135,8 +137,10 @@ async def _train(run_dir: Path) -> None:
     out = registry.parent / workload.ARTEFACT
     wishes = TrainOptions(scorer="linear", test_share=0.0)
     await asyncio.to_thread(train_artefact, registry, routes_in(data), out, None, wishes, lambda _: None)
-    words = load(registry).artefact.words  # type: ignore[union-attr]  # it was written just now
-    if words is None or words.read(workload.EMBEDDED_16) is None:
+    loaded = load(registry)
+    words = loaded.artefact.words  # type: ignore[union-attr]  # it was written just now
+    static = open_encoder(locate(), loaded.registry.encoder).static
+    if words is None or static is None or words.read(workload.EMBEDDED_16, static) is None:
         raise OperatorError(f"the words of {workload.EMBEDDED_16!r} are not enough for the fast path")
 
 

@@ -6,6 +6,7 @@ Model2Vec (Tulkens and van Dongen, 2024). It is coarser than the encoder's, and 
 sentence of a long turn that asks.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -42,12 +43,11 @@ class TokenVectorEncoder:
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         """Unit vectors of shape (len(texts), components); zero for a text without known tokens."""
-        rows = [
-            self._tokens[ids[1:-1]].sum(axis=0, dtype=np.float32) for ids in self._tokenizer.tokenize(texts)
-        ]
-        found = np.array(rows, np.float32).reshape(len(rows), self._tokens.shape[1])
-        unit: Matrix = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
-        return unit
+        found = np.empty((len(texts), self._tokens.shape[1]), np.float32)
+        for row, ids in zip(found, self._tokenizer.tokenize(texts), strict=True):
+            self._tokens[ids[1:-1]].sum(axis=0, dtype=np.float32, out=row)
+            row /= np.float32(max(math.sqrt(float(row @ row)), 1e-12))
+        return found
 
     @cached_property
     def words(self) -> Mapping[str, int]:
@@ -65,9 +65,8 @@ def open_static_encoder(tokens: Path, documents: Path, tokenizer: Path) -> Token
     The tokens' vectors are mapped into memory, so that processes share them. Raises ``EncoderMissing``.
     """
     try:
-        return TokenVectorEncoder(
-            np.load(tokens, mmap_mode="r"), np.load(documents), Tokenizer(tokenizer, STATIC_MAX_TOKENS)
-        )
+        mapped = np.asarray(np.load(tokens, mmap_mode="r"))  # a plain array of it is faster to index
+        return TokenVectorEncoder(mapped, np.load(documents), Tokenizer(tokenizer, STATIC_MAX_TOKENS))
     except (OSError, ValueError) as error:
         raise EncoderMissing(f"{tokens} or {documents} cannot be read: {error}") from error
 

@@ -14,14 +14,16 @@ from extproc.errors import ArtefactUnusable
 from extproc.registry.weights_bundle import Arrays, Bundle
 from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
-from extproc.routing.fastpath import Words
+from extproc.routing.fastpath import MEASURES as WORD_MEASURES
+from extproc.routing.fastpath import Agreement, Words
 from extproc.routing.lexical_features import WIDTH
 from extproc.routing.scope import MEASURES, ScopeScore
 from extproc.routing.scorers import Centroids, Logistic, Prototypes
 from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.npz"
-FORMAT = 2  # raise it when a reader of the former one would misread the new
+_OF_WORDS = "words_"  # begins the names of the fast path's arrays
+FORMAT = 3  # raise it when a reader of the former one would misread the new
 
 # `default`: training kept what decides without an artefact, and there are no weights.
 Kind = Literal["centroid", "prototypes", "logistic", "trained", "default"]
@@ -45,7 +47,7 @@ class HeadManifest(msgspec.Struct, frozen=True, kw_only=True):
     scope: dict[str, float]  # of the scope score: temperature, bias and default floor
     metrics: dict[str, Any]
     comparison: dict[str, Any] = {}  # with the default scorer; empty: not compared
-    fast_path: dict[str, float] = {}  # temperature, norm, lead, and what was measured; empty: there is none
+    fast_path: dict[str, float] = {}  # temperature, norm, least, and what was measured; empty: there is none
     weights_sha256: str = ""
 
 
@@ -177,20 +179,31 @@ def _trained_arrays(head: Trained) -> dict[str, NDArray[Any]]:
 
 
 def _word_arrays(words: Words) -> dict[str, NDArray[Any]]:
-    lexicon = words.lexicon
-    return {
-        "words_slots": lexicon.slots,
-        "words_rarity": lexicon.rarity,
-        "words": lexicon.weights,
-        "words_bias": words.bias,
+    """The arrays of the head, each name with a prefix, and those that say when it decides."""
+    return {f"{_OF_WORDS}{name}": array for name, array in _trained_arrays(words.head).items()} | {
+        "words_prototypes": words.prototypes.prototypes,
+        "words_prototype_starts": words.prototypes.starts.astype(np.int64),
+        "words_agreement_centres": words.agreement.centres,
+        "words_agreement_scales": words.agreement.scales,
+        "words_agreement_weights": words.agreement.weights,
+        "words_agreement_biases": words.agreement.biases,
     }
 
 
 def _words(manifest: HeadManifest, arrays: Arrays) -> Words:
     """Raises ValueError or KeyError where the arrays do not fit each other."""
-    about = manifest.fast_path
-    lexicon = _lexicon(arrays["words_slots"], arrays["words_rarity"], arrays["words"], about["norm"])
-    return Words(manifest.routes, lexicon, arrays["words_bias"], about["temperature"], about["lead"])
+    about, routes = manifest.fast_path, len(manifest.routes)
+    own = {
+        name.removeprefix(_OF_WORDS): array for name, array in arrays.items() if name.startswith(_OF_WORDS)
+    }
+    agreement = Agreement(*(own[f"agreement_{name}"] for name in ("centres", "scales", "weights", "biases")))
+    prototypes = Prototypes(own["prototypes"], own["prototype_starts"].astype(np.intp))
+    if len(agreement.biases) != routes or len(prototypes.starts) != routes:
+        raise ValueError("its fast path does not fit its routes")
+    if not len(agreement.centres) == len(agreement.scales) == len(agreement.weights) == len(WORD_MEASURES):
+        raise ValueError(f"its fast path has not {len(WORD_MEASURES)} measures")
+    head = _trained(own, about["norm"], (1.0, 1.0))
+    return Words(manifest.routes, head, about["temperature"], prototypes, agreement, about["least"])
 
 
 def _lexicon(
@@ -258,21 +271,21 @@ def _head(manifest: HeadManifest, arrays: Arrays) -> Head:
         case "logistic":
             return OnEmbedding(Logistic(arrays["weights"], arrays["bias"]))
         case "trained":
-            return _trained(manifest, arrays)
+            return _trained(arrays, manifest.norm, manifest.temperatures)
         case "default":
             raise ValueError("it has no head")
 
 
-def _trained(manifest: HeadManifest, arrays: Arrays) -> Trained:
+def _trained(arrays: Arrays, norm: float, temperatures: tuple[float, float]) -> Trained:
     standard = Standard(arrays["centre"], arrays["scale"], int(arrays["blocks"][0]))
     linear = Linear(arrays["linear"], arrays["linear_bias"]) if "linear" in arrays else None
     lexicon = None
     if "slots" in arrays:
-        lexicon = _lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], manifest.norm)
+        lexicon = _lexicon(arrays["slots"], arrays["rarity"], arrays["lexical"], norm)
     perceptron = None
     if "hidden" in arrays:
         names = ("hidden", "hidden_bias", "output", "output_bias")
         perceptron = Perceptron(*(arrays[name] for name in names))
     if linear is None and perceptron is None:
         raise ValueError("it has no head")
-    return Trained(standard, linear, lexicon, perceptron, manifest.temperatures)
+    return Trained(standard, linear, lexicon, perceptron, temperatures)

@@ -49,9 +49,9 @@ def compile_snapshot(
 ) -> Snapshot:
     """Take the artefact, or embed the examples and fit the scorer; compile the rules.
 
-    Without ``static``, turns are read whole. Blocks for as long as the encoder takes. Raises
-    ``errors.EncoderFailed``, and ``errors.ArtefactUnusable`` if the artefact was trained on another encoder's
-    vectors.
+    Without ``static``, turns are read whole and no fast path decides. Blocks for as long as the encoder
+    takes. Raises ``errors.EncoderFailed``, and ``errors.ArtefactUnusable`` if the artefact was trained on
+    another encoder's vectors.
     """
     registry = loaded.registry
     if registry.rules:
@@ -71,7 +71,7 @@ def compile_snapshot(
         route_rules=tuple(rule for rule in compiled if rule.route or rule.model),
         meaning=meaning,
         reader=None if meaning is None or static is None else reader_of(meaning, static),
-        fast_path=_fast_path(loaded),
+        fast_path=_fast_path(loaded, static),
         quality=_quality(loaded, encoder),
         budget_s=registry.decision_ms / 1000,
         unknown_models_rejected=registry.unknown_models == "reject",
@@ -219,11 +219,12 @@ def _quality(loaded: LoadedRegistry, encoder: Encoder) -> Quality | None:
     return loaded.quality.quality
 
 
-def _fast_path(loaded: LoadedRegistry) -> FastPath | None:
+def _fast_path(loaded: LoadedRegistry, static: StaticEncoder | None) -> FastPath | None:
     settings = loaded.registry.fast_path
-    if settings is None or loaded.artefact is None or loaded.artefact.words is None:
+    if settings is None or loaded.artefact is None or loaded.artefact.words is None or static is None:
         return None
-    return FastPath(loaded.artefact.words, settings.sample, AgreementMonitor(settings.min_agreement))
+    watch = AgreementMonitor(settings.min_agreement)
+    return FastPath(loaded.artefact.words, static, settings.sample, watch)
 
 
 def scorer_fit(registry: Registry) -> Fit:

@@ -24,7 +24,7 @@ LONGEST = 2048  # characters read: the first and the last half of a longer text
 
 _Codes = NDArray[np.uint64]
 _SPACE = 32
-_EDGE = np.uint64(3)  # stands where a pair of words has no neighbour
+_AT_EDGE = np.array([3], np.uint64)  # stands where a pair of words has no neighbour
 _LONGEST_WORD = 64  # code points beyond it are hashed as if all stood at this place
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PAIR = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -40,6 +40,7 @@ def _powers(base: np.uint64, count: int) -> _Codes:
     return np.array(found, np.uint64)
 
 
+_NOTHING = np.zeros(0, np.uint64)
 _POWERS = _powers(_ODD, _LONGEST_WORD + 1)
 _SALTS = _powers(_PAIR, 8)
 _IN_WORD = np.array([chr(code).isalnum() or code == ord("'") for code in range(128)] + [True])
@@ -74,13 +75,18 @@ def lexical(texts: Sequence[str]) -> Sparse:
 
 def _columns(text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     codes = _spaced(text)
-    return _distinct(_bucket(_words(codes))), _distinct(_bucket(_characters(codes))) + np.int32(BUCKETS)
+    words = _words(codes)
+    buckets = _bucket(np.concatenate([*words, *_characters(codes), _NOTHING]))  # in one go, for speed
+    split = sum(map(len, words))
+    return _distinct(buckets[:split]), _distinct(buckets[split:]) + np.int32(BUCKETS)
 
 
 def _distinct(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """The distinct values, sorted. For few values it is much faster than `np.unique`."""
     values.sort()
-    distinct: NDArray[np.int32] = values[np.append(values[1:] != values[:-1], True)[: len(values)]]
+    last = np.ones(len(values), bool)  # of equal ones
+    np.not_equal(values[1:], values[:-1], out=last[:-1])
+    distinct: NDArray[np.int32] = values[last]
     return distinct
 
 
@@ -98,20 +104,21 @@ def _spaced(text: str) -> _Codes:
     return spaced[:-1] if spaced[-2] == _SPACE else spaced
 
 
-def _words(codes: _Codes) -> _Codes:
+def _words(codes: _Codes) -> list[_Codes]:
     """Hashes of words and of pairs of neighbours; a text's ends count as neighbours."""
-    spaces = np.flatnonzero(codes == _SPACE)
+    is_space = codes == _SPACE
+    spaces = np.flatnonzero(is_space)
     if len(spaces) < 2:
-        return np.zeros(0, np.uint64)
-    place = np.arange(len(codes)) - np.repeat(spaces, np.diff(np.append(spaces, len(codes))))
+        return []
+    every = np.arange(len(codes))
+    place = every - np.maximum.accumulate(every * is_space)
     terms = codes * _POWERS[np.minimum(place, _LONGEST_WORD)]
     words = np.add.reduceat(terms[:-1], spaces[:-1])  # without the last space, which begins no word
-    first = np.concatenate([[_EDGE], words])
-    second = np.concatenate([words, [_EDGE]])
-    return np.concatenate([words * _SALTS[1], (first * _PAIR + second) * _SALTS[2]])
+    edged = np.concatenate([_AT_EDGE, words, _AT_EDGE])
+    return [words * _SALTS[1], (edged[:-1] * _PAIR + edged[1:]) * _SALTS[2]]
 
 
-def _characters(codes: _Codes) -> _Codes:
+def _characters(codes: _Codes) -> list[_Codes]:
     """Hashes of every n-gram; each size goes on where the one before it stopped."""
     parts = []
     hashes = np.zeros(len(codes), np.uint64)
@@ -122,7 +129,7 @@ def _characters(codes: _Codes) -> _Codes:
         hashes = hashes[:count] + codes[place:] * _POWERS[place]
         if place + 1 in CHARACTERS:
             parts.append(hashes * _SALTS[place + 1])
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    return parts
 
 
 def _bucket(hashes: _Codes) -> NDArray[np.int32]:

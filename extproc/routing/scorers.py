@@ -124,6 +124,15 @@ def softmax(logits: Matrix) -> Matrix:
     return probabilities
 
 
+def margins(probabilities: Matrix) -> NDArray[np.float64]:
+    """The lead of the most probable route over the second; 1 if there is only one route."""
+    if probabilities.shape[1] < 2:
+        return np.ones(len(probabilities))
+    best = np.partition(probabilities, -2, axis=1)[:, -2:].astype(np.float64)
+    lead: NDArray[np.float64] = best[:, 1] - best[:, 0]
+    return lead
+
+
 def _farthest_first(vectors: Matrix, k: int) -> Matrix:
     """Deterministic seeds: the one nearest the mean, then always the one worst covered."""
     chosen = [int(np.argmax(vectors @ vectors.mean(axis=0)))]

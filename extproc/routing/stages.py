@@ -130,7 +130,7 @@ def _scores_by_words(fast: FastPath, reading: TurnReading, snapshot: Snapshot) -
 
     A route's own floor holds here too, and one with a bar needs the embedding to predict quality.
     """
-    scores = fast.words.read(reading.text)
+    scores = fast.read(reading.text)
     if scores is None:
         return None
     scores = replace(scores, reading=reading)

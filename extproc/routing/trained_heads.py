@@ -20,6 +20,7 @@ class Inputs(msgspec.Struct, frozen=True):
     vectors: Matrix  # (n, dimensions), unit rows
     inner: Matrix | None = None  # (n, inner dimensions): see vocabulary.Embedding
     words: Sparse | None = None  # of routing.features
+    static: Matrix | None = None  # (n, components) of the static encoder, for the fast path
 
     def __len__(self) -> int:
         return len(self.vectors)

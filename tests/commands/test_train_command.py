@@ -226,7 +226,7 @@ def test_a_registry_that_asks_for_a_fast_path_is_taught_one_and_refused_without(
     assert "fast path        " in capsys.readouterr().out
     assert main(["validate", str(registry)]) == 0
     about = json.loads((registry.parent / "trained" / "manifest.json").read_text())["fast_path"]
-    assert about["lead"] > 0
+    assert about["least"] > 0
     assert about["rows"] >= 50
 
 

@@ -16,6 +16,7 @@ from extproc.routing.scope import MEASURES, ScopeScore
 from extproc.routing.scorers import Centroids, Logistic, Matrix, Prototypes
 from extproc.routing.trained_heads import Head, Lexicon, Linear, OnEmbedding, Perceptron, Standard, Trained
 from extproc.vocabulary import Embedding
+from tests.routing.fast_path_words import SameVector, words_of
 
 ROUTES = ("chat", "work")
 REGISTRY = """\
@@ -80,13 +81,11 @@ def manifest(head: Head) -> HeadManifest:
 
 
 def words() -> Words:
-    lexicon = blend().lexicon
-    assert lexicon is not None
-    return Words(ROUTES, lexicon, random(2), 0.8, 0.0)
+    return words_of(ROUTES, {"plan": [1, -1], "hi": [-1, 1]}, least=0.0, temperature=0.8)
 
 
 def put_with_words(directory: Path, **about: float) -> Path:
-    learnt = {"temperature": 0.8, "norm": 0.6, "lead": 0.0, **about}
+    learnt = {"temperature": 0.8, "norm": 0.6, "least": 0.0, **about}
     write(directory, msgspec.structs.replace(manifest(blend()), fast_path=learnt), meaning(blend()), words())
     return directory
 
@@ -130,7 +129,7 @@ def test_other_routes_are_refused_and_the_expected_ones_named(tmp_path: Path) ->
         ("manifest.json", None, "expected a directory written by `extproc train`"),
         ("manifest.json", lambda _: b"[]", "not the manifest of a trained head"),
         ("manifest.json", lambda _: b"{", "not the manifest of a trained head"),
-        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "format 9; expected 2"),
+        ("manifest.json", lambda content: content.replace(b'"format": 3', b'"format": 9'), "format 9; expected 3"),
         ("manifest.json", lambda content: content.replace(b'"seed"', b'"sead"'), "not the manifest of a trained head"),
     ],
 )  # fmt: skip
@@ -206,18 +205,18 @@ def test_a_bad_artefact_is_reported_with_the_line_of_its_key(registry: Path) -> 
 def test_the_words_of_a_fast_path_come_back_as_they_were(tmp_path: Path) -> None:
     found = read(put_with_words(tmp_path), ROUTES).words
     assert found is not None
-    assert (found.routes, found.lead) == (ROUTES, 0.0)
+    assert (found.routes, found.least) == (ROUTES, 0.0)
     for text in ("plan it", "hi", "größer ☃"):
-        assert found.read(text) == words().read(text)
+        assert found.read(text, SameVector()) == words().read(text, SameVector())
     assert read(put(tmp_path, blend()), ROUTES).words is None
 
 
 def test_a_registry_takes_the_fast_path_only_when_it_asks_for_it(registry: Path) -> None:
     put_with_words(registry.parent / "trained")
-    plain = compile_snapshot(load(registry), Never("enc/int8"))
+    plain = compile_snapshot(load(registry), Never("enc/int8"), SameVector())
     assert (plain.fast_path, plain.fast_path_open) == (None, None)
     registry.write_text(REGISTRY + "fast_path: {sample: 0.2}\n")
-    asked = compile_snapshot(load(registry), Never("enc/int8"))
+    asked = compile_snapshot(load(registry), Never("enc/int8"), SameVector())
     assert asked.fast_path is not None
     assert (asked.fast_path.sample, asked.fast_path_open) == (0.2, True)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 from extproc.errors import HoldoutFailed, RegistryError
@@ -12,13 +11,12 @@ from extproc.registry.holdout_check import Passed, examine
 from extproc.registry.registry_files import Files
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot
-from extproc.routing.fastpath import LEAST, AgreementMonitor, FastPath, Words
-from extproc.routing.lexical_features import WIDTH
+from extproc.routing.fastpath import LEAST, FastPath
 from extproc.routing.snapshot import Snapshot
 from extproc.routing.text_changes import TextChange
-from extproc.routing.trained_heads import Lexicon
 from extproc.vocabulary import Embedding
 from tests.lab.conftest import WordCounts
+from tests.routing.fast_path_words import fast_path_of, words_of
 
 CODE, CHAT = "[fix my python code, write python code]", "[hello dear friend, good morning friend]"
 ROWS = """\
@@ -122,12 +120,9 @@ def test_the_check_leaves_the_fast_paths_of_both_versions_as_they_are(tmp_path: 
 
 def always_code() -> FastPath:
     """Takes every text for code, by any of its words."""
-    lexicon = Lexicon(
-        np.zeros(WIDTH, np.int32), np.ones(WIDTH, np.float32), np.array([[3, -3]], np.float32), 0.6
-    )
-    words = Words(("code", "chat"), lexicon, np.zeros(2, np.float32), 1.0, lead=0.5)
-    assert words.read("hello friend") is not None
-    return FastPath(words, sample=0.05, watch=AgreementMonitor(0.98))
+    fast = fast_path_of(words_of(("code", "chat"), {"hello": [3, -3], "friend": [3, -3]}, least=0.5), 0.05)
+    assert fast.read("hello friend") is not None
+    return fast
 
 
 def test_the_first_version_is_not_worse_than_any(tmp_path: Path) -> None:

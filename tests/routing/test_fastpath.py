@@ -3,26 +3,28 @@
 import logging
 from uuid import UUID
 
+import msgspec
 import numpy as np
 import pytest
 
-from extproc.routing.fastpath import WINDOW, AgreementMonitor, FastPath, Words
-from extproc.routing.lexical_features import WIDTH, lexical
-from extproc.routing.trained_heads import Lexicon
+from extproc.routing.fastpath import NEVER, WINDOW, Agreement, AgreementMonitor, Words
+from extproc.vocabulary import Scores
+from tests.routing.fast_path_words import SameVector, fast_path_of, words_of
 
 
-def words(lead: float = 0.5) -> Words:
+def words(least: float = 0.5) -> Words:
     """`refund` is of billing and `python` of coding; other words say nothing."""
-    slots = np.full(WIDTH, 2, np.int32)
-    slots[lexical(["python"]).columns] = 1
-    slots[lexical(["refund"]).columns] = 0
-    weights = np.array([[2, -2], [-2, 2], [0, 0]], np.float32)
-    lexicon = Lexicon(slots, np.ones(WIDTH, np.float32), weights, 0.6)
-    return Words(("billing", "coding"), lexicon, np.zeros(2, np.float32), 0.5, lead)
+    return words_of(
+        ("billing", "coding"), {"refund": [2, -2], "python": [-2, 2]}, least=least, temperature=0.5
+    )
+
+
+def read(text: str, least: float = 0.5) -> Scores | None:
+    return words(least).read(text, SameVector())
 
 
 def test_words_that_say_enough_are_read_without_a_similarity() -> None:
-    scores = words().read("Refund!")
+    scores = read("Refund!")
     assert scores is not None
     assert [candidate.route for candidate in scores.candidates] == ["billing", "coding"]
     assert (scores.similarity, scores.nearest, scores.candidates[0].similarity) == (None, "", None)
@@ -34,18 +36,35 @@ def test_words_that_say_enough_are_read_without_a_similarity() -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "hello there", "refund python"])
 def test_words_that_do_not_are_not_read(text: str) -> None:
-    assert words().read(text) is None
+    assert read(text) is None
 
 
-def test_the_lead_is_what_decides() -> None:
-    found = words(0.0).read("a refund for my friend, who wanted it")
+def test_the_probability_of_agreement_is_what_decides() -> None:
+    unsure = "a refund for my friend, who wanted it"
+    found = read(unsure, least=0.0)
     assert found is not None
-    assert words(found.margin).read("a refund for my friend, who wanted it") is not None
-    assert words(found.margin + 1e-6).read("a refund for my friend, who wanted it") is None
+    chance = 1 / (1 + ((1 - found.margin) / 0.5) ** 2)  # as ``words_of`` says
+    assert read(unsure, least=chance - 1e-4) is not None
+    assert read(unsure, least=chance + 1e-4) is None
 
 
-def test_a_lead_that_none_has_reads_nothing() -> None:
-    assert words(2.0).read("refund") is None
+def test_words_that_are_never_enough_read_nothing() -> None:
+    assert read("refund", least=NEVER) is None
+
+
+def test_a_route_that_the_encoder_often_doubts_needs_more() -> None:
+    plain = words()
+    doubted = msgspec.structs.replace(
+        plain, agreement=msgspec.structs.replace(plain.agreement, biases=np.array([-20.0, 0.0]))
+    )
+    assert doubted.read("refund", SameVector()) is None
+    assert doubted.read("python", SameVector()) is not None
+
+
+def test_a_measure_far_from_all_that_training_saw_outweighs_no_other() -> None:
+    agreement = Agreement(np.zeros(3), np.ones(3), np.ones(3), np.zeros(1))
+    far, farther = (agreement.standard(np.array([[size, 0.0, -size]])) for size in (100.0, 10_000.0))
+    assert np.array_equal(far, farther)
 
 
 def ids(count: int) -> list[str]:
@@ -54,17 +73,15 @@ def ids(count: int) -> list[str]:
 
 
 def test_the_sample_is_a_share_of_the_ids_the_same_everywhere_and_grows_with_the_share() -> None:
-    few, many = (FastPath(words(), share, AgreementMonitor(0.98)) for share in (0.05, 0.2))
+    few, many = (fast_path_of(words(), share) for share in (0.05, 0.2))
     chosen = {name for name in ids(20_000) if few.samples(name)}
     assert 0.04 < len(chosen) / 20_000 < 0.06
     assert all(many.samples(name) for name in chosen)
-    assert chosen == {
-        name for name in ids(20_000) if FastPath(words(), 0.05, AgreementMonitor(0.5)).samples(name)
-    }
+    assert chosen == {name for name in ids(20_000) if fast_path_of(words(), 0.05, 0.5).samples(name)}
 
 
 def test_a_request_without_an_id_is_of_the_sample() -> None:
-    assert FastPath(words(), 0.001, AgreementMonitor(0.98)).samples("")
+    assert fast_path_of(words(), 0.001).samples("")
 
 
 def test_it_ends_when_agreement_is_surely_too_low_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,9 +13,7 @@ from extproc.offloading import LARGE_BODY
 from extproc.routing import rules
 from extproc.routing.calibration import Calibration
 from extproc.routing.embedding_scorer import Meaning
-from extproc.routing.fastpath import AgreementMonitor, FastPath
-from extproc.routing.fastpath import Words as FastWords
-from extproc.routing.lexical_features import WIDTH, lexical
+from extproc.routing.fastpath import FastPath
 from extproc.routing.llm_question import LlmPolicy, LlmQuestion
 from extproc.routing.model_choice import Matched, Target
 from extproc.routing.pipeline import Pipeline
@@ -24,7 +22,7 @@ from extproc.routing.rollout import Rollout, mode_of
 from extproc.routing.scope import ScopeScore
 from extproc.routing.scorers import Centroids
 from extproc.routing.snapshot import RoutePolicy, Snapshot
-from extproc.routing.trained_heads import Lexicon, OnEmbedding
+from extproc.routing.trained_heads import OnEmbedding
 from extproc.vocabulary import (
     Api,
     BodyPolicy,
@@ -41,6 +39,7 @@ from extproc.vocabulary import (
     RequestHead,
     Stage,
 )
+from tests.routing.fast_path_words import fast_path_of, words_of
 
 AXES = np.eye(3, dtype=np.float32)
 CHAT = frozenset({Api.OPENAI_CHAT})
@@ -404,12 +403,8 @@ async def test_nothing_is_decided_for_a_version_that_is_not_here() -> None:
 
 def fast_path(sample: float = 0.25) -> FastPath:
     """`code` is of coding by its word alone, `between` too, and `chat` is no word that says anything."""
-    slots = np.full(WIDTH, 1, np.int32)
-    for word in ("code", "between"):
-        slots[lexical([word]).columns] = 0
-    lexicon = Lexicon(slots, np.ones(WIDTH, np.float32), np.array([[3, -3], [0, 0]], np.float32), 0.6)
-    words = FastWords(("coding", "smalltalk"), lexicon, np.zeros(2, np.float32), 1.0, 0.9)
-    return FastPath(words, sample, AgreementMonitor(0.98))
+    weights_of = {"code": [3, -3], "between": [3, -3]}
+    return fast_path_of(words_of(("coding", "smalltalk"), weights_of, least=0.9), sample)
 
 
 class Foresight:

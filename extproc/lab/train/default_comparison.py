@@ -22,11 +22,11 @@ from extproc.lab.train.floors import (
     kept,
     row_costs,
 )
-from extproc.lab.train.held_out_scores import ISOTONIC_ROWS, HeldOut, Settled, margins, settle
+from extproc.lab.train.held_out_scores import ISOTONIC_ROWS, HeldOut, Settled, settle
 from extproc.registry.schema import DEFAULT_MARGIN, DEFAULT_SIMILARITY
 from extproc.routing.embedding_scorer import Meaning, fit_vectors
 from extproc.routing.scope import are_few, likeness_of, without_own_route
-from extproc.routing.scorers import Fit, Labels, Matrix
+from extproc.routing.scorers import Fit, Labels, Matrix, margins
 from extproc.routing.trained_heads import Inputs
 
 _TURNS = 5

@@ -47,6 +47,7 @@ def take(inputs: Inputs, rows: NDArray[np.intp]) -> Inputs:
         vectors=inputs.vectors[rows],
         inner=None if inputs.inner is None else inputs.inner[rows],
         words=None if words is None else _take_words(words, rows),
+        static=None if inputs.static is None else inputs.static[rows],
     )
 
 
@@ -65,15 +66,6 @@ def fit_linear(inputs: Inputs, labels: Labels, routes: int, _: int) -> Trained:
     if lexicon is not None and of_words is not None:
         lexicon = msgspec.structs.replace(lexicon, weights=of_words)
     return Trained(standard, linear=Linear(weights, bias), lexicon=lexicon)
-
-
-def fit_words(words: Sparse, labels: Labels, routes: int) -> tuple[Lexicon, Matrix]:
-    """Logistic regression on lexical features alone, and its bias."""
-    lexicon = _empty_lexicon(words, routes)
-    nothing = np.zeros((len(words), 0), np.float32)
-    _, bias, weights = _logistic(nothing, _design(lexicon, words), labels, routes)
-    assert weights is not None  # the lexicon always has the row of unseen features
-    return msgspec.structs.replace(lexicon, weights=weights), bias
 
 
 def fit_dense(inputs: Inputs, labels: Labels, routes: int, seed: int) -> Trained:

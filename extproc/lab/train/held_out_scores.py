@@ -10,7 +10,7 @@ from extproc.registry.schema import DEFAULT_MARGIN
 from extproc.routing.calibration import Calibration, best_temperature, fit_isotonic
 from extproc.routing.embedding_scorer import Meaning
 from extproc.routing.scope import SOFTENED, ScopeScore, fit_scope, measures
-from extproc.routing.scorers import Matrix
+from extproc.routing.scorers import Matrix, margins
 
 ISOTONIC_ROWS = 1000  # held out; with fewer, isotonic regression fits noise
 _TURNS = 5  # of cross-validation
@@ -63,15 +63,6 @@ def settle(held: HeldOut, made: HeldOut, centroids: Matrix, aim: Aim) -> Settled
     settled = Settled(calibration, isotonic, scope, Selected(default, 0.0, 0.0, learnt=False))
     selected = choose_floors(settled.judged(held), settled.judged(made), aim, default)
     return msgspec.structs.replace(settled, selected=selected)
-
-
-def margins(probabilities: Matrix) -> Floats:
-    """The lead of the most probable route over the second; 1 if there is only one route."""
-    if probabilities.shape[1] < 2:
-        return np.ones(len(probabilities))
-    best = np.partition(probabilities, -2, axis=1)[:, -2:].astype(np.float64)
-    lead: Floats = best[:, 1] - best[:, 0]
-    return lead
 
 
 def in_scope(meaning: Meaning, held: HeldOut) -> Floats:

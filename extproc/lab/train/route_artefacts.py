@@ -167,7 +167,7 @@ def read_corpus(
     labels = np.array([labelled[text] for text in texts], np.intp)
     if static is not None:
         texts = as_read(static, texts, labels, len(routes))
-    rows = corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS)
+    rows = corpus(texts, labels, routes, deep.encode(texts), DIMENSIONS, static)
     examples = {text for route in routes for text in loaded.examples.get(route, ())}
     return msgspec.structs.replace(
         rows,
@@ -276,7 +276,13 @@ def _about_the_fast_path(words: Words, seen: fastpath_training.Measured) -> dict
     """The fast path's settings that serving reads, and its figures."""
     measured = {name: round(value, 4) for name, value in msgspec.structs.asdict(seen).items()}
     known = {name: value for name, value in measured.items() if not math.isnan(value)}
-    return {"temperature": words.temperature, "norm": words.lexicon.norm, "lead": words.lead, **known}
+    assert words.head.lexicon is not None
+    return {
+        "temperature": words.temperature,
+        "norm": words.head.lexicon.norm,
+        "least": words.least,
+        **known,
+    }
 
 
 def figures(held: HeldOut, outcome: TrainedRoutes, measured_on: str) -> dict[str, Any]:
@@ -364,10 +370,11 @@ def _comparison_lines(comparison: Comparison | None, *, kept: bool) -> list[str]
 def _fast_path_text(about: Mapping[str, float]) -> str:
     if "agreement" not in about:
         return "fast path        the words alone are never enough: every text will be embedded"
-    decided = about["coverage"] * about["rows"]
+    decided = about["decided"]
     agreement = Figure.of(about["agreement"], wilson(round(about["agreement"] * decided), round(decided)))
+    strangers = f" and {percent(about['strangers'])} of those out of it" if "strangers" in about else ""
     return (
-        f"fast path        decides {percent(about['coverage'])} of {counted(round(about['rows']), 'row')}, "
+        f"fast path        decides {percent(about['coverage'])} of the rows in scope{strangers}, "
         f"{with_interval(agreement, percent)} as the whole head does; "
         f"{percent(about['right'])} are right, and {percent(about['whole_right'])} with the whole head"
     )

@@ -43,6 +43,7 @@ from extproc.routing.scope import (
 )
 from extproc.routing.scorers import Fit, Matrix, fit_centroids, spherical_k_means
 from extproc.routing.trained_heads import Head, Inputs, Trained, mean_of_logs
+from extproc.routing.turn_reading import StaticEncoder
 
 FOLDS = 5
 HELD_ONCE = 2000  # rows in scope; with as many, one fifth is enough to calibrate on
@@ -97,10 +98,25 @@ class TrainedRoutes(msgspec.Struct, frozen=True):
     comparison: Comparison | None = None  # with the default scorer; None if the registry has none
 
 
-def corpus(texts: Sequence[str], labels: Labels, routes: Sequence[str], deep: Matrix, width: int) -> Corpus:
-    """``deep`` has the rows of a ``DeepEncoder``; their first ``width`` columns are the embedding."""
-    inner = deep[:, width:] if deep.shape[1] > width else None
-    return Corpus(tuple(texts), labels, Inputs(deep[:, :width], inner, lexical(texts)), tuple(routes))
+def corpus(
+    texts: Sequence[str],
+    labels: Labels,
+    routes: Sequence[str],
+    deep: Matrix,
+    width: int,
+    static: StaticEncoder | None = None,
+) -> Corpus:
+    """``deep`` has the rows of a ``DeepEncoder``; their first ``width`` columns are the embedding.
+
+    A fast path can be learnt of the rows only with ``static``.
+    """
+    inputs = Inputs(
+        vectors=deep[:, :width],
+        inner=deep[:, width:] if deep.shape[1] > width else None,
+        words=lexical(texts),
+        static=None if static is None else static.encode(texts),
+    )
+    return Corpus(tuple(texts), labels, inputs, tuple(routes))
 
 
 def set_apart(rows: Corpus, groups: Labels, share: float, seed: int) -> NDArray[np.bool_]:

@@ -5,8 +5,10 @@ import pytest
 
 from extproc.lab.measure.classification_metrics import ABSTAIN
 from extproc.lab.train import fastpath_training
+from extproc.lab.train.fastpath_training import choose_least
 from extproc.lab.train.held_out_scores import decisions
 from extproc.lab.train.route_training import Corpus, corpus, measure, train
+from tests.routing.fast_path_words import SameVector
 
 WIDTH = 16
 ROUTES = ("billing", "coding")
@@ -28,11 +30,11 @@ def world(rows: int, telling: float, seed: int = 0) -> Corpus:
     centres = np.random.default_rng(99).normal(size=(2, WIDTH))
     vectors = centres[labels] + 0.2 * random.normal(size=(rows, WIDTH))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return corpus(texts, labels.astype(np.intp), ROUTES, vectors.astype(np.float32), WIDTH)
+    return corpus(texts, labels.astype(np.intp), ROUTES, vectors.astype(np.float32), WIDTH, SameVector())
 
 
 @pytest.mark.parametrize(
-    ("lead", "agreed", "chosen"),
+    ("chances", "agreed", "chosen"),
     [
         (np.linspace(1, 0, 200), np.arange(200) < 100, 1 - 100 / 199),  # 99 of 100 and one more
         (np.linspace(1, 0, 200), np.ones(200, bool), 0.0),
@@ -40,19 +42,36 @@ def world(rows: int, telling: float, seed: int = 0) -> Corpus:
         (np.linspace(1, 0, 30), np.ones(30, bool), 2.0),  # too few to be sure of
     ],
 )
-def test_the_lead_is_the_least_above_which_agreement_holds(
-    lead: np.ndarray, agreed: np.ndarray, chosen: float
+def test_the_least_chance_is_the_smallest_above_which_agreement_holds(
+    chances: np.ndarray, agreed: np.ndarray, chosen: float
 ) -> None:
-    found = fastpath_training.choose_lead(lead, agreed)
+    found = choose_least(chances, agreed, np.ones(len(agreed)))
     assert found == pytest.approx(chosen, abs=0.01)
     if found <= 1:
-        assert agreed[lead >= found].mean() >= fastpath_training.AGREEMENT
+        assert agreed[chances >= found].mean() >= fastpath_training.AGREEMENT
 
 
-def test_rows_of_equal_lead_are_taken_or_left_together() -> None:
-    lead = np.repeat([0.9, 0.5], 100)
+def test_rows_of_equal_chance_are_taken_or_left_together() -> None:
+    chances = np.repeat([0.9, 0.5], 100)
     agreed = np.arange(200) < 101
-    assert fastpath_training.choose_lead(lead, agreed) == 0.9
+    assert choose_least(chances, agreed, np.ones(200)) == 0.9
+
+
+def test_a_row_that_stands_for_many_weighs_as_many() -> None:
+    chances, agreed, weight = np.linspace(1, 0, 200), np.arange(200) != 120, np.ones(200)
+    assert choose_least(chances, agreed, weight) == 0.0
+    weight[120] = 10
+    assert choose_least(chances, agreed, weight) == pytest.approx(chances[119])
+
+
+def test_agreement_is_learnt_from_the_measures_and_from_the_route() -> None:
+    random = np.random.default_rng(0)
+    found, decided = random.normal(size=(2000, 3)), random.integers(0, 2, 2000)
+    chance = 1 / (1 + np.exp(-(1 + 2 * found[:, 0] + np.where(decided == 0, 1.5, -1.5))))
+    agreed = random.random(2000) < chance
+    learnt = fastpath_training.fit_agreement(found, decided, agreed, np.ones(2000), 2)
+    assert np.abs(learnt.probability(found, decided) - chance).mean() < 0.03
+    assert learnt.biases[0] > learnt.biases[1]
 
 
 def test_words_that_tell_routes_apart_decide_and_agree_on_rows_never_seen() -> None:
@@ -66,9 +85,9 @@ def test_words_that_tell_routes_apart_decide_and_agree_on_rows_never_seen() -> N
     assert 0.4 < seen.coverage < 0.9
     assert seen.agreement > 0.97
     served = decisions(outcome.meaning, held, outcome.selected.floors)
-    read = [learnt.words.read(text) for text in fresh.texts]
+    read = [learnt.words.read(text, SameVector()) for text in fresh.texts]
     taken = [row for row, scores in enumerate(read) if scores is not None]
-    assert len(taken) == round(seen.coverage * seen.rows)
+    assert len(taken) == seen.decided == round(seen.coverage * seen.rows)
     same = [served[row] == ROUTES.index(read[row].candidates[0].route) for row in taken]  # type: ignore[union-attr]
     assert np.mean(same) == pytest.approx(seen.agreement)
 
@@ -78,7 +97,9 @@ def test_words_that_tell_nothing_never_decide() -> None:
     outcome = train(rows, target_wrong=0.05, seed=0, scorer="linear", progress=quiet)
     learnt = fastpath_training.learn(rows, outcome, progress=quiet)
     assert learnt.held.coverage < 0.2
-    assert sum(learnt.words.read(text) is not None for text in world(300, 0.0, seed=2).texts) < 60
+    assert (
+        sum(learnt.words.read(text, SameVector()) is not None for text in world(300, 0.0, seed=2).texts) < 60
+    )
 
 
 def test_a_text_that_the_whole_head_abstains_from_is_no_agreement() -> None:
@@ -87,10 +108,10 @@ def test_a_text_that_the_whole_head_abstains_from_is_no_agreement() -> None:
     learnt = fastpath_training.learn(rows, outcome, progress=quiet)
     far = Corpus(rows.texts, np.full(400, ABSTAIN, np.intp), world(400, 1.0, seed=7).inputs, ROUTES)
     strangers = np.roll(far.inputs.vectors, 5, axis=1)  # in a direction that no example has
-    far = corpus(far.texts, far.labels, ROUTES, np.ascontiguousarray(strangers), WIDTH)
+    far = corpus(far.texts, far.labels, ROUTES, np.ascontiguousarray(strangers), WIDTH, SameVector())
     held = measure(outcome.meaning, far)
     abstained = decisions(outcome.meaning, held, outcome.selected.floors)
     seen = fastpath_training.measure(learnt.words, outcome, far, held)
     assert (abstained == ABSTAIN).mean() > 0.5
-    assert seen.coverage > 0.5
+    assert seen.strangers > 0.5
     assert seen.agreement < 0.5
