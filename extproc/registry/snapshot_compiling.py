@@ -21,7 +21,7 @@ from extproc.registry.schema import (
     cluster_name,
 )
 from extproc.registry.section import many
-from extproc.routing import rules, text_folding
+from extproc.routing import rules
 from extproc.routing.clearance import ClearancePolicy
 from extproc.routing.embedding_scorer import Meaning, fit_meaning
 from extproc.routing.fastpath import AgreementMonitor, FastPath
@@ -33,6 +33,7 @@ from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.routing.turn_reading import StaticEncoder, reader_of
+from extproc.safety import text_folding
 from extproc.vocabulary import (
     Encoder,
     ModelName,

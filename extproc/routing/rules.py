@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import re2
 
-from extproc.routing.text_folding import folded
+from extproc.safety.text_folding import folded
 from extproc.vocabulary import ModelName, Passage, Question, RouteName, Scope
 
 # Between passages. White space does not match all of it, and a dot does not match a line's end, so

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extproc.routing.confusables import CONFUSABLES
+from extproc.safety.confusables import CONFUSABLES
 
 # Default_Ignorable_Code_Point of Unicode 14.0, DerivedCoreProperties.txt.
 _IGNORABLE = (
@@ -58,6 +58,30 @@ def folded(text: str) -> str:
     normal = unicodedata.normalize("NFKC", _bounded(text))
     codes = _tables().folded[_codes(normal)]
     return _text(codes[codes != _REMOVED])
+
+
+def folded_with_origins(text: str) -> tuple[str, NDArray[np.intp]]:
+    """``text`` folded character by character, and for each character of the result where it comes from.
+
+    Unlike ``folded``, it puts no letters and marks together, so each character has one origin. Linear.
+    """
+    codes = _codes(text)
+    distinct, inverse = np.unique(codes, return_inverse=True)
+    forms = [_folded_character(chr(code)) for code in distinct]
+    lengths = np.array([len(form) for form in forms])
+    origins = np.repeat(np.arange(len(codes)), lengths[inverse])
+    width = int(lengths.max(initial=0))
+    table = np.zeros((len(forms), max(1, width)), np.uint32)
+    for row, form in enumerate(forms):
+        table[row, : len(form)] = _codes(form)
+    # The place of each character within the form of its origin.
+    places = np.arange(len(origins)) - np.searchsorted(origins, origins)
+    return _text(table[inverse[origins], places]), origins
+
+
+@functools.lru_cache(maxsize=8192)
+def _folded_character(character: str) -> str:
+    return folded(character) if ord(character) < 0xD800 or ord(character) > 0xDFFF else character
 
 
 def prepare() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.routing.confusables import CONFUSABLES
-from extproc.routing.text_folding import folded
+from extproc.safety.confusables import CONFUSABLES
+from extproc.safety.text_folding import folded
 
 ASCII = [chr(code) for code in range(0x20, 0x7F)]
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u202e\ufe0f\u034f\u180e\u3164\U000e0041\U000e0100"

@@ -1,0 +1,1 @@
+"""What a text may not carry to just any model: personal data and secrets, in any spelling."""
