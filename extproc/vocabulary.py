@@ -328,7 +328,7 @@ class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True):
     embed: int | None = None  # the encoder's batch
     score: int | None = None  # from the embedding to the decision
     llm: int | None = None  # waiting for the LLM that is asked in doubt
-    total: int | None = None  # the whole decision, after parsing
+    total: int | None = None  # the whole decision after parsing, with ``llm``
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -56,13 +56,13 @@ class Breaker:
         self._open_until = 0.0
 
     def closed(self, now: float) -> bool:
-        """Whether a call may be made. While it is open, the first caller after the pause tries alone."""
-        if self._failures < FAILURES:
-            return True
-        if now < self._open_until:
-            return False
-        self._open_until = now + OPEN_S
-        return True
+        """Whether a call may be made. Each call that is made must be told to ``begin``."""
+        return self._failures < FAILURES or now >= self._open_until
+
+    def begin(self, now: float) -> None:
+        """Count the start of a call. After the pause, no other begins until it ends or another pause does."""
+        if self._failures >= FAILURES:
+            self._open_until = now + OPEN_S
 
     def note(self, failed: bool, now: float) -> None:
         """Count the end of a call."""

@@ -68,6 +68,8 @@ class LlmRouter:
         self._calls = self._calls or TokenBucket(policy.per_second, now)
         if not self._calls.take(policy.per_second, now):
             return _unasked(question, LlmResult.BUDGET)
+        # Only now is it sure that the call is made: a trial that a budget refused would cost another pause.
+        self._breaker.begin(now)
         self._share.spend()
         return None
 

@@ -282,7 +282,9 @@ class Registry(Section, frozen=True):
     encoder: EncoderSettings = EncoderSettings()  # the embedding model and where it runs
     # `ask` makes streams report their token usage, in one more chunk that clients see.
     stream_usage: Literal["leave", "ask"] = "leave"
-    decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200  # milliseconds for the whole decision
+    # Milliseconds that a request may wait for its embedding; then the default model answers. The question
+    # to an LLM in doubt comes after it, with a deadline of its own (`llm.deadline_ms`).
+    decision_ms: Annotated[int, Meta(ge=1, le=10_000)] = 200
     mode: Mode = Mode.ACTIVE  # `observe` decides and records, and changes no request
     rollout: Percent = 100.0  # percent of the requests that are obeyed; the others are observed
     rollout_key: str = ""  # a trusted header; requests with the same value are in or out together

@@ -78,9 +78,10 @@ class Pipeline:
         self._stages: tuple[RoutingStage, ...] = (pin, route_by_rule, abstain_without_text)
 
     async def decide(self, question: Question, more_time: MoreTime | None = None) -> Decision:
-        """The decision, within the snapshot's budget; the default model whatever goes wrong.
+        """The decision; the default model whatever goes wrong, or once the embedding takes too long.
 
-        In doubt, an LLM may be asked once ``more_time`` has prolonged that budget. Without it, none is.
+        In doubt, an LLM may be asked within its own deadline, for which ``more_time`` is asked first. Without
+        ``more_time``, none is.
 
         Raises ``ClientError`` when the request must be refused, ``UnknownVersion`` when there is no
         snapshot to decide by, ``PolicyFailed`` when a rule that denies or labels could not be checked, and

@@ -46,7 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     deny_rules: tuple[CompiledRule, ...]
     route_rules: tuple[CompiledRule, ...]
     meaning: Meaning | None  # None: the registry has no routes with examples
-    budget_s: float  # for the whole decision
+    budget_s: float  # for the embedding, with its wait in the queue
     reader: TurnReader | None = None  # finds the piece of a turn that decides; None: turns are read whole
     fast_path: FastPath | None = None  # only where ``meaning`` is
     quality: Quality | None = None  # knows every candidate of a route with a quality bar

@@ -198,7 +198,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     embed_us: Annotated[int | None, Attribute(otel_names.ROUTER_EMBED_US)] = None  # microseconds of embedding
     # microseconds of waiting for the LLM that is asked in doubt
     llm_us: Annotated[int | None, Attribute(otel_names.ROUTER_LLM_US)] = None
-    # microseconds of the whole decision
+    # microseconds of the whole decision, with the wait for the LLM that is asked in doubt
     total_us: Annotated[int | None, Attribute(otel_names.ROUTER_TOTAL_US)] = None
     # the latest user turn, only if the operator opts in
     input_messages: Annotated[str | None, Attribute(otel_names.GEN_AI_INPUT_MESSAGES)] = None

@@ -44,6 +44,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_tries_one_call_after_a_pa
     breaker.note(failed=True, now=0.0)
     assert not breaker.closed(OPEN_S - 1)
     assert breaker.closed(OPEN_S + 1)
+    breaker.begin(OPEN_S + 1)
     assert not breaker.closed(OPEN_S + 1)  # the first one tries alone
     breaker.note(failed=False, now=OPEN_S + 2)
     assert breaker.closed(OPEN_S + 2)

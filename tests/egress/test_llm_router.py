@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from extproc.egress.llm_budgets import FAILURES
+from extproc.egress.llm_budgets import FAILURES, OPEN_S
 from extproc.egress.llm_router import LlmRouter
 from extproc.gate.consultation import Consultation, ConsultationResult, FailureReason
 from extproc.routing.llm_question import LlmPolicy, LlmQuestion
@@ -121,3 +121,15 @@ async def test_a_model_that_fails_again_and_again_is_left_alone_for_a_while(
     now, model.result = 60.0, ConsultationResult(200, CODING)
     assert (await resolved(router, question("later"))).result == LlmResult.MATCHED
     assert (await resolved(router, question("again"))).result == LlmResult.MATCHED
+
+
+async def test_a_trial_that_the_budget_refuses_is_made_as_soon_as_the_budget_allows_it() -> None:
+    model, now = Model(ConsultationResult(failure=FailureReason.FAILED)), 0.0
+    router = LlmRouter(model, clock=lambda: now)
+    for i in range(FAILURES):
+        await resolved(router, question(str(i), per_second=FAILURES))
+    now, model.result = OPEN_S + 1, ANSWERED
+    refused = await resolved(router, question("paused", per_second=0.01))
+    assert refused.result == LlmResult.BUDGET
+    now += 1
+    assert (await resolved(router, question("paused", per_second=1.0))).result == LlmResult.MATCHED
