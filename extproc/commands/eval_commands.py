@@ -1,6 +1,7 @@
 """`extproc eval` and `extproc diff`: how good is a registry on labelled rows, and is another worse?"""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from extproc.lab.datasets import OutcomeRow, Reader
     from extproc.lab.measure.choice_worth import OutcomeReport
     from extproc.lab.measure.evaluation_report import Report
+    from extproc.lab.measure.llm_worth import DoubtAsker
     from extproc.lab.measure.replay import CandidateRegistry
 
 _SHOW_PROGRESS_FROM = 1000  # texts to encode; fewer take seconds
@@ -68,8 +70,9 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         type=output_file,
         metavar="FILE",
         help="write the decision of every labelled row as JSON lines: text, labelled and decided route, "
-        "stage, reason, scores and candidates",
+        "stage, reason, scores, candidates and what the LLM said",
     )
+    _takes_llm(evaluate)
     output = evaluate.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object")
     output.add_argument(
@@ -114,6 +117,37 @@ def _takes_flips(parser: argparse.ArgumentParser, more: str) -> None:
     )
 
 
+def _takes_llm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--llm",
+        type=_completions_url,
+        metavar="URL",
+        help="also ask this OpenAI-compatible server about the rows in doubt, as the registry's `llm` does, "
+        "and report what that adds and costs; the server gets the texts of these rows",
+    )
+    parser.add_argument(
+        "--llm-key",
+        metavar="VARIABLE",
+        help="the environment variable that has the server's key (default: no key)",
+    )
+    parser.add_argument(
+        "--llm-model",
+        metavar="NAME",
+        help="the model, as the server calls it (default: as the registry's `llm.model` is called upstream)",
+    )
+
+
+def _completions_url(text: str) -> str:
+    from extproc.lab.measure.llm_endpoint import completions_url
+
+    try:
+        return completions_url(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} (expected the base URL of a server, such as http://127.0.0.1:8000/v1)"
+        ) from None
+
+
 def _budget(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
@@ -137,17 +171,19 @@ def _eval(options: argparse.Namespace) -> int:
     if options.data is None and options.outcomes is None and options.store is None:
         raise OperatorError("nothing to measure on (expected --data, --outcomes, --store, or several)")
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
+    asker = _asker(options, candidate)
     with rows_of(options) as (routes, outcomes_read):
         # A store may know of outcomes that a registry without predicted quality has no use for.
-        if routes is None and options.rows is not None:
+        needs_rows = [name for name, given in (("--rows", options.rows), ("--llm", asker)) if given]
+        if routes is None and needs_rows:
             raise OperatorError(
-                "--rows: there are no labelled rows (expected --data, or --store with labels)"
+                f"{needs_rows[0]}: there are no labelled rows (expected --data, or --store with labels)"
             )
         unused = options.outcomes is None and routes is not None and candidate.loaded.quality is None
         report = (
             None
             if routes is None
-            else evaluate(candidate, routes, flips=options.flips, decisions=options.rows)
+            else evaluate(candidate, routes, flips=options.flips, decisions=options.rows, asker=asker)
         )
         outcomes = None if outcomes_read is None or unused else _outcomes(candidate, outcomes_read)
     if options.json:
@@ -162,14 +198,38 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
+def _asker(options: argparse.Namespace, candidate: "CandidateRegistry") -> "DoubtAsker | None":
+    """Who is asked in doubt. Raises ``OperatorError`` if it cannot be, before anything is measured."""
+    from extproc.lab.measure.llm_endpoint import LlmServer
+    from extproc.lab.measure.llm_worth import DoubtAsker, required_policy
+
+    if options.llm is None:
+        for name, given in (("--llm-key", options.llm_key), ("--llm-model", options.llm_model)):
+            if given is not None:
+                raise OperatorError(f"{name}: no server is asked (expected --llm URL too)")
+        return None
+    required_policy(candidate)
+    key = "" if options.llm_key is None else _key(options.llm_key)
+    return DoubtAsker(LlmServer(options.llm, key), _show_asking, options.llm_model or "")
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise OperatorError(
+            f"--llm-key: the environment variable {variable} has no key (expected printable ASCII characters)"
+        )
+    return key
+
+
 def _arena(options: argparse.Namespace) -> int:
     from extproc.lab.datasets import arena_in
     from extproc.lab.measure.arena_evaluation import arena_text, evaluate_arena
     from extproc.lab.measure.replay import open_candidate
 
-    if options.data or options.outcomes or options.store or options.html:
+    if options.data or options.outcomes or options.store or options.html or options.llm:
         raise OperatorError(
-            "--routerarena is measured alone (expected no --data, --outcomes, --store or --html)"
+            "--routerarena is measured alone (expected no --data, --outcomes, --store, --html or --llm)"
         )
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     report = evaluate_arena(candidate, arena_in(options.routerarena))
@@ -226,3 +286,9 @@ def show_progress(done: int, total: int) -> None:
     """One line on stderr that counts up, for people, and only where it takes a while."""
     if total >= _SHOW_PROGRESS_FROM and sys.stderr.isatty():
         print(f"\rencoding {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _show_asking(done: int, total: int) -> None:
+    """One line on stderr that counts up, for people: each call takes about a second."""
+    if sys.stderr.isatty():
+        print(f"\rasking {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

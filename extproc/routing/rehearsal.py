@@ -11,7 +11,9 @@ from itertools import chain
 import msgspec
 
 from extproc.errors import Denied, NotCleared, OperatorError
+from extproc.routing.llm_question import DoubtResolver
 from extproc.routing.pipeline import Pipeline
+from extproc.routing.rollout import Rollout
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead
 
@@ -20,22 +22,29 @@ _FAILURES = frozenset({Reason.DEADLINE, Reason.OVERLOADED, Reason.ENCODER_ERROR,
 
 
 async def rehearse(
-    snapshot: Snapshot, texts: Sequence[str], embeddings: Mapping[str, Embedding]
+    snapshot: Snapshot,
+    texts: Sequence[str],
+    embeddings: Mapping[str, Embedding],
+    llm: DoubtResolver | None = None,
 ) -> list[Decision | None]:
     """The decision for each text; None if it is refused. ``embeddings`` has what ``texts_read`` gives.
 
-    Raises ``OperatorError`` if a decision failed, because a figure of the others would look too good.
+    ``llm`` resolves the doubts, also where the registry only observes; without it they remain. Raises
+    ``OperatorError`` if a decision failed, because a figure of the others would look too good.
     """
     # The encoder decides every text, as it does in traffic where a request has no id. The fast path is
     # left out because its watch counts traffic only, and belongs to the thread that serves.
     patient = msgspec.structs.replace(snapshot, budget_s=_PATIENCE_S, fast_path=None)
-    pipeline = Pipeline(_Remembered(embeddings), lambda _: patient, time.perf_counter)
+    if llm is not None:
+        patient = msgspec.structs.replace(patient, rollout=Rollout())
+    pipeline = Pipeline(_Remembered(embeddings), lambda _: patient, time.perf_counter, llm=llm)
+    more_time = None if llm is None else _nobody_waits
     # A registry may speak one API alone, whichever that is; the route does not depend on it.
     api = Api.OPENAI_CHAT if Api.OPENAI_CHAT in snapshot.defaults else next(iter(snapshot.defaults))
     decisions: list[Decision | None] = []
     for number, text in enumerate(texts, start=1):
         try:
-            decision = await pipeline.decide(plain_question(text, api))
+            decision = await pipeline.decide(plain_question(text, api), more_time)
         except (Denied, NotCleared):
             decisions.append(None)
             continue
@@ -62,6 +71,10 @@ def plain_question(text: str, api: Api = Api.OPENAI_CHAT) -> Question:
         body_bytes=len(text.encode()),
     )
     return Question(request, RequestHead("POST", "/v1/chat/completions", {}))
+
+
+async def _nobody_waits(_: float) -> None:
+    """There is no Envoy to ask for more time."""
 
 
 class _Remembered:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from extproc.cli import main
+from tests.lab.measure.rule_server import RuleServer, says
 
 REGISTRY = """\
 models:
@@ -153,3 +154,57 @@ def test_a_budget_of_what_is_not_measured_is_refused(
     assert "there is no measure 'flips:typos'" in capsys.readouterr().err
     assert main(["diff", registry, registry, "--data", data, "--budget", "recall:coding=0.1"]) == 1
     assert "there is no measure 'recall:coding' (expected one of: accuracy," in capsys.readouterr().err
+
+
+WITH_LLM = REGISTRY.replace("similarity: 0.2}", "similarity: 1}") + "llm: {model: small}\n"
+
+
+def test_eval_asks_an_llm_about_the_rows_in_doubt(
+    registry: str,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server answers by a rule, so the figures are of plumbing only."""
+    Path(registry).write_text(WITH_LLM)
+    monkeypatch.setenv("THE_KEY", " secret\n")
+    out = tmp_path / "decisions.jsonl"
+    with RuleServer(lambda text: says("code" if "python" in text else "none")).running() as server:
+        asked = ["--llm", f"{server.url}/v1", "--llm-key", "THE_KEY", "--llm-model", "small-8b"]
+        arguments = ["eval", "--json", "--registry", registry, "--data", data, "--rows", str(out), *asked]
+        assert main(arguments) == 0
+        assert {headers["authorization"] for _, headers, _ in server.journal} == {"Bearer secret"}
+        assert {body["model"] for _, _, body in server.journal} == {"small-8b"}
+    worth = json.loads(capsys.readouterr().out)["llm"]
+    assert (worth["in_doubt"], worth["calls"], worth["results"]) == (3, 3, {"matched": 1, "none": 2})
+    assert (worth["groups"][0]["mended"], worth["groups"][0]["broken"]) == (1, 0)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["llm"]["route"] for row in rows] == ["code", None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "complaint"),
+    [
+        (REGISTRY, ["--data", "DATA", "--llm", "http://h"], "has no `llm`"),
+        (WITH_LLM, ["--outcomes", "DATA", "--llm", "http://h"], "--llm: there are no labelled rows"),
+        (WITH_LLM, ["--data", "DATA", "--llm", "http://h", "--llm-key", "NO_KEY"], "variable NO_KEY has no key"),
+        (WITH_LLM, ["--data", "DATA", "--llm-key", "NO_KEY"], "--llm-key: no server is asked"),
+        (WITH_LLM, ["--data", "DATA", "--llm-model", "m"], "--llm-model: no server is asked"),
+        (WITH_LLM, ["--routerarena", "DATA", "--llm", "http://h"], "--routerarena is measured alone"),
+    ],
+)  # fmt: skip
+def test_an_llm_that_cannot_be_asked_is_refused_before_anything_is_measured(
+    registry: str,
+    data: str,
+    text: str,
+    options: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    Path(registry).write_text(text)
+    arguments = [data if option == "DATA" else option for option in options]
+    assert main(["eval", "--registry", registry, *arguments]) == 1
+    assert complaint in capsys.readouterr().err

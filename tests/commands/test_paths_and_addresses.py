@@ -23,7 +23,7 @@ routes:
 ROWS = '{"text": "Write a Python script", "route": "code"}\n'
 
 # What else each command needs, and each of its options and arguments with values that cannot be used.
-# GOOD is a registry, ROWS labelled rows, DIR an empty directory, TAKEN a port that somebody listens on.
+# GOOD is a registry, LLM one that asks an LLM whenever it can, ROWS labelled rows, DIR an empty directory, TAKEN a port that somebody listens on.
 ABSENT, UNDER_A_FILE, NOWHERE = "/nope/x", "GOOD/x", "127.0.0.1:99999"
 TABLE = [
     ("serve", {"--registry": "GOOD", "--listen": "127.0.0.1:0", "--admin": "127.0.0.1:0"}, [
@@ -51,7 +51,9 @@ TABLE = [
         ("--registry", [ABSENT, "DIR"]), ("--encoder-dir", [ABSENT]), ("--artefact", [ABSENT, "DIR"]),
         ("--data", [ABSENT, "DIR"]), ("--outcomes", [ABSENT, "DIR"]), ("--store", [ABSENT, "DIR", "ftp://x"]),
         ("--html", [ABSENT, "DIR", UNDER_A_FILE]), ("--rows", [ABSENT, "DIR", UNDER_A_FILE]),
+        ("--llm", [NOWHERE, "ftp://h", "http://h:x", "http://h/?a=b", "http://127.0.0.1:1"]),
     ]),
+    ("eval", {"--registry": "LLM", "--data": "ROWS"}, [("--llm", ["http://127.0.0.1:1"])]),
     ("eval", {"--registry": "GOOD"}, [("--routerarena", [ABSENT, "DIR", "ROWS"])]),
     ("diff", {"old": "GOOD", "new": "GOOD", "--data": "ROWS"}, [
         ("old", [ABSENT]), ("new", [ABSENT]), ("--encoder-dir", [ABSENT]), ("--data", [ABSENT, "DIR"]),
@@ -103,10 +105,12 @@ def test_a_bad_path_or_address_is_one_line(
     capsys: pytest.CaptureFixture[str], encoder_files: EncoderFiles,
 ) -> None:  # fmt: skip
     (tmp_path / "r.yaml").write_text(REGISTRY)
+    (tmp_path / "llm.yaml").write_text(f"{REGISTRY}llm: {{model: a}}\nthresholds: {{similarity: 1}}\n")
     (tmp_path / "rows.jsonl").write_text(ROWS)
     (tmp_path / "empty").mkdir()
     stands_for = {
         "GOOD": tmp_path / "r.yaml",
+        "LLM": tmp_path / "llm.yaml",
         "ROWS": tmp_path / "rows.jsonl",
         "DIR": tmp_path / "empty",
         "TAKEN": taken,
@@ -140,7 +144,7 @@ def test_the_table_has_every_option_that_takes_a_path_or_an_address() -> None:
     } <= tried
 
 
-METAVARS = ("ADDRESS", "HOST:PORT", "DIR", "FILE", "PATH | clickhouse://HOST:8123/DATABASE")
+METAVARS = ("ADDRESS", "HOST:PORT", "URL", "DIR", "FILE", "PATH | clickhouse://HOST:8123/DATABASE")
 
 
 def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:

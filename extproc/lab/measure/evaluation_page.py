@@ -23,6 +23,9 @@ from extproc.lab.measure.evaluation_text import (
     route_rows,
     seen,
 )
+from extproc.lab.measure.llm_worth import LlmWorth
+from extproc.lab.measure.llm_worth_text import GROUP_HEAD, call_lines, group_rows
+from extproc.lab.measure.llm_worth_text import READ as READ_LLM
 from extproc.lab.measure.outcome_text import (
     BAR_HEAD,
     MODEL_HEAD,
@@ -64,6 +67,7 @@ def _of_routes(report: Report) -> list[str]:
             if report.flips
             else []
         ),
+        *([section("The LLM in doubt", _llm(report.llm))] if report.llm else []),
         section("Mistakes, the surest first", _mistakes(report)),
         section(
             "Scores",
@@ -71,6 +75,11 @@ def _of_routes(report: Report) -> list[str]:
         ),
         section("Every figure", plain_table(FIGURE_HEAD, figure_rows(report))),
     ]
+
+
+def _llm(worth: LlmWorth) -> str:
+    lines = (f"{worth.upstream_model} at {worth.url}", *call_lines(worth), READ_LLM)
+    return plain_table(GROUP_HEAD, group_rows(worth)) + "".join(note(line) for line in lines)
 
 
 def _of_choice(report: OutcomeReport) -> list[str]:

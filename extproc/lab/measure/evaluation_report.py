@@ -24,6 +24,7 @@ from extproc.lab.measure.intervals import (
     share,
     wilson,
 )
+from extproc.lab.measure.llm_worth import DoubtAsker, LlmWorth, consult, worth_of
 from extproc.lab.measure.replay import CandidateRegistry, ReplayedDecisions, decide_all
 from extproc.registry.labelled_rows import RouteRow
 
@@ -93,6 +94,7 @@ class Report(msgspec.Struct, frozen=True):
     baselines: list[BaselineFigures]
     mistakes: list[Mistake]  # the surest first
     flips: dict[str, Figure] = {}  # by kind of change: decisions that change; empty: not measured
+    llm: LlmWorth | None = None  # what an LLM adds that is asked in doubt; None: none was asked
 
 
 # The meaning of each figure.
@@ -128,19 +130,22 @@ def evaluate(
     *,
     flips: bool = False,
     decisions: Path | None = None,
+    asker: DoubtAsker | None = None,
 ) -> Report:
     """Decide labelled rows with a registry, and measure the decisions.
 
     With ``flips``, or with few rows, each row is also decided as other people would write it. ``decisions``
-    is a file that gets every decision as a line of JSON. Raises ``DataError``, ``EncoderFailed``,
+    is a file that gets every decision as a line of JSON. ``asker`` is asked about rows in doubt; all figures
+    but its own are without it. Raises ``DataError``, ``EncoderFailed``,
     ``OperatorError``.
     """
     data = read(candidate.routes)
     rows = data.rows
     texts = [row.text for row in rows]
     decided = decide_all(candidate.snapshot, candidate.encoder, texts, candidate.routes)
+    consulted = None if asker is None else consult(candidate, texts, decided, asker)
     if decisions is not None:
-        write_decisions(decisions, rows, decided.decisions)
+        write_decisions(decisions, rows, decided.decisions, consulted.heard if consulted else {})
     truth = labels_of(rows, candidate.routes)
     table = classification_metrics.confusion(truth, decided.route, len(candidate.routes))
     examples = {text for texts in candidate.loaded.examples.values() for text in texts}
@@ -165,6 +170,7 @@ def evaluate(
         baselines=baseline_figures(candidate, rows, truth, decided),
         mistakes=_mistakes(rows, truth, decided),
         flips=_flips(candidate, texts, decided) if flips or len(rows) <= _FLIPS_UP_TO else {},
+        llm=None if consulted is None else worth_of(truth, texts, decided, consulted),
     )
 
 

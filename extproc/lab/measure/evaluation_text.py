@@ -8,6 +8,7 @@ from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.classification_metrics import QUANTILES
 from extproc.lab.measure.evaluation_report import FIGURES, SIGNALS, Report
 from extproc.lab.measure.flip_rates import CHANGES
+from extproc.lab.measure.llm_worth_text import as_text as llm_as_text
 
 GRID_ROUTES = 12  # with more, a report lists the largest entries of the confusion matrix
 FIGURE_HEAD = ("", "value", "95 % interval", "")
@@ -28,6 +29,7 @@ def as_text(report: Report) -> str:
         _confusion(report),
         text_table(FLIP_HEAD, flip_rows(report)) if report.flips else "",
         _baselines(report),
+        llm_as_text(report.llm) if report.llm else "",
         text_table(QUANTILE_HEAD, quantile_rows(report)),
         f"decided because  {reasons(report)}",
         _mistakes(report),

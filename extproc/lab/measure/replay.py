@@ -15,6 +15,7 @@ from extproc.embedding.encoder_session import DEEP, DeepEncoder, ReportingEncode
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot
+from extproc.routing.llm_question import DoubtResolver
 from extproc.routing.rehearsal import rehearse, texts_read
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Decision, Embedding, Encoder
@@ -89,15 +90,19 @@ def open_candidate(
 
 
 def decide_all(
-    snapshot: Snapshot, encoder: Encoder, texts: Sequence[str], routes: tuple[str, ...]
+    snapshot: Snapshot,
+    encoder: Encoder,
+    texts: Sequence[str],
+    routes: tuple[str, ...],
+    llm: DoubtResolver | None = None,
 ) -> ReplayedDecisions:
-    """The decision for each text.
+    """The decision for each text. ``llm`` resolves the doubts; without it they remain.
 
     ``routes`` has all routes of the snapshot and may have more. Raises ``EncoderFailed``, and
     ``OperatorError`` if a decision fails, because figures without it would be too good.
     """
     known, vectors = _embedded(snapshot, encoder, texts)
-    decisions = asyncio.run(rehearse(snapshot, texts, known))
+    decisions = asyncio.run(rehearse(snapshot, texts, known, llm))
     return ReplayedDecisions(
         routes=routes,
         route=_places(routes, [d.route if d else "" for d in decisions]),
