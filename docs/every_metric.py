@@ -125,6 +125,7 @@ def _count(metrics: Metrics) -> None:
     metrics.accept(_outcome(_exchange(usage=_USAGE)))
     metrics.accept(_outcome(_exchange(status=500)))
     metrics.accept(_outcome(_exchange(envelope=Envelope(error="denied"), status=400)))
+    metrics.accept(_outcome(_exchange(envelope=Envelope(safety="redact"))))
     _count_cascade(metrics)
     metrics.decided(_decision())
 

@@ -33,6 +33,7 @@ GUIDES: Final = (
     "llm.md",
     "cascades.md",
     "clearance.md",
+    "safety.md",
     "train-and-evaluate.md",
 )  # show every key
 _NOTE: Final = "<!-- Written by docs/generate.py. Change the code it reads, and run it again. -->\n\n"

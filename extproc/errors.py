@@ -4,6 +4,7 @@ RouterError
 ├── ClientError            the client gets the API's own error, nothing is forwarded
 │   ├── BadRequest         400: the body does not follow the API
 │   ├── Denied             400, or `deny_status`: a deny rule matched
+│   ├── Unsafe             400: the request contains personal data or a secret, and the registry refuses it
 │   ├── NotCleared         400: no model that may answer is cleared for the request's labels
 │   ├── UnknownModel       404: the model is not in the registry, and `unknown_models` is `reject`
 │   ├── Unauthorized       401: feedback without the right token
@@ -76,6 +77,19 @@ class Denied(ClientError):
         super().__init__(message)
         self.rule = rule
         self.status = status
+
+
+class Unsafe(ClientError):
+    """The request contains what the registry's ``safety`` refuses, such as a secret."""
+
+    status = 400
+    label = "unsafe"
+    code = "content_policy_violation"
+
+    def __init__(self, message: str, *, found: tuple[str, ...], rule: str) -> None:
+        super().__init__(message)
+        self.found = found  # "kind:number"
+        self.rule = rule  # the class: pii or secrets
 
 
 class NotCleared(ClientError):

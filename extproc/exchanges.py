@@ -58,6 +58,9 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     offers: tuple[str, ...] = ()  # "model:predicted quality" of a few that could have been chosen
     training_similarity: float | None = None  # to the nearest prompt that quality was trained on
     labels: tuple[str, ...] = ()  # that the request carried: models must be cleared for them
+    safety: str = ""  # the strictest action that the safety policy asked for; empty: it found nothing
+    found: tuple[str, ...] = ()  # "kind:number" of what it found
+    redacted: bool | None = None  # whether something was replaced in the body
     version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed
     weight: float | None = None  # of the sample: of how many requests it is one

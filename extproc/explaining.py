@@ -13,7 +13,7 @@ from extproc.apis.conversation import conversation_id
 from extproc.embedding.batching import BatchingEmbedder
 from extproc.embedding.encoder_files import locate
 from extproc.embedding.encoder_session import open_encoder
-from extproc.errors import Denied, NotCleared
+from extproc.errors import Denied, NotCleared, Unsafe
 from extproc.registry.cascade_settings import Tier
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.schema import cleared_for
@@ -67,7 +67,7 @@ class ExplainedCascade(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """A decision or a refusal, with what explains it."""
 
-    outcome: Decision | Denied | NotCleared
+    outcome: Decision | Denied | NotCleared | Unsafe
     snapshot: Snapshot
     question: Question
     cascade: ExplainedCascade | None = None
@@ -76,13 +76,14 @@ class Explanation(msgspec.Struct, frozen=True):
         """Plain JSON values. Scores that were not computed are null. A refusal has no route and no model."""
         if not isinstance(self.outcome, Decision):
             denied = isinstance(self.outcome, Denied)
+            stages = {Denied: Stage.DENY, Unsafe: Stage.SAFETY}
             return {
                 "mode": self.snapshot.terms.mode,
                 "route": "",
                 "model": "",
-                "stage": Stage.DENY if denied else "",
+                "stage": stages.get(type(self.outcome), ""),
                 "reason": self.outcome.label,
-                "rule": self.outcome.rule if isinstance(self.outcome, Denied) else "",
+                "rule": "" if isinstance(self.outcome, NotCleared) else self.outcome.rule,
                 "denied" if denied else "refused": self.outcome.message,
                 "probability": None,
                 "margin": None,
@@ -111,7 +112,7 @@ class Explanation(msgspec.Struct, frozen=True):
             ]
         return "\n".join(f"{name:<12}{value}" for name, value in [*lines, ("version", self.snapshot.version)])
 
-    def _refusal(self, error: Denied | NotCleared) -> tuple[str, str]:
+    def _refusal(self, error: Denied | NotCleared | Unsafe) -> tuple[str, str]:
         observed = "; only recorded: the mode is observe"
         suffix = observed if self.snapshot.terms.mode is Mode.OBSERVE else ""
         if isinstance(error, Denied):
@@ -155,7 +156,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     await asyncio.sleep(0)  # from here on, it accepts texts
     try:
         outcome = await Pipeline(embedder, lambda _: snapshot, time.perf_counter).decide(question)
-    except (Denied, NotCleared) as refusal:
+    except (Denied, NotCleared, Unsafe) as refusal:
         return Explanation(refusal, snapshot, question)
     finally:
         await embedder.close()
@@ -206,6 +207,9 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         ("model", f"{decision.model}, sent as {decision.upstream_model} to cluster {decision.cluster}"),
         ("decided by", f"{decision.stage}: {decision.reason}{rule}"),
     ]
+    if decision.found:
+        done = f"; replaced: {', '.join(sorted(decision.redacted))}" if decision.redacted else ""
+        lines.append(("found", f"{', '.join(decision.found)} ({decision.safety}{done})"))
     if decision.labels:
         cleared = [
             name for name in snapshot.targets if snapshot.for_labels(frozenset(decision.labels)).admits(name)

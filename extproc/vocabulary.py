@@ -42,6 +42,7 @@ class Stage(StrEnum):
     """The stage of the pipeline that settled a decision."""
 
     DENY = "deny"
+    SAFETY = "safety"  # personal data, a secret or the like was found
     PIN = "pin"
     RULE = "rule"
     LEXICAL = "lexical"  # the words alone were enough
@@ -77,6 +78,15 @@ class Scope(StrEnum):
     LATEST_USER = "latest_user"  # the latest turn of the user
     ALL_USER = "all_user"  # every turn of the user
     EVERYTHING = "everything"  # all text that the model will read
+
+
+class SafetyAction(StrEnum):
+    """What is done about personal data, secrets and the like, from the mildest to the strictest."""
+
+    ALLOW = "allow"  # it is only recorded
+    GUARD = "guard"  # the request gets a label: only models that are cleared for it may answer
+    REDACT = "redact"  # it is replaced in the body, unless every model that could read it is cleared
+    REFUSE = "refuse"  # the request is refused
 
 
 class Mode(StrEnum):
@@ -187,7 +197,8 @@ class Terms(msgspec.Struct, frozen=True):
     mode: Mode = Mode.ACTIVE  # of what no route speaks for; observe: refusals too are only recorded
     conversation_header: str = ""  # lower case; a trusted one that says which conversation it is
     defaults: Mapping[Api, Served] = {}  # who answers when Envoy alone decides; empty: not known
-    checks: bool = False  # it denies or labels: the sidecar lets no body go on that it did not read
+    checks: bool = False  # it forbids something: the sidecar lets no body go on that it did not read
+    unrecorded: frozenset[str] = frozenset()  # kinds of findings that are replaced in recorded prompts
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -361,6 +372,10 @@ class Decision(msgspec.Struct, frozen=True):
     opinion: LlmOpinion | None = None  # of an LLM about a request in doubt; None: none was to be asked
     labels: tuple[str, ...] = ()  # that the request carries, sorted
     clearance: str = ""  # the labels as Envoy chooses the models of a chain by; empty: any model may answer
+    found: tuple[str, ...] = ()  # by the safety policy: "kind:number"
+    safety: str = ""  # the strictest action that this asked for; empty: none
+    redacted: frozenset[str] = frozenset()  # kinds of findings to replace in the body
+    unredacted: tuple[str, ...] = ()  # shell patterns of values that stay
     tokens: int | None = None  # tokens embedded
     times: StageTimes = StageTimes()
     mode: Mode = Mode.ACTIVE  # observe: this is what would be done

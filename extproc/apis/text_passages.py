@@ -24,7 +24,7 @@ _NO_TEXT = frozenset(
         "detail", "format", "cache_control", "signature", "encrypted_content", "file_data", "b64_json",
     }
 )  # fmt: skip
-_CALLED_WITH = frozenset({"arguments", "input"})  # of a tool
+CALLED_WITH = frozenset({"arguments", "input"})  # of a tool
 
 
 def in_runs(turns: Iterable[tuple[bool, Passage]]) -> tuple[Passage, ...]:
@@ -72,16 +72,17 @@ def _passages(values: list[Any]) -> Iterator[Passage]:
 def _members(value: Mapping[str, Any]) -> Iterator[tuple[Any, bool]]:
     """What is to be read in an object that is no tool's argument."""
     for name, member in value.items():
-        if name in _CALLED_WITH:
+        if name in CALLED_WITH:
             yield from ((argument, True) for argument in _arguments(member))
         elif name == "properties" and isinstance(member, dict):
             yield from ((key, False) for key in member)
             yield from ((schema, False) for schema in member.values())
-        elif not (isinstance(member, str) and _is_no_text(name, member, value)):
+        elif not (isinstance(member, str) and is_no_text(name, member, value)):
             yield member, False
 
 
-def _is_no_text(name: str, member: str, beside: Mapping[str, Any]) -> bool:
+def is_no_text(name: str, member: str, beside: Mapping[str, Any]) -> bool:
+    """Whether the member ``name`` names something or is media; ``beside`` are the other members."""
     if name == "data":  # of a document it may be plain text
         return beside.get("type") != "text"
     return name in _NO_TEXT or (name in ("url", "image_url") and member.startswith("data:"))

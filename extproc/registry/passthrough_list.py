@@ -73,10 +73,15 @@ def passing(registry: Registry) -> tuple[Passing, ...] | None:
 def restrictions(registry: Registry) -> tuple[str, ...]:
     """The restrictions on LLM calls that a request would evade by passing unread."""
     denying = (f"rule `{rule.name}` denies requests" for rule in registry.rules if rule.deny)
+    unsafe = (
+        f"safety.{name} refuses requests"
+        for name, each in registry.safety_actions.items()
+        if each == "refuse"
+    )
     labels = ("requests with labels reach only models that are cleared",) if registry.labels_requests else ()
     kept = (f"clients may not choose `{name}`" for name, model in registry.models.items() if not model.pin)
     unknown = ("unknown models are rejected",) if registry.unknown_models == "reject" else ()
-    return (*denying, *labels, *kept, *unknown)
+    return (*denying, *unsafe, *labels, *kept, *unknown)
 
 
 def opened(entry: Passing) -> str:

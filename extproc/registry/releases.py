@@ -135,7 +135,9 @@ class Releases:
         observe no request must be refused because Envoy is a version ahead.
         """
         found, newest = self._held.get(version), self._newest.snapshot.terms
-        return Terms(mode=newest.mode, checks=newest.checks) if found is None else found.snapshot.terms
+        if found is not None:
+            return found.snapshot.terms
+        return Terms(mode=newest.mode, checks=newest.checks, unrecorded=newest.unrecorded)
 
     def add(self, release: Release) -> None:
         """Make ``release`` the newest. It replaces a release of the same version."""

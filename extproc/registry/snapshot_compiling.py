@@ -14,6 +14,7 @@ from extproc.registry.schema import (
     RouteSettings,
     RouteThresholds,
     RuleSettings,
+    SafetySettings,
     ScorerSettings,
     Thresholds,
     When,
@@ -29,6 +30,7 @@ from extproc.routing.llm_question import LlmPolicy, RouteCard, system_message
 from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
+from extproc.routing.safety_policy import SafetyClass, SafetyPolicy
 from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -38,6 +40,7 @@ from extproc.vocabulary import (
     Encoder,
     ModelName,
     RouteName,
+    SafetyAction,
     Scope,
     Served,
     Terms,
@@ -55,7 +58,7 @@ def compile_snapshot(
     another encoder's vectors.
     """
     registry = loaded.registry
-    if registry.rules:
+    if registry.rules or registry.safety:
         text_folding.prepare()
     meaning = _meaning(loaded, encoder)
     compiled = [_rule(rule) for rule in registry.rules]
@@ -84,7 +87,28 @@ def compile_snapshot(
         terms=_terms(registry, targets),
         llm=_llm(loaded, targets),
         clearance=_clearance(registry, compiled, targets),
+        safety=_safety(registry),
     )
+
+
+def _safety(registry: Registry) -> SafetyPolicy | None:
+    settings = registry.safety
+    if settings is None:
+        return None
+    exempt = [rules.header_in(name, many(values)) for name, values in settings.exempt.items()]
+    return SafetyPolicy(
+        classes=tuple(_safety_classes(settings)),
+        reads=settings.reads,
+        patterns=tuple(many(settings.pii.allow)) if settings.pii else (),
+        exempt=(lambda reading: all(holds(reading) for holds in exempt)) if exempt else None,
+    )
+
+
+def _safety_classes(settings: SafetySettings) -> Iterator[SafetyClass]:
+    if settings.pii is not None:
+        yield SafetyClass("pii", frozenset(settings.pii.kinds), settings.pii.action, settings.pii.label)
+    if settings.secrets is not None:
+        yield SafetyClass("secrets", frozenset({"secret"}), settings.secrets.action, settings.secrets.label)
 
 
 def _clearance(
@@ -92,7 +116,7 @@ def _clearance(
 ) -> ClearancePolicy | None:
     labelling = tuple(rule for rule in compiled if rule.labels)
     settings = registry.clearance or ClearanceSettings()
-    if not labelling and not settings.header:
+    if not registry.labels_requests:
         return None
     return ClearancePolicy(
         cleared_for(registry),
@@ -131,13 +155,20 @@ def _terms(registry: Registry, targets: Mapping[ModelName, Target]) -> Terms:
     defaults = {api: targets[ModelName(name)] for api, name in registry.defaults.items()}
     return Terms(
         mode=registry.mode,
-        checks=registry.labels_requests or any(rule.deny for rule in registry.rules),
+        checks=registry.labels_requests or registry.refuses_requests,
+        unrecorded=_unrecorded(registry),
         conversation_header=registry.conversation_header.lower(),
         defaults={
             api: Served(target.model, target.upstream_model, target.provider)
             for api, target in defaults.items()
         },
     )
+
+
+def _unrecorded(registry: Registry) -> frozenset[str]:
+    """The kinds of findings that are replaced in recorded prompts: those about which something is done."""
+    classes = _safety_classes(registry.safety) if registry.safety else ()
+    return frozenset[str]().union(*(each.kinds for each in classes if each.action is not SafetyAction.ALLOW))
 
 
 def _rollout(registry: Registry, route: RouteSettings) -> Rollout:
@@ -180,8 +211,21 @@ def _route(
         max_tokens=route.max_tokens,
         reasoning=route.reasoning,
         fallback=route.asks_in_turn,
+        reached=frozenset(_reached(loaded.registry, route)),
         rollout=_rollout(loaded.registry, route),
     )
+
+
+def _reached(registry: Registry, route: RouteSettings) -> Iterator[ModelName]:
+    """The models that may read a request of the route besides the one that is chosen."""
+    if not route.asks_in_turn:
+        return
+    yield from map(ModelName, (*many(route.fallback), *registry.defaults.values()))
+    for tier in registry.cascades[route.cascade].tiers if route.cascade else ():
+        yield ModelName(tier.model)
+        consulting = registry.gates[tier.gate].consulting if tier.gate else None
+        if consulting is not None:
+            yield ModelName(consulting.model)
 
 
 def _scope_floors(

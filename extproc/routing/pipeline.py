@@ -10,13 +10,14 @@ from extproc.errors import ClientError, DecisionError, NotCleared, PolicyFailed,
 from extproc.offloading import Offload
 from extproc.routing.llm_question import DOUBTS, DoubtResolver, LlmQuestion
 from extproc.routing.rollout import key_of, mode_of
-from extproc.routing.snapshot import Snapshot
+from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.routing.stages import (
     RoutingStage,
     abstain_on_language,
     abstain_without_text,
     api_served,
     deny,
+    inspected,
     labels_of,
     pin,
     route_by_llm,
@@ -36,6 +37,7 @@ from extproc.vocabulary import (
     Question,
     Reason,
     RouteName,
+    SafetyAction,
     Stage,
     StageTimes,
     TurnReading,
@@ -159,7 +161,9 @@ class Pipeline:
 def _checked(policies: Sequence[RoutingStage], question: Question, snapshot: Snapshot) -> Snapshot:
     for policy in policies:
         policy(question, snapshot)
-    return snapshot.for_labels(labels_of(question, snapshot))
+    verdict = inspected(question, snapshot)
+    guarded = frozenset(each.label for each in verdict.of(SafetyAction.GUARD))
+    return snapshot.for_verdict(verdict).for_labels(labels_of(question, snapshot) | guarded)
 
 
 def _without_embedding(
@@ -214,7 +218,23 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         opinion=choice.opinion,
         labels=tuple(sorted(snapshot.labels)),
         clearance=snapshot.clearance.clearance_of(snapshot.labels) if snapshot.clearance else "",
+        found=snapshot.verdict.listed,
+        safety=snapshot.verdict.action,
+        redacted=_redacted(target.model, route, snapshot),
+        unredacted=snapshot.safety.patterns if snapshot.safety else (),
         mode=_mode(choice.route, question, snapshot),
+    )
+
+
+def _redacted(model: ModelName, route: RoutePolicy | None, snapshot: Snapshot) -> frozenset[str]:
+    """The kinds of findings to replace: those that some model which may read the body is not cleared for."""
+    reached = {model, *(route.reached if route else ())}
+    return frozenset[str]().union(
+        *(
+            each.kinds
+            for each in snapshot.verdict.of(SafetyAction.REDACT)
+            if not all(snapshot.admits(one, snapshot.labels | {each.label}) for one in reached)
+        )
     )
 
 
@@ -232,10 +252,10 @@ def _answering(choice: Choice, question: Question, snapshot: Snapshot) -> ModelN
 def _mode(route: RouteName, question: Question, snapshot: Snapshot) -> Mode:
     """Whether a decision for this route, empty for none, is obeyed.
 
-    One for a request with labels is, unless the whole registry only observes: Envoy's default, which answers
-    what is only observed, may not be cleared for it.
+    One for a request with labels, or with something to redact, is, unless the whole registry only observes:
+    Envoy's default, which answers what is only observed, may not be cleared for it.
     """
-    if snapshot.labels and snapshot.rollout.mode is Mode.ACTIVE:
+    if snapshot.restricted and snapshot.rollout.mode is Mode.ACTIVE:
         return Mode.ACTIVE
     policy = snapshot.routes.get(route)
     rollout = policy.rollout if policy else snapshot.rollout

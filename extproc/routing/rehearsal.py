@@ -10,7 +10,7 @@ from itertools import chain
 
 import msgspec
 
-from extproc.errors import Denied, NotCleared, OperatorError
+from extproc.errors import Denied, NotCleared, OperatorError, Unsafe
 from extproc.routing.llm_question import DoubtResolver
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout
@@ -45,7 +45,7 @@ async def rehearse(
     for number, text in enumerate(texts, start=1):
         try:
             decision = await pipeline.decide(plain_question(text, api), more_time)
-        except (Denied, NotCleared):
+        except (Denied, NotCleared, Unsafe):
             decisions.append(None)
             continue
         if decision.reason in _FAILURES:

@@ -42,7 +42,7 @@ class Reading:
         """The text of ``scope``."""
         found = self._texts.get(scope)
         if found is None:
-            found = self._texts[scope] = text_of(_passages(self.question, scope))
+            found = self._texts[scope] = text_of(passages_of(self.question, scope))
         return found
 
 
@@ -55,7 +55,8 @@ def text_of(passages: Iterable[Passage]) -> RuleText:
     return RuleText(forms, _BETWEEN.join(forms), len("\n".join(apart)))
 
 
-def _passages(question: Question, scope: Scope) -> tuple[Passage, ...]:
+def passages_of(question: Question, scope: Scope) -> tuple[Passage, ...]:
+    """The passages of the request that ``scope`` names."""
     request = question.request
     latest = (request.user_parts or (request.user_text,),)
     if scope is Scope.LATEST_USER:

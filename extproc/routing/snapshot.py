@@ -18,8 +18,18 @@ from extproc.routing.model_choice import Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.rules import CompiledRule
+from extproc.routing.safety_policy import NOTHING_FOUND, SafetyPolicy, SafetyVerdict
 from extproc.routing.turn_reading import TurnReader
-from extproc.vocabulary import Api, Effort, ModelName, RouteName, Terms, TurnReading, Version
+from extproc.vocabulary import (
+    Api,
+    Effort,
+    ModelName,
+    RouteName,
+    SafetyAction,
+    Terms,
+    TurnReading,
+    Version,
+)
 
 
 class RoutePolicy(msgspec.Struct, frozen=True):
@@ -34,6 +44,7 @@ class RoutePolicy(msgspec.Struct, frozen=True):
     reasoning: Effort | None = None
     fallback: bool = False  # whether Envoy may ask other models should the chosen one fail
     rollout: Rollout = Rollout()
+    reached: frozenset[ModelName] = frozenset()  # that Envoy or a gate may ask besides the chosen model
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -60,6 +71,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     llm: LlmPolicy | None = None  # how an LLM is asked about requests in doubt; None: none is
     clearance: ClearancePolicy | None = None  # None: requests carry no labels
     labels: Labels = NO_LABELS  # that all which is left here is cleared for, see ``for_labels``
+    safety: SafetyPolicy | None = None  # None: requests are not searched
+    verdict: SafetyVerdict = NOTHING_FOUND  # of the safety policy on the request
 
     def for_labels(self, labels: Labels) -> "Snapshot":
         """The snapshot for a request with these labels: only models that are cleared for all of them.
@@ -87,9 +100,24 @@ class Snapshot(msgspec.Struct, frozen=True):
             if (model := next(cleared, None)) is not None:
                 yield api, model
 
-    def admits(self, model: ModelName) -> bool:
-        """Whether the model is cleared for the request's labels."""
-        return self.clearance is None or self.clearance.admits(model, self.labels)
+    def for_verdict(self, verdict: SafetyVerdict) -> "Snapshot":
+        """The snapshot for a request of which the safety policy found this.
+
+        What has to be redacted is not shown to an LLM in doubt that is not cleared for it.
+        """
+        unread = frozenset(each.label for each in verdict.of(SafetyAction.REDACT))
+        llm = self.llm if self.llm and self.admits(self.llm.model, unread) else None
+        return replace(self, verdict=verdict, llm=llm) if verdict.classes else self
+
+    @property
+    def restricted(self) -> bool:
+        """Whether not every model may read the request as it came."""
+        return bool(self.labels) or any(self.verdict.of(SafetyAction.REDACT))
+
+    def admits(self, model: ModelName, labels: Labels | None = None) -> bool:
+        """Whether the model is cleared for the labels: those of the request, unless others are given."""
+        wanted = self.labels if labels is None else labels
+        return not wanted or (self.clearance is not None and self.clearance.admits(model, wanted))
 
     def read(self, text: str) -> TurnReading:
         """What of a user's turn is scored against the routes."""

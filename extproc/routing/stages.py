@@ -11,13 +11,14 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from extproc.errors import Denied, NotCleared, PolicyFailed, UnknownModel
+from extproc.errors import Denied, NotCleared, PolicyFailed, UnknownModel, Unsafe
 from extproc.routing.clearance import Labels
 from extproc.routing.fastpath import FastPath
 from extproc.routing.languages import unread
 from extproc.routing.model_choice import best_offer, offers_of, pick
 from extproc.routing.predicted_quality import Prediction, Quality
 from extproc.routing.rules import CompiledRule, first_that_holds
+from extproc.routing.safety_policy import SafetyVerdict
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
     Choice,
@@ -30,6 +31,7 @@ from extproc.vocabulary import (
     Question,
     Reason,
     RouteName,
+    SafetyAction,
     Scores,
     Stage,
     TurnReading,
@@ -73,6 +75,35 @@ def labels_of(question: Question, snapshot: Snapshot) -> Labels:
         return snapshot.clearance.labels_of(question)
     except Exception as error:
         raise PolicyFailed("a rule with labels failed") from error
+
+
+def inspected(question: Question, snapshot: Snapshot) -> SafetyVerdict:
+    """What the safety policy finds. Raises ``Unsafe`` to refuse, ``PolicyFailed`` for a defect."""
+    if snapshot.safety is None:
+        return snapshot.verdict
+    try:
+        verdict = snapshot.safety.inspect(question)
+    except Exception as error:
+        raise PolicyFailed("the safety policy failed") from error
+    for refusing in verdict.of(SafetyAction.REFUSE):
+        kinds = sorted(refusing.kinds & verdict.found.keys())
+        message = f"This request contains what may not be sent to a model: {', '.join(map(_noun, kinds))}."
+        raise Unsafe(message, found=verdict.listed, rule=refusing.name)
+    return verdict
+
+
+def _noun(kind: str) -> str:
+    return _NOUNS.get(kind, kind.replace("_", " "))
+
+
+_NOUNS = {
+    "card": "a card number",
+    "email": "an email address",
+    "iban": "an account number",
+    "national_id": "a national number",
+    "phone": "a phone number",
+    "secret": "a key or token",
+}
 
 
 def pin(question: Question, snapshot: Snapshot) -> Choice | None:

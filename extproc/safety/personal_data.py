@@ -63,8 +63,9 @@ NATIONAL_NUMBERS: Final = (
 
 # What a number is, by the nearest of these words before it.
 _PHONE_WORDS = (
-    r"phone|telephone|\btel\b|mobile|\bcell\b|\bcall|\bfax\b|\bdesk\b|reach|\bring\b|\btext\b|whatsapp|\bsms\b"
-    r"|messages? to|answering at|\bdial|hotline|voicemail|t[ée]l[ée]phone|telefon|tel[ée]fono|handy|m[óo]vil"
+    r"phone|telephone|\btel\b|mobile|\bcell\b|\bcall (?:me|us|him|her|them|back|at|on|my)\b|\bcall:? ?$"
+    r"|\bfax\b|\bdesk\b|reach|\bring\b|\btext\b|whatsapp|\bsms\b|messages? to|answering at|\bdial|hotline"
+    r"|voicemail|t[ée]l[ée]phone|telefon|tel[ée]fono|handy|m[óo]vil"
 )
 _CARD_WORDS = r"\bcards?\b|\bcc\b|credit|debit|visa|master ?card|amex|american express|maestro|discover\b"
 _OTHER_WORDS = (
@@ -87,7 +88,10 @@ _CARD_LENGTHS = range(12, 20)
 _PHONE_LENGTHS = range(7, 16)
 
 # Country calling codes (ITU-T E.164).
-_CALLING = r"(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-689]\d|3[578]\d|42\d|50\d|59\d|6[789]\d|80\d|85\d|88\d|96\d|97\d|99\d)"  # noqa: E501
+_CALLING = (
+    r"(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-689]\d|3[578]\d|42\d|50\d|59\d"
+    r"|6[789]\d|80\d|85\d|88\d|96\d|97\d|99\d)"
+)
 
 
 def _compiled(pattern: str) -> Any:
@@ -175,7 +179,8 @@ def _is_issued(digits: str) -> bool:
 def _is_phone(written: str, before: str) -> bool:
     """Whether the number's form says that it is a phone number, or the words before it."""
     digits = sum(each.isdecimal() for each in written)
-    if _DATED.search(written) or _DOTTED.search(written):
+    nanp = _NANP.search(written) is not None and _NANP_SPLIT.search(written) is not None
+    if _DATED.search(written) or (_DOTTED.search(written) and not nanp):
         return False
     meant = _meant(before)
     if meant == "phone":
@@ -186,9 +191,7 @@ def _is_phone(written: str, before: str) -> bool:
         return False
     if _INTERNATIONAL.search(written) or _INTERNATIONAL_DENSE.search(written):
         return digits in _PHONE_LENGTHS
-    if _NANP.search(written):
-        return _NANP_SPLIT.search(written) is not None
-    return 9 <= digits <= 12 and _NATIONAL_PHONE.search(written) is not None
+    return nanp or (9 <= digits <= 12 and _NATIONAL_PHONE.search(written) is not None)
 
 
 def _meant(before: str) -> str:

@@ -27,7 +27,8 @@ Search = Callable[[str], Iterator[Finding]]
 
 # Long enough for the shortest data worth hiding, and too long for most words.
 _BASE64 = r"[A-Za-z0-9+/_-]{16,}={0,2}"
-_URL_ENCODED = r"[^\s%]*%[0-9A-Fa-f]{2}[^\s]*"
+# Without quotes, brackets and commas: of JSON in a text, a run must stay within a string.
+_URL_ENCODED = r"[A-Za-z0-9._~:/?#@!$&'*+;=-]*%[0-9A-Fa-f]{2}[A-Za-z0-9%._~:/?#@!$&'*+;=-]*"
 _LEAST_PRINTABLE = 0.9  # of what base64 decodes to
 
 

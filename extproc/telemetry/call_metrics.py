@@ -45,6 +45,10 @@ class Calls:
             otel_names.REFUSALS,
             description="Requests refused and not forwarded; in mode observe, those that would be.",
         )
+        self._safety = count(
+            otel_names.SAFETY_REQUESTS,
+            description="Requests in which the registry's `safety` found something, by the strictest action.",
+        )
         self._cost = count(otel_names.COST, description="US dollars for tokens, at the registry's prices.")
         self._reference_cost = count(
             otel_names.REFERENCE_COST,
@@ -85,6 +89,8 @@ class Calls:
         refusal = refusal_of(row)
         if refusal:
             self._refusals.add(1, {otel_names.ERROR_TYPE: refusal, otel_names.ROUTER_MODE: row.mode})
+        if row.safety:
+            self._safety.add(1, {otel_names.ROUTER_SAFETY: row.safety, otel_names.ROUTER_MODE: row.mode})
         self._exchanges.add(
             1,
             {

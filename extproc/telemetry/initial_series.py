@@ -67,6 +67,7 @@ def of(registry: Registry) -> Iterator[Series]:
     yield from _decisions(registry)
     yield from _doubts(registry)
     yield from _cascades(registry)
+    yield from _safety(registry)
     for model in registry.models:
         yield otel_names.ATTEMPTS, {
             otel_names.ROUTER_MODEL: model, otel_names.ROUTER_STATUS_CLASS: "2xx", otel_names.ERROR_TYPE: "",
@@ -77,6 +78,12 @@ def of(registry: Registry) -> Iterator[Series]:
             yield otel_names.COST, money
             if registry.reference:
                 yield otel_names.REFERENCE_COST, money
+
+
+def _safety(registry: Registry) -> Iterator[Series]:
+    for action, mode in product(sorted(set(registry.safety_actions.values())), Mode):
+        labels = {otel_names.ROUTER_SAFETY: action.value, otel_names.ROUTER_MODE: mode.value}
+        yield otel_names.SAFETY_REQUESTS, labels
 
 
 def _places(registry: Registry) -> Iterator[tuple[str, str, str]]:

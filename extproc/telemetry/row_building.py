@@ -12,14 +12,14 @@ from opentelemetry.trace import SpanContext, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.apis import api_of
-from extproc.errors import BadRequest, Denied, NotCleared, UnknownModel
+from extproc.errors import BadRequest, Denied, NotCleared, UnknownModel, Unsafe
 from extproc.exchanges import Attempt, Envelope, Exchange, Ruling, SecondAnswer, Usage
 from extproc.telemetry import otel_names
 from extproc.telemetry.rows import AttemptRow, EvaluationRow, ExchangeRow
 from extproc.vocabulary import Api, Mode, ModelName
 
 # Labels of the errors that clients are refused with; in mode observe, would have been.
-REFUSALS: Final = (BadRequest.label, Denied.label, NotCleared.label, UnknownModel.label)
+REFUSALS: Final = (BadRequest.label, Denied.label, Unsafe.label, NotCleared.label, UnknownModel.label)
 
 # A client may send any path up to Envoy's header limit. This much identifies a call.
 _PATH_LIMIT = 256  # characters

@@ -113,7 +113,7 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     )  # the decided route; empty: none
     # the name that the client sent
     original_model: Annotated[str, Attribute(otel_names.GEN_AI_ORIGINAL_MODEL)] = ""
-    # the stage that decided: deny, pin, rule, lexical, embedding, llm, default
+    # the stage that decided: deny, safety, pin, rule, lexical, embedding, llm, default
     stage: Annotated[str, Attribute(otel_names.ROUTER_STAGE)] = ""
     reason: Annotated[str, Attribute(otel_names.ROUTER_REASON)] = ""  # why the decision came out as it did
     rule: Annotated[str, Attribute(otel_names.ROUTER_RULE)] = ""  # the rule that decided
@@ -156,6 +156,12 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     llm_why: Annotated[str | None, Attribute(otel_names.ROUTER_LLM_WHY)] = None
     # labels that the request carried: only models that are cleared for all of them may answer
     labels: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_LABELS)] = ()
+    # the strictest action that `safety` asked for: allow, guard, redact, refuse; empty: nothing was found
+    safety: Annotated[str, Attribute(otel_names.ROUTER_SAFETY)] = ""
+    # what `safety` found, as "kind:number of different values"
+    found: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_FOUND)] = ()
+    # whether something was replaced in the body
+    redacted: Annotated[bool | None, Attribute(otel_names.ROUTER_REDACTED)] = None
     # version of the registry that decided
     version: Annotated[Version, Attribute(otel_names.ROUTER_CONFIG_VERSION)] = Version("")
     # whether the fast path agreed, in its sample: agreed, disagreed

@@ -30,9 +30,11 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc import apis
+from extproc.apis.body_redaction import redacted, still_contains
 from extproc.apis.conversation import conversation_id
-from extproc.errors import BadRequest, ClientError, Denied, NotCleared, ProtocolError, TooBusy
+from extproc.errors import BadRequest, ClientError, NotCleared, ProtocolError, TooBusy
 from extproc.exchanges import Envelope
+from extproc.safety.redaction import Redactor
 from extproc.vocabulary import (
     Api,
     Decision,
@@ -48,7 +50,7 @@ from extproc.vocabulary import (
     UpstreamName,
     Version,
 )
-from extproc.wire.envelope_building import as_observed, listed_labels, with_decision
+from extproc.wire.envelope_building import as_observed, with_decision, with_refusal
 
 # --- States: what the exchange waits for, with what is known by then ----------------------------
 
@@ -189,6 +191,11 @@ _TRACEPARENT_LIMIT = 128  # characters of an envelope; W3C's version 00 has 55
 
 _TOO_BUSY = "The router is reading as many large requests as it can; try again in a moment."
 
+_NOT_REDACTED = (
+    "This request contains data that no model that could answer is cleared for, and it cannot be removed: it "
+    "is split over two parts, or stands in a name or a number."
+)
+
 _USUAL = Terms()
 _NOBODY = Served(ModelName(""), UpstreamName(""))
 
@@ -281,7 +288,7 @@ class DecideExchange:
             stream=request.stream,
             reask=reask,
             parse_us=_microseconds(parsed - started),
-            prompt=request.user_text[: self._prompt_chars],
+            prompt=self._recorded(request.user_text),
             conversation_id=conversation_id(request, state.head, self._terms.conversation_header),
         )
         read_all = partial(apis.everything, state.api, event.data)
@@ -294,6 +301,10 @@ class DecideExchange:
         if decision.mode is Mode.OBSERVE:
             return Done(), self._proceed(as_observed(with_decision(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
+        try:
+            body = _redacted(body, decision, state.question.request.api)
+        except NotCleared as error:
+            return Done(), self._refuse(state.question.request.api, error)
         changed = body if body is not state.body else None
         envelope = with_decision(self._known, decision)
         if not decision.fallback:
@@ -310,6 +321,14 @@ class DecideExchange:
     def _on_undecided(self, _: AwaitingDecision, event: Undecided) -> tuple[State, Effect]:
         return Done(), self._let_go(event.reason)
 
+    def _recorded(self, text: str) -> str:
+        """The beginning of the prompt, as far as the operator opted in, without what may not be recorded."""
+        shown = text[: self._prompt_chars]
+        if not shown or not self._terms.unrecorded:
+            return shown
+        # A value may go on behind the beginning, so the whole text is redacted.
+        return Redactor(self._terms.unrecorded).redacted(text)[: self._prompt_chars]
+
     def _let_go(self, reason: Reason) -> Proceed:
         known = replace(self._known, stage=Stage.DEFAULT, reason=reason)
         return self._proceed(as_observed(known, self._served()) if known.mode == Mode.OBSERVE else known)
@@ -323,21 +342,13 @@ class DecideExchange:
         return self._terms.defaults.get(Api(api), _NOBODY) if api else _NOBODY
 
     def _refuse(self, api: Api, error: ClientError) -> Refuse | Proceed:
-        known = self._refused(error)
+        known = with_refusal(self._known, error)
         if known.mode == Mode.OBSERVE:
             return self._proceed(as_observed(known, self._served()))
         body = apis.error_body(
             api, status=error.status, message=error.message, code=error.code, param=error.param
         )
         return Refuse(error.status, body, replace(known, error=error.label))
-
-    def _refused(self, error: ClientError) -> Envelope:
-        # The reason repeats the error, because it is what operators see on the answer.
-        if isinstance(error, Denied):
-            return replace(self._known, reason=error.label, stage=Stage.DENY, rule=error.rule)
-        if isinstance(error, NotCleared):
-            return replace(self._known, reason=error.label, labels=listed_labels(error.labels))
-        return replace(self._known, reason=error.label)
 
 
 # A pair that is not here is a protocol error.
@@ -350,6 +361,17 @@ _STEPS: dict[tuple[type, type], Callable[[DecideExchange, Any, Any], tuple[State
     (AwaitingDecision, Refused): DecideExchange._on_refused,
     (AwaitingDecision, Undecided): DecideExchange._on_undecided,
 }
+
+
+def _redacted(body: bytes, decision: Decision, api: Api) -> bytes:
+    """The body without what the decision says. Raises ``NotCleared`` where something cannot be replaced."""
+    if not decision.redacted:
+        return body
+    redactor = Redactor(decision.redacted, decision.unredacted)
+    body = redacted(body, redactor)
+    if still_contains(api, body, redactor):
+        raise NotCleared(_NOT_REDACTED, labels=frozenset(decision.labels))
+    return body
 
 
 def _declared_size(head: RequestHead) -> int | None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from extproc.errors import ClientError, Denied, NotCleared, Unsafe
 from extproc.exchanges import Envelope
 from extproc.routing.clearance import LONGEST_LABEL
-from extproc.vocabulary import Decision, LlmOpinion, Served
+from extproc.vocabulary import Decision, LlmOpinion, SafetyAction, Served, Stage
 
 _LISTED = 5  # candidates and offers at most, so that the envelope stays small
 _LISTED_LABELS = 16
@@ -38,7 +39,10 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
             if offer.quality is not None
         ),
         training_similarity=_rounded(decision.training_similarity),
-        labels=listed_labels(decision.labels),
+        labels=_listed(decision.labels),
+        safety=decision.safety,
+        found=decision.found,
+        redacted=bool(decision.redacted) if decision.safety else None,
         version=decision.version,
         lexical=decision.comparison.result if decision.comparison else "",
         weight=decision.comparison.weight if decision.comparison else None,
@@ -53,7 +57,21 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
     )
 
 
-def listed_labels(labels: Iterable[str]) -> tuple[str, ...]:
+def with_refusal(known: Envelope, error: ClientError) -> Envelope:
+    """``known`` with why the request is refused. The reason repeats the error, as operators see it there."""
+    known = replace(known, reason=error.label)
+    match error:
+        case Denied():
+            return replace(known, stage=Stage.DENY, rule=error.rule)
+        case Unsafe():
+            action = SafetyAction.REFUSE
+            return replace(known, stage=Stage.SAFETY, rule=error.rule, safety=action, found=error.found)
+        case NotCleared():
+            return replace(known, labels=_listed(error.labels))
+    return known
+
+
+def _listed(labels: Iterable[str]) -> tuple[str, ...]:
     """Labels as the record has them: sorted, and within bounds, because a header may contain any."""
     return tuple(label[:LONGEST_LABEL] for label in sorted(labels)[:_LISTED_LABELS])
 

@@ -207,7 +207,7 @@ def test_a_row_has_no_field_for_text_of_prompts_or_answers(exchange: Make) -> No
     told = msgspec.to_builtins(row_of(exchange(envelope=None, method="M", path="P")))
     texts = {name for name, value in told.items() if isinstance(value, str) and name not in chosen_by_clients}
     of_the_decision = {"route", "stage", "reason", "rule", "version", "mode", "would_route", "would_model"}
-    of_the_decision |= {"lexical", "read_part", "llm_result", "llm_doubt", "llm_model"}
+    of_the_decision |= {"lexical", "read_part", "llm_result", "llm_doubt", "llm_model", "safety"}
     of_the_answer = {"api", "model", "upstream_model", "cluster", "error", "usage_source", "cascade"}
     of_the_answer |= {"provider", "served_by"}
     of_the_provider = {"response_model", "response_id", "finish_reason"}

@@ -22,6 +22,7 @@ from extproc.registry.checks.model_checks import (
 )
 from extproc.registry.checks.route_checks import check_rollout, check_routes
 from extproc.registry.checks.rule_checks import check_rules, check_trusted_headers
+from extproc.registry.checks.safety_checks import check_safety
 from extproc.registry.checks.shared_checks import is_address, plaintext_problem
 from extproc.registry.schema import Registry
 from extproc.registry.section import many
@@ -43,6 +44,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
         check_trusted_headers,
         check_rules,
         check_clearance,
+        check_safety,
         check_rollout,
         check_llm,
         check_feedback,

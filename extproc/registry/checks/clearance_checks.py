@@ -23,6 +23,11 @@ def check_clearance(registry: Registry, source: Source) -> None:
         _check_names(many(rule.label), source, "rules", i, "label")
         with source.collecting():
             _check_answerable(registry, rule, source, i)
+    for name, each in (
+        ("pii", registry.safety and registry.safety.pii),
+        ("secrets", registry.safety and registry.safety.secrets),
+    ):
+        _check_names([each.label] if each else [], source, "safety", name, "label")
     _check_settings(registry, source)
     with source.collecting():
         _check_given(registry, source)
@@ -34,7 +39,7 @@ def check_clearance(registry: Registry, source: Source) -> None:
 
 def given_labels(registry: Registry) -> frozenset[str]:
     """The labels that requests may carry, as far as the registry says."""
-    by_rules = {label for rule in registry.rules for label in many(rule.label)}
+    by_rules = {label for rule in registry.rules for label in many(rule.label)} | registry.safety_labels
     by_header = frozenset().union(*cleared_for(registry).values()) if _has_header(registry) else frozenset()
     return by_header | by_rules
 
@@ -107,8 +112,8 @@ def _check_given(registry: Registry, source: Source) -> None:
     for name, labels in cleared_for(registry).items():
         for label in sorted(labels - given):
             raise source.error(
-                f"nothing gives requests the label `{label}` (expected a rule with `label: {label}`, or "
-                "`clearance.header`)",
+                f"nothing gives requests the label `{label}` (expected a rule with `label: {label}`, "
+                "`safety`, or `clearance.header`)",
                 "models", name, "cleared_for",
             )  # fmt: skip
 

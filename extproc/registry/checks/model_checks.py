@@ -120,13 +120,14 @@ def _check_unattended(api: str, registry: Registry, source: Source) -> None:
 
 
 def unattended_warnings(registry: Registry) -> Iterator[str]:
-    """Warns of deny rules that are not checked while no sidecar runs, unless ``without_sidecar`` is set."""
+    """Warns of what nothing refuses while no sidecar runs, unless ``without_sidecar`` is set."""
     rules = [rule.name for rule in registry.rules if rule.deny]
+    rules += [f"safety.{name}" for name, action in registry.safety_actions.items() if action == "refuse"]
     open_apis = [api for api in registry.defaults if api not in registry.unattended]
     if not rules or not open_apis:
         return
     yield (
-        f"only the sidecar checks deny rules ({', '.join(rules)}). While no sidecar decides, requests of "
+        f"only the sidecar refuses requests ({', '.join(rules)}). While no sidecar decides, requests of "
         f"{', '.join(open_apis)} go to the default model unchecked. Write `without_sidecar: refuse` to "
         "answer them with 503 instead, or `without_sidecar: default` to accept this"
     )

@@ -1,0 +1,79 @@
+"""Deterministic safety: personal data and secrets in a request, and what is done about them.
+
+It runs after the deny rules and before everything else, so that nothing outvotes it. A class of findings has
+one action:
+
+- ``allow``: they are only recorded.
+- ``guard``: the request gets a label, and only models that are cleared for it may answer (``clearance``).
+- ``redact``: they are replaced in the body, unless every model that the request could reach is cleared.
+- ``refuse``: the request is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+import msgspec
+
+from extproc.routing.rules import Condition, Reading, passages_of
+from extproc.safety.part_joins import readings_of
+from extproc.safety.redaction import allowed_by, identity
+from extproc.safety.text_scan import find
+from extproc.vocabulary import Question, SafetyAction, Scope
+
+
+class SafetyClass(msgspec.Struct, frozen=True):
+    """Kinds of findings with a common action."""
+
+    name: str  # pii or secrets
+    kinds: frozenset[str]
+    action: SafetyAction
+    label: str = ""  # that the request gets, or that models must be cleared for to read what is not redacted
+
+
+class SafetyPolicy(msgspec.Struct, frozen=True):
+    """Which texts are read for what."""
+
+    classes: tuple[SafetyClass, ...]
+    reads: Scope
+    patterns: tuple[str, ...] = ()  # shell patterns of values that are harmless
+    exempt: Condition | None = None  # of requests that are not read; None: all are
+
+    def inspect(self, question: Question) -> "SafetyVerdict":
+        """What was found, and what has to be done about it."""
+        if self.exempt is not None and self.exempt(Reading(question)):
+            return NOTHING_FOUND
+        kinds = frozenset[str]().union(*(each.kinds for each in self.classes))
+        allowed = allowed_by(self.patterns)
+        values: dict[str, set[str]] = {}
+        for text in chain.from_iterable(map(readings_of, passages_of(question, self.reads))):
+            for finding in find(text, kinds):
+                value = text[finding.start : finding.end]
+                if not allowed(value):
+                    values.setdefault(finding.kind, set()).add(identity(value))
+        found = {kind: len(distinct) for kind, distinct in values.items()}
+        return SafetyVerdict(found, tuple(each for each in self.classes if not each.kinds.isdisjoint(found)))
+
+
+class SafetyVerdict(msgspec.Struct, frozen=True):
+    """What was found in one request."""
+
+    found: Mapping[str, int] = {}  # how often, by kind
+    classes: tuple[SafetyClass, ...] = ()  # with at least one finding
+
+    def of(self, action: SafetyAction) -> Iterator[SafetyClass]:
+        """The classes with this action."""
+        return (each for each in self.classes if each.action is action)
+
+    @property
+    def action(self) -> str:
+        """The strictest action; empty if nothing was found."""
+        order = list(SafetyAction)
+        return max((each.action for each in self.classes), key=order.index, default="")
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """As records have it: "kind:number"."""
+        return tuple(f"{kind}:{number}" for kind, number in sorted(self.found.items()))
+
+
+NOTHING_FOUND = SafetyVerdict()
