@@ -160,7 +160,14 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--since", type=moment, metavar="WHEN", help="only from then on: 24h, 7d, or a time of ISO 8601 (UTC)"
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--llm",
+        action="store_true",
+        help="report instead what the LLM said about requests in doubt, where the embedding leans to another "
+        "route, and who was right, by opinions named `route`",
+    )
+    instead.add_argument(
         "--clearance",
         action="store_true",
         help="report instead whether requests with labels reached only models that the `--registry` clears "
@@ -176,6 +183,8 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _report(options: argparse.Namespace) -> int:
     if options.clearance:
         return _report_clearance(options)
+    if options.llm:
+        return _report_doubts(options)
     from extproc.lab.traffic.traffic_page import as_page
     from extproc.lab.traffic.traffic_reading import read_report
     from extproc.lab.traffic.traffic_text import as_text
@@ -190,6 +199,17 @@ def _report(options: argparse.Namespace) -> int:
         if options.html is not None:
             write_output(options.html, as_page(made))
         print(as_text(made))
+    return 0
+
+
+def _report_doubts(options: argparse.Namespace) -> int:
+    from extproc.lab.traffic.doubt_report import doubts_text, read_doubts
+
+    if options.html is not None:
+        raise OperatorError("--llm has no page (expected --json, or no --html)")
+    with store_of(options, writes=False) as store:
+        made = read_doubts(store, options.since)
+    print(msgspec.json.encode(made).decode() if options.json else doubts_text(made))
     return 0
 
 

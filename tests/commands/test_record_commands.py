@@ -269,3 +269,24 @@ def test_a_report_on_clearance_says_what_it_needs(
     records.write_text("")
     assert main(["report", "--clearance", str(records), *more]) == 1
     assert problem in capsys.readouterr().err
+
+
+def test_a_report_on_doubts_joins_the_llms_answers_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ExchangeRow(
+        time=NOON, request_id="r1", api="openai.chat", route="poetry", model="small", bypassed=False, refused=False,
+        llm_result="matched", candidates=("code:0.4", "poetry:0.35"),
+    )  # fmt: skip
+    label = EvaluationRow(
+        time=NOON, request_id="r1", evaluation_id="e1", name="route", label="poetry", score=1.0
+    )
+    records = tmp_path / "records-1.jsonl"
+    records.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in (asked, label)))
+    made = json.loads(run(capsys, "report", "--llm", "--json", str(records)))
+    assert (made["llm_alone_right"], made["embedding_alone_right"]) == (1, 0)
+    assert "1 request in doubt" in run(capsys, "report", "--llm", str(records))
+    assert main(["report", "--llm", str(records), "--html", str(tmp_path / "page.html")]) == 1
+    assert "--llm has no page" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", "--llm", "--clearance", str(records)])
