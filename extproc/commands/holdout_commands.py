@@ -7,13 +7,16 @@ import tty
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from extproc.commands.shared_options import command, output_file, takes_registry, write_output
 from extproc.errors import OperatorError
 from extproc.lab.figures.number_formats import counted
+
+if TYPE_CHECKING:
+    from extproc.lab.measure.holdout_labelling import Label
 
 _SHOWN = 1500  # characters of a text
 _END_OF_INPUT = ("", "\x04")  # of a pipe, and Ctrl-D on a terminal
@@ -45,6 +48,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--rows", type=_positive, default=200, metavar="N", help="how many (default: %(default)s)"
     )
     sample.add_argument(
+        "--llm",
+        action="store_true",
+        help="draw only requests in doubt for which the registry's `llm` answered, with its answer as a "
+        "suggestion that `holdout label` lets you confirm: rows to train on, not a holdout",
+    )
+    sample.add_argument(
         "--seed", type=int, default=0, help="another seed, another draw (default: %(default)s)"
     )
     label = command(
@@ -53,7 +62,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         _label,
         "label rows, one key each",
         "Show the rows of FILE that have no route yet, one after the other, and write the route that you "
-        "choose into FILE at once. Stop and resume whenever you like. What the router decided is not shown.",
+        "choose into FILE at once. Stop and resume whenever you like. What the router decided is not shown. "
+        "Suggestions of `holdout sample --llm` are.",
     )
     takes_registry(label)
     label.add_argument(
@@ -72,7 +82,8 @@ def _sample(options: argparse.Namespace) -> int:
 
     if options.output.exists():
         raise OperatorError(f"{options.output} is there already (expected a new file, to lose no labels)")
-    drawn = sample(read_records(options.records), options.rows, options.seed)
+    records = read_records(options.records, suggested=options.llm)
+    drawn = sample(records, options.rows, options.seed, suggested=options.llm)
     write_output(options.output, "".join(msgspec.json.encode(row).decode() + "\n" for row in drawn))
     print(f"{options.output}: {counted(len(drawn), 'row')} to label with `extproc holdout label`")
     return 0
@@ -90,11 +101,13 @@ def _label(options: argparse.Namespace) -> int:
     with _single_keys(sys.stdin) as pressed:
         while effect is not Effect.QUIT and (session.current is not None or session.can_undo):
             text = "That was the last one." if session.current is None else _shown(session.current)
-            print(f"\n{session.labelled} of {len(rows)} labelled\n\n{text}\n\n{legend}", flush=True)
+            hint = _hint(session.suggestion)
+            print(f"\n{session.labelled} of {len(rows)} labelled\n\n{text}\n\n{hint}{legend}", flush=True)
             key = next(pressed)
+            label = session.label_of(key)
             effect = session.press(key)
-            effect_text = f"{key}: {keys[key] or 'out of scope'}" if effect is Effect.LABELLED else effect
-            print(effect_text, flush=True)
+            named = f"{key}: {label.route or 'out of scope'}" if label else effect
+            print(named if effect is Effect.LABELLED else effect, flush=True)
             if effect in (Effect.LABELLED, Effect.UNDONE):
                 write_rows(options.file, rows)
     print(f"{options.file}: {session.labelled} of {len(rows)} rows have a label")
@@ -107,6 +120,16 @@ def _shown(text: str) -> str:
 
     more = f"\n… {len(text) - _SHOWN} more characters" if len(text) > _SHOWN else ""
     return printable(text[:_SHOWN]) + more
+
+
+def _hint(suggestion: "Label | None") -> str:
+    from extproc.lab.datasets import printable
+    from extproc.lab.measure.holdout_labelling import CONFIRM
+
+    if suggestion is None:
+        return ""
+    why = f": {' '.join(printable(suggestion.why).split())}" if suggestion.why else ""
+    return f"[{CONFIRM}] as the LLM suggests: {suggestion.route or 'out of scope'}{why}\n"
 
 
 def _legend(keys: Mapping[str, str | None]) -> str:

@@ -144,3 +144,20 @@ def test_sample_takes_a_directory_of_segments(tmp_path: Path, capsys: pytest.Cap
     )
     assert main(["holdout", "sample", str(tmp_path), "--output", str(tmp_path / "drawn")]) == 0
     assert "1 row to label" in capsys.readouterr().out
+
+
+def test_an_llms_answers_become_rows_to_train_on_once_a_person_confirms_them(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, drawn = tmp_path / "records.jsonl", tmp_path / "candidates.jsonl"
+    text = json.dumps([{"role": "user", "parts": [{"type": "text", "content": "mend it"}]}])
+    asked = {"kind": "exchange", "input_messages": text, "route": "code", "stage": "llm", "margin": 0.02}
+    records.write_text(json.dumps({**asked, "llm_result": "matched", "llm_why": "a \x1b[31m bug"}) + "\n")
+    assert main(["holdout", "sample", "--llm", str(records), "--output", str(drawn)]) == 0
+    assert json.loads(drawn.read_text())["suggested"] == "code"
+    assert label(registry, drawn, ".", monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "[.] as the LLM suggests: code: a" in printed
+    assert "\x1b" not in printed
+    assert ".: code\n" in printed
+    assert routes_in(drawn) == ["code"]

@@ -1,7 +1,8 @@
 """Label a holdout by hand: a state machine of keys, and the file that keeps the labels.
 
 Each label is written into the file at once, as the row's ``route``, so stopping loses nothing, and `eval` and
-`diff` read the finished file. The router's decision is not shown, because it would influence the label.
+`diff` read the finished file. The router's decision is not shown, because it would influence the label. Only
+a file that was drawn to be confirmed has suggestions, and one key takes over a suggestion as the label.
 """
 
 import string
@@ -17,6 +18,7 @@ from extproc.lab.datasets import lines_of
 from extproc.registry.labelled_rows import parse
 
 UNDO, SKIP, QUIT, OUTSIDE = "u", "s", "q", "0"
+CONFIRM = "."
 _ROUTE_KEYS = [
     key for key in string.digits + string.ascii_lowercase if key not in (UNDO, SKIP, QUIT, OUTSIDE)
 ]
@@ -35,6 +37,13 @@ class Effect(StrEnum):
     UNKNOWN = "unknown key"
 
 
+class Label(msgspec.Struct, frozen=True):
+    """The route of a row, as a key or a suggestion says."""
+
+    route: str | None  # None: out of scope
+    why: str = ""  # the suggestion's reason
+
+
 class Session:
     """One session over the rows without a label. It uses no file and no terminal."""
 
@@ -49,6 +58,20 @@ class Session:
     def current(self) -> str | None:
         """The text to label; None when all are done."""
         return str(self._rows[self._waiting[0]]["text"]) if self._waiting else None
+
+    @property
+    def suggestion(self) -> Label | None:
+        """What an LLM suggests for the text to label; None without a suggestion, or if its route is gone."""
+        row = self._rows[self._waiting[0]] if self._waiting else {}
+        if "suggested" not in row or row["suggested"] not in self._keys.values():
+            return None
+        return Label(row["suggested"], str(row.get("why", "")))
+
+    def label_of(self, key: str) -> Label | None:
+        """The label that a key gives to the text to label; None if it gives none."""
+        if key == CONFIRM:
+            return self.suggestion
+        return Label(self._keys[key]) if key in self._keys else None
 
     @property
     def labelled(self) -> int:
@@ -66,13 +89,14 @@ class Session:
             return Effect.QUIT
         if key == UNDO:
             return self._undo()
-        if not self._waiting or (key != SKIP and key not in self._keys):
+        label = self.label_of(key)
+        if not self._waiting or (key != SKIP and label is None):
             return Effect.UNKNOWN
         row = self._waiting.pop(0)
         self._passed.append(row)
-        if key == SKIP:
+        if label is None:
             return Effect.SKIPPED
-        self._rows[row]["route"] = self._keys[key]
+        self._rows[row]["route"] = label.route
         return Effect.LABELLED
 
     def _undo(self) -> Effect:

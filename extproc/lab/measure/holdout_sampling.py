@@ -3,6 +3,9 @@
 A plain sample of traffic has mostly easy requests of the busiest route. This one takes the same number from
 each stratum, which is a route (or none) and a band of margins. Each row has a weight, the number of requests
 that it stands for, so `extproc eval` can also give figures for the whole traffic.
+
+Requests that an LLM was asked about can be drawn alone, with what it answered: candidates for training, which
+a person confirms. They are no holdout, because all are doubtful and the label was suggested.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +19,10 @@ from extproc.lab.datasets import lines_of
 from extproc.lab.store.recorded_rows import text_of
 from extproc.lab.store.segment_loading import segments_in
 from extproc.registry.labelled_rows import parse
+from extproc.vocabulary import LlmResult
 
 _BANDS = (0.25, 0.5, 0.75)  # of margins; a decision without scores is a band of its own
+_SUGGESTING = frozenset({LlmResult.MATCHED, LlmResult.NONE})  # results with an answer of an LLM
 _PINNED = "pin"  # the client chose the model, so there is no decision to measure
 
 Stratum = tuple[str, int]
@@ -32,6 +37,8 @@ class Record(msgspec.Struct, frozen=True):
     stage: str = ""
     margin: float | None = None
     request_id: str = ""
+    llm_result: str = ""
+    llm_why: str | None = None  # recorded only with the text
 
     @property
     def text(self) -> str:
@@ -49,13 +56,30 @@ class Sampled(msgspec.Struct, frozen=True):
     request_id: str
 
 
-def read_records(paths: Iterable[Path]) -> list[Record]:
-    """The exchanges that carry text and were decided. Raises ``DataError`` and ``OperatorError``."""
+class SampledSuggestion(Sampled, frozen=True):
+    """A row to label whose route an LLM suggests."""
+
+    suggested: str | None  # null: it says that no route fits
+    why: str  # in its own words
+
+
+def read_records(paths: Iterable[Path], *, suggested: bool = False) -> list[Record]:
+    """The exchanges that carry text and were decided; with ``suggested``, those for which an LLM answered.
+
+    Raises ``DataError`` and ``OperatorError``.
+    """
     exchanges, found = 0, []
     for record in _records(paths):
+        if suggested and record.llm_result not in _SUGGESTING:
+            continue
         exchanges += 1
         if record.stage != _PINNED and record.text:
             found.append(record)
+    if suggested and not exchanges:
+        raise OperatorError(
+            "no exchange recorded there was decided with an LLM's answer (expected some with `llm_result` "
+            f"{' or '.join(sorted(_SUGGESTING))}: the registry's `llm` asks it in doubt)"
+        )
     if not found:
         raise OperatorError(
             f"none of the {exchanges} exchanges recorded there carries the text that was routed (expected "
@@ -64,10 +88,11 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
     return found
 
 
-def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
+def sample(records: Sequence[Record], rows: int, seed: int, *, suggested: bool = False) -> list[Sampled]:
     """At most ``rows`` rows with different texts, as many from each stratum as from the others if possible.
 
-    The order is random, so that the next row's route cannot be guessed while labelling.
+    With ``suggested``, rows carry the LLM's answers, which all records must have. The order is random, so
+    that the next row's route cannot be guessed while labelling.
     """
     random = np.random.default_rng(seed)
     strata: dict[Stratum, dict[str, Record]] = {}
@@ -84,7 +109,7 @@ def sample(records: Sequence[Record], rows: int, seed: int) -> list[Sampled]:
     for name, share in zip(names, shares, strict=True):
         members = list(strata[name].values())
         picked = random.choice(len(members), size=share, replace=False).tolist()
-        chosen += [_sampled(members[i], requests[name] / share) for i in picked]
+        chosen += [_sampled(members[i], requests[name] / share, suggested) for i in picked]
     return [chosen[i] for i in random.permutation(len(chosen)).tolist()]
 
 
@@ -113,5 +138,8 @@ def _stratum(record: Record) -> Stratum:
     return record.route, band
 
 
-def _sampled(record: Record, weight: float) -> Sampled:
-    return Sampled(record.text, round(weight, 3), record.route, record.margin, record.request_id)
+def _sampled(record: Record, weight: float, suggested: bool) -> Sampled:
+    known = (record.text, round(weight, 3), record.route, record.margin, record.request_id)
+    if not suggested:
+        return Sampled(*known)
+    return SampledSuggestion(*known, suggested=record.route or None, why=record.llm_why or "")

@@ -8,7 +8,7 @@ import pytest
 
 from extproc.errors import DataError, OperatorError
 from extproc.lab.datasets import read_routes
-from extproc.lab.measure.holdout_labelling import Effect, Session, keys_of, read_rows, write_rows
+from extproc.lab.measure.holdout_labelling import Effect, Label, Session, keys_of, read_rows, write_rows
 
 ROUTES = ["code", "greeting"]
 
@@ -103,3 +103,42 @@ def test_rows_that_cannot_be_labelled_are_told(tmp_path: Path, content: str, pro
 def test_a_gzipped_file_is_refused_since_labels_are_written_into_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not gzipped"):
         read_rows(tmp_path / "rows.jsonl.gz", ROUTES)
+
+
+def test_one_key_takes_over_a_suggestion_as_the_label() -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "fix it", "suggested": "code", "why": "it names a bug"},
+        {"text": "rain?", "suggested": None},
+        {"text": "hello", "suggested": "code"},
+    ]
+    session = Session(rows, keys_of(ROUTES))
+    assert session.suggestion == Label("code", "it names a bug")
+    for key, route in (".", "code"), (".", None), ("2", "greeting"):
+        meant = session.label_of(key)
+        assert meant is not None
+        assert meant.route == route
+        assert session.press(key) is Effect.LABELLED
+    assert [row["route"] for row in rows] == ["code", None, "greeting"]
+    assert session.press(".") is Effect.UNKNOWN
+    session.press("u")
+    assert "route" not in rows[2]
+    assert rows[2]["suggested"] == "code"
+
+
+@pytest.mark.parametrize(
+    "row", [{"text": "a"}, {"text": "a", "suggested": "gone"}, {"text": "a", "suggested": 7}]
+)
+def test_without_a_suggestion_that_the_registry_knows_there_is_nothing_to_confirm(
+    row: dict[str, Any],
+) -> None:
+    session = Session([row], keys_of(ROUTES))
+    assert session.suggestion is None
+    assert session.press(".") is Effect.UNKNOWN
+    assert "route" not in row
+
+
+def test_a_suggestion_that_nobody_confirmed_trains_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fix it", "suggested": "code", "why": ""}\n')
+    with pytest.raises(DataError, match="`extproc holdout label` asks for missing ones"):
+        read_routes(path, ROUTES)

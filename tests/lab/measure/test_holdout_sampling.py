@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from extproc.errors import DataError, OperatorError
 from extproc.exchanges import Envelope, Exchange
-from extproc.lab.measure.holdout_sampling import Record, even_shares, read_records, sample
+from extproc.lab.measure.holdout_sampling import Record, SampledSuggestion, even_shares, read_records, sample
 from extproc.telemetry.row_building import row_of
 from extproc.telemetry.rows import EvaluationRow
 
@@ -126,3 +126,30 @@ def test_a_damaged_record_is_told_by_line(tmp_path: Path) -> None:
     path.write_text('{"kind": "exchange", "route": "a"}\n{"kind": "exch')
     with pytest.raises(DataError, match=r"records.jsonl:2: not JSON"):
         read_records([path])
+
+
+def test_what_an_llm_answered_is_drawn_with_its_answer_as_a_suggestion(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(
+        exchange("one", stage="llm", llm_result="matched", llm_why="it names a bug", margin=0.02)
+        + exchange("two", stage="default", route="", llm_result="none", margin=0.03)
+        + exchange("three", stage="default", route="", llm_result="budget", margin=0.03)
+        + exchange("four", llm_result="")
+        + exchange("", stage="llm", llm_result="matched")
+    )
+    drawn = sample(read_records([path], suggested=True), 10, seed=0, suggested=True)
+    assert sorted(drawn, key=lambda row: row.text) == [
+        SampledSuggestion("one", 1.0, "code", 0.02, "7f2c", suggested="code", why="it names a bug"),
+        SampledSuggestion("two", 1.0, "", 0.03, "7f2c", suggested=None, why=""),
+    ]
+    assert not any(isinstance(row, SampledSuggestion) for row in sample(read_records([path]), 10, seed=0))
+
+
+def test_suggestions_need_an_llm_that_answered_and_recorded_text(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(exchange("one", llm_result="timeout"))
+    with pytest.raises(OperatorError, match="no exchange recorded there was decided with an LLM's answer"):
+        read_records([path], suggested=True)
+    path.write_bytes(exchange("", llm_result="matched"))
+    with pytest.raises(OperatorError, match="none of the 1 exchanges recorded there carries the text"):
+        read_records([path], suggested=True)
