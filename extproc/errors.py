@@ -86,8 +86,9 @@ class Unsafe(ClientError):
     label = "unsafe"
     code = "content_policy_violation"
 
-    def __init__(self, message: str, *, found: tuple[str, ...], rule: str) -> None:
+    def __init__(self, message: str, *, found: tuple[str, ...], rule: str, as_answer: bool = False) -> None:
         super().__init__(message)
+        self.as_answer = as_answer  # is it told as a model's refusal, with status 200?
         self.found = found  # "kind:number"
         self.rule = rule  # the class: pii or secrets
 

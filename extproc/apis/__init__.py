@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from extproc.apis import anthropic_requests, api_paths, openai_requests, responses_requests
-from extproc.apis.body_edits import Edit, edit
+from extproc.apis.body_edits import Edit, edit, given
 from extproc.apis.json_bodies import Document, Shape
 from extproc.apis.repeated_question import asks_again
 from extproc.apis.text_passages import everything
@@ -21,6 +21,7 @@ __all__ = [
     "Edit",
     "api_of",
     "asks_again",
+    "asks_for_usage",
     "edit",
     "edits",
     "error_body",
@@ -91,6 +92,11 @@ def edits(policy: BodyPolicy, body: bytes, request: ChatRequest) -> tuple[Edit, 
 def with_policy(body: bytes, request: ChatRequest, policy: BodyPolicy) -> bytes:
     """``body`` with ``policy`` applied; the same object if nothing has to change."""
     return edit(body, request, edits(policy, body, request))
+
+
+def asks_for_usage(body: bytes, request: ChatRequest) -> bool:
+    """Whether ``body``, from which ``request`` was parsed, asks a stream to report its token usage."""
+    return given(body, request, "stream_options.include_usage") is True
 
 
 def model_span(body: bytes) -> Span:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import msgspec
 
 from extproc.apis.text_passages import CALLED_WITH, everything, is_no_text
+from extproc.errors import NotCleared
 from extproc.safety.part_joins import readings_of
 from extproc.safety.redaction import Redactor
-from extproc.vocabulary import Api
+from extproc.vocabulary import Api, Decision
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 _MODEL = "model"  # the name that the decision has chosen
@@ -32,6 +33,23 @@ class _Frame:
         self.key = ""  # the member that is being read
         self.named = False  # whether its name was read
         self.beside: dict[str, str] = {}  # short members so far: types
+
+
+_NOT_REMOVED = (
+    "This request contains data that no model that could answer is cleared for, and it cannot be removed: it "
+    "is split over two parts, or stands in a name or a number."
+)
+
+
+def without_findings(api: Api, body: bytes, decision: Decision) -> bytes:
+    """The body without what the decision says. Raises ``NotCleared`` where something cannot be replaced."""
+    if not decision.redacted:
+        return body
+    redactor = Redactor(decision.redacted, decision.unredacted)
+    body = redacted(body, redactor)
+    if still_contains(api, body, redactor):
+        raise NotCleared(_NOT_REMOVED, labels=frozenset(decision.labels))
+    return body
 
 
 def redacted(body: bytes, redactor: Redactor) -> bytes:

@@ -137,6 +137,8 @@ class SafetySettings(Section, frozen=True):
     reads: Scope = field(default=Scope.EVERYTHING, name="in")  # the text that is searched
     pii: PiiSettings | None = None  # personal data (default: not looked for)
     secrets: SecretSettings | None = None  # keys and tokens (default: not looked for)
+    # How a refusal looks: a 400, or a 200 in which a model seems to refuse. No model is called.
+    answer: Literal["error", "refusal"] = "error"
     # Requests with these exact values of trusted headers are not searched. (default: all are)
     exempt: dict[str, OneOrMany] = {}
 

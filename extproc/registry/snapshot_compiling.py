@@ -100,6 +100,7 @@ def _safety(registry: Registry) -> SafetyPolicy | None:
         classes=tuple(_safety_classes(settings)),
         reads=settings.reads,
         patterns=tuple(many(settings.pii.allow)) if settings.pii else (),
+        refuses_by_answer=settings.answer == "refusal",
         exempt=(lambda reading: all(holds(reading) for holds in exempt)) if exempt else None,
     )
 

@@ -37,6 +37,7 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
     reads: Scope
     patterns: tuple[str, ...] = ()  # shell patterns of values that are harmless
     exempt: Condition | None = None  # of requests that are not read; None: all are
+    refuses_by_answer: bool = False  # whether a refusal looks like a model's
 
     def inspect(self, question: Question) -> "SafetyVerdict":
         """What was found, and what has to be done about it."""

@@ -88,7 +88,8 @@ def inspected(question: Question, snapshot: Snapshot) -> SafetyVerdict:
     for refusing in verdict.of(SafetyAction.REFUSE):
         kinds = sorted(refusing.kinds & verdict.found.keys())
         message = f"This request contains what may not be sent to a model: {', '.join(map(_noun, kinds))}."
-        raise Unsafe(message, found=verdict.listed, rule=refusing.name)
+        as_answer = snapshot.safety.refuses_by_answer
+        raise Unsafe(message, found=verdict.listed, rule=refusing.name, as_answer=as_answer)
     return verdict
 
 

@@ -30,9 +30,10 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc import apis
-from extproc.apis.body_redaction import redacted, still_contains
+from extproc.apis.body_redaction import without_findings
 from extproc.apis.conversation import conversation_id
-from extproc.errors import BadRequest, ClientError, NotCleared, ProtocolError, TooBusy
+from extproc.apis.refusal_answers import RefusalAnswer
+from extproc.errors import BadRequest, ClientError, NotCleared, ProtocolError, TooBusy, Unsafe
 from extproc.exchanges import Envelope
 from extproc.safety.redaction import Redactor
 from extproc.vocabulary import (
@@ -133,6 +134,9 @@ class Undecided(msgspec.Struct, frozen=True):
 Event = HeadReceived | Admitted | NoRoom | BodyReceived | Decided | Refused | Undecided
 
 
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
 # --- Effects ------------------------------------------------------------------------------------
 
 
@@ -174,11 +178,12 @@ class RouteRequest(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Answer the client with ``status`` and a JSON body; nothing is forwarded."""
+    """Answer the client with ``status`` and ``body``; nothing is forwarded."""
 
     status: int
     body: bytes
     envelope: Envelope
+    content_type: str = JSON
 
 
 Reply = Proceed | RouteRequest | Refuse
@@ -190,11 +195,6 @@ Effect = Reply | Reserve | AskDecision
 _TRACEPARENT_LIMIT = 128  # characters of an envelope; W3C's version 00 has 55
 
 _TOO_BUSY = "The router is reading as many large requests as it can; try again in a moment."
-
-_NOT_REDACTED = (
-    "This request contains data that no model that could answer is cleared for, and it cannot be removed: it "
-    "is split over two parts, or stands in a name or a number."
-)
 
 _USUAL = Terms()
 _NOBODY = Served(ModelName(""), UpstreamName(""))
@@ -302,7 +302,7 @@ class DecideExchange:
             return Done(), self._proceed(as_observed(with_decision(self._known, decision), self._served()))
         body = apis.with_policy(state.body, state.question.request, decision.policy)
         try:
-            body = _redacted(body, decision, state.question.request.api)
+            body = without_findings(state.question.request.api, body, decision)
         except NotCleared as error:
             return Done(), self._refuse(state.question.request.api, error)
         changed = body if body is not state.body else None
@@ -316,7 +316,22 @@ class DecideExchange:
         # Most refusals come from rules and pins, before anything waits.
         took = _microseconds(self._clock() - state.asked_at)
         self._known = replace(self._known, rules_us=took, total_us=took)
+        if isinstance(event.error, Unsafe) and event.error.as_answer and self._known.mode != Mode.OBSERVE:
+            return Done(), self._answer_as_refusal(state, event.error)
         return Done(), self._refuse(state.question.request.api, event.error)
+
+    def _answer_as_refusal(self, state: AwaitingDecision, error: Unsafe) -> Refuse:
+        request = state.question.request
+        answer = RefusalAnswer(
+            api=request.api,
+            model=request.model,
+            name=state.question.request_id or "router",
+            created=round(self._now()),
+            text=error.message,
+            with_usage=apis.asks_for_usage(state.body, request),
+        )
+        body, kind = (answer.stream(), EVENTS) if request.stream else (answer.document(), JSON)
+        return Refuse(200, body, replace(with_refusal(self._known, error), error=error.label), kind)
 
     def _on_undecided(self, _: AwaitingDecision, event: Undecided) -> tuple[State, Effect]:
         return Done(), self._let_go(event.reason)
@@ -361,17 +376,6 @@ _STEPS: dict[tuple[type, type], Callable[[DecideExchange, Any, Any], tuple[State
     (AwaitingDecision, Refused): DecideExchange._on_refused,
     (AwaitingDecision, Undecided): DecideExchange._on_undecided,
 }
-
-
-def _redacted(body: bytes, decision: Decision, api: Api) -> bytes:
-    """The body without what the decision says. Raises ``NotCleared`` where something cannot be replaced."""
-    if not decision.redacted:
-        return body
-    redactor = Redactor(decision.redacted, decision.unredacted)
-    body = redacted(body, redactor)
-    if still_contains(api, body, redactor):
-        raise NotCleared(_NOT_REDACTED, labels=frozenset(decision.labels))
-    return body
 
 
 def _declared_size(head: RequestHead) -> int | None:

@@ -20,7 +20,15 @@ from extproc.errors import ProtocolError
 from extproc.exchanges import Envelope
 from extproc.vocabulary import RequestHead, Version
 from extproc.wire import envelope as metadata
-from extproc.wire.decide_exchange import BodyReceived, HeadReceived, Proceed, Refuse, Reply, RouteRequest
+from extproc.wire.decide_exchange import (
+    JSON,
+    BodyReceived,
+    HeadReceived,
+    Proceed,
+    Refuse,
+    Reply,
+    RouteRequest,
+)
 from extproc.wire.feedback_exchange import FeedbackResponse
 
 CLUSTER_HEADER = "x-router-cluster"  # Envoy's route sends a request to the cluster that it names
@@ -104,7 +112,9 @@ def encode(event: HeadReceived | BodyReceived, reply: Reply | FeedbackResponse) 
         case Refuse():
             details = f"router_{reply.envelope.error}"
             # The x-router-* headers of this answer too are made by Envoy, of the metadata.
-            response = ProcessingResponse(immediate_response=_immediate(reply.status, reply.body, details))
+            response = ProcessingResponse(
+                immediate_response=_immediate(reply.status, reply.body, details, reply.content_type)
+            )
         case FeedbackResponse():
             answer = _immediate(reply.status, reply.body, reply.details)
             for name, value in reply.headers:
@@ -183,10 +193,10 @@ def _common(route: RouteRequest) -> CommonResponse:
     return common
 
 
-def _immediate(status: int, body: bytes, details: str) -> ImmediateResponse:
+def _immediate(status: int, body: bytes, details: str, content_type: str = JSON) -> ImmediateResponse:
     response = ImmediateResponse(body=body, details=details)
     response.status.code = status
-    set_header(response.headers, "content-type", "application/json")
+    set_header(response.headers, "content-type", content_type)
     return response
 
 

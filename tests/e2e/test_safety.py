@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from extproc.demo.model_pool import Behaviour
 from extproc.vocabulary import Api
-from tests.e2e.clients import PATHS, ask, heard, of_all_apis
+from tests.e2e.clients import PATHS, ask, heard, of_all_apis, parsed
 from tests.e2e.conftest import World, chat, world_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -166,6 +166,50 @@ async def test_a_secret_is_refused_in_the_apis_own_shape(world: World, api: Api,
     assert (record["stage"], record["error"], record["rule"]) == ("safety", "unsafe", "secrets")
     assert (record["safety"], record["found"]) == ("refuse", ["secret:1"])
     assert world.received() == {}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def polite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    def refusing(registry: Any) -> None:
+        safe(registry)
+        registry["safety"]["answer"] = "refusal"
+
+    async for world in world_in(tmp_path_factory.mktemp("polite"), change=refusing):
+        yield world
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", Api)
+async def test_a_refusal_can_look_like_a_models_to_the_apis_own_client(
+    polite: World, api: Api, stream: bool
+) -> None:
+    polite.forget()
+    text, told = f"use {TOKEN}", "This request contains what may not be sent to a model: a key or token."
+    raw = await ask(polite, api, text, stream=stream)
+    if api is Api.OPENAI_CHAT and stream:
+        events = [event async for event in await parsed(raw)]
+        assert "".join(event.choices[0].delta.refusal or "" for event in events) == told
+        assert events[-1].choices[0].finish_reason == "content_filter"
+    elif api is Api.OPENAI_RESPONSES and stream:
+        events = [event async for event in await parsed(raw)]
+        assert "".join(event.delta for event in events if event.type == "response.refusal.delta") == told
+        assert events[-1].response.output[0].content[0].refusal == told
+    elif stream:
+        assert await heard(raw, stream) == told
+    else:
+        answer = await parsed(raw)
+        assert told in answer.model_dump_json()
+        assert "refusal" in answer.model_dump_json() or "content_filter" in answer.model_dump_json()
+    (record,) = await polite.records([raw.headers["x-request-id"]])
+    assert (record["status"], record["error"], record["refused"]) == (200, "unsafe", True)
+    assert polite.received() == {}
+
+
+async def test_a_refused_stream_reports_its_usage_on_request(polite: World) -> None:
+    usage = {"include_usage": True}
+    raw = await ask(polite, Api.OPENAI_CHAT, f"use {TOKEN}", stream=True, stream_options=usage)
+    last = [event async for event in await parsed(raw)][-1]
+    assert (last.choices, last.usage.total_tokens) == ([], 0)
 
 
 # What a client may write to get past: none of it may.
