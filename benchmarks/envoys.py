@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from benchmarks.workload import LLM_PATH, LLM_ROUTE
 from extproc.demo.loopback_ports import HOST
 from extproc.envoyconf import bootstrap
 from extproc.envoyconf.clusters import SIDECAR_CLUSTER
@@ -23,6 +24,7 @@ _COMPLETION = (
     '"message":{"role":"assistant","content":"A short answer."},"finish_reason":"stop"}],'
     '"usage":{"prompt_tokens":20,"completion_tokens":4,"total_tokens":24}}'
 )
+_ROUTED = _COMPLETION.replace("A short answer.", rf"{{\"route\":\"{LLM_ROUTE}\",\"why\":\"small talk\"}}")
 
 
 def front(
@@ -57,27 +59,21 @@ def front(
     resources["clusters"].append(nothing)
     for name, registry in others.items():
         other = bootstrap.build(registry, directory)
-        (listener,) = _renamed(other["static_resources"]["listeners"], SIDECAR_CLUSTER, name)
-        resources["listeners"].append({**listener, "name": name})
+        listener, *egress = _renamed(other["static_resources"]["listeners"], SIDECAR_CLUSTER, name)
+        resources["listeners"] += [{**listener, "name": name}, *egress]
         resources["clusters"].append(_renamed(_cluster(other, SIDECAR_CLUSTER), SIDECAR_CLUSTER, name))
+        known = {each["name"] for each in resources["clusters"]}
+        clusters = other["static_resources"]["clusters"]
+        resources["clusters"] += [each for each in clusters if each["name"] not in known]
     return tree
 
 
 def model(port: int, admin: int) -> Tree:
-    """An Envoy that answers every request with the same small completion, as fast as Envoy can."""
-    answer = {
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": _COMPLETION}},
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
-    }
+    """An Envoy that answers with a small completion, as fast as Envoy can: with a route at ``LLM_PATH``."""
+    routes = [_answer(f"{LLM_PATH}/", _ROUTED), _answer("/", _COMPLETION)]
     manager = {
         "stat_prefix": "model",
-        "route_config": {"virtual_hosts": [{"name": "model", "domains": ["*"], "routes": [answer]}]},
+        "route_config": {"virtual_hosts": [{"name": "model", "domains": ["*"], "routes": routes}]},
         "http_filters": [
             # Answering before the request has come in whole would cost its connection.
             _filter("envoy.filters.http.buffer", _BUFFER, max_request_bytes=1_048_576),
@@ -92,6 +88,19 @@ def model(port: int, admin: int) -> Tree:
         ],
     }
     return {"admin": {"address": _address(admin)}, "static_resources": {"listeners": [listener]}}
+
+
+def _answer(prefix: str, body: str) -> Tree:
+    return {
+        "match": {"prefix": prefix},
+        "direct_response": {"status": 200, "body": {"inline_string": body}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": "application/json"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+    }
 
 
 def write(tree: Tree, path: Path) -> None:

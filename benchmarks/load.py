@@ -5,6 +5,7 @@ takes its GIL: plain sockets under a selector, and next to nothing between an an
 """
 
 import asyncio
+import itertools
 import multiprocessing
 import selectors
 import signal
@@ -34,7 +35,9 @@ class Burst(msgspec.Struct, frozen=True):
 
     host: str
     port: int
-    request: bytes  # the whole HTTP/1.1 request, head and body
+    # Whole HTTP/1.1 requests, head and body. Each connection sends its own share of them in turn, so that
+    # no two are sent at once; where there are fewer than connections, all send all of them.
+    requests: tuple[bytes, ...]
     connections: int
     seconds: float
     warm_up_s: float  # of full load before anything counts
@@ -123,7 +126,8 @@ def run(burst: Burst) -> Result:
     """
     with ExitStack() as closing:
         selector = closing.enter_context(selectors.DefaultSelector())
-        connections = [_Connection(burst, closing) for _ in range(burst.connections)]
+        shares = [burst.requests[number :: burst.connections] for number in range(burst.connections)]
+        connections = [_Connection(burst, share or burst.requests, closing) for share in shares]
         for connection in connections:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
         return _exchange(burst, selector, connections)
@@ -132,17 +136,17 @@ def run(burst: Burst) -> Result:
 class _Connection:
     """One keep-alive connection with at most one request in flight."""
 
-    def __init__(self, burst: Burst, closing: ExitStack) -> None:
+    def __init__(self, burst: Burst, requests: Sequence[bytes], closing: ExitStack) -> None:
         self.socket = closing.enter_context(socket.create_connection((burst.host, burst.port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent_at = 0.0
-        self._request = burst.request
+        self._requests = itertools.cycle(requests)
         self._received = bytearray()
 
     def send(self) -> None:
         self.sent_at = time.perf_counter()
         # Far smaller than a socket's buffer, which the request before it has left.
-        self.socket.sendall(self._request)
+        self.socket.sendall(next(self._requests))
 
     def receive(self) -> Response | None:
         data = self.socket.recv(_RECEIVE_BYTES)

@@ -1,6 +1,6 @@
 """How fast the router is: plain Envoy, a do-nothing ext_proc and real decisions, from one interleaved run.
 
-    make bench                                     four minutes, on a machine that does nothing else
+    make bench                                     six minutes, on a machine that does nothing else
     .venv/bin/python benchmarks/speed.py --quick   a look, in half a minute
 
 Every round has a short burst of every row, in an order of its own: what else the machine does
@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True):
 
     name: str
     door: Door
-    text: str
+    texts: tuple[str, ...]
     expected: str  # status and x-router-reason that every answer should have
 
 
@@ -51,19 +51,23 @@ class Plan(msgspec.Struct, frozen=True):
 FULL = Plan(rounds=12, seconds=1.0, warm_up_s=0.25, starts=4)
 QUICK = Plan(rounds=2, seconds=0.4, warm_up_s=0.1, starts=2)
 
-PLAIN = Row("plain Envoy", Door.PLAIN, workload.RULE_16, "200")
-DO_NOTHING = Row("do-nothing ext_proc", Door.DO_NOTHING, workload.RULE_16, "200")
+_RULE, _SURE, _LONG = (workload.RULE_16,), (workload.EMBEDDED_16,), (workload.EMBEDDED_64,)
+PLAIN = Row("plain Envoy", Door.PLAIN, _RULE, "200")
+DO_NOTHING = Row("do-nothing ext_proc", Door.DO_NOTHING, _RULE, "200")
 ROWS = (
     # What the load generator and the model take of every other row.
-    Row("no proxy", Door.MODEL, workload.RULE_16, "200"),
+    Row("no proxy", Door.MODEL, _RULE, "200"),
     PLAIN,
     DO_NOTHING,
-    Row("rule decision", Door.PATIENT, workload.RULE_16, "200 rule"),
-    Row("lexical fast path, 16 tokens", Door.WORDS, workload.EMBEDDED_16, "200 matched"),
-    Row("embedding, 16 tokens", Door.PATIENT, workload.EMBEDDED_16, "200 matched"),
-    Row("embedding, 64 tokens", Door.PATIENT, workload.EMBEDDED_64, "200 matched"),
+    Row("rule decision", Door.PATIENT, _RULE, "200 rule"),
+    Row("lexical fast path, 16 tokens", Door.WORDS, _SURE, "200 matched"),
+    Row("embedding, 16 tokens", Door.PATIENT, _SURE, "200 matched"),
+    Row("the same, `llm` on", Door.ASKING, _SURE, "200 matched"),
+    Row("in doubt, 16 tokens", Door.PATIENT, workload.DOUBTFUL_16, "200 out_of_scope"),
+    Row("the same, LLM asked", Door.ASKING, workload.DOUBTFUL_16, "200 matched"),
+    Row("embedding, 64 tokens", Door.PATIENT, _LONG, "200 matched"),
 )
-HASTY = Row("default budget, 64 tokens", Door.HASTY, workload.EMBEDDED_64, "200 matched")
+HASTY = Row("default budget, 64 tokens", Door.HASTY, _LONG, "200 matched")
 FEW, MANY = 1, 32  # connections
 
 Cell = tuple[Row, int]  # a row at one number of connections
@@ -104,7 +108,7 @@ def _burst(cell: Cell, plan: Plan, bed: Testbed) -> Burst:
     return Burst(
         host=HOST,
         port=bed.ports[row.door],
-        request=workload.http_request(workload.chat_body(row.text)),
+        requests=tuple(workload.http_request(workload.chat_body(text)) for text in row.texts),
         connections=connections,
         seconds=plan.seconds,
         warm_up_s=plan.warm_up_s,

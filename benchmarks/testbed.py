@@ -4,7 +4,8 @@ load generator ──> Envoy under test ─┬─ plain ────────
                                      ├─ do-nothing ── do_nothing.py ─┤
                                      ├─ patient ───── extproc serve ─┤
                                      ├─ hasty ─────── extproc serve ─┤
-                                     └─ words ─────── extproc serve ─┘
+                                     ├─ words ─────── extproc serve ─┤
+                                     └─ asking ────── extproc serve ─┘
 """
 
 import asyncio
@@ -45,6 +46,10 @@ class Door(StrEnum):
     PATIENT = "patient"  # decides, within PATIENT_MS
     HASTY = "hasty"  # decides, within the registry's default budget
     WORDS = "words"  # decides by the lexical fast path, within PATIENT_MS
+    ASKING = "asking"  # asks an LLM in doubt, within PATIENT_MS and the default time for the LLM
+
+
+_OTHERS = (Door.HASTY, Door.WORDS, Door.ASKING)  # with a registry and a sidecar of their own
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -80,18 +85,19 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
     The sidecar is started ``starts`` times in turn, to time it; the last one stays. Raises
     OperatorError when a process does not become ready.
     """
-    numbers = free(len(Door) + 5)
+    numbers = free(len(Door) + 6)
     ports = dict(zip(Door, numbers, strict=False))
-    model_admin, front_admin, patient_admin, hasty_admin, words_admin = numbers[len(Door) :]
-    for door, budget in ((Door.PATIENT, PATIENT_MS), (Door.HASTY, None), (Door.WORDS, PATIENT_MS)):
+    model_admin, front_admin, patient_admin, *other_admins = numbers[len(Door) :]
+    for door in (Door.PATIENT, *_OTHERS):
         workload.write_registry(
             _registry(run_dir, door),
             upstream=f"http://{HOST}:{ports[Door.MODEL]}",
             listen=f"{HOST}:{ports[door]}",
             admin=f"{HOST}:{front_admin}",
             sidecar=f"unix:{_socket(run_dir, door)}",
-            decision_ms=budget,
+            decision_ms=None if door is Door.HASTY else PATIENT_MS,
             by_words=door is Door.WORDS,
+            egress=f"unix:{run_dir / 'egress.sock'}" if door is Door.ASKING else "",
         )
     report("training the fast path")
     await _train(run_dir)
@@ -108,8 +114,8 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
         idle = Memory.of(sidecar.pid)
 
         report("starting the rest")
-        await _start_sidecar(run_dir, Door.HASTY, hasty_admin, stopping)
-        await _start_sidecar(run_dir, Door.WORDS, words_admin, stopping)
+        for door, admin in zip(_OTHERS, other_admins, strict=True):
+            await _start_sidecar(run_dir, door, admin, stopping)
         await _start_do_nothing(run_dir, stopping)
         model = envoys.model(ports[Door.MODEL], model_admin)
         # One worker carries it: a second would take more from the Envoy under test than it gives.
@@ -122,7 +128,7 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
 def _front(run_dir: Path, ports: Mapping[Door, int]) -> envoys.Tree:
     return envoys.front(
         load(_registry(run_dir, Door.PATIENT)).registry,
-        {door.value: load(_registry(run_dir, door)).registry for door in (Door.HASTY, Door.WORDS)},
+        {door.value: load(_registry(run_dir, door)).registry for door in _OTHERS},
         run_dir,
         plain=ports[Door.PLAIN],
         do_nothing=ports[Door.DO_NOTHING],

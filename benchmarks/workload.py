@@ -17,7 +17,16 @@ EMBEDDED_64 = (
     "It must not load the file into memory, and it must raise a clear error when a line "
     "cannot be parsed."
 )
-_TOKENS = {RULE_16: 16, EMBEDDED_16: 16, EMBEDDED_64: 64}  # with [CLS] and [SEP]
+# Of no route, so that an LLM is asked where there is one. They are many, because equal texts share a call.
+DOUBTFUL_16 = tuple(
+    f"The {look} {thing} near the {place} was painted by a famous artist in may"
+    for look in ("small", "large", "old", "new", "white", "green", "dark", "quiet")
+    for thing in ("horse", "river", "ship", "garden", "tower", "village", "forest", "bridge")
+    for place in ("hill", "church", "lake", "harbor", "castle", "market", "coast", "valley")
+)
+_TOKENS = {  # with [CLS] and [SEP]
+    RULE_16: 16, EMBEDDED_16: 16, EMBEDDED_64: 64, **dict.fromkeys(DOUBTFUL_16, 16),
+}  # fmt: skip
 _MAX_TOKENS = 128
 
 _ROUTES = {
@@ -68,6 +77,8 @@ _SENTENCES = {
         ("two sixes", "the root of two", "six guests", "bloops", "seven", "a fair coin", "primes", "trains"),
     ),
 }  # fmt: skip
+LLM_PATH = "/llm"  # of the model's server: what is asked there answers as an LLM in doubt does
+LLM_ROUTE = "everyday"  # that it names
 _MODELS = {"everyday": "small", "coding": "code", "reasoning": "large"}
 
 
@@ -100,22 +111,30 @@ def write_registry(
     sidecar: str,
     decision_ms: int | None,
     by_words: bool = False,
+    egress: str = "",
 ) -> None:
     """Writes a registry; ``decision_ms`` None leaves the budget at its default.
 
-    ``by_words``: it takes the fast path, of an artefact beside it, and next to nothing is sampled.
+    ``by_words``: it takes the fast path, of an artefact beside it, and next to nothing is sampled. With an
+    ``egress`` it asks an LLM about every request in doubt.
     """
+    envoy = {"listen": listen, "admin": admin, "sidecar": sidecar}
+    models = {name: {"base_url": upstream} for name in _MODELS.values()}
     registry: dict[str, object] = {
-        "models": {name: {"base_url": upstream} for name in _MODELS.values()},
+        "models": models,
         "default": "large",
         "rules": [{"name": "invoices", "when": {"keyword": "invoice"}, "model": "small"}],
         "routes": {name: {"candidates": _MODELS[name], "examples": _ROUTES[name]} for name in _ROUTES},
-        "envoy": {"listen": listen, "admin": admin, "sidecar": sidecar},
+        "envoy": envoy,
     }
     if decision_ms is not None:
         registry["decision_ms"] = decision_ms
     if by_words:
         registry |= {"artefact": ARTEFACT, "fast_path": {"sample": 0.001}}
+    if egress:
+        models["llm"] = {"base_url": f"{upstream}{LLM_PATH}"}
+        envoy["egress"] = egress
+        registry["llm"] = {"model": "llm", "max_share": 1.0, "per_second": 1_000_000, "cache": 0}
     path.write_text(yaml.safe_dump(registry, sort_keys=False))
 
 

@@ -53,7 +53,7 @@ def server() -> Iterator[socket.socket]:
 
 def burst(server: socket.socket, connections: int = 1, warm_up_s: float = 0.0) -> Burst:
     host, port = server.getsockname()
-    return Burst(host, port, b"ping", connections, seconds=0.05, warm_up_s=warm_up_s)
+    return Burst(host, port, (b"ping",), connections, seconds=0.05, warm_up_s=warm_up_s)
 
 
 def answering(server: socket.socket, connections: int) -> threading.Thread:

@@ -63,7 +63,8 @@ def call_lines(worth: LlmWorth) -> list[str]:
     ]
     lines += [f"failed {count(calls)} times: {problem}" for problem, calls in worth.problems.items()]
     if worth.uncleared:
-        lines.append(f"{counted(worth.uncleared, 'row')} in doubt may not be shown to it (`clearance`)")
+        uncleared = counted(worth.uncleared, "row")
+        lines.append(f"{uncleared} in doubt may not be shown to it (`clearance`, `safety`)")
     if worth.calls:
         times = ", ".join(f"{name} {milliseconds(value)}" for name, value in worth.latency_ms.items())
         lines += [
