@@ -13,7 +13,9 @@ A row is decided as labelled if it gets its route, or as a stranger the default.
 registry decides without an artefact; *train* is what `extproc train` writes for the same examples, which may
 be the default. Intervals are 95 % bootstrap intervals of the paired difference.
 
-With `--scorers`, the table compares the scorers that need no training on CLINC150's ten domains.
+With `--scorers`, the table compares the scorers that need no training on CLINC150's ten domains. With
+`--doubts`, it says what an LLM that is asked in doubt could add, with no LLM: the rows in doubt, and what is
+as labelled if the default, the most probable route, or an LLM that is always right answers them.
 """
 
 import argparse
@@ -57,6 +59,16 @@ SCORER_COLUMNS = (
     "as labelled",
     "good rows kept",
     "strangers kept",
+)
+DOUBT_COLUMNS = (
+    "set",
+    "examples a route",
+    "rows in doubt",
+    "of them strangers",
+    "default, as labelled",
+    "nearest route in doubt",
+    "an LLM that is always right",
+    "could add at most",
 )
 SCORERS: dict[str, Fit] = {
     "centroid": fit_centroids,
@@ -116,12 +128,13 @@ def main() -> None:
     parser.add_argument("--test-rows", type=int, default=1500, help="a third are strangers")
     parser.add_argument("--only", default="", help="sets whose name contains this")
     parser.add_argument("--scorers", action="store_true", help="compare scorers that need no training")
+    parser.add_argument("--doubts", action="store_true", help="what an LLM in doubt could add at most")
     parser.add_argument("--cache", type=Path, default=Path(".cache/fewshot.npz"))
     options = parser.parse_args()
     encoder = CachedEncoder(
         DeepEncoder(open_encoder(locate(), schema.EncoderSettings(device="cpu"))), options.cache, 100_000
     )
-    columns = SCORER_COLUMNS if options.scorers else COLUMNS
+    columns = SCORER_COLUMNS if options.scorers else DOUBT_COLUMNS if options.doubts else COLUMNS
     print_row(columns)
     print("|---" * len(columns) + "|")
     for name, rows, key in sets(options):
@@ -134,7 +147,8 @@ def main() -> None:
                     outcomes = [untrained(each, fit) for each in draws]
                     print_row([str(per_route), scorer, *scorer_cells(outcomes)])
             else:
-                print_row([name, str(per_route), *training_cells(draws)])
+                cells = doubt_cells(draws) if options.doubts else training_cells(draws)
+                print_row([name, str(per_route), *cells])
 
 
 def print_row(cells: Sequence[str]) -> None:
@@ -239,6 +253,23 @@ def training_cells(draws: Sequence[Draw]) -> list[str]:
         mean(lambda each: each.strangers_kept),
         ", ".join(new.written for _, new in pairs),
     ]
+
+
+def doubt_cells(draws: Sequence[Draw]) -> list[str]:
+    """What the default leaves in doubt, and who could answer that, over all draws."""
+    outcomes = [untrained(each, fit_logistic) for each in draws]
+    most = [(~each.kept & ~each.as_labelled).astype(np.float64) for each in outcomes]
+    low, high = interval(most)
+    strangers = np.concatenate([(each.labels == ABSTAIN)[~each.kept] for each in outcomes])
+    shares = (
+        np.concatenate([~each.kept for each in outcomes]),
+        strangers,
+        np.concatenate([each.as_labelled for each in outcomes]),
+        np.concatenate([np.where(each.kept, each.as_labelled, each.right) for each in outcomes]),
+        np.concatenate([each.as_labelled | ~each.kept for each in outcomes]),
+    )
+    gain = np.mean([each.mean() for each in most])
+    return [*(f"{share.mean():.3f}" for share in shares), f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"]
 
 
 def scorer_cells(outcomes: Sequence[Outcome]) -> list[str]:
