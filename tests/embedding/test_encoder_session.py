@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from extproc.embedding import encoder_session
 from extproc.embedding.batching import BatchingEmbedder, Encoded
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import RECIPE, EncoderFiles
@@ -23,6 +24,7 @@ from extproc.embedding.encoder_session import (
     ReportingEncoder,
     allowed_cores,
     batches_by_length,
+    calls_at_once,
     default_threads,
     open_encoder,
 )
@@ -328,14 +330,26 @@ class Lengths:
         return np.array([[len(text)] for text in texts], np.float32).reshape(len(texts), 1)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize(
-    ("count", "done"), [(0, []), (1, [1]), (CHUNK, [CHUNK]), (CHUNK + 1, [CHUNK, CHUNK + 1])]
+    ("count", "done"),
+    [(0, []), (1, [1]), (CHUNK, [CHUNK]), (CHUNK + 1, [CHUNK, CHUNK + 1])],
 )
-def test_progress_is_reported_for_every_chunk_and_no_vector_changes(count: int, done: list[int]) -> None:
+def test_progress_is_reported_for_every_chunk_and_no_vector_changes(
+    count: int, done: list[int], at_once: int
+) -> None:
     reports: list[tuple[int, int]] = []
-    encoder = ReportingEncoder(Lengths(), lambda done, total: reports.append((done, total)))
+    encoder = ReportingEncoder(Lengths(), lambda done, total: reports.append((done, total)), at_once)
     texts = ["x" * number for number in range(count)]
     assert encoder.name == "lengths"
     assert (encoder.encode(texts) == Lengths().encode(texts)).all()
     assert encoder.encode(texts).shape == (count, 1)
     assert reports[: len(done)] == [(each, count) for each in done]
+
+
+@pytest.mark.parametrize(("cores", "threads", "calls"), [(1, 0, 1), (2, 0, 2), (16, 0, 4), (2, 1, 1)])
+def test_a_command_uses_all_cores_unless_the_registry_limits_the_threads(
+    encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, calls: int
+) -> None:
+    monkeypatch.setattr(encoder_session, "allowed_cores", lambda: cores)
+    assert calls_at_once(encoder, schema.EncoderSettings(device="cpu", threads=threads)) == calls

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import DIMENSIONS, locate
-from extproc.embedding.encoder_session import DEEP, DeepEncoder, ReportingEncoder, embeddings_of, open_encoder
+from extproc.embedding.encoder_session import (
+    DEEP,
+    DeepEncoder,
+    ReportingEncoder,
+    calls_at_once,
+    embeddings_of,
+    open_encoder,
+)
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels
 from extproc.registry.registry_loading import LoadedRegistry, load
 from extproc.registry.snapshot_compiling import compile_snapshot
@@ -81,7 +88,8 @@ def open_candidate(
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
     deep = loaded.artefact is not None or loaded.quality is not None
-    encoder = ReportingEncoder(DeepEncoder(opened) if deep else opened, progress)
+    at_once = calls_at_once(opened, loaded.registry.encoder)
+    encoder = ReportingEncoder(DeepEncoder(opened) if deep else opened, progress, at_once)
     # One file for each encoder: two registries may use two.
     path = files.directory / f"evaluation-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(encoder, path, _CACHED)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from extproc.lab.measure.classification_metrics import ABSTAIN, Floats, Labels, Truths
 from extproc.lab.train.floors import stranger_weights
-from extproc.lab.train.head_fitting import fit_linear, take
+from extproc.lab.train.head_fitting import take
 from extproc.lab.train.held_out_scores import HeldOut, decisions
+from extproc.lab.train.linear_fitting import fit_linear
 from extproc.lab.train.optimisers import Loss, minimise
 from extproc.lab.train.route_training import Corpus, TrainedRoutes
 from extproc.routing.calibration import best_temperature
@@ -65,6 +66,7 @@ def learn(rows: Corpus, outcome: TrainedRoutes, progress: Progress) -> LearntFas
         head, prototypes = _fit(take(inputs, turn.fitted), rows.labels[turn.fitted], routes)
         turns.append((turn, prototypes))
         logits[turn.out] = head.logits(take(inputs, turn.out))
+    start = head if len(turns) == 1 else None
     known = scored & inside
     temperature = best_temperature(logits[known], rows.labels[known])
     found = np.zeros((len(rows.labels), len(MEASURES)))
@@ -76,7 +78,7 @@ def learn(rows: Corpus, outcome: TrainedRoutes, progress: Progress) -> LearntFas
     least = choose_least(chances, agreed, weight)
     agreement = fit_agreement(found[scored], decided, agreed, weight, routes)
     progress(f"fast path: {int(inside.sum())} rows")
-    head, prototypes = _fit(take(inputs, np.flatnonzero(inside)), rows.labels[inside], routes)
+    head, prototypes = _fit(take(inputs, np.flatnonzero(inside)), rows.labels[inside], routes, start)
     words = Words(rows.routes, head, temperature, prototypes, agreement, least)
     return LearntFastPath(words, _compare(chances >= least, decided, served, outcome.held.labels))
 
@@ -161,11 +163,13 @@ def _held_out_agreement(
     return chances
 
 
-def _fit(inputs: Inputs, labels: Labels, routes: int) -> tuple[Trained, Prototypes]:
+def _fit(
+    inputs: Inputs, labels: Labels, routes: int, start: Trained | None = None
+) -> tuple[Trained, Prototypes]:
     """The head and the prototypes of rows in scope."""
     prototypes = fit_prototypes(PROTOTYPES)(inputs.vectors, labels, routes)
     assert isinstance(prototypes, Prototypes)
-    return fit_linear(inputs, labels, routes, 0), prototypes
+    return fit_linear(inputs, labels, routes, start), prototypes
 
 
 def _served(outcome: TrainedRoutes, held: HeldOut) -> Labels:

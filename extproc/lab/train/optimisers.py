@@ -60,20 +60,22 @@ def minimise(loss: Loss, start: Matrix, scale: Matrix, steps: int) -> Matrix:
 
 def _direction(gradient: Matrix, pairs: Sequence[_Pair], scale: Matrix) -> Matrix:
     """The inverse curvature times the gradient, by the two loops over the remembered pairs."""
-    found = gradient.copy()
-    shares = []
+    found, shares, spare = gradient.copy(), [], np.empty_like(gradient)  # fresh memory would take longer
     for pair in reversed(pairs):
         share = pair.inverse * float(np.vdot(pair.step, found))
-        found -= np.float32(share) * pair.change
+        found -= np.multiply(pair.change, np.float32(share), out=spare)
         shares.append(share)
     found *= scale
     if not pairs:
         found *= np.float32(_FIRST / max(float(np.linalg.norm(found)), 1e-12))
         return found
     latest = pairs[-1]
-    found *= np.float32(1.0 / (latest.inverse * float(np.vdot(latest.change, scale * latest.change))))
+    found *= np.float32(
+        1.0 / (latest.inverse * float(np.vdot(latest.change, np.multiply(latest.change, scale, out=spare))))
+    )
     for pair, share in zip(pairs, reversed(shares), strict=True):
-        found += np.float32(share - pair.inverse * float(np.vdot(pair.change, found))) * pair.step
+        share -= pair.inverse * float(np.vdot(pair.change, found))
+        found += np.multiply(pair.step, np.float32(share), out=spare)
     return found
 
 

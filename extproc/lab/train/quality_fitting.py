@@ -16,7 +16,8 @@ from scipy.optimize import minimize
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow
 from extproc.lab.measure.classification_metrics import Floats, Labels
-from extproc.lab.train.head_fitting import fit_standard, take
+from extproc.lab.train.head_fitting import take
+from extproc.lab.train.linear_fitting import fit_standard
 from extproc.lab.train.quality_calibration import calibrate
 from extproc.lab.train.quality_trust import (
     KINDS,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.embedding_cache import CachedEncoder
 from extproc.embedding.encoder_files import DIMENSIONS, locate
-from extproc.embedding.encoder_session import DeepEncoder, ReportingEncoder, open_encoder
+from extproc.embedding.encoder_session import DeepEncoder, ReportingEncoder, calls_at_once, open_encoder
 from extproc.errors import OperatorError
 from extproc.lab.datasets import OutcomeRow, Reader, labels_of
 from extproc.lab.figures.number_formats import (
@@ -98,7 +98,8 @@ def train_artefact(
         raise OperatorError(f"{registry} has no routes to learn (expected some, or only --outcomes)")
     files = locate(encoder_dir)
     encoder = open_encoder(files, loaded.registry.encoder)
-    deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress))
+    at_once = calls_at_once(encoder, loaded.registry.encoder)
+    deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress), at_once)
     path = files.directory / f"training-{encoder.name.replace('/', '-')}.npz"
     cached = CachedEncoder(deep, path, _CACHED)
     rows = None if read is None else read_corpus(loaded, read, cached, encoder.static, options.seed)

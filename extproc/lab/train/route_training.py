@@ -22,7 +22,6 @@ from extproc.lab.train.example_copies import Copies
 from extproc.lab.train.floors import Aim, Costs, Selected
 from extproc.lab.train.head_fitting import (
     BLEND,
-    ENOUGH_ROWS,
     NOT_OF_FEW,
     NOT_OF_MANY,
     SCORERS,
@@ -30,6 +29,7 @@ from extproc.lab.train.head_fitting import (
     take,
 )
 from extproc.lab.train.held_out_scores import HeldOut, settle
+from extproc.lab.train.linear_fitting import ENOUGH_ROWS
 from extproc.lab.train.splits import folds_of, groups_of, places
 from extproc.routing.calibration import Calibration, best_temperature
 from extproc.routing.embedding_scorer import Meaning
@@ -82,6 +82,14 @@ class Turn(msgspec.Struct, frozen=True):
 
     fitted: NDArray[np.intp]
     out: NDArray[np.intp]
+
+
+class _CrossFit(msgspec.Struct, frozen=True):
+    """Fits that did not have the rows that they score."""
+
+    logits: Mapping[str, Matrix]  # of each scorer, for all rows
+    temperatures: tuple[float, float] | None  # of the parts of a blend
+    heads: Mapping[str, Head]  # of each part, where there is one turn
 
 
 class TrainedRoutes(msgspec.Struct, frozen=True):
@@ -146,17 +154,17 @@ def train(
     if scorer == "auto":
         names = _candidates(inside, all_known=default is not None and 2 * len(rows.examples) > inside)
     turns = held_out(rows, groups_of(_words(rows)), seed)
-    logits, fits = _cross_fit(rows, turns, names, seed, progress)
+    fits = _cross_fit(rows, turns, names, seed, progress)
     scored = np.sort(np.concatenate([turn.out for turn in turns]))
-    tried = {name: _figures(found[scored], rows.labels[scored]) for name, found in logits.items()}
+    tried = {name: _figures(found[scored], rows.labels[scored]) for name, found in fits.logits.items()}
     chosen = min(tried, key=lambda name: tried[name][1])
     progress(f"fitting {chosen} on all {inside} rows")
-    head = _fit(chosen, rows, seed, fits.get(chosen))
+    head = _fit(chosen, rows, seed, fits)
     once = len(turns) == 1 and len(scored) < len(rows.labels)
     by_turns = partial(_likeness, rows, turns)
     # As serving does, each row is compared with all others, where all rows are held out in turn.
     likeness = by_turns if once else partial(_to_others, rows)
-    held, made = _held_and_made(rows, logits[chosen], scored, likeness)
+    held, made = _held_and_made(rows, fits.logits[chosen], scored, likeness)
     members = np.flatnonzero(rows.labels != ABSTAIN)
     centroids = fit_centroids(rows.inputs.vectors[members], rows.labels[members], len(rows.routes)).centroids
     aim = Aim(costs, target_wrong)
@@ -168,7 +176,7 @@ def train(
         known = Rows(rows.inputs.vectors, rows.labels, rows.examples)
         of_turns, by_those = (held, made), settled
         if not once:
-            of_turns = _held_and_made(rows, logits[chosen], scored, by_turns)
+            of_turns = _held_and_made(rows, fits.logits[chosen], scored, by_turns)
             by_those = settle(*of_turns, centroids, aim)
         comparison = compare(known, splits, *of_turns, by_those, aim, default)
     return TrainedRoutes(
@@ -244,12 +252,12 @@ def held_out(rows: Corpus, groups: Labels, seed: int) -> list[Turn]:
 
 def _cross_fit(
     rows: Corpus, turns: Sequence[Turn], names: Sequence[str], seed: int, progress: Progress
-) -> tuple[dict[str, Matrix], dict[str, tuple[float, float]]]:
-    """The held-out logits of each scorer for all rows, and the temperatures of a blend's parts."""
+) -> _CrossFit:
     logits: dict[str, Matrix] = {
         name: np.zeros((len(rows.labels), len(rows.routes)), np.float32) for name in _parts(names)
     }
     scored = np.zeros(len(rows.labels), bool)
+    heads: dict[str, Head] = {}
     parts = _parts(names)
     fits = len(turns) * len(parts)
     for number, turn in enumerate(turns):
@@ -257,18 +265,17 @@ def _cross_fit(
         (inputs, labels), seen = rows.take(turn.fitted).to_fit(), take(rows.inputs, turn.out)
         for place, name in enumerate(parts, start=number * len(parts)):
             progress(f"fitting {bar(place, fits)}: {name} on {len(turn.fitted)} rows")
-            head = SCORERS[name](inputs, labels, len(rows.routes), seed)
-            logits[name][turn.out] = head.logits(seen)
-    temperatures: dict[str, tuple[float, float]] = {}
+            heads[name] = SCORERS[name](inputs, labels, len(rows.routes), seed, None)
+            logits[name][turn.out] = heads[name].logits(seen)
+    pair = None
     inside = scored & (rows.labels != ABSTAIN)
     if BLEND in names:
         pair = (
             best_temperature(logits["lexical"][inside], rows.labels[inside]),
             best_temperature(logits["perceptron"][inside], rows.labels[inside]),
         )
-        temperatures[BLEND] = pair
         logits[BLEND] = mean_of_logs(logits["lexical"], logits["perceptron"], pair)
-    return {name: logits[name] for name in names}, temperatures
+    return _CrossFit({name: logits[name] for name in names}, pair, heads if len(turns) == 1 else {})
 
 
 def _parts(names: Sequence[str]) -> list[str]:
@@ -277,16 +284,20 @@ def _parts(names: Sequence[str]) -> list[str]:
     return [name for name in SCORERS if name in needed]
 
 
-def _fit(name: str, rows: Corpus, seed: int, temperatures: tuple[float, float] | None) -> Head:
+def _fit(name: str, rows: Corpus, seed: int, cross: _CrossFit) -> Head:
+    """The head of all rows in scope. It goes on from the head of most of them, where there is one."""
     inputs, labels = rows.take(np.flatnonzero(rows.labels != ABSTAIN)).to_fit()
+    heads = [
+        SCORERS[part](inputs, labels, len(rows.routes), seed, cross.heads.get(part))
+        for part in _parts([name])
+    ]
     if name != BLEND:
-        return SCORERS[name](inputs, labels, len(rows.routes), seed)
-    heads = [SCORERS[each](inputs, labels, len(rows.routes), seed) for each in ("lexical", "perceptron")]
+        return heads[0]
     linear, perceptron = heads
     assert isinstance(linear, Trained)
     assert isinstance(perceptron, Trained)
-    assert temperatures is not None
-    return blend(linear, perceptron, temperatures)
+    assert cross.temperatures is not None
+    return blend(linear, perceptron, cross.temperatures)
 
 
 def _figures(logits: Matrix, labels: Labels) -> tuple[float, float]:
