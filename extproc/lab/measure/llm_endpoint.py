@@ -22,6 +22,7 @@ from extproc.routing.llm_question import PATH, LlmQuestion, opinion_of, request_
 from extproc.vocabulary import LlmOpinion, LlmResult
 
 AT_ONCE: Final = 4  # calls
+_UNANSWERED = 5  # questions without a reply until the server is taken for dead; as many open the breaker
 _ANSWER_LIMIT = 8 * 1024 * 1024  # bytes, as in serving
 _CHUNK = 64 * 1024
 _SHOWN = 200  # characters of a server's complaint
@@ -62,23 +63,36 @@ def completions_url(url: str) -> str:
 def ask_all(server: LlmServer, questions: Sequence[LlmQuestion], progress: Progress) -> list[Heard]:
     """What the server says to each question, a few at once.
 
-    The first question is asked alone. Raises ``OperatorError`` if that fails: the others would fail too.
+    Questions are asked alone until the server answers one. Raises ``OperatorError`` if the first fails, or if
+    there is no reply to the first few: the others would end alike, and thousands of them take hours.
     """
-    if not questions:
-        return []
-    first = _ask(server, questions[0])
-    if first.opinion.result is LlmResult.FAILED:
-        raise OperatorError(
-            f"--llm: {server.url}: {first.problem} (expected a server with OpenAI's chat completions)"
-        )
-    heard = [first]
+    heard = _first_answers(server, questions)
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="llm")
     try:
-        for each in pool.map(lambda question: _ask(server, question), questions[1:]):
+        for each in pool.map(lambda question: _ask(server, question), questions[len(heard) :]):
             heard.append(each)
             progress(len(heard), len(questions))
     finally:
         pool.shutdown(cancel_futures=True)
+    return heard
+
+
+def _first_answers(server: LlmServer, questions: Sequence[LlmQuestion]) -> list[Heard]:
+    heard: list[Heard] = []
+    for question in questions[:_UNANSWERED]:
+        heard.append(_ask(server, question))
+        result = heard[-1].opinion.result
+        if result is LlmResult.FAILED:
+            raise OperatorError(
+                f"--llm: {server.url}: {heard[-1].problem} (expected a server with OpenAI's chat completions)"
+            )
+        if result is not LlmResult.TIMEOUT:
+            return heard
+    if len(heard) == _UNANSWERED:
+        raise OperatorError(
+            f"--llm: {server.url}: no reply to the first {_UNANSWERED} questions (expected one within "
+            f"`llm.deadline_ms`, {questions[0].policy.deadline_s * 1000:g} ms)"
+        )
     return heard
 
 

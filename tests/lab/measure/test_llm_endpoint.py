@@ -117,5 +117,18 @@ def test_a_server_that_is_dead_is_an_error_that_names_it() -> None:
             ask_all(LlmServer(completions_url(url)), questions("a"), lambda done, total: None)
 
 
+def test_a_server_that_never_replies_is_left_alone_after_five_questions() -> None:
+    with RuleServer(lambda text: Reply(silent=True)).running() as server:
+        with pytest.raises(OperatorError, match=r"no reply to the first 5 questions \(expected one within"):
+            heard(server, questions(*map(str, range(20)), deadline_s=0.05))
+        assert len(server.journal) <= 5
+
+
+def test_a_server_that_wakes_up_late_is_measured_with_its_timeouts() -> None:
+    with RuleServer(lambda text: Reply(silent=True) if text == "0" else says("code")).running() as server:
+        answers = heard(server, questions(*map(str, range(6)), deadline_s=2.0))
+    assert [each.opinion.result for each in answers] == [LlmResult.TIMEOUT] + [LlmResult.MATCHED] * 5
+
+
 def test_no_question_needs_no_server() -> None:
     assert ask_all(LlmServer("http://127.0.0.1:1"), [], lambda done, total: None) == []
