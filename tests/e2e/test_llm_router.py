@@ -9,6 +9,11 @@ import pytest
 import pytest_asyncio
 
 from extproc.demo.model_pool import Behaviour
+from extproc.lab.measure.holdout_sampling import SampledSuggestion, read_records, sample
+from extproc.lab.store.record_store import open_store
+from extproc.lab.store.segment_loading import load, prepare
+from extproc.lab.traffic.doubt_report import DoubtReport, read_doubts
+from extproc.telemetry.segments import segment_paths
 from tests.e2e.conftest import World, chat, world_in
 from tests.routing.test_llm_question import ATTEMPTS
 
@@ -133,6 +138,27 @@ async def test_a_request_that_is_decided_asks_no_llm(world: World) -> None:
     )
     assert [answer.status for answer in answers] == [200, 200, 400]
     assert not world.pool[LLM].journal
+
+
+async def test_its_records_are_read_by_the_report_and_become_candidates_for_training(world: World) -> None:
+    world.pool[LLM].behaviour = says("code", "it names a language")
+    answer = await world.post(chat(f"{DOUBTFUL} recorded"))
+    await world.records([answer.headers["x-request-id"]])
+
+    def read() -> DoubtReport:
+        with open_store(None) as store:
+            prepare(store)
+            for path in segment_paths(world.stack.records):
+                load(store, path)
+            return read_doubts(store)
+
+    report = await asyncio.to_thread(read)
+    assert "matched" in {calls.result for calls in report.calls}
+    assert all(standing.standing != "embedding has none" for standing in report.standings)
+    drawn = sample(read_records([world.stack.records], suggested=True), 1000, seed=0, suggested=True)
+    row = {row.text: row for row in drawn}[f"{DOUBTFUL} recorded"]
+    assert isinstance(row, SampledSuggestion)
+    assert (row.suggested, row.why) == ("code", "it names a language")
 
 
 async def test_each_result_is_counted(world: World) -> None:
