@@ -3,7 +3,6 @@
 import pytest
 
 from extproc.apis.model_answer import ModelAnswer
-from extproc.gate import language_detection
 from extproc.gate.answer_checks import check_language
 from extproc.gate.judged_request import JudgedRequest
 from extproc.vocabulary import Api
@@ -25,18 +24,6 @@ TEXTS = {
     "hangul": "물을 무서워하는 사람이 수영을 배우는 가장 좋은 방법은 무엇인가요?",
     "arabic": "ما هي أفضل طريقة لتعلم السباحة إذا كنت تخاف من الماء؟",
 }
-
-
-@pytest.mark.parametrize("expected", TEXTS)
-def test_a_sentence_tells_its_language(expected: str) -> None:
-    assert language_detection.language(TEXTS[expected]) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "42", "Bern", "x = f(y) + g(z)", "```py\nthe = of(and_, to)\n```", "Да"]
-)
-def test_too_little_prose_tells_none(text: str) -> None:
-    assert language_detection.language(text) == ""
 
 
 @pytest.mark.parametrize("question", TEXTS)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.registry import schema
-from extproc.routing.languages import KNOWN, unread
+from extproc.routing.languages import KNOWN, language_of, unread
 
 ENGLISH = frozenset({"en"})
 
@@ -61,7 +61,44 @@ READ_AS_ENGLISH = (
     "How do I pronounce the name Дмитрий in English?",
     "thx 4 ur help",
     "shopping list",
+    "wich restuarant has the best brekfast",
+    "improve my credit score",
+    "add Sofia Carvalho to my running playlist",
+    "Giovanni Bianchi",
 )
+
+
+PROSE: Mapping[str, str] = {
+    "en": "What is the best way to learn how to swim if you are afraid of the water?",
+    "de": "Wie lernt man am besten schwimmen, wenn man Angst vor dem Wasser hat und nicht mehr jung ist?",
+    "fr": "Quelle est la meilleure façon d'apprendre à nager quand on a peur de l'eau et que l'on est âgé ?",
+    "es": "¿Cuál es la mejor manera de aprender a nadar si uno le tiene miedo al agua y no es joven?",
+    "it": "Qual è il modo migliore per imparare a nuotare se si ha paura dell'acqua e non si è più giovani?",
+    "pt": "Qual é a melhor maneira de aprender a nadar se você tem medo da água e não é mais jovem?",
+    "nl": "Wat is de beste manier om te leren zwemmen als je bang bent voor het water en niet jong bent?",
+    "pl": "Jaki jest najlepszy sposób na naukę pływania, jeśli się boi wody i nie jest się już młodym?",
+    "sv": "Vad är det bästa sättet att lära sig simma om man är rädd för vatten och inte är ung?",
+    "tr": "Sudan korkan ve genç olmayan bir insan için yüzme öğrenmek nasıl daha kolay olur, ne yapmak gerekir?",
+    "cyrillic": "Как лучше всего научиться плавать, если боишься воды?",
+    "han": "如果害怕水，学习游泳的最好方法是什么？",
+    "kana": "水が怖い場合、泳ぎを習う一番良い方法は何ですか？",
+    "hangul": "물을 무서워하는 사람이 수영을 배우는 가장 좋은 방법은 무엇인가요?",
+    "arabic": "ما هي أفضل طريقة لتعلم السباحة إذا كنت تخاف من الماء؟",
+}
+
+WITHOUT_FUNCTION_WORDS: Mapping[str, str] = {
+    "de": "Briefmarken verschicken",
+    "fr": "tondeuse cassée",
+    "es": "tijeras oxidadas",
+    "it": "ombrello smarrito",
+    "pt": "guarda-chuva esquecido",
+    "nl": "grasmaaier kapot",
+}
+
+
+@pytest.mark.parametrize("text", WITHOUT_FUNCTION_WORDS.values(), ids=WITHOUT_FUNCTION_WORDS)
+def test_a_few_words_that_no_list_has_are_told_by_their_spelling(text: str) -> None:
+    assert unread(text, ENGLISH) != ""
 
 
 @pytest.mark.parametrize(("language", "text"), FOREIGN.items())
@@ -97,3 +134,15 @@ def test_every_text_has_an_answer_that_a_registry_can_list(text: str) -> None:
 
 def test_a_registry_can_list_what_is_detected() -> None:
     assert set(get_args(schema.Language)) == KNOWN
+
+
+@pytest.mark.parametrize("expected", PROSE)
+def test_a_sentence_tells_its_language(expected: str) -> None:
+    assert language_of(PROSE[expected]) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "42", "Bern", "x = f(y) + g(z)", "```py\nthe = of(and_, to)\n```", "Да"]
+)
+def test_too_little_prose_tells_none(text: str) -> None:
+    assert language_of(text) == ""
