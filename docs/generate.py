@@ -34,6 +34,7 @@ GUIDES: Final = (
     "cascades.md",
     "clearance.md",
     "safety.md",
+    "safety-head.md",
     "train-and-evaluate.md",
 )  # show every key
 _NOTE: Final = "<!-- Written by docs/generate.py. Change the code it reads, and run it again. -->\n\n"

@@ -60,6 +60,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()  # that the request carried: models must be cleared for them
     safety: str = ""  # the strictest action that the safety policy asked for; empty: it found nothing
     found: tuple[str, ...] = ()  # "kind:number" of what it found
+    safety_scores: tuple[str, ...] = ()  # "class:probability", by the safety head
     redacted: bool | None = None  # whether something was replaced in the body
     version: Version = Version("")
     lexical: str = ""  # of the fast path's sample: agreed or disagreed

@@ -21,6 +21,7 @@ from extproc.registry.snapshot_compiling import compile_snapshot
 from extproc.routing.languages import unread
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout, key_of
+from extproc.routing.safety_head import PIECES
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.vocabulary import (
     Candidate,
@@ -151,7 +152,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder, encoder.static), budget_s=60.0)
     named = conversation_id(question.request, question.head, snapshot.terms.conversation_header)
     question = msgspec.structs.replace(question, conversation_id=named)
-    embedder = BatchingEmbedder(encoder, queue=1)
+    embedder = BatchingEmbedder(encoder, queue=PIECES + 2)  # what one request may need at once
     serving = asyncio.create_task(embedder.run())
     await asyncio.sleep(0)  # from here on, it accepts texts
     try:

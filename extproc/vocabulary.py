@@ -374,6 +374,7 @@ class Decision(msgspec.Struct, frozen=True):
     clearance: str = ""  # the labels as Envoy chooses the models of a chain by; empty: any model may answer
     found: tuple[str, ...] = ()  # by the safety policy: "kind:number"
     safety: str = ""  # the strictest action that this asked for; empty: none
+    safety_scores: tuple[str, ...] = ()  # by the safety head: "class:probability"
     redacted: frozenset[str] = frozenset()  # kinds of findings to replace in the body
     unredacted: tuple[str, ...] = ()  # shell patterns of values that stay
     tokens: int | None = None  # tokens embedded

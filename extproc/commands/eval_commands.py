@@ -64,6 +64,14 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         '{"prompt": ..., "scores": {MODEL: 0..1}, "costs": {MODEL: DOLLARS}}, '
         'and for cascades "accepted": {MODEL: true or false}',
     )
+    evaluate.add_argument(
+        "--safety",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="recall and false positives of the registry's safety head, side by side; rows as for "
+        "`extproc train --safety`",
+    )
     takes_store(evaluate, required=False)
     evaluate.add_argument(
         "--rows",
@@ -168,6 +176,8 @@ def _eval(options: argparse.Namespace) -> int:
 
     if options.routerarena is not None:
         return _arena(options)
+    if options.safety:
+        return _safety(options)
     if options.data is None and options.outcomes is None and options.store is None:
         raise OperatorError("nothing to measure on (expected --data, --outcomes, --store, or several)")
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
@@ -234,6 +244,20 @@ def _arena(options: argparse.Namespace) -> int:
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     report = evaluate_arena(candidate, arena_in(options.routerarena))
     print(msgspec.json.encode(report).decode() if options.json else arena_text(report))
+    return 0
+
+
+def _safety(options: argparse.Namespace) -> int:
+    from extproc.lab.measure.replay import open_candidate
+    from extproc.lab.measure.safety_evaluation import evaluate_safety, safety_text
+
+    if options.data or options.outcomes or options.store or options.html or options.llm:
+        raise OperatorError(
+            "--safety is measured alone (expected no --data, --outcomes, --store, --html or --llm)"
+        )
+    candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
+    report = evaluate_safety(candidate, options.safety)
+    print(msgspec.json.encode(report).decode() if options.json else safety_text(report))
     return 0
 
 

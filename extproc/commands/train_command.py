@@ -39,6 +39,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help='how well models answered: {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}; '
         "predicts quality, for routes with a `quality_bar`",
     )
+    train.add_argument(
+        "--safety",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help='fit a safety head instead: {"text": ..., "label": CLASS or null, "set": NAME}; null is '
+        "ordinary traffic, and the more of it, the fewer false positives",
+    )
+    train.add_argument(
+        "--false-positives",
+        type=_share,
+        default=0.02,
+        metavar="SHARE",
+        help="with --safety: of the ordinary rows of each set, how many may be taken for any class "
+        "(default: %(default)s)",
+    )
     takes_store(train, required=False)
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the artefact goes")
     floors = train.add_mutually_exclusive_group()
@@ -98,6 +114,8 @@ def _costs(text: str) -> dict[str, float]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.safety:
+        return _train_safety(options)
     try:
         from extproc.lab.train.floors import Costs
         from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
@@ -122,6 +140,26 @@ def _train(options: argparse.Namespace) -> int:
             train_options,
             progress=_print_progress,
         )
+    print(report)
+    return 0
+
+
+def _train_safety(options: argparse.Namespace) -> int:
+    try:
+        from extproc.lab.train.safety_training import train_safety
+    except ModuleNotFoundError as error:
+        raise OperatorError(needed("training", error, "eval")) from error
+    if options.data or options.outcomes or options.store:
+        raise OperatorError("--safety is trained by itself (expected no --data, --outcomes or --store)")
+    report = train_safety(
+        options.registry,
+        options.safety,
+        options.out,
+        options.encoder_dir,
+        false_positives=options.false_positives,
+        seed=options.seed,
+        progress=_print_progress,
+    )
     print(report)
     return 0
 

@@ -1,14 +1,16 @@
 """Read labelled data: JSON lines, whose errors name the file and the line.
 
-There are three formats. A file may be gzipped. Other keys in a row are ignored:
+There are four formats. A file may be gzipped. Other keys in a row are ignored:
 
     routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
     outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}, "set": NAME}
+    safety    {"text": ..., "label": CLASS or null, "set": NAME}
     arena     {"prompt": ..., "scores": {MODEL: 0..1}, "costs": {MODEL: DOLLARS}, "accepted": {MODEL: BOOL}}
 
-A row whose route is null should abstain. ``group``, ``weight``, ``tokens`` and ``set`` are optional. Rows
-with the same meaning have the same ``group``, and prompts of one kind the same ``set``. ``weight`` is the
-number of requests that a sampled row stands for. ``tokens`` is the length of each model's answer.
+A row whose route is null should abstain, and one whose label is null is ordinary. ``group``, ``weight``,
+``tokens`` and ``set`` are optional. Rows with the same meaning have the same ``group``, and prompts of one
+kind the same ``set``. ``weight`` is the number of requests that a sampled row stands for. ``tokens`` is the
+length of each model's answer.
 """
 
 import gzip
@@ -37,6 +39,14 @@ class OutcomeRow(msgspec.Struct, frozen=True):
     outcomes: Annotated[dict[str, Share], Meta(min_length=1)]  # by model's public name
     tokens: dict[str, Annotated[int, Meta(ge=0)]] = {}  # of each model's answer
     set: str = ""  # the kind of prompt or the source; kinds are left out one by one to measure
+
+
+class SafetyRow(msgspec.Struct, frozen=True):
+    """One text and the class of harm that it belongs to."""
+
+    text: Text
+    label: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")] | None  # None: it is ordinary
+    set: str = ""  # the source; of ordinary rows, each set keeps the budget of false positives
 
 
 class Dataset(msgspec.Struct, Generic[R], frozen=True):
@@ -88,6 +98,13 @@ def read_outcomes(path: Path, known: Collection[str]) -> list[OutcomeRow]:
                 raise DataError(str(path), line, unknown("model", model, known))
         rows.append(row)
     return _some(path, rows)
+
+
+def safety_in(path: Path) -> Reader[SafetyRow]:
+    """A reader of a safety file. Its rows need no names that are known."""
+    return lambda _: Dataset(
+        str(path), _version(path), _some(path, [row for _, row in _rows(path, SafetyRow)])
+    )
 
 
 def arena_in(path: Path) -> Reader[ArenaRow]:

@@ -7,6 +7,7 @@ import msgspec
 
 from extproc.apis.api_paths import PATHS
 from extproc.registry.schema import Registry
+from extproc.vocabulary import SafetyAction
 
 # RFC 3986's characters of a segment, less those that servers read in different ways (`%`, `;`) and `*`.
 SEGMENT = r"[A-Za-z0-9._~!$&'()+,=:@-]+"
@@ -75,8 +76,8 @@ def restrictions(registry: Registry) -> tuple[str, ...]:
     denying = (f"rule `{rule.name}` denies requests" for rule in registry.rules if rule.deny)
     unsafe = (
         f"safety.{name} refuses requests"
-        for name, each in registry.safety_actions.items()
-        if each == "refuse"
+        for name, each in registry.safety_classes.items()
+        if each.action is SafetyAction.REFUSE
     )
     labels = ("requests with labels reach only models that are cleared",) if registry.labels_requests else ()
     kept = (f"clients may not choose `{name}`" for name, model in registry.models.items() if not model.pin)

@@ -10,7 +10,7 @@ import msgspec
 
 from extproc.errors import ArtefactUnusable, RegistryError
 from extproc.registry import head_artefact as artefacts
-from extproc.registry import holdout_check
+from extproc.registry import holdout_check, safety_artefact
 from extproc.registry import quality_artefact as qualities
 from extproc.registry.cascade_settings import Cascade, Gate
 from extproc.registry.checks import check
@@ -38,6 +38,7 @@ class LoadedRegistry(msgspec.Struct, frozen=True):
     version: Version  # see ``Files.version``
     path: Path
     artefact: artefacts.Artefact | None = None  # replaces the scorer that is fitted on the examples
+    safety: safety_artefact.TrainedSafety | None = None  # the head that `safety.head` names
     quality: qualities.TrainedQuality | None = None  # how well models answer; from that directory
     holdout: HoldoutRows | None = None  # rows that it must route well enough
     gates: Mapping[str, CalibratedGate] = {}  # by gate, of the gates that name an artefact
@@ -74,6 +75,10 @@ def load(
         with source.collecting():
             trained = _artefact(source, registry, files)
             quality = _quality(source, registry, trained, files)
+    safety = None
+    if not untrained and not source.is_unread("safety"):
+        with source.collecting():
+            safety = safety_artefact.load(source, registry, files)
     if not untrained:
         with source.collecting():
             gates = calibrations(registry.gates, source, files)
@@ -88,6 +93,7 @@ def load(
         quality=quality,
         holdout=held,
         gates=gates,
+        safety=safety,
     )
 
 

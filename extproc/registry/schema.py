@@ -5,17 +5,15 @@ cross-checks them; ``registry.snapshot_compiling`` compiles them into what servi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from extproc.registry.cascade_settings import Cascade, Gate, Retry
 from extproc.registry.model_settings import Auth, Model, Passthrough
+from extproc.registry.safety_settings import ClassTerms, SafetySettings
 from extproc.registry.section import Count, Fraction, OneOrMany, Points, Positive, Seconds, Section, many
 from extproc.vocabulary import Api, ClusterName, Effort, Mode, ModelName, SafetyAction, Scope
-
-PII_KINDS: Final = ("card", "email", "iban", "national_id", "phone")
-PiiKind = Literal["card", "email", "iban", "national_id", "phone"]
 
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -113,34 +111,6 @@ class ClearanceSettings(Section, frozen=True):
     # Models that answer when the registry's default is not cleared for a request's labels, in this order.
     # (default: such a request is refused)
     default: OneOrMany = []
-
-
-class PiiSettings(Section, frozen=True):
-    """Personal data, found by check digits and form."""
-
-    action: SafetyAction = SafetyAction.REDACT  # what is done about it
-    kinds: list[PiiKind] = field(default_factory=lambda: list(PII_KINDS))  # what is looked for
-    label: str = "pii"  # models that are cleared for it may read what is found
-    allow: OneOrMany = []  # shell patterns of values that are harmless, such as *@example.com
-
-
-class SecretSettings(Section, frozen=True):
-    """Keys and tokens of providers, and private keys."""
-
-    action: SafetyAction = SafetyAction.REFUSE  # what is done about them
-    label: str = "secret"  # models that are cleared for it may read what is found
-
-
-class SafetySettings(Section, frozen=True):
-    """Looks for personal data and secrets in every request, before anything else but deny rules decides."""
-
-    reads: Scope = field(default=Scope.EVERYTHING, name="in")  # the text that is searched
-    pii: PiiSettings | None = None  # personal data (default: not looked for)
-    secrets: SecretSettings | None = None  # keys and tokens (default: not looked for)
-    # How a refusal looks: a 400, or a 200 in which a model seems to refuse. No model is called.
-    answer: Literal["error", "refusal"] = "error"
-    # Requests with these exact values of trusted headers are not searched. (default: all are)
-    exempt: dict[str, OneOrMany] = {}
 
 
 class ScorerSettings(Section, frozen=True):
@@ -351,26 +321,21 @@ class Registry(Section, frozen=True):
         return header or bool(self.safety_labels) or any(rule.label for rule in self.rules)
 
     @property
-    def safety_actions(self) -> Mapping[str, SafetyAction]:
-        """What is done about each class of findings that ``safety`` looks for."""
-        return {name: each.action for name, each in self._safety_classes.items()}
+    def safety_classes(self) -> Mapping[str, ClassTerms]:
+        """What is done about each class that ``safety`` looks for: ``pii``, ``secrets``, ``head.CLASS``."""
+        return self.safety.terms if self.safety else {}
 
     @property
     def safety_labels(self) -> frozenset[str]:
         """The labels for which models must be cleared to read what ``safety`` finds."""
         restricting = (SafetyAction.GUARD, SafetyAction.REDACT)
-        return frozenset(each.label for each in self._safety_classes.values() if each.action in restricting)
+        return frozenset(each.label for each in self.safety_classes.values() if each.action in restricting)
 
     @property
     def refuses_requests(self) -> bool:
         """Whether deny rules or ``safety`` refuse requests for what they contain."""
-        return SafetyAction.REFUSE in self.safety_actions.values() or any(rule.deny for rule in self.rules)
-
-    @property
-    def _safety_classes(self) -> Mapping[str, PiiSettings | SecretSettings]:
-        settings = self.safety or SafetySettings()
-        classes = {"pii": settings.pii, "secrets": settings.secrets}
-        return {name: each for name, each in classes.items() if each is not None}
+        refuses = any(each.action is SafetyAction.REFUSE for each in self.safety_classes.values())
+        return refuses or any(rule.deny for rule in self.rules)
 
     @property
     def refusing(self) -> frozenset[Api]:

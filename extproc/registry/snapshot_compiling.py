@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from extproc.registry import head_artefact, quality_artefact
+from msgspec.structs import replace
+
+from extproc.registry import head_artefact, quality_artefact, safety_artefact
 from extproc.registry.checks.route_checks import share_of
 from extproc.registry.model_settings import Model
 from extproc.registry.registry_loading import LoadedRegistry
+from extproc.registry.safety_artefact import TrainedSafety
+from extproc.registry.safety_settings import HeadClassSettings, SafetySettings
 from extproc.registry.schema import (
     DEFAULT_MARGIN,
     DEFAULT_SIMILARITY,
@@ -14,7 +18,6 @@ from extproc.registry.schema import (
     RouteSettings,
     RouteThresholds,
     RuleSettings,
-    SafetySettings,
     ScorerSettings,
     Thresholds,
     When,
@@ -30,6 +33,7 @@ from extproc.routing.llm_question import LlmPolicy, RouteCard, system_message
 from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
+from extproc.routing.safety_head import SafetyHead
 from extproc.routing.safety_policy import SafetyClass, SafetyPolicy
 from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
@@ -87,22 +91,43 @@ def compile_snapshot(
         terms=_terms(registry, targets),
         llm=_llm(loaded, targets),
         clearance=_clearance(registry, compiled, targets),
-        safety=_safety(registry),
+        safety=_safety(loaded, encoder),
     )
 
 
-def _safety(registry: Registry) -> SafetyPolicy | None:
-    settings = registry.safety
+def _safety(loaded: LoadedRegistry, encoder: Encoder) -> SafetyPolicy | None:
+    settings = loaded.registry.safety
     if settings is None:
         return None
+    if loaded.safety is not None:
+        safety_artefact.check_encoder(loaded.safety, encoder.name)
     exempt = [rules.header_in(name, many(values)) for name, values in settings.exempt.items()]
     return SafetyPolicy(
         classes=tuple(_safety_classes(settings)),
         reads=settings.reads,
         patterns=tuple(many(settings.pii.allow)) if settings.pii else (),
         refuses_by_answer=settings.answer == "refusal",
+        head=_safety_head(loaded.safety, settings) if loaded.safety else None,
+        of_head=tuple(_classes_of_head(loaded.safety, settings)) if loaded.safety else (),
         exempt=(lambda reading: all(holds(reading) for holds in exempt)) if exempt else None,
     )
+
+
+def _safety_head(trained: TrainedSafety, settings: SafetySettings) -> SafetyHead:
+    """The head, with the thresholds that the registry sets."""
+    own = {name: each.threshold for name, each in settings.head.classes.items()} if settings.head else {}
+    thresholds = [
+        learnt if (written := own.get(name)) is None else written
+        for name, learnt in zip(trained.head.classes, trained.head.thresholds, strict=True)
+    ]
+    return replace(trained.head, thresholds=tuple(thresholds))
+
+
+def _classes_of_head(trained: TrainedSafety, settings: SafetySettings) -> Iterator[SafetyClass]:
+    written = settings.head.classes if settings.head else {}
+    for name in trained.head.classes:
+        each = written.get(name, HeadClassSettings())
+        yield SafetyClass(name, frozenset({name}), each.action, each.label or name)
 
 
 def _safety_classes(settings: SafetySettings) -> Iterator[SafetyClass]:

@@ -10,6 +10,8 @@ from extproc.errors import ClientError, DecisionError, NotCleared, PolicyFailed,
 from extproc.offloading import Offload
 from extproc.routing.llm_question import DOUBTS, DoubtResolver, LlmQuestion
 from extproc.routing.rollout import key_of, mode_of
+from extproc.routing.safety_head import pieces_of
+from extproc.routing.safety_policy import SafetyVerdict
 from extproc.routing.snapshot import RoutePolicy, Snapshot
 from extproc.routing.stages import (
     RoutingStage,
@@ -18,6 +20,7 @@ from extproc.routing.stages import (
     api_served,
     deny,
     inspected,
+    judged_by_head,
     labels_of,
     pin,
     route_by_llm,
@@ -48,6 +51,9 @@ log = logging.getLogger(__name__)
 
 MoreTime = Callable[[float], Awaitable[None]]
 """Asks Envoy to wait so many seconds for the decision, in place of its usual time."""
+
+Known = dict[str, Embedding]
+"""The embeddings of one request, by text."""
 
 LLM_MARGIN_S = 0.5  # that an LLM's answer may be late on a busy machine
 
@@ -94,7 +100,8 @@ class Pipeline:
             raise UnknownVersion(question.head.config_version)
         started = self._clock()
         ruled = None
-        snapshot = await self._allowed(question, snapshot)
+        known: Known = {}
+        snapshot = await self._allowed(question, snapshot, known)
         try:
             choice, reading = await self._offload.run(
                 question.request.body_bytes, _without_embedding, self._stages, question, snapshot
@@ -102,7 +109,9 @@ class Pipeline:
             ruled = self._clock()
             if choice is None:
                 texts = snapshot.embedded(question.request.user_text, reading)
-                choice = route_by_meaning(question, snapshot, reading, await self._embedded(texts, snapshot))
+                choice = route_by_meaning(
+                    question, snapshot, reading, await self._embedded(texts, snapshot, known)
+                )
             choice = await self._resolved(choice, question, snapshot, more_time)
         except ClientError:
             raise
@@ -118,19 +127,26 @@ class Pipeline:
         times = _times(choice, started, ruled, self._clock())
         return conclude(choice, question, snapshot, times)
 
-    async def _allowed(self, question: Question, snapshot: Snapshot) -> Snapshot:
+    async def _allowed(self, question: Question, snapshot: Snapshot, known: Known) -> Snapshot:
         """What of the snapshot may decide the request: all of it, or what is cleared for its labels.
 
-        Raises as ``decide``. A defect must not let anything pass that the policy forbids, so the default does
-        not answer then.
+        The safety head's embeddings go into ``known``. Raises as ``decide``. A defect must not let anything
+        pass that the policy forbids, so the default does not answer then.
         """
         try:
-            return await self._offload.run(
+            allowed = await self._offload.run(
                 question.request.body_bytes, _checked, self._policies, question, snapshot
             )
+            pieces = pieces_of(question.request) if allowed.judges_by_head else ()
+            if not pieces:
+                return allowed
+            embeddings = await self._embedded(pieces, allowed, known)
+            return _guarded(allowed, judged_by_head(allowed, embeddings))
         except PolicyFailed:
-            log.exception("a rule that denies or labels failed: nothing is decided")
+            log.exception("what the policy forbids could not be checked: nothing is decided")
             raise
+        except (DecisionError, TimeoutError) as error:
+            raise PolicyFailed("the safety head got no embedding in time") from error
 
     async def _resolved(
         self, choice: Choice, question: Question, snapshot: Snapshot, more_time: MoreTime | None
@@ -151,19 +167,31 @@ class Pipeline:
         waited = replace(choice, llm_s=self._clock() - began)
         return route_by_llm(waited, opinion, question, snapshot)
 
-    async def _embedded(self, texts: Sequence[str], snapshot: Snapshot) -> list[Embedding]:
+    async def _embedded(self, texts: Sequence[str], snapshot: Snapshot, known: Known) -> list[Embedding]:
+        """The embeddings of the texts, each computed once per request."""
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
         async with asyncio.timeout(snapshot.budget_s):
-            if len(texts) == 1:
-                return [await self._embedder.embed(texts[0], snapshot.budget_s)]
-            return await asyncio.gather(*(self._embedder.embed(text, snapshot.budget_s) for text in texts))
+            if len(missing) == 1:
+                known[missing[0]] = await self._embedder.embed(missing[0], snapshot.budget_s)
+            elif missing:
+                made = await asyncio.gather(
+                    *(self._embedder.embed(text, snapshot.budget_s) for text in missing)
+                )
+                known.update(zip(missing, made, strict=True))
+        return [known[text] for text in texts]
 
 
 def _checked(policies: Sequence[RoutingStage], question: Question, snapshot: Snapshot) -> Snapshot:
     for policy in policies:
         policy(question, snapshot)
     verdict = inspected(question, snapshot)
+    return _guarded(snapshot.for_labels(labels_of(question, snapshot)), verdict)
+
+
+def _guarded(snapshot: Snapshot, verdict: SafetyVerdict) -> Snapshot:
+    """The snapshot for a request of which this was found: only models that may see what is guarded."""
     guarded = frozenset(each.label for each in verdict.of(SafetyAction.GUARD))
-    return snapshot.for_verdict(verdict).for_labels(labels_of(question, snapshot) | guarded)
+    return snapshot.for_verdict(verdict).for_labels(snapshot.labels | guarded)
 
 
 def _without_embedding(
@@ -220,6 +248,7 @@ def conclude(choice: Choice, question: Question, snapshot: Snapshot, times: Stag
         clearance=snapshot.clearance.clearance_of(snapshot.labels) if snapshot.clearance else "",
         found=snapshot.verdict.listed,
         safety=snapshot.verdict.action,
+        safety_scores=tuple(f"{name}:{score:.4g}" for name, score in snapshot.verdict.scores.items()),
         redacted=_redacted(target.model, route, snapshot),
         unredacted=snapshot.safety.patterns if snapshot.safety else (),
         mode=_mode(choice.route, question, snapshot),

@@ -14,6 +14,7 @@ from extproc.errors import Denied, NotCleared, OperatorError, Unsafe
 from extproc.routing.llm_question import DoubtResolver
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout
+from extproc.routing.safety_head import pieces_of
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import Api, ChatRequest, Decision, Embedding, Question, Reason, RequestHead
 
@@ -58,6 +59,8 @@ async def rehearse(
 def texts_read(snapshot: Snapshot, texts: Sequence[str]) -> list[str]:
     """What the encoder reads to decide ``texts``, each text once."""
     parts = [snapshot.embedded(text, snapshot.read(text)) for text in texts]
+    if snapshot.judges_by_head:
+        parts += [pieces_of(plain_question(text).request) for text in texts]
     return list(dict.fromkeys(chain.from_iterable(parts)))
 
 

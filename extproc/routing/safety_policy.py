@@ -1,7 +1,7 @@
-"""Deterministic safety: personal data and secrets in a request, and what is done about them.
+"""Safety: personal data, secrets and harm in a request, and what is done about them.
 
-It runs after the deny rules and before everything else, so that nothing outvotes it. A class of findings has
-one action:
+What patterns find needs no embedding; a trained head may judge the embedding besides. It runs after the deny
+rules and before everything else, so that nothing outvotes it. A class of findings has one action:
 
 - ``allow``: they are only recorded.
 - ``guard``: the request gets a label, and only models that are cleared for it may answer (``clearance``).
@@ -9,16 +9,17 @@ one action:
 - ``refuse``: the request is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import msgspec
 
 from extproc.routing.rules import Condition, Reading, passages_of
+from extproc.routing.safety_head import SafetyHead
 from extproc.safety.part_joins import readings_of
 from extproc.safety.redaction import allowed_by, identity
 from extproc.safety.text_scan import find
-from extproc.vocabulary import Question, SafetyAction, Scope
+from extproc.vocabulary import Embedding, Question, SafetyAction, Scope
 
 
 class SafetyClass(msgspec.Struct, frozen=True):
@@ -38,11 +39,13 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
     patterns: tuple[str, ...] = ()  # shell patterns of values that are harmless
     exempt: Condition | None = None  # of requests that are not read; None: all are
     refuses_by_answer: bool = False  # whether a refusal looks like a model's
+    head: SafetyHead | None = None  # None: nothing is embedded for safety
+    of_head: tuple[SafetyClass, ...] = ()  # the head's classes, each with itself as its one kind
 
     def inspect(self, question: Question) -> "SafetyVerdict":
         """What was found, and what has to be done about it."""
         if self.exempt is not None and self.exempt(Reading(question)):
-            return NOTHING_FOUND
+            return EXEMPT
         kinds = frozenset[str]().union(*(each.kinds for each in self.classes))
         allowed = allowed_by(self.patterns)
         values: dict[str, set[str]] = {}
@@ -54,12 +57,25 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
         found = {kind: len(distinct) for kind, distinct in values.items()}
         return SafetyVerdict(found, tuple(each for each in self.classes if not each.kinds.isdisjoint(found)))
 
+    def judge(self, verdict: "SafetyVerdict", embeddings: Sequence[Embedding]) -> "SafetyVerdict":
+        """``verdict`` with what the head finds in the pieces of the request (``safety_head.pieces_of``)."""
+        assert self.head is not None
+        found = self.head.probabilities(embeddings)
+        above = self.head.above(found)
+        return SafetyVerdict(
+            found={**verdict.found, **dict.fromkeys(above, 1)},
+            classes=(*verdict.classes, *(each for each in self.of_head if each.name in above)),
+            scores=dict(zip(self.head.classes, map(float, found), strict=True)),
+        )
+
 
 class SafetyVerdict(msgspec.Struct, frozen=True):
     """What was found in one request."""
 
-    found: Mapping[str, int] = {}  # how often, by kind
+    found: Mapping[str, int] = {}  # how often, by kind; a class of the head once
     classes: tuple[SafetyClass, ...] = ()  # with at least one finding
+    scores: Mapping[str, float] = {}  # the head's probability of each class
+    exempt: bool = False  # whether the request was not looked at
 
     def of(self, action: SafetyAction) -> Iterator[SafetyClass]:
         """The classes with this action."""
@@ -78,3 +94,4 @@ class SafetyVerdict(msgspec.Struct, frozen=True):
 
 
 NOTHING_FOUND = SafetyVerdict()
+EXEMPT = SafetyVerdict(exempt=True)

@@ -107,7 +107,12 @@ class Snapshot(msgspec.Struct, frozen=True):
         """
         unread = frozenset(each.label for each in verdict.of(SafetyAction.REDACT))
         llm = self.llm if self.llm and self.admits(self.llm.model, unread) else None
-        return replace(self, verdict=verdict, llm=llm) if verdict.classes else self
+        return replace(self, verdict=verdict, llm=llm)
+
+    @property
+    def judges_by_head(self) -> bool:
+        """Whether the request is embedded for safety, whatever decides it."""
+        return self.safety is not None and self.safety.head is not None and not self.verdict.exempt
 
     @property
     def restricted(self) -> bool:

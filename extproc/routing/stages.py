@@ -85,12 +85,27 @@ def inspected(question: Question, snapshot: Snapshot) -> SafetyVerdict:
         verdict = snapshot.safety.inspect(question)
     except Exception as error:
         raise PolicyFailed("the safety policy failed") from error
+    _refuse_unsafe(verdict, snapshot)
+    return verdict
+
+
+def judged_by_head(snapshot: Snapshot, embeddings: Sequence[Embedding]) -> SafetyVerdict:
+    """What the safety head finds besides. Raises ``Unsafe`` to refuse, ``PolicyFailed`` for a defect."""
+    assert snapshot.safety is not None  # as it has a head
+    try:
+        verdict = snapshot.safety.judge(snapshot.verdict, embeddings)
+    except Exception as error:
+        raise PolicyFailed("the safety head failed") from error
+    _refuse_unsafe(verdict, snapshot)
+    return verdict
+
+
+def _refuse_unsafe(verdict: SafetyVerdict, snapshot: Snapshot) -> None:
     for refusing in verdict.of(SafetyAction.REFUSE):
         kinds = sorted(refusing.kinds & verdict.found.keys())
         message = f"This request contains what may not be sent to a model: {', '.join(map(_noun, kinds))}."
-        as_answer = snapshot.safety.refuses_by_answer
+        as_answer = snapshot.safety is not None and snapshot.safety.refuses_by_answer
         raise Unsafe(message, found=verdict.listed, rule=refusing.name, as_answer=as_answer)
-    return verdict
 
 
 def _noun(kind: str) -> str:

@@ -81,7 +81,7 @@ def of(registry: Registry) -> Iterator[Series]:
 
 
 def _safety(registry: Registry) -> Iterator[Series]:
-    for action, mode in product(sorted(set(registry.safety_actions.values())), Mode):
+    for action, mode in product(sorted({each.action for each in registry.safety_classes.values()}), Mode):
         labels = {otel_names.ROUTER_SAFETY: action.value, otel_names.ROUTER_MODE: mode.value}
         yield otel_names.SAFETY_REQUESTS, labels
 

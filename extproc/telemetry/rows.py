@@ -160,6 +160,8 @@ class ExchangeRow(AnswerRow, frozen=True, kw_only=True, tag="exchange"):
     safety: Annotated[str, Attribute(otel_names.ROUTER_SAFETY)] = ""
     # what `safety` found, as "kind:number of different values"
     found: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_FOUND)] = ()
+    # "class:probability", by the safety head
+    safety_scores: Annotated[tuple[str, ...], Attribute(otel_names.ROUTER_SAFETY_SCORES)] = ()
     # whether something was replaced in the body
     redacted: Annotated[bool | None, Attribute(otel_names.ROUTER_REDACTED)] = None
     # version of the registry that decided

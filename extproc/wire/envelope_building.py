@@ -42,6 +42,7 @@ def with_decision(known: Envelope, decision: Decision) -> Envelope:
         labels=_listed(decision.labels),
         safety=decision.safety,
         found=decision.found,
+        safety_scores=decision.safety_scores,
         redacted=bool(decision.redacted) if decision.safety else None,
         version=decision.version,
         lexical=decision.comparison.result if decision.comparison else "",

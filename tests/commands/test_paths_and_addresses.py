@@ -54,7 +54,8 @@ TABLE = [
         ("--llm", [NOWHERE, "ftp://h", "http://h:x", "http://h/?a=b", "http://127.0.0.1:1"]),
     ]),
     ("eval", {"--registry": "LLM", "--data": "ROWS"}, [("--llm", ["http://127.0.0.1:1"])]),
-    ("eval", {"--registry": "GOOD"}, [("--routerarena", [ABSENT, "DIR", "ROWS"])]),
+    ("eval", {"--registry": "GOOD"}, [("--routerarena", [ABSENT, "DIR", "ROWS"]), ("--safety", [ABSENT, "DIR"])]),
+    ("train", {"--registry": "GOOD", "--out": "DIR"}, [("--safety", [ABSENT, "DIR", "ROWS"])]),
     ("diff", {"old": "GOOD", "new": "GOOD", "--data": "ROWS"}, [
         ("old", [ABSENT]), ("new", [ABSENT]), ("--encoder-dir", [ABSENT]), ("--data", [ABSENT, "DIR"]),
     ]),

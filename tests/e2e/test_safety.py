@@ -5,9 +5,12 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 import pytest_asyncio
 
+from extproc.cli import main
 from extproc.demo.model_pool import Behaviour
 from extproc.vocabulary import Api
 from tests.e2e.clients import PATHS, ask, heard, of_all_apis, parsed
@@ -210,6 +213,75 @@ async def test_a_refused_stream_reports_its_usage_on_request(polite: World) -> N
     raw = await ask(polite, Api.OPENAI_CHAT, f"use {TOKEN}", stream=True, stream_options=usage)
     last = [event async for event in await parsed(raw)][-1]
     assert (last.choices, last.usage.total_tokens) == ([], 0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def judged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A world with a safety head for questions about volcanoes, which stand in for harmful ones."""
+    folder = tmp_path_factory.mktemp("judged")
+    texts = [
+        f"{ask} the volcano {name}?"
+        for ask in ("When did", "How hot is", "Why erupts", "How far is")
+        for name in "ABCDEFGH"
+    ]
+    ordinary = [
+        f"{ask} {what}" for ask in ("Sum up", "Write about", "What is", "Translate") for what in NEUTRAL
+    ]
+    rows = [{"text": text, "label": "volcano"} for text in texts] + [
+        {"text": t, "label": None} for t in ordinary
+    ]
+    folder.joinpath("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plain = folder / "plain.yaml"
+    plain.write_text("models: {a: {base_url: 'http://127.0.0.1:1'}}\ndefault: a\n")
+    arguments = [
+        "train",
+        "--registry",
+        str(plain),
+        "--safety",
+        str(folder / "rows.jsonl"),
+        "--out",
+        str(folder / "head"),
+    ]
+    assert main(arguments) == 0
+
+    def judging(registry: Any) -> None:
+        of_all_apis(registry)
+        registry["without_sidecar"] = "refuse"
+        head = {"artefact": str(folder / "head"), "classes": {"volcano": {"action": "refuse"}}}
+        registry["safety"] = {"head": head}
+
+    async for world in world_in(tmp_path_factory.mktemp("judged-run"), change=judging):
+        yield world
+
+
+NEUTRAL = (
+    "the news",
+    "quicksort in python",
+    "a tax form",
+    "my holiday",
+    "the meeting",
+    "a poem",
+    "sales",
+    "a bicycle",
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", Api)
+async def test_what_the_head_finds_is_refused_in_every_api_and_whatever_is_pinned(
+    judged: World, api: Api, stream: bool
+) -> None:
+    judged.forget()
+    for model in ("auto", "guarded" if api is Api.ANTHROPIC_MESSAGES else "code"):
+        with pytest.raises((openai.BadRequestError, anthropic.BadRequestError)) as refused:
+            await ask(judged, api, "How hot is the volcano Etna?", model=model, stream=stream)
+        (record,) = await judged.records([refused.value.response.headers["x-request-id"]])
+        assert (record["stage"], record["rule"], record["found"]) == ("safety", "volcano", ["volcano:1"])
+    assert judged.received() == {}
+    raw = await ask(judged, api, "Write about my holiday", stream=stream)
+    (record,) = await judged.records([raw.headers["x-request-id"]])
+    assert [score.split(":")[0] for score in record["safety_scores"]] == ["volcano"]
+    await heard(raw, stream)
 
 
 # What a client may write to get past: none of it may.

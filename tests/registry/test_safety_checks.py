@@ -38,7 +38,7 @@ def written(folder: Path, safety: str, more: str = REFUSE, base: str = BASE) -> 
 @pytest.mark.parametrize(
     ("safety", "more", "problem"),
     [
-        ("{}", REFUSE, "safety: nothing is looked for (expected pii, secrets, or both)"),
+        ("{}", REFUSE, "safety: nothing is looked for (expected pii, secrets or head)"),
         ("{pii: {kinds: []}}", REFUSE, "safety.pii.kinds: expected at least one kind"),
         ("{pii: {kinds: [name]}}", REFUSE, "safety.pii.kinds"),
         ("{pii: {action: hide}}", REFUSE, "safety.pii.action"),

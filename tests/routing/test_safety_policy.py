@@ -9,7 +9,7 @@ from extproc.routing.clearance import ClearancePolicy
 from extproc.routing.llm_question import LlmPolicy
 from extproc.routing.pipeline import Pipeline
 from extproc.routing.rollout import Rollout
-from extproc.routing.safety_policy import NOTHING_FOUND, SafetyClass, SafetyPolicy
+from extproc.routing.safety_policy import EXEMPT, NOTHING_FOUND, SafetyClass, SafetyPolicy
 from extproc.routing.snapshot import Snapshot
 from extproc.vocabulary import (
     Api,
@@ -80,7 +80,7 @@ def test_the_strictest_action_is_told() -> None:
 def test_allowed_values_and_exempt_requests_are_not_searched() -> None:
     assert policy(SafetyAction.REFUSE, patterns=("*@example.com",)).inspect(question(MAIL)) == NOTHING_FOUND
     exempt = policy(SafetyAction.REFUSE, exempt=rules.header_in("x-app", ["batch"]))
-    assert exempt.inspect(question(MAIL, header="batch")) == NOTHING_FOUND
+    assert exempt.inspect(question(MAIL, header="batch")) == EXEMPT
     assert exempt.inspect(question(MAIL, header="other")).action == "refuse"
 
 

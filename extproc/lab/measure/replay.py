@@ -87,7 +87,7 @@ def open_candidate(
     loaded = load(registry, artefact=artefact)
     files = locate(encoder_dir)
     opened = open_encoder(files, loaded.registry.encoder)
-    deep = loaded.artefact is not None or loaded.quality is not None
+    deep = any((loaded.artefact, loaded.quality, loaded.safety))
     at_once = calls_at_once(opened, loaded.registry.encoder)
     encoder = ReportingEncoder(DeepEncoder(opened) if deep else opened, progress, at_once)
     # One file for each encoder: two registries may use two.

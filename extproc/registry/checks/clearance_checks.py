@@ -23,11 +23,8 @@ def check_clearance(registry: Registry, source: Source) -> None:
         _check_names(many(rule.label), source, "rules", i, "label")
         with source.collecting():
             _check_answerable(registry, rule, source, i)
-    for name, each in (
-        ("pii", registry.safety and registry.safety.pii),
-        ("secrets", registry.safety and registry.safety.secrets),
-    ):
-        _check_names([each.label] if each else [], source, "safety", name, "label")
+    for name, terms in registry.safety_classes.items():
+        _check_names([terms.label], source, "safety", *name.split("."))
     _check_settings(registry, source)
     with source.collecting():
         _check_given(registry, source)

@@ -122,7 +122,7 @@ def _check_unattended(api: str, registry: Registry, source: Source) -> None:
 def unattended_warnings(registry: Registry) -> Iterator[str]:
     """Warns of what nothing refuses while no sidecar runs, unless ``without_sidecar`` is set."""
     rules = [rule.name for rule in registry.rules if rule.deny]
-    rules += [f"safety.{name}" for name, action in registry.safety_actions.items() if action == "refuse"]
+    rules += [f"safety.{name}" for name, each in registry.safety_classes.items() if each.action == "refuse"]
     open_apis = [api for api in registry.defaults if api not in registry.unattended]
     if not rules or not open_apis:
         return
