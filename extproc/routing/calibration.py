@@ -14,6 +14,7 @@ from extproc.routing.scorers import Fit, Labels, Matrix, softmax
 
 _TEMPERATURES = np.geomspace(0.005, 5.0, 121)
 _FOLDS = 5
+_LEAST_LIKELY = float(np.log(1e-12))  # the logarithm of a probability, at least
 # Cosines of short texts to route centroids differ by tenths: with too few examples to hold any
 # out, this makes a lead of 0.1 worth odds of e.
 _UNFITTED = 0.1
@@ -91,11 +92,13 @@ def fit_temperature(held_out: Matrix | None, labels: Labels) -> float:
 
 def best_temperature(logits: Matrix, labels: Labels) -> float:
     """The temperature of least mean negative log-likelihood, from a fixed log-spaced grid."""
-    rows = np.arange(len(labels))
-    losses = [
-        -np.log(np.maximum(softmax(logits / temperature)[rows, labels], 1e-12)).mean()
-        for temperature in _TEMPERATURES
-    ]
+    lower = logits - logits.max(axis=1, keepdims=True)
+    true, odds = lower[np.arange(len(labels)), labels].astype(np.float64), np.empty_like(lower)
+    losses = []
+    for temperature in _TEMPERATURES.tolist():
+        np.exp(np.divide(lower, np.float32(temperature), out=odds), out=odds)
+        likely = true / temperature - np.log(odds.sum(axis=1, dtype=np.float64))
+        losses.append(-np.maximum(likely, _LEAST_LIKELY).mean())
     return float(_TEMPERATURES[int(np.argmin(losses))])
 
 

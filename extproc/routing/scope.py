@@ -33,7 +33,6 @@ _RIDGE = 0.002
 _LEAST_SCALE = 0.01  # cosines and log-probabilities that differ by less are equal
 _LEAST_SLOPE = 0.25  # of the sum of three standardised measures
 _BOUND = 8.0  # of a standardised measure
-_BLOCK = 512  # rows compared with all examples at once
 
 
 def are_few(rows: int, routes: int) -> bool:
@@ -63,9 +62,8 @@ def likeness_of_one(similarities: Sequence[Matrix], to_centroids: Matrix) -> Flo
 
     ``similarities`` has the cosines to the examples of each of the most probable routes, best route first.
     """
-    every = np.concatenate(similarities)
-    ten = every if len(every) <= _NEIGHBOURS else np.partition(every, -_NEIGHBOURS)[-_NEIGHBOURS:]
-    return np.array([[every.max(), similarities[0].max(), to_centroids.max(), ten.mean()]], np.float64)
+    nearest, of_best, ten = _nearest(similarities)
+    return np.array([[nearest, of_best, to_centroids.max(), ten]], np.float64)
 
 
 def likeness_of(
@@ -87,18 +85,18 @@ def likeness_of(
     visible = np.isfinite(logits)
     found[:, 2] = np.where(visible, to_centroids, -1.0).max(axis=1)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :SHOWN]
-    for start in range(0, len(vectors), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(vectors)))
-        similarities = vectors[rows] @ examples.T
-        compared = np.zeros((len(rows), logits.shape[1]), bool)
-        np.put_along_axis(compared, ranked[rows], values=True, axis=1)
-        seen = (compared & visible[rows])[:, of_example]
-        if own is not None:
-            seen[np.arange(len(rows)), own[rows]] = False
-        best = seen & (of_example == ranked[rows, :1])
-        found[rows, 0] = np.where(seen, similarities, -1.0).max(axis=1)
-        found[rows, 1] = np.where(best, similarities, -1.0).max(axis=1)
-        found[rows, 3] = _mean_of_nearest(np.where(seen, similarities, -1.0), seen.sum(axis=1))
+    order = np.argsort(of_example, kind="stable")
+    grouped, place = examples[order], np.argsort(order)
+    starts = np.searchsorted(of_example[order], np.arange(logits.shape[1] + 1)).tolist()
+    nobody = np.zeros(0, np.float32)
+    for row, vector in enumerate(vectors):
+        compared = []
+        for route in ranked[row].tolist():
+            seen = grouped[starts[route] : starts[route + 1]] @ vector if visible[row, route] else nobody
+            if own is not None and len(seen) and of_example[own[row]] == route:
+                seen = np.delete(seen, place[own[row]] - starts[route])
+            compared.append(seen)
+        found[row, 0], found[row, 1], found[row, 3] = _nearest(compared)
     return found
 
 
@@ -201,13 +199,14 @@ def _standard(found: Floats, centres: Floats, scales: Floats) -> Floats:
     return bounded
 
 
-def _mean_of_nearest(similarities: Matrix, seen: NDArray[np.intp]) -> Floats:
-    """The mean of the ten greatest of each row, or of all that it has."""
-    count = min(_NEIGHBOURS, similarities.shape[1])
-    greatest = -np.sort(-np.partition(similarities, -count, axis=1)[:, -count:], axis=1)
-    used = np.arange(count) < np.maximum(seen, 1)[:, None]
-    mean: Floats = (greatest * used).sum(axis=1) / used.sum(axis=1)
-    return mean
+def _nearest(similarities: Sequence[Matrix]) -> tuple[float, float, float]:
+    """The greatest of all, the greatest of the first route, and the mean of the ten greatest; -1 of none."""
+    every = np.concatenate(similarities)
+    if not len(every):
+        return -1.0, -1.0, -1.0
+    ten = every if len(every) <= _NEIGHBOURS else np.partition(every, -_NEIGHBOURS)[-_NEIGHBOURS:]
+    of_best = float(similarities[0].max()) if len(similarities[0]) else -1.0
+    return float(every.max()), of_best, float(ten.mean())
 
 
 def _sigmoid(values: Floats) -> Floats:
