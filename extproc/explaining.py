@@ -148,7 +148,7 @@ async def explain(registry: Path, encoder_dir: Path | None, question: Question) 
     Raises ``OperatorError`` if `serve` would not start, and ``UnknownModel`` if it would reject the model.
     """
     loaded = load(registry)
-    encoder = open_encoder(locate(encoder_dir), loaded.registry.encoder)
+    encoder = open_encoder(locate(encoder_dir, loaded.registry.encoder.model), loaded.registry.encoder)
     snapshot = msgspec.structs.replace(compile_snapshot(loaded, encoder, encoder.static), budget_s=60.0)
     named = conversation_id(question.request, question.head, snapshot.terms.conversation_header)
     question = msgspec.structs.replace(question, conversation_id=named)

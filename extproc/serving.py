@@ -90,7 +90,8 @@ async def serve(settings: Settings) -> None:
         supervisor = Supervisor(health, count_restarts=metrics.restarted, give_up=stop.set)
         closing.push_async_callback(supervisor.close)
 
-        files, token = locate(settings.encoder_dir), FeedbackToken(os.environ)
+        token = FeedbackToken(os.environ)
+        files = locate(settings.encoder_dir, registry.encoder.model)
         encoder = await asyncio.to_thread(open_encoder, files, registry.encoder)
         compiler = Compiler(encoder, files.directory)
 

@@ -90,6 +90,6 @@ def _examined(loaded: "LoadedRegistry", encoder_dir: Path | None) -> "Passed | N
     from extproc.embedding.encoder_session import open_encoder
     from extproc.embedding.release_compiling import Compiler
 
-    files = locate(encoder_dir)
+    files = locate(encoder_dir, loaded.registry.encoder.model)
     encoder = open_encoder(files, loaded.registry.encoder)
     return Compiler(encoder, files.directory).compiled(loaded, serving=None).holdout

@@ -113,11 +113,11 @@ def convert(directory: Path, progress: Progress) -> None:
     weights = bert(read_safetensors((directory / WEIGHTS).read_bytes()))
     weights.words.tofile(directory / WORDS)
     progress("building the fp32 graph")
-    _save(build(weights, FloatProducts(), words_file=WORDS), directory, "fp32")
+    save(build(weights, FloatProducts(), words_file=WORDS), directory, "fp32")
     progress("building the fp16 graph")
-    _save(build(weights, FloatProducts(), float_type=np.float16), directory, "fp16")
+    save(build(weights, FloatProducts(), float_type=np.float16), directory, "fp16")
     progress("calibrating and building the int8 graph")
-    _save(_int8(weights, directory / TOKENIZER), directory, "int8")
+    save(_int8(weights, directory / TOKENIZER), directory, "int8")
     progress("distilling the static encoder")
     _distil(directory)
 
@@ -146,7 +146,8 @@ def _distil(directory: Path) -> None:
     np.save(directory / STATIC_DOCUMENTS, document_kinds(TokenVectorEncoder(tokens, nothing, tokenizer)))
 
 
-def _save(model: onnx.ModelProto, directory: Path, precision: Precision) -> None:
+def save(model: onnx.ModelProto, directory: Path, precision: Precision) -> None:
+    """Write the graph of one precision."""
     (directory / graph_name(precision)).write_bytes(model.SerializeToString())
 
 

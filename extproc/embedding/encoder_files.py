@@ -6,6 +6,8 @@ word_embeddings.bin   float32, shared by the int8 and fp32 graphs and mapped int
 int8.onnx  fp32.onnx  fp16.onnx
 static_tokens.npy     float16, a vector for each token, mapped into memory (see ``static_encoder``)
 static_documents.npy  float32, the kinds of sentences in documents
+centre.npy            float32, subtracted from the vectors of multilingual-e5-small, which has e5-small-q4.bin
+                      as its weights and no static vectors
 manifest.json         written last: the model, its source, and the hashes of the files
 """
 
@@ -17,26 +19,24 @@ from typing import Literal
 
 import msgspec
 
+from extproc.embedding.encoder_models import MINILM, MINILM_WEIGHTS, MODELS, EncoderModel
 from extproc.errors import EncoderMissing
 
-MODEL = "all-MiniLM-L6-v2"
+MODEL = MINILM.name
 DIMENSIONS = 384
 INNER_DIMENSIONS = 768  # of the concatenated vectors of the inner layers
-# Increase it whenever the conversion gives other vectors. It is part of the encoder's name, and files of
-# another recipe are converted again.
-RECIPE = 3
+RECIPE = MINILM.recipe
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-WEIGHTS = "model.safetensors"
+WEIGHTS = MINILM_WEIGHTS
 WORDS = "word_embeddings.bin"
 STATIC_TOKENS = "static_tokens.npy"
 STATIC_DOCUMENTS = "static_documents.npy"
+CENTRE = "centre.npy"
 
 Precision = Literal["int8", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-
-MEND = "run `extproc model fetch`"
 
 _SOURCE = Path(__file__).parents[2]
 
@@ -65,6 +65,11 @@ class EncoderFiles(msgspec.Struct, frozen=True):
     manifest: EncoderManifest
 
     @property
+    def model(self) -> EncoderModel:
+        """The encoder that the files are of."""
+        return MODELS[self.manifest.model]
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer's definition."""
         return self.directory / TOKENIZER
@@ -72,7 +77,7 @@ class EncoderFiles(msgspec.Struct, frozen=True):
     @property
     def weights(self) -> Path:
         """The original weights. An operator may delete them, because only a conversion reads them."""
-        return self.directory / WEIGHTS
+        return self.directory / self.model.weights
 
     @property
     def static_tokens(self) -> Path:
@@ -94,7 +99,7 @@ def graph_name(precision: Precision) -> str:
     return f"{precision}.onnx"
 
 
-def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Path:
+def default_directory(environ: Mapping[str, str], source: Path = _SOURCE, model: str = MODEL) -> Path:
     """Where every command looks for the encoder, and where ``extproc model fetch`` puts it.
 
     ``EXTPROC_ENCODER_DIR`` if it is set. Else, if the code runs from a checkout, its ``.cache/encoder``: two
@@ -105,30 +110,31 @@ def default_directory(environ: Mapping[str, str], source: Path = _SOURCE) -> Pat
     if chosen := environ.get("EXTPROC_ENCODER_DIR"):
         return Path(chosen)
     if (source / "pyproject.toml").is_file():  # not so in site-packages
-        return source / ".cache" / "encoder"
+        return source / ".cache" / ("encoder" if model == MODEL else model)
     try:
         cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError as error:  # a user without a home, as in some containers
         raise EncoderMissing("no home directory for the encoder: set EXTPROC_ENCODER_DIR") from error
-    return cache / "envoy-semantic-router" / MODEL
+    return cache / "envoy-semantic-router" / model
 
 
-def locate(directory: Path | None = None) -> EncoderFiles:
-    """The encoder's files. The default directory is that of the environment.
+def locate(directory: Path | None = None, model: str = MODEL) -> EncoderFiles:
+    """The files of an encoder. The default directory is that of the environment.
 
     Checks the manifest and every file's size, which takes microseconds. ``verify`` checks hashes. Raises
     ``EncoderMissing`` with the problem and the command that mends it.
     """
-    directory = directory or default_directory(os.environ)
-    manifest = _read_manifest(directory / MANIFEST)
-    if (manifest.model, manifest.recipe) != (MODEL, RECIPE):
+    expected = MODELS[model]
+    directory = directory or default_directory(os.environ, model=model)
+    manifest = _read_manifest(directory / MANIFEST, expected.mend)
+    if (manifest.model, manifest.recipe) != (model, expected.recipe):
         raise EncoderMissing(
             f"{directory} has {manifest.model} of recipe {manifest.recipe}, "
-            f"not {MODEL} of recipe {RECIPE}: {MEND}"
+            f"not {model} of recipe {expected.recipe}: {expected.mend}"
         )
     for name, record in manifest.files.items():
-        if name != WEIGHTS:
-            _check_size(directory / name, record)
+        if name != expected.weights:
+            _check_size(directory / name, record, expected.mend)
     return EncoderFiles(directory, manifest)
 
 
@@ -139,8 +145,8 @@ def verify(files: EncoderFiles) -> None:
     """
     for name, record in files.manifest.files.items():
         path = files.directory / name
-        if (name != WEIGHTS or path.exists()) and sha256(path) != record.sha256:
-            raise EncoderMissing(f"{path} is damaged: {MEND}")
+        if (name != files.model.weights or path.exists()) and sha256(path) != record.sha256:
+            raise EncoderMissing(f"{path} is damaged: {files.model.mend}")
 
 
 def sha256(path: Path) -> str:
@@ -149,19 +155,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(path: Path) -> EncoderManifest:
+def _read_manifest(path: Path, mend: str) -> EncoderManifest:
     try:
         return msgspec.json.decode(path.read_bytes(), type=EncoderManifest)
     except FileNotFoundError as error:
-        raise EncoderMissing(f"no encoder in {path.parent}: {MEND}") from error
+        raise EncoderMissing(f"no encoder in {path.parent}: {mend}") from error
     except (OSError, msgspec.MsgspecError) as error:
-        raise EncoderMissing(f"{path} cannot be read ({error}): {MEND}") from error
+        raise EncoderMissing(f"{path} cannot be read ({error}): {mend}") from error
 
 
-def _check_size(path: Path, record: FileRecord) -> None:
+def _check_size(path: Path, record: FileRecord, mend: str) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise EncoderMissing(f"{path} cannot be read ({error}): {MEND}") from error
+        raise EncoderMissing(f"{path} cannot be read ({error}): {mend}") from error
     if size != record.bytes:
-        raise EncoderMissing(f"{path} has {size} bytes instead of {record.bytes}: {MEND}")
+        raise EncoderMissing(f"{path} has {size} bytes instead of {record.bytes}: {mend}")

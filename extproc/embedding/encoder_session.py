@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from extproc.embedding.batching import Encoded
 from extproc.embedding.encoder_files import (
+    CENTRE,
     DIMENSIONS,
     INNER_DIMENSIONS,
-    MODEL,
-    RECIPE,
     EncoderFiles,
     Precision,
 )
+from extproc.embedding.encoder_models import MINILM, EncoderModel
 from extproc.embedding.static_encoder import open_static_encoder
 from extproc.embedding.tokenizer import Ids, Tokenizer, estimate_tokens, pad
 from extproc.errors import EncoderFailed, EncoderMissing, OperatorError
@@ -59,9 +59,16 @@ class OnnxEncoder:
         tokenizer: Tokenizer,
         precision: Precision,
         static: StaticEncoder | None = None,
+        model: EncoderModel = MINILM,
+        centre: NDArray[np.float32] | None = None,
     ) -> None:
-        """``static`` is the static encoder that was distilled from this one."""
+        """``static`` is the static encoder that was distilled from this one.
+
+        ``centre`` of shape (dimensions,) is subtracted from each vector, which is then of unit length again.
+        """
         self.static = static
+        self._model = model
+        self._centre = centre
         self._session = session
         self._tokenizer = tokenizer
         self.precision = precision
@@ -72,7 +79,7 @@ class OnnxEncoder:
     @property
     def name(self) -> str:
         """Model, precision, greatest number of tokens, conversion recipe: everything that affects vectors."""
-        return f"{MODEL}/{self.precision}/{self._tokenizer.max_tokens}/r{RECIPE}"
+        return f"{self._model.name}/{self.precision}/{self._tokenizer.max_tokens}/r{self._model.recipe}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors of shape (len(texts), dimensions). Raises ``errors.EncoderFailed``."""
@@ -105,7 +112,7 @@ class OnnxEncoder:
             raise EncoderFailed(f"inference failed: {error}") from error
         if not (np.isfinite(vectors).all() and np.isfinite(inner).all()):
             raise EncoderFailed("inference returned numbers that are not finite")
-        return vectors, inner
+        return (vectors if self._centre is None else _centred(vectors, self._centre)), inner
 
 
 class DeepEncoder:
@@ -246,12 +253,26 @@ def _open_cuda(
 def _open(files: EncoderFiles, settings: schema.EncoderSettings, device: Device) -> OnnxEncoder:
     precision = _precision(settings, device)
     session = _session(files.graph(precision), settings, device)
-    return OnnxEncoder(
-        session,
-        Tokenizer(files.tokenizer, settings.max_tokens),
-        precision,
-        open_static_encoder(files.static_tokens, files.static_documents, files.tokenizer),
-    )
+    tokenizer = Tokenizer(files.tokenizer, settings.max_tokens, files.model.prefix)
+    if files.model.name != MINILM.name:  # its static vectors would be of a quarter of a million tokens
+        return OnnxEncoder(session, tokenizer, precision, model=files.model, centre=_read_centre(files))
+    static = open_static_encoder(files.static_tokens, files.static_documents, files.tokenizer)
+    return OnnxEncoder(session, tokenizer, precision, static)
+
+
+def _read_centre(files: EncoderFiles) -> NDArray[np.float32]:
+    path = files.directory / CENTRE
+    try:
+        centre: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError) as error:
+        raise EncoderMissing(f"{path} cannot be read: {error}") from error
+    return centre
+
+
+def _centred(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = vectors - centre
+    unit: NDArray[np.float32] = moved / np.sqrt((moved * moved).sum(axis=1, keepdims=True))
+    return unit
 
 
 def _precision(settings: schema.EncoderSettings, device: Device) -> Precision:

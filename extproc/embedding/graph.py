@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from extproc.embedding.encoder_models import MINILM
 from extproc.embedding.weights import HEADS, LAYER_NORM_EPSILON, Bert, Dense, Layer, Norm
 
 MICROSOFT = "com.microsoft"
@@ -25,7 +26,7 @@ ONNX = ""
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "embedding"
 INNER_OUTPUT = "inner"
-INNER_LAYERS = (1, 3)  # of 0 to 5; the other three would add 0.1 % of accuracy (benchmarks/RESULTS.md)
+INNER_LAYERS = MINILM.inner_layers
 
 _OPSET = 18
 _IR_VERSION = 10  # readable by the oldest supported ONNX Runtime
@@ -164,12 +165,13 @@ def build(
     *,
     float_type: type[np.floating[Any]] = np.float32,
     words_file: str = "",
+    inner_layers: tuple[int, int] = INNER_LAYERS,
 ) -> onnx.ModelProto:
     """The encoder as one graph.
 
     ``words_file`` is a file of raw float32 word embeddings in the directory of the graph's file. The runtime
     maps it into memory: it has more than half of the weights, and a request needs a few rows. Empty: the
-    graph contains the embeddings in its float type.
+    graph contains the embeddings in its float type. ``inner_layers`` are those of the second output.
     """
     graph = GraphBuilder(float_type)
     x, mask = _embed(graph, bert, words_file)
@@ -177,7 +179,7 @@ def build(
     inner = []
     for index, layer in enumerate(bert.layers):
         x = _layer(graph, f"layer{index}", x, mask, layer, products)
-        if index in INNER_LAYERS:
+        if index in inner_layers:
             inner.append(pool.unit_mean(x, f"layer{index}/pooled"))
     graph.node("Concat", inner, INNER_OUTPUT, ONNX, axis=1)
     pool.unit_mean(x, OUTPUT)

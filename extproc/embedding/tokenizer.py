@@ -51,8 +51,8 @@ def pad(rows: Sequence[Ids]) -> tuple[Ids, Ids]:
 class Tokenizer:
     """The encoder's tokenizer. It returns ids for every str, so no text can fail its batch."""
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
-        """Raises ``EncoderMissing`` if the file cannot be read as a tokenizer."""
+    def __init__(self, path: Path, max_tokens: int, prefix: str = "") -> None:
+        """``prefix`` goes before every text. Raises ``EncoderMissing`` if the file is not a tokenizer."""
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
@@ -61,6 +61,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.max_tokens = max_tokens
+        self._prefix = prefix
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text with [CLS] and [SEP], at most ``max_tokens``.
@@ -76,7 +77,7 @@ class Tokenizer:
 
     def _readable(self, text: str) -> str:
         """The cut text. A lone surrogate, which is possible in JSON but not in UTF-8, becomes '?'."""
-        return cut(text, self.max_tokens).encode("utf-8", "replace").decode("utf-8")
+        return self._prefix + cut(text, self.max_tokens).encode("utf-8", "replace").decode("utf-8")
 
     def _truncated(self, ids: Ids) -> Ids:
         if ids.size <= self.max_tokens:

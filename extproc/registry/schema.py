@@ -158,15 +158,21 @@ Language = Literal[
 class EncoderSettings(Section, frozen=True):
     """The embedding model and where it runs."""
 
-    model: Literal["all-MiniLM-L6-v2"] = "all-MiniLM-L6-v2"  # the embedding model
+    # The embedding model. all-MiniLM-L6-v2 reads English, multilingual-e5-small about a hundred languages.
+    model: Literal["all-MiniLM-L6-v2", "multilingual-e5-small"] = "all-MiniLM-L6-v2"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # `auto` is CUDA where it works, else the CPU
     precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"  # `auto` is int8 on the CPU, fp16 on CUDA
     max_tokens: Annotated[int, Meta(ge=8, le=512)] = 128  # longer texts are cut to this length
     threads: Count = 0  # inference threads; 0 means half of the cores, at most 4
     # Languages, or scripts other than Latin, whose texts are embedded. A text that is surely in another one
-    # gets the default. `any` embeds every text.
-    languages: Annotated[list[Language], Meta(min_length=1)] = field(default_factory=lambda: ["en"])
+    # gets the default. `any` embeds every text. (default: `[en]`, and `[any]` with multilingual-e5-small)
+    languages: Annotated[list[Language], Meta(min_length=1)] | None = None
     queue: Positive = 256  # greatest number of requests that wait for the encoder; more get the default
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The languages whose texts are embedded."""
+        return frozenset(self.languages or ["en" if self.model == "all-MiniLM-L6-v2" else "any"])
 
 
 class LlmSettings(Section, frozen=True):

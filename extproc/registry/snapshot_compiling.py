@@ -86,7 +86,7 @@ def compile_snapshot(
         deny_status=registry.deny_status,
         ask_usage=registry.stream_usage == "ask",
         rollout=Rollout(registry.mode, share_of(registry.rollout)),
-        languages=frozenset(registry.encoder.languages),
+        languages=registry.encoder.reads,
         rollout_key=registry.rollout_key.lower(),
         terms=_terms(registry, targets),
         llm=_llm(loaded, targets),

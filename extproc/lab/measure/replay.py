@@ -85,7 +85,7 @@ def open_candidate(
     ``OperatorError`` if `serve` could not start.
     """
     loaded = load(registry, artefact=artefact)
-    files = locate(encoder_dir)
+    files = locate(encoder_dir, loaded.registry.encoder.model)
     opened = open_encoder(files, loaded.registry.encoder)
     deep = any((loaded.artefact, loaded.quality, loaded.safety))
     at_once = calls_at_once(opened, loaded.registry.encoder)

@@ -96,7 +96,7 @@ def train_artefact(
     loaded = load(registry, untrained=True)
     if read is not None and not loaded.registry.routes:
         raise OperatorError(f"{registry} has no routes to learn (expected some, or only --outcomes)")
-    files = locate(encoder_dir)
+    files = locate(encoder_dir, loaded.registry.encoder.model)
     encoder = open_encoder(files, loaded.registry.encoder)
     at_once = calls_at_once(encoder, loaded.registry.encoder)
     deep = ReportingEncoder(DeepEncoder(encoder), _embedding(progress), at_once)

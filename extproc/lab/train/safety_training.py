@@ -33,7 +33,8 @@ def train_safety(
     read = [safety_in(path)(()) for path in files]
     rows = [row for dataset in read for row in dataset.rows]
     _require_rows(rows)
-    encoder = open_encoder(locate(encoder_dir), load(registry, untrained=True).registry.encoder)
+    settings = load(registry, untrained=True).registry.encoder
+    encoder = open_encoder(locate(encoder_dir, settings.model), settings)
     reporting = ReportingEncoder(
         DeepEncoder(encoder), lambda done, of: progress(f"embedded {done} of {of} pieces of texts")
     )

@@ -20,7 +20,7 @@ from extproc.registry.checks.model_checks import (
     check_reference,
     check_unattended,
 )
-from extproc.registry.checks.route_checks import check_rollout, check_routes
+from extproc.registry.checks.route_checks import check_encoder, check_rollout, check_routes
 from extproc.registry.checks.rule_checks import check_rules, check_trusted_headers
 from extproc.registry.checks.safety_checks import check_safety
 from extproc.registry.checks.shared_checks import is_address, plaintext_problem
@@ -46,6 +46,7 @@ def check(registry: Registry, examples: Mapping[str, tuple[str, ...]], source: S
         check_clearance,
         check_safety,
         check_rollout,
+        check_encoder,
         check_llm,
         check_feedback,
         _check_envoy,

@@ -28,9 +28,21 @@ def check_rollout(registry: Registry, source: Source) -> None:
                 check_trusted(registry, header, source, key, subject=f"{key}: ")
 
 
+def check_encoder(registry: Registry, source: Source) -> None:
+    """A fast path has the static vectors that it reads. Raises ``RegistryError``."""
+    model = registry.encoder.model
+    if registry.fast_path is not None and model != "all-MiniLM-L6-v2":
+        with source.collecting():
+            raise source.error(
+                f"fast_path: reads the static vectors of all-MiniLM-L6-v2, which {model} does not have "
+                "(expected no `fast_path`, or `encoder: {model: all-MiniLM-L6-v2}`)",
+                "fast_path",
+            )
+
+
 def language_warnings(registry: Registry, examples: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Warns of examples in languages that ``encoder.languages`` does not list."""
-    read = frozenset(registry.encoder.languages)
+    read = registry.encoder.reads
     found = Counter(unread(text, read) for texts in examples.values() for text in texts)
     del found[""]
     if found:
