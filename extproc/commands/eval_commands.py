@@ -40,7 +40,8 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Decide every row of a data set with the code that serves, and report accuracy, out-of-scope "
         "detection, calibration and risk against coverage beside simple baselines, each with a 95 % "
         'interval. The data is JSON lines {"text": ..., "route": NAME or null}, gzipped or not; null should '
-        'abstain; rows may carry a "group" to say that they mean the same. Outcomes are JSON lines '
+        'abstain; rows may carry a "group" to say that they mean the same, and a "language", '
+        "which is else detected. Outcomes are JSON lines "
         '{"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}}, and measure model choice by '
         "predicted quality: what it saves, beside random and prompt length. Without a file, rows come from "
         "the --store, if it has any: requests with recorded text and feedback.",

@@ -2,15 +2,15 @@
 
 There are four formats. A file may be gzipped. Other keys in a row are ignored:
 
-    routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER}
+    routes    {"text": ..., "route": NAME or null, "group": NAME, "weight": NUMBER, "language": NAME}
     outcomes  {"text": ..., "outcomes": {MODEL: 0..1}, "tokens": {MODEL: COUNT}, "set": NAME}
     safety    {"text": ..., "label": CLASS or null, "set": NAME}
     arena     {"prompt": ..., "scores": {MODEL: 0..1}, "costs": {MODEL: DOLLARS}, "accepted": {MODEL: BOOL}}
 
 A row whose route is null should abstain, and one whose label is null is ordinary. ``group``, ``weight``,
-``tokens`` and ``set`` are optional. Rows with the same meaning have the same ``group``, and prompts of one
-kind the same ``set``. ``weight`` is the number of requests that a sampled row stands for. ``tokens`` is the
-length of each model's answer.
+``language``, ``tokens`` and ``set`` are optional. Rows with the same meaning have the same ``group``, and
+prompts of one kind the same ``set``. ``weight`` is the number of requests that a sampled row stands for.
+``tokens`` is the length of each model's answer.
 """
 
 import gzip

@@ -21,6 +21,7 @@ class RouteRow(msgspec.Struct, frozen=True):
     route: str | None  # None: out of scope, should abstain
     group: str = ""  # texts of one group mean the same; empty: none
     weight: Annotated[float, Meta(gt=0.0)] = 1.0  # requests that it stands for
+    language: str = ""  # of the text, to compare languages by; empty: it is detected
 
 
 def parse(path: Path, line: int, text: str, kind: type[R]) -> R:

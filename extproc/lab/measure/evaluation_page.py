@@ -13,10 +13,12 @@ from extproc.lab.measure.evaluation_text import (
     FIGURE_HEAD,
     FLIP_HEAD,
     GRID_ROUTES,
+    LANGUAGE_HEAD,
     QUANTILE_HEAD,
     ROUTE_HEAD,
     figure_rows,
     flip_rows,
+    language_rows,
     largest_confusions,
     quantile_rows,
     reasons,
@@ -62,6 +64,11 @@ def _of_routes(report: Report) -> list[str]:
         section("How sure, how right", _plots(report)),
         section("Routes", plain_table(ROUTE_HEAD, route_rows(report))),
         section("Beside the baselines, before any floor", _baselines(report)),
+        *(
+            [section("Languages", plain_table(LANGUAGE_HEAD, language_rows(report)))]
+            if report.languages
+            else []
+        ),
         *(
             [section("Written in another way", plain_table(FLIP_HEAD, flip_rows(report)))]
             if report.flips

@@ -24,6 +24,7 @@ from extproc.lab.measure.intervals import (
     share,
     wilson,
 )
+from extproc.lab.measure.language_parity import LanguageFigures, by_language
 from extproc.lab.measure.llm_worth import DoubtAsker, LlmWorth, consult, worth_of
 from extproc.lab.measure.replay import CandidateRegistry, ReplayedDecisions, decide_all
 from extproc.registry.labelled_rows import RouteRow
@@ -94,6 +95,7 @@ class Report(msgspec.Struct, frozen=True):
     baselines: list[BaselineFigures]
     mistakes: list[Mistake]  # the surest first
     flips: dict[str, Figure] = {}  # by kind of change: decisions that change; empty: not measured
+    languages: list[LanguageFigures] = []  # the most frequent first; empty: all rows have the same one
     llm: LlmWorth | None = None  # what an LLM adds that is asked in doubt; None: none was asked
 
 
@@ -170,6 +172,7 @@ def evaluate(
         baselines=baseline_figures(candidate, rows, truth, decided),
         mistakes=_mistakes(rows, truth, decided),
         flips=_flips(candidate, texts, decided) if flips or len(rows) <= _FLIPS_UP_TO else {},
+        languages=by_language(rows, truth, decided.route),
         llm=None if consulted is None else worth_of(truth, texts, decided, consulted),
     )
 

@@ -14,6 +14,7 @@ GRID_ROUTES = 12  # with more, a report lists the largest entries of the confusi
 FIGURE_HEAD = ("", "value", "95 % interval", "")
 FLIP_HEAD = ("decisions that change with the text", "share", "95 % interval", "")
 ROUTE_HEAD = ("route", "rows", "precision", "recall", "F1")
+LANGUAGE_HEAD = ("language", "rows", "accuracy", "abstained in scope", "right of what got a route")
 QUANTILE_HEAD = ("quantile", *map(level, QUANTILES))
 _LISTED = 15
 _SHOWN_MISTAKES = 5
@@ -27,6 +28,7 @@ def as_text(report: Report) -> str:
         text_table(FIGURE_HEAD, figure_rows(report)),
         text_table(ROUTE_HEAD, route_rows(report)),
         _confusion(report),
+        text_table(LANGUAGE_HEAD, language_rows(report)) if report.languages else "",
         text_table(FLIP_HEAD, flip_rows(report)) if report.flips else "",
         _baselines(report),
         llm_as_text(report.llm) if report.llm else "",
@@ -91,6 +93,20 @@ def flip_rows(report: Report) -> list[list[str]]:
     return [
         [change, percent(figure.value), interval(figure, percent), CHANGES[change]]
         for change, figure in report.flips.items()
+    ]
+
+
+def language_rows(report: Report) -> list[list[str]]:
+    """A row for each language."""
+    return [
+        [
+            found.language,
+            count(found.rows),
+            with_interval(found.accuracy),
+            with_interval(found.abstained),
+            with_interval(found.right_of_kept),
+        ]
+        for found in report.languages
     ]
 
 

@@ -177,6 +177,31 @@ def test_the_decisions_that_another_way_of_writing_changes_are_reported(
     assert msgspec.json.decode(msgspec.json.encode(report))["flips"]["typo"]["value"] == 1 / 2
 
 
+def test_rows_of_several_languages_are_reported_by_language(candidate: CandidateRegistry, data: Path) -> None:
+    data.write_text(
+        '{"text": "hello friend", "route": "greeting"}\n'
+        '{"text": "python", "route": "code", "language": "fi"}\n'
+        '{"text": "wann kommt der nächste Zug", "route": "code"}\n'
+        '{"text": "hello my friend", "route": "greeting"}\n'
+    )
+    report = evaluate(candidate, routes_in(data))
+    found = {
+        each.language: (each.rows, each.accuracy.value, each.abstained.value) for each in report.languages
+    }
+    assert found == {"en": (2, 1.0, 0.0), "de": (1, 0.0, 1.0), "fi": (1, 1.0, 0.0)}
+    assert [each.language for each in report.languages] == ["en", "de", "fi"]
+    assert math.isnan(report.languages[1].right_of_kept.value)
+    assert re.search(r"^de +1 +0.000 ", as_text(report), re.MULTILINE)
+    assert "<h2>Languages" in as_page(report)
+    assert msgspec.json.decode(msgspec.json.encode(report))["languages"][0]["language"] == "en"
+
+
+def test_rows_of_one_language_have_no_table_of_languages(report: Report) -> None:
+    assert report.languages == []
+    assert "abstained in scope" not in as_text(report)
+    assert "<h2>Languages" not in as_page(report)
+
+
 def test_flips_of_many_rows_are_measured_only_on_request(candidate: CandidateRegistry, data: Path) -> None:
     data.write_text('{"text": "python", "route": "code"}\n' * 201)
     plain = evaluate(candidate, routes_in(data))
