@@ -29,6 +29,7 @@ from extproc.envoyconf import envoy_process
 from extproc.errors import OperatorError
 from extproc.lab.datasets import routes_in
 from extproc.lab.train.route_artefacts import TrainOptions, train_artefact
+from extproc.lab.train.safety_training import train_safety
 from extproc.registry.registry_loading import load
 
 # The longest budget that a registry may set: saturation shows as latency, not as defaults.
@@ -47,9 +48,12 @@ class Door(StrEnum):
     HASTY = "hasty"  # decides, within the registry's default budget
     WORDS = "words"  # decides by the lexical fast path, within PATIENT_MS
     ASKING = "asking"  # asks an LLM in doubt, within PATIENT_MS and the default time for the LLM
+    SEARCHING = "searching"  # looks for personal data and secrets, within PATIENT_MS
+    JUDGING = "judging"  # as SEARCHING, and has a safety head
 
 
-_OTHERS = (Door.HASTY, Door.WORDS, Door.ASKING)  # with a registry and a sidecar of their own
+# With a registry and a sidecar of their own.
+_OTHERS = (Door.HASTY, Door.WORDS, Door.ASKING, Door.SEARCHING, Door.JUDGING)
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -85,7 +89,7 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
     The sidecar is started ``starts`` times in turn, to time it; the last one stays. Raises
     OperatorError when a process does not become ready.
     """
-    numbers = free(len(Door) + 6)
+    numbers = free(len(Door) + 3 + len(_OTHERS))
     ports = dict(zip(Door, numbers, strict=False))
     model_admin, front_admin, patient_admin, *other_admins = numbers[len(Door) :]
     for door in (Door.PATIENT, *_OTHERS):
@@ -98,9 +102,12 @@ async def running(run_dir: Path, *, starts: int, report: Callable[[str], None]) 
             decision_ms=None if door is Door.HASTY else PATIENT_MS,
             by_words=door is Door.WORDS,
             egress=f"unix:{run_dir / 'egress.sock'}" if door is Door.ASKING else "",
+            searches=door in (Door.SEARCHING, Door.JUDGING),
+            judges=door is Door.JUDGING,
         )
-    report("training the fast path")
+    report("training the fast path and the safety head")
     await _train(run_dir)
+    await _train_head(run_dir)
     async with AsyncExitStack() as stopping:
         report(f"starting the sidecar {starts} times")
         seconds: list[float] = []
@@ -148,6 +155,18 @@ async def _train(run_dir: Path) -> None:
     static = open_encoder(locate(), loaded.registry.encoder).static
     if words is None or static is None or words.read(workload.EMBEDDED_16, static) is None:
         raise OperatorError(f"the words of {workload.EMBEDDED_16!r} are not enough for the fast path")
+
+
+async def _train_head(run_dir: Path) -> None:
+    """What `Door.JUDGING` judges by: everyday questions stand in for harmful ones."""
+    registry, data = _registry(run_dir, Door.JUDGING), run_dir / "classes.jsonl"
+    workload.write_classes(data)
+    out = registry.parent / workload.SAFETY_HEAD
+
+    def train() -> None:
+        train_safety(registry, [data], out, None, false_positives=0.02, seed=0, progress=lambda _: None)
+
+    await asyncio.to_thread(train)
 
 
 async def _start_sidecar(run_dir: Path, door: Door, admin: int, stopping: AsyncExitStack) -> Process:

@@ -61,7 +61,7 @@ _ROUTES = {
         "Is this argument valid, and which premise is the weakest?",
     ],
 }
-ARTEFACT = "artefact"  # a directory beside the registry
+ARTEFACT, SAFETY_HEAD = "artefact", "safety"  # directories beside the registry
 _SENTENCES = {
     "everyday": (
         ("Tell me a joke about {}", "Translate {} into Spanish", "How do you say {} in Japanese?"),
@@ -102,6 +102,17 @@ def write_labelled(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_classes(path: Path) -> None:
+    """Writes rows to learn a safety head from: everyday sentences are a class, all others are ordinary."""
+    rows = [
+        {"text": pattern.format(thing), "label": route if route == LLM_ROUTE else None}
+        for route, (patterns, things) in _SENTENCES.items()
+        for pattern in patterns
+        for thing in things
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_registry(
     path: Path,
     *,
@@ -112,11 +123,14 @@ def write_registry(
     decision_ms: int | None,
     by_words: bool = False,
     egress: str = "",
+    searches: bool = False,
+    judges: bool = False,
 ) -> None:
     """Writes a registry; ``decision_ms`` None leaves the budget at its default.
 
     ``by_words``: it takes the fast path, of an artefact beside it, and next to nothing is sampled. With an
-    ``egress`` it asks an LLM about every request in doubt.
+    ``egress`` it asks an LLM about every request in doubt. ``searches``: it looks for personal data and
+    secrets. ``judges``: it has a safety head, in a directory beside it.
     """
     envoy = {"listen": listen, "admin": admin, "sidecar": sidecar}
     models = {name: {"base_url": upstream} for name in _MODELS.values()}
@@ -135,6 +149,10 @@ def write_registry(
         models["llm"] = {"base_url": f"{upstream}{LLM_PATH}"}
         envoy["egress"] = egress
         registry["llm"] = {"model": "llm", "max_share": 1.0, "per_second": 1_000_000, "cache": 0}
+    if searches:
+        registry |= {"without_sidecar": "refuse", "safety": {"pii": {}, "secrets": {}}}
+    if judges:
+        registry["safety"] = {"pii": {}, "secrets": {}, "head": {"artefact": SAFETY_HEAD}}
     path.write_text(yaml.safe_dump(registry, sort_keys=False))
 
 
