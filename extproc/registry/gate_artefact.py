@@ -20,7 +20,7 @@ from extproc.registry.weights_bundle import Arrays, Bundle
 from extproc.registry.yaml_source import Source
 
 MANIFEST, WEIGHTS = "gate.json", "gate.npz"
-FORMAT = 1  # raise it when a reader of the former one would misread the new, or reads answers otherwise
+FORMAT = 2  # raise it when a reader of the former one would misread the new, or reads answers otherwise
 
 
 class GateManifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,13 @@ class SecretSettings(Section, frozen=True):
     label: str = "secret"  # models that are cleared for it may read what is found
 
 
+class TemplateSettings(Section, frozen=True):
+    """Known templates of attacks on a model, such as DAN."""
+
+    action: SafetyAction = SafetyAction.REFUSE  # what is done about them: allow, guard or refuse
+    label: str = "template"  # of a guarded request
+
+
 class HeadClassSettings(Section, frozen=True):
     """What is done about a class that the safety head finds. There is nothing to redact."""
 
@@ -55,9 +62,12 @@ class ClassTerms(msgspec.Struct, frozen=True):
 class SafetySettings(Section, frozen=True):
     """Looks for personal data, secrets and harm in every request, before all but deny rules decides."""
 
-    reads: Scope = field(default=Scope.EVERYTHING, name="in")  # what is searched for pii and secrets
+    reads: Scope = field(
+        default=Scope.EVERYTHING, name="in"
+    )  # what is searched for pii, secrets and templates
     pii: PiiSettings | None = None  # personal data (default: not looked for)
     secrets: SecretSettings | None = None  # keys and tokens (default: not looked for)
+    templates: TemplateSettings | None = None  # known attacks on a model (default: not looked for)
     head: SafetyHeadSettings | None = None  # finds harmful requests (default: none)
     # How a refusal looks: a 400, or a 200 in which a model seems to refuse. No model is called.
     answer: Literal["error", "refusal"] = "error"
@@ -66,10 +76,11 @@ class SafetySettings(Section, frozen=True):
 
     @property
     def terms(self) -> Mapping[str, ClassTerms]:
-        """What is done about each class that is looked for: ``pii``, ``secrets``, ``head.CLASS``."""
-        by_name: dict[str, PiiSettings | SecretSettings | HeadClassSettings | None] = {
+        """What is done about each class: ``pii``, ``secrets``, ``templates``, ``head.CLASS``."""
+        by_name: dict[str, PiiSettings | SecretSettings | TemplateSettings | HeadClassSettings | None] = {
             "pii": self.pii,
             "secrets": self.secrets,
+            "templates": self.templates,
         }
         by_name |= {f"head.{name}": each for name, each in self.head.classes.items()} if self.head else {}
         return {

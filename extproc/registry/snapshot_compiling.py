@@ -34,7 +34,7 @@ from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.safety_head import SafetyHead
-from extproc.routing.safety_policy import SafetyClass, SafetyPolicy
+from extproc.routing.safety_policy import TEMPLATE, SafetyClass, SafetyPolicy
 from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -135,6 +135,9 @@ def _safety_classes(settings: SafetySettings) -> Iterator[SafetyClass]:
         yield SafetyClass("pii", frozenset(settings.pii.kinds), settings.pii.action, settings.pii.label)
     if settings.secrets is not None:
         yield SafetyClass("secrets", frozenset({"secret"}), settings.secrets.action, settings.secrets.label)
+    if settings.templates is not None:
+        own = settings.templates
+        yield SafetyClass("templates", frozenset({TEMPLATE}), own.action, own.label)
 
 
 def _clearance(

@@ -11,15 +11,20 @@ rules and before everything else, so that nothing outvotes it. A class of findin
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Final
 
 import msgspec
 
 from extproc.routing.rules import Condition, Reading, passages_of
 from extproc.routing.safety_head import SafetyHead
+from extproc.safety.known_templates import known_template
 from extproc.safety.part_joins import readings_of
 from extproc.safety.redaction import allowed_by, identity
+from extproc.safety.text_folding import folded
 from extproc.safety.text_scan import find
 from extproc.vocabulary import Embedding, Question, SafetyAction, Scope
+
+TEMPLATE: Final = "template"  # the kind of a known template of an attack
 
 
 class SafetyClass(msgspec.Struct, frozen=True):
@@ -54,6 +59,8 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
                 value = text[finding.start : finding.end]
                 if not allowed(value):
                     values.setdefault(finding.kind, set()).add(identity(value))
+            if TEMPLATE in kinds and (name := known_template(folded(text))):
+                values.setdefault(TEMPLATE, set()).add(name)
         found = {kind: len(distinct) for kind, distinct in values.items()}
         return SafetyVerdict(found, tuple(each for each in self.classes if not each.kinds.isdisjoint(found)))
 

@@ -119,6 +119,7 @@ _NOUNS = {
     "national_id": "a national number",
     "phone": "a phone number",
     "secret": "a key or token",
+    "template": "the text of a known attack",
 }
 
 

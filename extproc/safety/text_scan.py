@@ -78,14 +78,14 @@ _URL_RUN = _compiled(_URL_ENCODED)
 
 def find(text: str, kinds: frozenset[str] | None = None) -> tuple[Finding, ...]:
     """The personal data and secrets in ``text``, in order and not overlapping; only of ``kinds`` if given."""
-    text = _encodable(text)
+    text = encodable(text)
     found = [*_SCAN.found_in(text), *_folded(text), *_in_encoded(text)]
     if not found:
         return ()
     return apart(finding for finding in found if kinds is None or finding.kind in kinds)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text with each lone surrogate, which RE2 cannot read, replaced by one other character."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 

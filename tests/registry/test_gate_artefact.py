@@ -1,5 +1,6 @@
 """A calibrated gate on disk: the same again when read, and refused when it is anything else."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from extproc.apis.model_answer import ModelAnswer
 from extproc.errors import ArtefactUnusable, RegistryError
 from extproc.gate.answer_scoring import NAMES, Goodness, Logit
 from extproc.gate.judged_request import JudgedRequest
+from extproc.gate.refusal_patterns import PATTERNS
+from extproc.registry import gate_artefact
 from extproc.registry.cascade_settings import Gate
 from extproc.registry.gate_artefact import (
     CalibratedGate,
@@ -92,7 +95,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 99}, "has format 99; expected 1"),
+        ({"format": 99}, "has format 99; expected 2"),
         ({"features": ["length"]}, "fit it anew"),
         ({"threshold": "high"}, "not the manifest of a gate"),
     ],
@@ -170,3 +173,10 @@ def test_a_damaged_artefact_is_told_where_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "learnt" / "gate.npz").write_bytes(b"")
     with pytest.raises(RegistryError, match=r"registry\.yaml:2: artefact: .* is damaged"):
         named_by(tmp_path, "gates:\n  good: {artefact: learnt}\n")
+
+
+def test_the_format_is_of_these_refusal_patterns() -> None:
+    """When this fails: raise ``FORMAT``, as a gate was fitted on what the patterns found; take the digest."""
+    patterns = "\n".join(f"{name}: {pattern}" for name, pattern in PATTERNS.items())
+    digest = hashlib.sha256(patterns.encode()).hexdigest()[:12]
+    assert (gate_artefact.FORMAT, digest) == (2, "7cb26bed44a6")

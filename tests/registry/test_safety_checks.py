@@ -38,11 +38,13 @@ def written(folder: Path, safety: str, more: str = REFUSE, base: str = BASE) -> 
 @pytest.mark.parametrize(
     ("safety", "more", "problem"),
     [
-        ("{}", REFUSE, "safety: nothing is looked for (expected pii, secrets or head)"),
+        ("{}", REFUSE, "safety: nothing is looked for (expected pii, secrets, templates or head)"),
         ("{pii: {kinds: []}}", REFUSE, "safety.pii.kinds: expected at least one kind"),
         ("{pii: {kinds: [name]}}", REFUSE, "safety.pii.kinds"),
         ("{pii: {action: hide}}", REFUSE, "safety.pii.action"),
         ("{pii: {label: a b}}", REFUSE, "'a b' is not a valid label"),
+        ("{templates: {action: redact}}", REFUSE, "safety.templates: there is nothing to redact"),
+        ("{templates: {action: guard}}", REFUSE, "safety.templates: no model is cleared for `template`"),
         ("{pii: {}, exempt: {x-other: a}}", REFUSE, "clients could set the header `x-other`"),
         ("{secrets: {action: guard}}", REFUSE, "safety.secrets: no model is cleared for `secret`"),
         ("{pii: {}}", "", "go to `large`, which is not cleared for pii (expected `without_sidecar: refuse`)"),

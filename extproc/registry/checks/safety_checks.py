@@ -14,7 +14,9 @@ def check_safety(registry: Registry, source: Source) -> None:
         return
     with source.collecting():
         if not registry.safety_classes and settings.head is None and not source.is_unread("safety"):
-            raise source.error("safety: nothing is looked for (expected pii, secrets or head)", "safety")
+            raise source.error(
+                "safety: nothing is looked for (expected pii, secrets, templates or head)", "safety"
+            )
     with source.collecting():
         if settings.pii is not None and not settings.pii.kinds and not source.is_unread("safety", "pii"):
             raise source.error("safety.pii.kinds: expected at least one kind", "safety", "pii", "kinds")
@@ -29,7 +31,7 @@ def check_safety(registry: Registry, source: Source) -> None:
 def _check_action(registry: Registry, name: str, terms: ClassTerms, source: Source) -> None:
     section, _, of_head = name.partition(".")
     at = ("safety", "head", "classes", of_head, "action") if of_head else ("safety", section, "action")
-    if of_head and terms.action is SafetyAction.REDACT:
+    if (of_head or name == "templates") and terms.action is SafetyAction.REDACT:
         raise source.error(
             f"safety.{name}: there is nothing to redact (expected allow, guard or refuse)", *at
         )
