@@ -231,19 +231,20 @@ def route_by_meaning(
 def _by_scores(
     scores: Scores, embeddings: Sequence[Embedding], question: Question, snapshot: Snapshot
 ) -> Choice:
-    embedding = embeddings[0]
+    read, turn = embeddings[0], embeddings[-1]
     doubt = _doubt(scores, snapshot)
     if doubt is not None:
-        return Choice(Stage.DEFAULT, doubt, scores=scores, embedding=embedding)
+        return Choice(Stage.DEFAULT, doubt, scores=scores, embedding=read, turn_embedding=turn)
     route = scores.candidates[0].route
-    found = _model_of(route, question, snapshot, embeddings[-1])  # quality is that of the whole turn
+    found = _model_of(route, question, snapshot, turn)
     return Choice(
         stage=Stage.EMBEDDING,
         reason=Reason.MATCHED if found.model else Reason.NO_CANDIDATE,
         route=route,
         model=found.model,
         scores=scores,
-        embedding=embedding,
+        embedding=read,
+        turn_embedding=turn,
         offers=found.offers,
         training_similarity=found.similarity,
     )
@@ -253,7 +254,7 @@ def route_by_llm(choice: Choice, opinion: LlmOpinion, question: Question, snapsh
     """Follow the LLM's opinion about a request in doubt. If it names no route, ``choice`` stands."""
     if opinion.result is not LlmResult.MATCHED:
         return replace(choice, opinion=opinion)
-    found = _model_of(opinion.route, question, snapshot, choice.embedding)
+    found = _model_of(opinion.route, question, snapshot, choice.turn_embedding)
     return replace(
         choice,
         stage=Stage.LLM,

@@ -38,6 +38,7 @@ from extproc.vocabulary import (
     Reason,
     RequestHead,
     Stage,
+    TurnReading,
 )
 from tests.routing.fast_path_words import fast_path_of, words_of
 
@@ -653,3 +654,32 @@ async def test_a_route_of_the_llm_whose_models_cannot_take_the_request_gets_the_
     anthropic = Question(msgspec.structs.replace(asked.request, api=Api.ANTHROPIC_MESSAGES), asked.head)
     decision = await pipeline.decide(anthropic, more_time)
     assert (decision.stage, decision.reason, decision.model) == (Stage.LLM, Reason.NO_CANDIDATE, "large")
+
+
+class PieceReader:
+    """A reader of turns that finds the same piece in all of them."""
+
+    def read(self, text: str) -> TurnReading:
+        return TurnReading("between", part="last")
+
+
+class Noted(Foresight):
+    """Predicts that every answer will be good, and notes of which vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors: list[np.ndarray] = []
+
+    def forecasts(self, embedding: Embedding, text: str, models: list[str]) -> Prediction:
+        self.vectors.append(embedding.vector)
+        return super().forecasts(embedding, text, models)
+
+
+async def test_for_a_route_of_the_llm_quality_is_predicted_of_the_whole_turn_and_not_of_the_piece_read() -> (
+    None
+):
+    base, noted = snapshot(), Noted()
+    routes = {**base.routes, "coding": msgspec.structs.replace(base.routes["coding"], quality_bar=0.5)}
+    decision = await resolve("elsewhere", Oracle(CODING), routes=routes, quality=noted, reader=PieceReader())
+    assert (decision.stage, decision.model) == (Stage.LLM, "coder")
+    assert [vector.tolist() for vector in noted.vectors] == [TEXTS["elsewhere"].tolist()]
