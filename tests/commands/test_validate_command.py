@@ -80,7 +80,7 @@ def test_every_mistake_is_printed_with_its_line(tmp_path: Path, capsys: pytest.C
         "5: unknown key `decision_sm` (did you mean `decision_ms`?",
         "7: regex: missing ): ( (expected RE2 syntax)",
         "8: rule `one`: another rule has this name (expected unique names)",
-        "8: rule `one`: expected exactly one of deny, route, model; got deny and route",
+        "8: rule `one`: expected exactly one of deny, route, model, or a `label`; got deny and route",
         "10: cannot read ",
         "10: there is no model `c`",
         "11: the candidate `a` is listed twice",
@@ -149,11 +149,11 @@ def test_what_cannot_be_read_hides_no_mistake_beside_it_and_is_reported_once(
         "7: regex: missing ): (",
         "7: rules.0: missing key `name`",
         "7: there is no model `d`",
-        "8: rule `two`: expected exactly one of deny, route, model; got deny and route",
+        "8: rule `two`: expected exactly one of deny, route, model, or a `label`; got deny and route",
         "8: rules.1: missing key `when`",
         "9: rules.2: must be a mapping with `name` and `when`; got text",
         "10: keyword: must not be empty",
-        "10: rule `three`: expected exactly one of deny, route, model; got none",
+        "10: rule `three`: expected exactly one of deny, route, model, or a `label`; got none",
         "10: rules.3.when.keyword.0: must be text; got a whole number",
         "12: b has no price, so the cheapest of a, b is unknown",
         "12: routes.r.candidates.0: must be text; got a whole number",
@@ -248,7 +248,7 @@ def test_deny_rules_without_a_choice_of_what_happens_without_a_sidecar_are_a_war
     assert main(["validate", str(path)]) == 0
     out = capsys.readouterr().out
     (warning,) = (line for line in out.splitlines() if line.startswith(f"{path}: warning: "))
-    assert "deny rules (no-keys)" in warning
+    assert "only the sidecar refuses requests (no-keys)" in warning
     assert ("openai.chat" in warning) is not written.startswith("without")
     assert "openai.completions" in warning
     assert "`without_sidecar: refuse`" in warning
