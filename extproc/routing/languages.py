@@ -57,10 +57,10 @@ _LEAST: Final = 1.5  # evidence against English; a function word has 1
 _ALONE: Final = 0.5  # the share of words that are function words, where less evidence is enough
 _SHORT: Final = 3  # words of a text with less evidence
 _LEAST_SHARE: Final = 0.12  # evidence per word: prose has .3 to .8
-_FEWEST_SPELT: Final = 2  # words of a text that is judged by how its words are spelt
+_FEWEST_SPELT: Final = 3  # words of a text that is judged by how its words are spelt
 _MOST_SPELT: Final = 12
 _LEAST_SPELT: Final = (
-    0.3  # evidence, where one word of the language has 1; as the sum of as many random ones grows
+    0.5  # evidence, where one word of the language has 1; as the sum of as many random ones grows
 )
 _VOWEL_WORDS: Final = 4  # words of a text whose last letters are evidence
 _VOWEL_SHARE: Final = 0.7  # of them end in a vowel

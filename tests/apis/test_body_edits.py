@@ -298,7 +298,7 @@ def test_another_name_of_the_model_replaces_its_value_alone(
     asked: tuple[Api, dict[str, Any]], name: str, style: Random
 ) -> None:
     api, original = asked
-    assume(name != original["model"])
+    assume(name != original["model"] and isinstance(original.get("stream"), bool | None))
     body = spelled(original, style).encode()
     request = apis.parse(api, body)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # Fake models answer a schema with its first choice: for `llm`, the registry's first route.
 LLM = "small"
-DOUBTFUL = "zzyzx quombat frelm"
+DOUBTFUL = "purple umbrella carpet"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -68,7 +68,7 @@ async def test_the_llms_route_is_followed_and_its_call_is_on_the_record(world: W
 
 async def test_an_equal_text_is_not_asked_about_again(world: World) -> None:
     world.pool[LLM].behaviour = says("code")
-    answers = [await world.post(chat(f"{DOUBTFUL} two")) for _ in range(2)]
+    answers = [await world.post(chat(f"{DOUBTFUL} again")) for _ in range(2)]
     assert [answer.headers["x-router-route"] for answer in answers] == ["code", "code"]
     assert len(world.pool[LLM].journal) == 1
     _, again = await world.records([answer.headers["x-request-id"] for answer in answers])
