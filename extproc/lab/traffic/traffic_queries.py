@@ -3,8 +3,9 @@
 ``since`` and ``step`` are the beginning of the window and the width of its buckets, in microseconds.
 """
 
+from extproc.routing.llm_question import DOUBTS
 from extproc.telemetry.row_building import REFUSALS
-from extproc.vocabulary import Reason, Stage
+from extproc.vocabulary import Stage
 
 _AT = "toUnixTimestamp64Micro(time)"
 _IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"  # so that earlier partitions are not read
@@ -103,7 +104,7 @@ FROM (
 GROUP BY route, answered_by, name, bucket
 ORDER BY route, answered_by, name, bucket"""
 
-_ABSTAINED = f"reason IN ('{Reason.LOW_MARGIN}', '{Reason.LOW_SIMILARITY}', '{Reason.OUT_OF_SCOPE}')"
+_ABSTAINED = "reason IN ({})".format(", ".join(f"'{reason}'" for reason in sorted(DOUBTS)))
 
 # A request that abstained has no route; it leans to its first candidate, where that is known.
 TREND = f"""\

@@ -153,6 +153,12 @@ def test_what_was_not_measured_is_null(store: Store, put: Put) -> None:
     assert (part.quality, part.concerns, part.severity) == ({}, [], 0.0)
 
 
+def test_a_request_in_a_language_that_is_not_read_abstained_too(store: Store, put: Put) -> None:
+    reasons = ["matched", "matched", "low_margin", "language"]
+    put([exchange(number, reason=reason, model="small") for number, reason in enumerate(reasons)])
+    assert told(store).abstained.value == 0.5
+
+
 def test_a_request_that_abstained_counts_for_the_route_it_leaned_to(store: Store, put: Put) -> None:
     leaning = {"reason": "low_margin", "margin": 0.05, "candidates": ("code:0.5", "chat:0.45")}
     put(
