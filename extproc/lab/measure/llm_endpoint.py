@@ -17,6 +17,7 @@ import msgspec
 
 from extproc.errors import OperatorError
 from extproc.lab.datasets import printable
+from extproc.lab.figures.number_formats import setting
 from extproc.lab.measure.replay import Progress
 from extproc.routing.llm_question import PATH, LlmQuestion, opinion_of, request_body
 from extproc.vocabulary import LlmOpinion, LlmResult
@@ -91,7 +92,7 @@ def _first_answers(server: LlmServer, questions: Sequence[LlmQuestion]) -> list[
     if len(heard) == _UNANSWERED:
         raise OperatorError(
             f"--llm: {server.url}: no reply to the first {_UNANSWERED} questions (expected one within "
-            f"`llm.deadline_ms`, {questions[0].policy.deadline_s * 1000:g} ms)"
+            f"`llm.deadline_ms`, {setting(questions[0].policy.deadline_s * 1000)} ms)"
         )
     return heard
 

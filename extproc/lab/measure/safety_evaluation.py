@@ -9,6 +9,7 @@ import numpy as np
 from extproc.embedding.encoder_files import DIMENSIONS
 from extproc.errors import OperatorError
 from extproc.lab.datasets import safety_in
+from extproc.lab.figures.number_formats import threshold
 from extproc.lab.measure.replay import CandidateRegistry
 from extproc.lab.measure.safety_figures import figures, figures_text
 from extproc.lab.train.safety_fitting import prepare, surest
@@ -43,7 +44,7 @@ def evaluate_safety(candidate: CandidateRegistry, files: Sequence[Path]) -> Safe
 
 def safety_text(report: SafetyReport) -> str:
     """The table for a terminal."""
-    thresholds = ", ".join(f"{name} {threshold:.3g}" for name, threshold in report.thresholds.items())
+    thresholds = ", ".join(f"{name} {threshold(least)}" for name, least in report.thresholds.items())
     return (
         f"registry    {report.registry} (version {report.version})\n"
         f"thresholds  {thresholds}\n\n{figures_text(report.figures)}\n"

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from extproc.lab.figures.number_formats import score
 from extproc.lab.figures.report_layout import text_table
 from extproc.lab.measure.intervals import wilson
 
@@ -65,5 +66,5 @@ def figures_text(metrics: Mapping[str, Any]) -> str:
 
 def _cells(share: Mapping[str, float]) -> list[str]:
     rows = int(share["rows"])
-    part = f"{share['hits'] / rows:.3f}" if rows else "-"
-    return [str(rows), part, f"{share['low']:.3f} to {share['high']:.3f}"]
+    part = score(share["hits"] / rows if rows else None)
+    return [str(rows), part, f"{score(share['low'])} to {score(share['high'])}"]

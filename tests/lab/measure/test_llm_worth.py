@@ -140,7 +140,8 @@ def test_a_registry_without_llm_is_an_error(tmp_path: Path) -> None:
 
 def test_without_a_row_in_doubt_nothing_is_asked(tmp_path: Path) -> None:
     floorless = WITH_LLM.replace("{margin: 0.1, similarity: 0.3}", "{margin: 0, in_scope: 0, similarity: 0}")
-    report, server = report_of(tmp_path, registry=floorless)
+    every_language = floorless + "encoder: {languages: [any]}\n"
+    report, server = report_of(tmp_path, registry=every_language)
     worth = worth_in(report)
     assert (worth.in_doubt, worth.calls, worth.latency_ms, server.journal) == (0, 0, {}, [])
     assert math.isnan(next(group for group in worth.groups if group.name == "in doubt").gain.value)
