@@ -24,6 +24,7 @@ from extproc.safety.text_folding import folded
 from extproc.safety.text_scan import find
 from extproc.vocabulary import Embedding, Question, SafetyAction, Scope
 
+SECRET: Final = "secret"  # noqa: S105 - the kind that no pattern of harmless values excuses
 TEMPLATE: Final = "template"  # the kind of a known template of an attack
 
 
@@ -55,9 +56,10 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
         allowed = allowed_by(self.patterns)
         values: dict[str, set[str]] = {}
         for text in chain.from_iterable(map(readings_of, passages_of(question, self.reads))):
-            for finding in find(text, kinds):
+            # Class by class, so that a finding of a mild class cannot hide one of a strict class in it.
+            for finding in chain.from_iterable(find(text, each.kinds) for each in self.classes):
                 value = text[finding.start : finding.end]
-                if not allowed(value):
+                if finding.kind == SECRET or not allowed(value):
                     values.setdefault(finding.kind, set()).add(identity(value))
             if TEMPLATE in kinds and (name := known_template(folded(text))):
                 values.setdefault(TEMPLATE, set()).add(name)

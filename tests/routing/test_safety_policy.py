@@ -89,6 +89,12 @@ def test_the_strictest_action_is_told() -> None:
     assert policy(SafetyAction.GUARD).inspect(question(MAIL, TOKEN)).action == "refuse"
 
 
+@pytest.mark.parametrize("text", [f"{TOKEN}@x.co", f"a={TOKEN}%20x@example.com"])
+def test_an_address_around_a_secret_hides_it_from_no_class(text: str) -> None:
+    found = policy(SafetyAction.REDACT, patterns=("*@example.com",)).inspect(question(text))
+    assert found.action == "refuse"
+
+
 def test_allowed_values_and_exempt_requests_are_not_searched() -> None:
     assert policy(SafetyAction.REFUSE, patterns=("*@example.com",)).inspect(question(MAIL)) == NOTHING_FOUND
     exempt = policy(SafetyAction.REFUSE, exempt=rules.header_in("x-app", ["batch"]))
