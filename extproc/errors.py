@@ -88,7 +88,7 @@ class Unsafe(ClientError):
 
     def __init__(self, message: str, *, found: tuple[str, ...], rule: str, as_answer: bool = False) -> None:
         super().__init__(message)
-        self.as_answer = as_answer  # is it told as a model's refusal, with status 200?
+        self.as_answer = as_answer  # does it look like a model's refusal, with status 200?
         self.found = found  # "kind:number"
         self.rule = rule  # the class: pii or secrets
 

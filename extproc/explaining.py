@@ -212,9 +212,8 @@ def _lines(decision: Decision, snapshot: Snapshot, question: Question) -> list[t
         done = f"; replaced: {', '.join(sorted(decision.redacted))}" if decision.redacted else ""
         lines.append(("found", f"{', '.join(decision.found)} ({decision.safety}{done})"))
     if decision.labels:
-        cleared = [
-            name for name in snapshot.targets if snapshot.for_labels(frozenset(decision.labels)).admits(name)
-        ]
+        labels = frozenset(decision.labels)
+        cleared = [name for name in snapshot.targets if snapshot.admits(name, labels)]
         lines.append(("labels", f"{', '.join(decision.labels)}; cleared for them: {', '.join(cleared)}"))
     if decision.reason is Reason.LANGUAGE:
         found = unread(question.request.user_text, snapshot.languages) or "of the part that asks"

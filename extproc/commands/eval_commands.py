@@ -233,15 +233,20 @@ def _key(variable: str) -> str:
     return key
 
 
+def _require_alone(name: str, options: argparse.Namespace) -> None:
+    """Raises ``OperatorError`` if another measurement is asked for beside the option ``name``."""
+    if options.data or options.outcomes or options.store or options.html or options.llm:
+        raise OperatorError(
+            f"{name} is measured alone (expected no --data, --outcomes, --store, --html or --llm)"
+        )
+
+
 def _arena(options: argparse.Namespace) -> int:
     from extproc.lab.datasets import arena_in
     from extproc.lab.measure.arena_evaluation import arena_text, evaluate_arena
     from extproc.lab.measure.replay import open_candidate
 
-    if options.data or options.outcomes or options.store or options.html or options.llm:
-        raise OperatorError(
-            "--routerarena is measured alone (expected no --data, --outcomes, --store, --html or --llm)"
-        )
+    _require_alone("--routerarena", options)
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     report = evaluate_arena(candidate, arena_in(options.routerarena))
     print(msgspec.json.encode(report).decode() if options.json else arena_text(report))
@@ -252,10 +257,7 @@ def _safety(options: argparse.Namespace) -> int:
     from extproc.lab.measure.replay import open_candidate
     from extproc.lab.measure.safety_evaluation import evaluate_safety, safety_text
 
-    if options.data or options.outcomes or options.store or options.html or options.llm:
-        raise OperatorError(
-            "--safety is measured alone (expected no --data, --outcomes, --store, --html or --llm)"
-        )
+    _require_alone("--safety", options)
     candidate = open_candidate(options.registry, options.encoder_dir, show_progress, options.artefact)
     report = evaluate_safety(candidate, options.safety)
     print(msgspec.json.encode(report).decode() if options.json else safety_text(report))

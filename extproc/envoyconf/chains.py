@@ -137,11 +137,11 @@ def firsts(registry: Registry, route: schema.RouteSettings) -> list[str]:
 
 def ways(registry: Registry, route: schema.RouteSettings, first: str) -> Iterator[tuple[Api, str, Calls]]:
     """The chains that begin with ``first``: one per API and clearance (empty: the request has no labels)."""
+    cleared = {name: models for name, models in clearances(cleared_for(registry)).items() if first in models}
     for api in registry.models[first].speaks:
         yield api, "", calls_of(registry, route, first, api)
-        for clearance, allowed in clearances(cleared_for(registry)).items():
-            if first in allowed:
-                yield api, clearance, calls_of(registry, route, first, api, allowed)
+        for clearance, allowed in cleared.items():
+            yield api, clearance, calls_of(registry, route, first, api, allowed)
 
 
 def chain_name(calls: Calls) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-import re2
 
 from extproc.apis.model_answer import Finish, ModelAnswer, ToolCall
 from extproc.gate.judged_request import Format, JudgedRequest
 from extproc.gate.language_detection import differs
 from extproc.gate.refusal_patterns import PATTERNS
 from extproc.gate.schema_check import fits
+from extproc.safety.quiet_patterns import compiled
 
 Check = Callable[[JudgedRequest, ModelAnswer], str]
 
@@ -77,15 +77,9 @@ def length_between(least: int, most: int | None) -> Check:
 OPENING: Final = 240  # characters that are searched
 
 
-def _compiled(pattern: str) -> "re2._Regexp":
-    options = re2.Options()
-    options.max_mem = 16 * 1024 * 1024  # gaps of so many characters make large automata
-    options.log_errors = False  # a pattern that outgrows it is searched more slowly, with the same result
-    return re2.compile(pattern, options)
-
-
+_LARGE: Final = 16 * 1024 * 1024  # bytes: gaps of so many characters make large automata
 _APOSTROPHES: Final = str.maketrans(dict.fromkeys("’‘ʼ`", "'"))
-_REFUSALS: Final = tuple(map(_compiled, PATTERNS.values()))
+_REFUSALS: Final = tuple(compiled(pattern, _LARGE) for pattern in PATTERNS.values())
 
 
 def refuses(text: str) -> bool:
@@ -213,7 +207,5 @@ def mean_logprob_at_least(least: float) -> Check:
 
 def no_self_report(pattern: str) -> Check:
     """The text must not match the RE2 ``pattern``. Raises ``re2.error`` on a bad one."""
-    options = re2.Options()
-    options.log_errors = False  # the caller reports them
-    search = re2.compile(pattern, options).search
+    search = compiled(pattern).search
     return lambda request, answer: "self_report" if search(answer.text) else ""

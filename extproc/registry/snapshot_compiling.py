@@ -9,7 +9,7 @@ from extproc.registry.checks.route_checks import share_of
 from extproc.registry.model_settings import Model
 from extproc.registry.registry_loading import LoadedRegistry
 from extproc.registry.safety_artefact import TrainedSafety
-from extproc.registry.safety_settings import HeadClassSettings, SafetySettings
+from extproc.registry.safety_settings import ClassTerms, SafetySettings
 from extproc.registry.schema import (
     DEFAULT_MARGIN,
     DEFAULT_SIMILARITY,
@@ -34,7 +34,7 @@ from extproc.routing.model_choice import Price, Target
 from extproc.routing.predicted_quality import Quality
 from extproc.routing.rollout import Rollout
 from extproc.routing.safety_head import SafetyHead
-from extproc.routing.safety_policy import TEMPLATE, SafetyClass, SafetyPolicy
+from extproc.routing.safety_policy import SECRET, TEMPLATE, SafetyClass, SafetyPolicy
 from extproc.routing.scope import are_few
 from extproc.routing.scorers import Fit, fit_centroids, fit_logistic, fit_prototypes
 from extproc.routing.snapshot import RoutePolicy, Snapshot
@@ -124,20 +124,21 @@ def _safety_head(trained: TrainedSafety, settings: SafetySettings) -> SafetyHead
 
 
 def _classes_of_head(trained: TrainedSafety, settings: SafetySettings) -> Iterator[SafetyClass]:
-    written = settings.head.classes if settings.head else {}
     for name in trained.head.classes:
-        each = written.get(name, HeadClassSettings())
-        yield SafetyClass(name, frozenset({name}), each.action, each.label or name)
+        terms = settings.terms.get(f"head.{name}", ClassTerms(SafetyAction.ALLOW, name))
+        yield SafetyClass(name, frozenset({name}), terms.action, terms.label)
 
 
 def _safety_classes(settings: SafetySettings) -> Iterator[SafetyClass]:
-    if settings.pii is not None:
-        yield SafetyClass("pii", frozenset(settings.pii.kinds), settings.pii.action, settings.pii.label)
-    if settings.secrets is not None:
-        yield SafetyClass("secrets", frozenset({"secret"}), settings.secrets.action, settings.secrets.label)
-    if settings.templates is not None:
-        own = settings.templates
-        yield SafetyClass("templates", frozenset({TEMPLATE}), own.action, own.label)
+    """The classes that patterns find."""
+    kinds = {
+        "pii": frozenset(settings.pii.kinds if settings.pii else ()),
+        "secrets": frozenset({SECRET}),
+        "templates": frozenset({TEMPLATE}),
+    }
+    for name, terms in settings.terms.items():
+        if name in kinds:
+            yield SafetyClass(name, kinds[name], terms.action, terms.label)
 
 
 def _clearance(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import re2
 
+from extproc.safety.quiet_patterns import compiled
 from extproc.safety.text_folding import folded
 from extproc.vocabulary import ModelName, Passage, Question, RouteName, Scope
 
@@ -157,14 +158,8 @@ _MAY_BE_ANCHORED = re.compile(r"[\^$]|\\[AzZ]")
 
 
 def _search(pattern: str) -> Callable[[str], bool]:
-    search = re2.compile(pattern, _quiet()).search
+    search = compiled(pattern).search
     return lambda text: search(text) is not None
-
-
-def _quiet() -> re2.Options:
-    options = re2.Options()
-    options.log_errors = False  # the caller reports them, with the line of the registry
-    return options
 
 
 def _any_like(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -9,7 +9,7 @@ rules and before everything else, so that nothing outvotes it. A class of findin
 - ``refuse``: the request is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -17,11 +17,12 @@ import msgspec
 
 from extproc.routing.rules import Condition, Reading, passages_of
 from extproc.routing.safety_head import SafetyHead
+from extproc.safety.findings import Finding, apart
 from extproc.safety.known_templates import known_template
 from extproc.safety.part_joins import readings_of
 from extproc.safety.redaction import allowed_by, identity
 from extproc.safety.text_folding import folded
-from extproc.safety.text_scan import find
+from extproc.safety.text_scan import findings_in
 from extproc.vocabulary import Embedding, Question, SafetyAction, Scope
 
 SECRET: Final = "secret"  # noqa: S105 - the kind that no pattern of harmless values excuses
@@ -35,6 +36,10 @@ class SafetyClass(msgspec.Struct, frozen=True):
     kinds: frozenset[str]
     action: SafetyAction
     label: str = ""  # that the request gets, or that models must be cleared for to read what is not redacted
+
+    def among(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        """Those that are of this class."""
+        return (each for each in findings if each.kind in self.kinds)
 
 
 class SafetyPolicy(msgspec.Struct, frozen=True):
@@ -56,8 +61,9 @@ class SafetyPolicy(msgspec.Struct, frozen=True):
         allowed = allowed_by(self.patterns)
         values: dict[str, set[str]] = {}
         for text in chain.from_iterable(map(readings_of, passages_of(question, self.reads))):
+            every = findings_in(text)
             # Class by class, so that a finding of a mild class cannot hide one of a strict class in it.
-            for finding in chain.from_iterable(find(text, each.kinds) for each in self.classes):
+            for finding in chain.from_iterable(apart(each.among(every)) for each in self.classes):
                 value = text[finding.start : finding.end]
                 if finding.kind == SECRET or not allowed(value):
                     values.setdefault(finding.kind, set()).add(identity(value))

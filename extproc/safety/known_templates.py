@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import re2
 
+from extproc.safety.quiet_patterns import compiled
 from extproc.safety.text_scan import encodable
 
 # By name, patterns that all have to be found: RE2, in lower-case text with single spaces. The first one is
@@ -66,13 +67,7 @@ TEMPLATES: Final[Mapping[str, Sequence[str]]] = {
 }
 
 
-def _compiled(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
-
-
-_ALL: Final = {name: tuple(map(_compiled, patterns)) for name, patterns in TEMPLATES.items()}
+_ALL: Final = {name: tuple(map(compiled, patterns)) for name, patterns in TEMPLATES.items()}
 
 
 def _rare() -> Any:

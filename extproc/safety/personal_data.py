@@ -1,17 +1,17 @@
 """Finds personal data in a plain text: cards, accounts, national numbers, phone numbers, email addresses.
 
 A number counts if its check digits are right, or if its form or the words before it say what it is. Ordinary
-numbers (orders, versions, hashes, dates, times) shall not.
+numbers (orders, versions, hashes, dates, times) do not count.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import re2
 
 from extproc.safety import checksums
 from extproc.safety.findings import Finding
+from extproc.safety.quiet_patterns import compiled
 
 _BEFORE = 48  # characters before a number in which words may say what it is
 
@@ -94,28 +94,22 @@ _CALLING = (
 )
 
 
-def _compiled(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
+_NUMBER = compiled(NUMBER)
+_EMAIL = compiled(EMAIL)
+_IBAN_START = compiled(IBAN_START)
+_NATIONAL = [(each, compiled(each.pattern)) for each in NATIONAL_NUMBERS]
+_WORDS = {each.words: compiled(f"(?i){each.words}") for each in NATIONAL_NUMBERS if each.words}
+_NEAREST = compiled(f"(?i)(?P<phone>{_PHONE_WORDS})|(?P<card>{_CARD_WORDS})|(?P<other>{_OTHER_WORDS})")
 
-
-_NUMBER = _compiled(NUMBER)
-_EMAIL = _compiled(EMAIL)
-_IBAN_START = _compiled(IBAN_START)
-_NATIONAL = [(each, _compiled(each.pattern)) for each in NATIONAL_NUMBERS]
-_WORDS = {each.words: _compiled(f"(?i){each.words}") for each in NATIONAL_NUMBERS if each.words}
-_NEAREST = _compiled(f"(?i)(?P<phone>{_PHONE_WORDS})|(?P<card>{_CARD_WORDS})|(?P<other>{_OTHER_WORDS})")
-
-_INTERNATIONAL = _compiled(rf"^(?:\+|00) ?\(?{_CALLING}\D")
-_INTERNATIONAL_DENSE = _compiled(rf"^\+{_CALLING}\d")
-_NANP = _compiled(r"^(?:\+?1[ .-]?)?\(?[2-9]\d{2}\)?[ .-]?[2-9]\d{2}[ .-]\d{4}(?: ?(?:x|ext\.?) ?\d{1,5})?$")
-_NANP_SPLIT = _compiled(r"^(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)|[2-9]\d{2}[ .-])")
-_NATIONAL_PHONE = _compiled(r"^\(?0[1-9]\d{0,4}\)?(?:[ ./-]\d{2,8}){1,5}$")
-_DATED = _compiled(
+_INTERNATIONAL = compiled(rf"^(?:\+|00) ?\(?{_CALLING}\D")
+_INTERNATIONAL_DENSE = compiled(rf"^\+{_CALLING}\d")
+_NANP = compiled(r"^(?:\+?1[ .-]?)?\(?[2-9]\d{2}\)?[ .-]?[2-9]\d{2}[ .-]\d{4}(?: ?(?:x|ext\.?) ?\d{1,5})?$")
+_NANP_SPLIT = compiled(r"^(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)|[2-9]\d{2}[ .-])")
+_NATIONAL_PHONE = compiled(r"^\(?0[1-9]\d{0,4}\)?(?:[ ./-]\d{2,8}){1,5}$")
+_DATED = compiled(
     r"^(?:(?:19|20)\d{2}[-/.]\d{1,2}[-/.]\d{1,2}(?:\D|$)|\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d{2}(?:\D|$))"
 )
-_DOTTED = _compiled(r"^(?:\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+|\d{1,3}(?:\.\d{3})+|\d+(?:\.\d+){2})$")
+_DOTTED = compiled(r"^(?:\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+|\d{1,3}(?:\.\d{3})+|\d+(?:\.\d+){2})$")
 
 
 def emails(text: str) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ kept: the placeholders are not replaced back in the answer, which never passes t
 """
 
 import fnmatch
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -58,5 +59,10 @@ def identity(value: str) -> str:
 
 def allowed_by(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Whether a value matches one of the shell patterns, in any case."""
+    return _allowed_by(tuple(patterns))
+
+
+@functools.lru_cache(maxsize=64)  # a registry has one list, and each request asks for it
+def _allowed_by(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     matches = [re.compile(fnmatch.translate(pattern.casefold())).match for pattern in patterns]
     return lambda value: any(match(value.casefold()) for match in matches)

@@ -18,6 +18,7 @@ import re2
 
 from extproc.safety import personal_data
 from extproc.safety.findings import Finding, apart
+from extproc.safety.quiet_patterns import compiled
 from extproc.safety.secret_patterns import SECRETS
 from extproc.safety.text_folding import folded_with_origins
 
@@ -30,12 +31,6 @@ _BASE64 = r"[A-Za-z0-9+/_-]{16,}={0,2}"
 # Without quotes, brackets and commas: of JSON in a text, a run must stay within a string.
 _URL_ENCODED = r"[A-Za-z0-9._~:/?#@!$&'*+;=-]*%[0-9A-Fa-f]{2}[A-Za-z0-9%._~:/?#@!$&'*+;=-]*"
 _LEAST_PRINTABLE = 0.9  # of what base64 decodes to
-
-
-def _compiled(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
 
 
 def _secrets_of(provider: str, pattern: Any) -> Search:
@@ -51,38 +46,40 @@ class _Scan:
 
     def __init__(self) -> None:
         self._set = re2.Set.SearchSet()
-        self._searches: list[tuple[str, Search]] = []
+        self._searches: list[Search] = []
         for provider, pattern in SECRETS.items():
-            self._add("secret", pattern, _secrets_of(provider, _compiled(pattern)))
-        self._add("email", personal_data.EMAIL, personal_data.emails)
-        self._add("iban", personal_data.IBAN_START, personal_data.ibans)
+            self._add(pattern, _secrets_of(provider, compiled(pattern)))
+        self._add(personal_data.EMAIL, personal_data.emails)
+        self._add(personal_data.IBAN_START, personal_data.ibans)
         for number in personal_data.NATIONAL_NUMBERS:
-            self._add("national_id", number.pattern, personal_data.national_numbers)
-        self._add("card", personal_data.NUMBER, personal_data.cards_and_phones)
+            self._add(number.pattern, personal_data.national_numbers)
+        self._add(personal_data.NUMBER, personal_data.cards_and_phones)
         self._set.Compile()
 
-    def _add(self, kind: str, pattern: str, search: Search) -> None:
+    def _add(self, pattern: str, search: Search) -> None:
         self._set.Add(pattern)
-        self._searches.append((kind, search))
+        self._searches.append(search)
 
     def found_in(self, text: str) -> list[Finding]:
         """All findings, which may overlap. Secrets come first, because they are certain."""
-        searches = dict.fromkeys(self._searches[index][1] for index in sorted(self._set.Match(text) or ()))
+        searches = dict.fromkeys(self._searches[index] for index in sorted(self._set.Match(text) or ()))
         return [finding for search in searches for finding in search(text)]
 
 
 _SCAN = _Scan()
-_ENCODED_RUN = _compiled(_BASE64)
-_URL_RUN = _compiled(_URL_ENCODED)
+_ENCODED_RUN = compiled(_BASE64)
+_URL_RUN = compiled(_URL_ENCODED)
 
 
 def find(text: str, kinds: frozenset[str] | None = None) -> tuple[Finding, ...]:
     """The personal data and secrets in ``text``, in order and not overlapping; only of ``kinds`` if given."""
+    return apart(finding for finding in findings_in(text) if kinds is None or finding.kind in kinds)
+
+
+def findings_in(text: str) -> list[Finding]:
+    """All personal data and secrets in ``text``, which may overlap."""
     text = encodable(text)
-    found = [*_SCAN.found_in(text), *_folded(text), *_in_encoded(text)]
-    if not found:
-        return ()
-    return apart(finding for finding in found if kinds is None or finding.kind in kinds)
+    return [*_SCAN.found_in(text), *_folded(text), *_in_encoded(text)]
 
 
 def encodable(text: str) -> str:

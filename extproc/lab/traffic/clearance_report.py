@@ -20,6 +20,7 @@ from extproc.vocabulary import LlmResult, Mode, ModelName
 _IN_WINDOW = "time >= fromUnixTimestamp64Micro({since:Int64})"
 _CALLS = f"api != '' AND {_IN_WINDOW}"
 _LABELLED = f"{_CALLS} AND notEmpty(labels)"
+_LABELLED_E = "e.api != '' AND e.time >= fromUnixTimestamp64Micro({since:Int64}) AND notEmpty(e.labels)"
 _ASKED_LLM = ", ".join(
     f"'{result}'" for result in LlmResult if result not in (LlmResult.BUDGET, LlmResult.BREAKER)
 )
@@ -47,12 +48,12 @@ FROM (
     UNION ALL
     SELECT e.labels AS labels, e.mode AS mode, a.model AS model, 'attempt' AS role, e.request_id AS request_id
     FROM attempts AS a INNER JOIN exchanges AS e ON a.request_id = e.request_id
-    WHERE e.api != '' AND e.time >= fromUnixTimestamp64Micro({{since:Int64}}) AND notEmpty(e.labels)
+    WHERE {_LABELLED_E}
     UNION ALL
     SELECT e.labels AS labels, e.mode AS mode, a.second_model AS model, 'second' AS role,
         e.request_id AS request_id
     FROM attempts AS a INNER JOIN exchanges AS e ON a.request_id = e.request_id
-    WHERE e.api != '' AND e.time >= fromUnixTimestamp64Micro({{since:Int64}}) AND notEmpty(e.labels)
+    WHERE {_LABELLED_E}
         AND a.second_outcome IN ({_ASKED_SECOND})
 )
 WHERE model != ''
@@ -60,12 +61,12 @@ GROUP BY labels, mode, model, role
 ORDER BY requests DESC, labels, model, role"""
 
 # Exchanges for which Envoy made more calls than there are records of attempts. A plain call has no record.
-_LOST = """\
+_LOST = f"""\
 SELECT count() AS exchanges
 FROM (
     SELECT e.request_id AS request_id, any(e.attempts) AS calls, countIf(a.request_id != '') AS known
     FROM exchanges AS e LEFT JOIN attempts AS a ON a.request_id = e.request_id
-    WHERE e.api != '' AND e.time >= fromUnixTimestamp64Micro({since:Int64}) AND notEmpty(e.labels)
+    WHERE {_LABELLED_E}
         AND NOT e.refused
     GROUP BY e.request_id
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extproc.lab.datasets import SafetyRow
 from extproc.lab.measure.safety_figures import ORDINARY, figures, sets_of
-from extproc.lab.train.head_fitting import fit_dense
+from extproc.lab.train.head_fitting import fit_dense, take
 from extproc.lab.train.splits import groups_of
 from extproc.routing.lexical_features import lexical
 from extproc.routing.safety_head import PIECES, pieces_of_text, probabilities
@@ -77,7 +77,7 @@ def fit_safety(data: SafetyData, false_positives: float, seed: int) -> SafetyFit
 def surest(head: Trained, data: SafetyData, rows: Indices) -> Floats:
     """Of each row and class, the probability of the surest piece; shape (rows, classes)."""
     taken = np.flatnonzero(np.isin(data.owners, rows))
-    of_pieces = probabilities(head, _take(data.inputs, taken))
+    of_pieces = probabilities(head, take(data.inputs, taken))
     found = np.zeros((len(data.labels), of_pieces.shape[1]))
     np.maximum.at(found, data.owners[taken], of_pieces)
     return found[rows]
@@ -126,12 +126,7 @@ def _folds(groups: Indices, seed: int) -> Indices:
 def _fitted(data: SafetyData, rows: Indices) -> Trained:
     """A head on the pieces of these rows."""
     taken = np.flatnonzero(np.isin(data.owners, rows))
-    return fit_dense(_take(data.inputs, taken), data.labels[data.owners[taken]], 1 + len(data.classes), 0)
-
-
-def _take(inputs: Inputs, rows: Indices) -> Inputs:
-    inner = None if inputs.inner is None else inputs.inner[rows]
-    return Inputs(vectors=inputs.vectors[rows], inner=inner)
+    return fit_dense(take(data.inputs, taken), data.labels[data.owners[taken]], 1 + len(data.classes), 0)
 
 
 def _measured(data: SafetyData, found: Floats, folds: Indices, false_positives: float) -> dict[str, object]:
